@@ -1,0 +1,34 @@
+# `make demo` and `make test` are all a newcomer needs; each creates .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 12), "Python 3.11 or 3.12 is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipeline,cuda,rtx,dev]'
+	touch $@
+
+demo: .venv/.installed ## train, export, build, validate, measure and use a small network (runs/demo)
+	$(BIN)/segpipe demo
+
+test: .venv/.installed ## ruff, format check, mypy strict, pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not soak"
+
+soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
+	$(BIN)/pytest -m soak --timeout 7200
+
+format: .venv/.installed ## format and sort imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and caches, keep runs
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+.PHONY: help demo test soak format clean

@@ -1,0 +1,29 @@
+"""segpipe: what production embeds. Importing it loads nothing heavy; names resolve on first use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segpipe.contract import Contract as Contract
+    from segpipe.errors import SegpipeError as SegpipeError
+    from segpipe.rundir import RunDirectory as RunDirectory
+    from segpipe.runtime.segmenter import Segmenter as Segmenter
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Contract": "segpipe.contract",
+    "RunDirectory": "segpipe.rundir",
+    "SegpipeError": "segpipe.errors",
+    "Segmenter": "segpipe.runtime.segmenter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segpipe' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

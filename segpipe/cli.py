@@ -1,0 +1,238 @@
+"""The composition root: options -> config -> one call -> one printed path or table. Commands import what they need."""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from segpipe import __version__
+from segpipe.console import print_error, print_json, print_table, start_logging
+from segpipe.errors import InputError, SegpipeError
+
+if TYPE_CHECKING:
+    from segpipe.rundir import RunDirectory
+
+BUG, INTERRUPTED = 70, 130
+
+
+class _Commands(TyperGroup):
+    """Turns known errors into one line and an exit code, for every command alike."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SegpipeError as error:
+            print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Semantic segmentation from PyTorch to a TensorRT engine, proved at every hop to be the same network.",
+)
+
+Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config.")]
+Force = Annotated[bool, typer.Option("--force", help="Run although nothing changed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Template = Literal["demo", "folder", "camvid", "cityscapes", "voc"]
+Stage = Literal["train", "export", "build", "validate", "benchmark"]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show debug messages.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    start_logging(verbose)
+
+
+@app.command()
+def new(
+    directory: Annotated[Path, typer.Argument(help="Where the run will live.", show_default=False)],
+    template: Annotated[Template, typer.Option(help="What to start from.")] = "folder",
+) -> None:
+    """Write a commented segpipe.toml into a new run directory."""
+    from stages.starter import write_starter
+
+    print(write_starter(directory, template))
+
+
+@app.command()
+def run(
+    run: Run,
+    first: Annotated[Stage, typer.Option("--from", help="First stage.")] = "train",
+    until: Annotated[Stage, typer.Option("--until", help="Last stage.")] = "benchmark",
+    force: Force = False,
+    sets: Sets = None,
+) -> None:
+    """Run the stages that are stale, in order."""
+    _run_stages(run, first, until, force, sets)
+    print(run)
+
+
+@app.command()
+def train(run: Run, force: Force = False, sets: Sets = None) -> None:
+    """Train the network, or continue a training that was cut short."""
+    print(_run_stages(run, "train", "train", force, sets).artifact("train", "model.safetensors"))
+
+
+@app.command()
+def export(run: Run, force: Force = False, sets: Sets = None) -> None:
+    """Export the trained network to ONNX, in FP32 and in FP16."""
+    print(_run_stages(run, "export", "export", force, sets).artifact("export", "model.onnx"))
+
+
+@app.command()
+def build(run: Run, force: Force = False, sets: Sets = None) -> None:
+    """Build the TensorRT engines in build.targets."""
+    finished = _run_stages(run, "build", "build", force, sets)
+    for name in finished.record("build").outputs:
+        print(finished.artifact("build", name))
+
+
+@app.command()
+def validate(run: Run, force: Force = False, sets: Sets = None) -> None:
+    """Compare every hop with PyTorch; exit 3 when the release gate fails."""
+    print(_run_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
+
+
+@app.command()
+def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Measure milliseconds per frame beside PyTorch."""
+    import json
+
+    finished = _run_stages(run, "benchmark", "benchmark", force, sets)
+    report = json.loads(finished.artifact_bytes("benchmark", "report.json"))
+    if as_json:
+        return print_json(report)
+    rows = [
+        [name, *(f"{v[k]:.2f}" for k in ("p50_ms", "p25_ms", "p75_ms", "max_ms"))]
+        for name, v in report["latency"].items()
+    ]
+    return print_table(["contestant", "p50 ms", "p25", "p75", "max"], rows)
+
+
+@app.command()
+def predict(
+    run: Run,
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders or globs.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where masks/ and overlays/ are written.")],
+    backend: Annotated[str, typer.Option(help="auto picks the best that is usable here.")] = "auto",
+    allow_unvalidated: Annotated[bool, typer.Option(help="Skip the release gate, while developing.")] = False,
+) -> None:
+    """Segment image files with the runtime that production uses."""
+    from segpipe.predict import find_images, predict_files
+    from segpipe.runtime.segmenter import Segmenter
+
+    images = find_images(inputs)
+    with Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter:
+        _, broken = predict_files(segmenter, images, out)
+    print(out)
+    if broken:
+        raise InputError(f"{len(broken)} of {len(images)} images could not be segmented", hint="see the lines above")
+
+
+@app.command()
+def show(run: Run, as_json: AsJson = False) -> None:
+    """Show each stage's state, age, size and headline figure."""
+    from datetime import UTC, datetime
+
+    from segpipe.rundir import RunDirectory
+    from segpipe.status import age, readable_size, run_status
+
+    lines = run_status(RunDirectory(run))
+    if as_json:
+        return print_json([line.as_dict() for line in lines])
+    now = datetime.now(UTC)
+    return print_table(
+        ["stage", "state", "why", "made", "size", "figure"],
+        [
+            [line.stage, line.state, line.why, age(line.made_utc, now) if line.made_utc else "",
+             readable_size(line.size_bytes), line.headline]
+            for line in lines
+        ],
+    )  # fmt: skip
+
+
+@app.command()
+def verify(run: Run, as_json: AsJson = False) -> None:
+    """Hash every file again; exit 1 with the names of damaged ones."""
+    from segpipe.errors import ArtifactDamagedError
+    from segpipe.rundir import RunDirectory
+    from segpipe.verify import verify as verify_run
+
+    checked, findings = verify_run(RunDirectory(run))
+    if as_json:
+        print_json({"checked": checked, "findings": [vars(finding) for finding in findings]})
+    else:
+        print_table(["file", "state"], [[finding.path, finding.state] for finding in findings])
+        print(f"{checked} files checked")
+    damaged = [finding.path for finding in findings if finding.is_damage]
+    if damaged:
+        raise ArtifactDamagedError(f"{', '.join(damaged)} damaged or missing", hint=f"run `segpipe run {run}`")
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write the run's report as one self-contained HTML page."""
+    from segpipe.rundir import RunDirectory
+    from stages.report import write_report
+
+    print(write_report(RunDirectory(run)))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what this machine can do, and how to get what is missing."""
+    from segpipe.doctor import examine
+
+    findings = examine()
+    if as_json:
+        return print_json([vars(finding) for finding in findings])
+    rows = [["yes" if f.present else "no", f.name, f.detail + (f" -> {f.hint}" if f.hint else "")] for f in findings]
+    return print_table(["", "what", "detail"], rows)
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Argument(help="Run directory.")] = Path("runs/demo"),
+    sets: Sets = None,
+) -> None:
+    """Train, export, build, validate, measure and use a small network on synthetic data."""
+    from segpipe.console import print_lines
+    from stages.demo import run_demo
+
+    print_lines(run_demo(run, sets or []))
+
+
+def _run_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":
+    from stages.config_file import load_config
+    from stages.pipeline import NAMES, Selection, run_stages
+
+    if NAMES.index(first) > NAMES.index(last):
+        raise typer.BadParameter(f"--from {first} comes after --until {last}")
+    return run_stages(run, load_config(run, sets or []), run, Selection(first, last, force))
+
+
+def main() -> None:
+    """Entry point of the `segpipe` script."""
+    try:
+        app()
+    except Exception:  # noqa: BLE001 - a bug: its traceback is kept, and scripts can tell it from wrong input
+        traceback.print_exc()
+        sys.exit(BUG)

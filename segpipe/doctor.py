@@ -1,0 +1,83 @@
+"""What this machine can do: GPU, driver, TensorRT flavours, ONNX Runtime providers, and how to get what is missing."""
+
+import ctypes
+import importlib.util
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One capability: whether it is there, in what version, and the next action when it is not."""
+
+    name: str
+    present: bool
+    detail: str
+    hint: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing missing is an error."""
+    return [
+        Finding("segpipe", True, f"{version('segpipe')} on Python {platform.python_version()}, {platform.platform()}"),
+        _gpu(),
+        _onnxruntime(),
+        _package("TensorRT", "tensorrt", "tensorrt", "pip install 'segpipe[tensorrt]' (builds on the GPU it runs on)"),
+        _package(
+            "TensorRT for RTX", "tensorrt_rtx", "tensorrt_rtx", "pip install 'segpipe[rtx]' (builds without a GPU)"
+        ),
+        _package("cuda-python", "cuda.bindings", "cuda-bindings", "pip install 'segpipe[cuda]'"),
+        _package("PyCUDA", "pycuda", "pycuda", "pip install 'segpipe[pycuda]' (needs the CUDA toolkit and a driver)"),
+        _package("PyTorch", "torch", "torch", "pip install 'segpipe[pipeline]' (for training, export and validation)"),
+        _package("Lightning", "lightning", "lightning", "pip install 'segpipe[pipeline]'"),
+        _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
+    ]
+
+
+def _package(name: str, module: str, distribution: str, hint: str) -> Finding:
+    """Whether a package is installed, without importing it."""
+    try:
+        present = importlib.util.find_spec(module) is not None
+        detail = version(distribution) if present else "not installed"
+    except (PackageNotFoundError, ModuleNotFoundError):
+        return Finding(name, False, "not installed", hint)
+    return Finding(name, present, detail, "" if present else hint)
+
+
+def _onnxruntime() -> Finding:
+    hint = "pip install 'segpipe[cpu]', or 'segpipe[cuda]' on a machine with an NVIDIA GPU (never both)"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Finding("ONNX Runtime", False, f"not importable: {error}", hint)
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    return Finding("ONNX Runtime", True, f"{onnxruntime.__version__}, built with: {providers}")
+
+
+def _gpu() -> Finding:
+    """Ask the driver itself: it needs no toolkit and no Python package."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return Finding("NVIDIA GPU", False, "no driver", "install NVIDIA's driver; everything else works on the CPU")
+    if (status := driver.cuInit(0)) != 0:
+        return Finding("NVIDIA GPU", False, f"the driver refuses to start (cuInit gave {status})", "run nvidia-smi")
+    count, number = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    names = "; ".join(_device(driver, index) for index in range(count.value))
+    cuda = f"driver for CUDA {number.value // 1000}.{number.value % 1000 // 10}"
+    return Finding("NVIDIA GPU", count.value > 0, f"{names or 'none visible'}; {cuda}")
+
+
+def _device(driver: ctypes.CDLL, index: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
+    major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    return f"{name.value.decode()} (compute capability {major.value}.{minor.value}, {memory.value / 2**30:.0f} GiB)"

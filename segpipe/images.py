@@ -1,0 +1,39 @@
+"""Image files in and out, as the contract describes frames: RGB order, exact type, nothing converted silently."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import InputError
+from segpipe.storage import write_atomically
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """The file's pixels as they are, HxWxC in RGB order."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
+        ) from None
+    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if pixels is None:
+        raise InputError(f"{path} is not an image that OpenCV can read", hint="convert it to PNG or JPEG")
+    if pixels.ndim == 2:
+        return pixels[:, :, np.newaxis]
+    return np.ascontiguousarray(pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
+
+
+def write_image(path: Path, pixels: NDArray[Any]) -> None:
+    """Write HxW or HxWx3 (RGB) losslessly as PNG, whole or not at all."""
+    shown = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    encoded, data = cv2.imencode(".png", np.ascontiguousarray(shown))
+    if not encoded:
+        raise InputError(f"{path}: {pixels.dtype} {pixels.shape} cannot be a PNG", hint="pass uint8 or uint16")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data.tobytes())

@@ -1,0 +1,110 @@
+"""manifest.json: what every stage made, from what, how. Owns its schema, parsing and the key of a stage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from segpipe.errors import ManifestError, NotARunError
+from segpipe.storage import sha256_of_bytes, write_atomically
+
+FILE_NAME = "manifest.json"
+SCHEMA = 1
+
+
+class Output(BaseModel):
+    """One finished file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size_bytes: int
+
+
+class StageRecord(BaseModel):
+    """Everything known about one finished stage. `path` and `inputs` are relative to the run directory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    path: str
+    inputs: dict[str, str]
+    params: dict[str, Any]
+    environment: dict[str, str]
+    outputs: dict[str, Output]
+    started_utc: str
+    seconds: float
+    figures: dict[str, Any]
+
+
+class Manifest(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    contract_sha256: str | None = None
+    stages: dict[str, StageRecord] = {}
+
+    def with_stage(self, stage: str, record: StageRecord, contract_sha256: str | None) -> "Manifest":
+        """A copy in which `stage` is `record`."""
+        contract = contract_sha256 or self.contract_sha256
+        return Manifest(contract_sha256=contract, stages={**self.stages, stage: record})
+
+
+def load(directory: Path) -> Manifest:
+    """Read a run directory's manifest, or say in one line what is wrong with it."""
+    path = directory / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotARunError(
+            f"{directory} is no run directory: it has no {FILE_NAME}",
+            hint=f"start one with `segpipe new {directory}` and `segpipe run {directory}`",
+        ) from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}", hint=_restore_hint(directory)) from error
+    return _parse(text, path)
+
+
+def save(directory: Path, manifest: Manifest) -> None:
+    """Replace the manifest: the one commit of a run directory."""
+    text = json.dumps(manifest.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True)
+    write_atomically(directory / FILE_NAME, text.encode() + b"\n")
+
+
+def stage_key(inputs: dict[str, str], params: dict[str, Any]) -> str:
+    """What decides whether a stage must run again: its inputs' hashes and its parameters, not where they lie."""
+    named = {logical_name(path): digest for path, digest in inputs.items()}
+    return sha256_of_bytes(json.dumps({"inputs": named, "params": params}, sort_keys=True).encode())
+
+
+def logical_name(path: str) -> str:
+    """`train/1a2b3c4d5e6f/model.safetensors` -> `train/model.safetensors`; names without a key folder stay."""
+    stage, _, rest = path.partition("/")
+    _, _, name = rest.partition("/")
+    return f"{stage}/{name}" if name else path
+
+
+def _parse(text: str, path: Path) -> Manifest:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        message = f"{path} is not JSON (line {error.lineno}: {error.msg}); it was cut off or edited"
+        raise ManifestError(message, hint=_restore_hint(path.parent)) from None
+    found = content.get("schema") if isinstance(content, dict) else None
+    if isinstance(found, int) and found > SCHEMA:
+        message = f"{path} has schema {found}, this segpipe reads up to {SCHEMA}"
+        raise ManifestError(message, hint="upgrade segpipe: pip install -U segpipe")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        message = f"{path} is not a manifest: {where}: {first['msg']}"
+        raise ManifestError(message, hint=_restore_hint(path.parent)) from None
+
+
+def _restore_hint(directory: Path) -> str:
+    return f"restore it from a backup, or move {directory} aside and run again"

@@ -1,0 +1,142 @@
+"""RunDirectory: the one place where stages meet. Owns reading what is vouched for, and the writer's lock."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segpipe import lock, manifest
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError
+from segpipe.manifest import Manifest, Output, StageRecord
+from segpipe.step import Step
+from segpipe.storage import explained_refusals, sha256_of, sha256_of_bytes, write_atomically
+
+CONFIG_NAME = "config.json"
+
+
+class RunDirectory:
+    """A run on disk. Reading needs no lock; `step` and `save_config` take the writer's lock (see `writing`)."""
+
+    def __init__(self, path: Path, forced: frozenset[str] = frozenset()) -> None:
+        self.path = path
+        self.manifest: Manifest = manifest.load(path)
+        self.forced = forced
+        self._locked = False
+
+    @classmethod
+    def create(cls, path: Path, forced: frozenset[str] = frozenset()) -> "RunDirectory":
+        """Open a run, making an empty one where there is none."""
+        if not (path / manifest.FILE_NAME).exists():
+            if path.exists() and not path.is_dir():
+                raise NotARunError(f"{path} is a file", hint="name a directory for the run")
+            with explained_refusals(str(path)):
+                path.mkdir(parents=True, exist_ok=True)
+            with lock.exclusive(path):
+                if not (path / manifest.FILE_NAME).exists():
+                    manifest.save(path, Manifest())
+        return cls(path, forced)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def record(self, stage: str) -> StageRecord:
+        """The finished stage, or an error naming the command that runs it."""
+        if stage not in self.manifest.stages:
+            raise ArtifactMissingError(
+                f"stage '{stage}' has not run in {self.path}",
+                hint=f"run `segpipe run {self.path} --until {stage}`",
+            )
+        return self.manifest.stages[stage]
+
+    def artifact(self, stage: str, name: str) -> Path:
+        """Path of a finished file whose bytes were just checked."""
+        path, output = self._locate(stage, name)
+        self._vouch(stage, path, sha256_of(path), output)
+        return path
+
+    def artifact_bytes(self, stage: str, name: str) -> bytes:
+        """A finished file's bytes, checked as read: nothing can change between the check and the use."""
+        path, output = self._locate(stage, name)
+        data = path.read_bytes()
+        self._vouch(stage, path, sha256_of_bytes(data), output)
+        return data
+
+    def recorded_sha256(self, path: Path) -> str:
+        """The hash that an artifact was just checked against."""
+        stage, _, name = manifest.logical_name(self.relative(path)).partition("/")
+        return self.record(stage).outputs[name].sha256
+
+    def relative(self, path: Path) -> str:
+        """A path inside the run as the manifest writes it."""
+        return path.relative_to(self.path).as_posix()
+
+    def config(self) -> dict[str, Any] | None:
+        """Every table of the last command's config with what was chosen in it: all that is no default."""
+        path = self.path / CONFIG_NAME
+        if not path.exists():
+            return None
+        try:
+            stored: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+            chosen = {table: stored["chosen"].get(table, {}) for table in stored["resolved"]}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ManifestError(
+                f"{path} is no stored config: {error}", hint="delete it; the next command writes it anew"
+            ) from None
+        return chosen
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the writer's lock; reentrant, so that a whole pipeline can hold it around its steps."""
+        if self._locked:
+            yield
+            return
+        with lock.exclusive(self.path):
+            self._locked = True
+            self.manifest = manifest.load(self.path)
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    def save_config(self, config: Mapping[str, Any]) -> None:
+        """Keep the config of this command; `segpipe show` compares the records with it."""
+        data = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+        path = self.path / CONFIG_NAME
+        if path.exists() and path.read_bytes() == data:
+            return
+        with self.writing():
+            write_atomically(path, data)
+
+    @contextmanager
+    def step(self, stage: str, inputs: Sequence[Path] | Mapping[str, str], params: Mapping[str, Any]) -> Iterator[Step]:
+        """Run a stage's body when `step.stale`; leaving without an error commits what `step.path` handed out.
+
+        `inputs` are paths that `artifact` gave, or name -> SHA-256 for what lies outside. `params` must be JSON.
+        """
+        with self.writing(), explained_refusals(f"{self.path}/{stage}"):
+            if not isinstance(inputs, Mapping):
+                inputs = {self.relative(path): self.recorded_sha256(path) for path in inputs}
+            plain = json.loads(json.dumps(dict(params)))
+            step = Step(self.path, stage, dict(inputs), plain)
+            step.begin(self.manifest, forced=stage in self.forced)
+            yield step
+            if step.stale:
+                self.manifest = step.commit(self.manifest)
+
+    def _locate(self, stage: str, name: str) -> tuple[Path, Output]:
+        record = self.record(stage)
+        path = self.path / record.path / name
+        if name not in record.outputs or not path.is_file():
+            raise ArtifactMissingError(
+                f"{stage}/{name} is not in {self.path}", hint=f"run `segpipe run {self.path} --until {stage}`"
+            )
+        return path, record.outputs[name]
+
+    def _vouch(self, stage: str, path: Path, found: str, output: Output) -> None:
+        if found != output.sha256:
+            raise ArtifactDamagedError(
+                f"{path} was changed after it was made: SHA-256 {found[:12]}, recorded {output.sha256[:12]}",
+                hint=f"make it again with `segpipe run {self.path} --until {stage}`",
+            )

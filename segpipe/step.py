@@ -1,0 +1,138 @@
+"""Step: one stage in the making. Owns freshness, work in progress and the commit."""
+
+import logging
+import os
+import platform
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from segpipe import manifest
+from segpipe.errors import ContractError, StorageError
+from segpipe.freshness import why_stale
+from segpipe.manifest import Manifest, Output, StageRecord
+from segpipe.storage import sha256_of, sync_directory, sync_file
+
+_log = logging.getLogger(__name__)
+
+
+class Step:
+    """One stage in the making. Its files lie in a .partial folder until the manifest names them."""
+
+    def __init__(self, run: Path, stage: str, inputs: dict[str, str], params: dict[str, Any]) -> None:
+        self.stale = False
+        self.figures: dict[str, Any] = {}
+        self.environment: dict[str, str] = {"python": platform.python_version(), "platform": platform.platform()}
+        self.contract_sha256: str | None = None
+        self._run, self._stage, self._inputs, self._params = run, stage, inputs, params
+        self._key = manifest.stage_key(inputs, params)
+        self._names: set[str] = set()
+        self._home = run / stage
+        self._partial = self._home / f"{self._key[:12]}.partial"
+
+    def begin(self, current: Manifest, forced: bool) -> None:
+        """Decide whether there is work, say why, and prepare the folder for it."""
+        record = current.stages.get(self._stage)
+        intact = record is not None and record.key == self._key and is_intact(self._run, record)
+        self.stale = forced or not intact
+        if not self.stale:
+            _log.info("%s: fresh, nothing to do", self._stage)
+            return
+        self._recover({record.path for record in current.stages.values()})
+        state = "resuming, " if self._partial.exists() else ""
+        reason = "forced" if forced else why_stale(record, self._inputs, self._params)
+        _log.info("%s: %s%s", self._stage, state, reason)
+        self._partial.mkdir(parents=True, exist_ok=True)
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+    def path(self, name: str) -> Path:
+        """Where the body writes the output `name`."""
+        self._names.add(name)
+        return self.scratch(name)
+
+    def scratch(self, name: str) -> Path:
+        """Where the body keeps work in progress; it survives a kill and goes away with the commit."""
+        path = self._partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def commit(self, current: Manifest) -> Manifest:
+        """Hash and sync the outputs, move the folder to its final name, replace the manifest, then tidy."""
+        self._refuse_other_contract(current.contract_sha256)
+        outputs = {name: self._finished(name) for name in sorted(self._names)}
+        final = self._free_name()
+        self._partial.rename(final)
+        sync_directory(self._home)
+        record = StageRecord(
+            key=self._key,
+            path=final.relative_to(self._run).as_posix(),
+            inputs=self._inputs,
+            params=self._params,
+            environment=self.environment,
+            outputs=outputs,
+            started_utc=self._started.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - self._clock, 3),
+            figures=self.figures,
+        )
+        updated = current.with_stage(self._stage, record, self.contract_sha256)
+        manifest.save(self._run, updated)
+        self._tidy(final, set(outputs))
+        return updated
+
+    def _refuse_other_contract(self, ours: str | None) -> None:
+        """A stage that starts a run sets its contract; one that builds on others must share theirs."""
+        theirs = self.contract_sha256
+        builds_on_others = any((self._run / name).exists() for name in self._inputs)
+        if builds_on_others and ours and theirs and ours != theirs:
+            raise ContractError(
+                f"stage '{self._stage}' was made for contract {theirs[:12]}, the run has {ours[:12]}",
+                hint=f"run `segpipe run {self._run}` so that every stage uses one contract",
+            )
+
+    def _finished(self, name: str) -> Output:
+        path = self._partial / name
+        if not path.is_file():
+            raise StorageError(f"stage '{self._stage}' did not write its output {name}", hint="report this as a bug")
+        sync_file(path)
+        sync_directory(path.parent)
+        return Output(sha256=sha256_of(path), size_bytes=path.stat().st_size)
+
+    def _free_name(self) -> Path:
+        """The key's folder; where a forced or repaired stage already holds that name, a numbered one."""
+        names = [self._key[:12], *(f"{self._key[:12]}-{n}" for n in range(1, 10))]
+        return next(self._home / name for name in names if not (self._home / name).exists())
+
+    def _recover(self, named: set[str]) -> None:
+        """A kill between the rename and the commit left a finished but unnamed folder: back to work in progress."""
+        for folder in sorted(self._home.glob(f"{self._key[:12]}*")):
+            if folder.suffix == ".partial" or folder.relative_to(self._run).as_posix() in named:
+                continue
+            if self._partial.exists():
+                shutil.rmtree(folder)
+            else:
+                folder.rename(self._partial)
+
+    def _tidy(self, final: Path, keep: set[str]) -> None:
+        """Delete what the new manifest no longer names: superseded folders and scratch files."""
+        for folder in self._home.iterdir():
+            if folder != final:
+                shutil.rmtree(folder)
+        for parent, _, files in os.walk(final, topdown=False):
+            for file in files:
+                path = Path(parent, file)
+                if path.relative_to(final).as_posix() not in keep:
+                    path.unlink()
+            if not any(Path(parent).iterdir()):
+                Path(parent).rmdir()
+
+
+def is_intact(run: Path, record: StageRecord) -> bool:
+    """Whether every output of the record still has its recorded bytes."""
+    folder = run / record.path
+    return all(
+        (folder / name).is_file() and sha256_of(folder / name) == output.sha256
+        for name, output in record.outputs.items()
+    )

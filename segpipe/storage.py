@@ -1,0 +1,72 @@
+"""Writes that a power cut or a kill cannot tear, hashes of what is on disk, and the words for a disk that refuses."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from segpipe.errors import StorageError
+
+_HINTS = {
+    errno.ENOSPC: "free some space and run the same command again; nothing finished is lost",
+    errno.EDQUOT: "free some of the quota and run the same command again; nothing finished is lost",
+    errno.EFBIG: "raise the file size limit (ulimit -f) and run the same command again; nothing finished is lost",
+    errno.EROFS: "the file system is read-only: use a run directory on a writable one",
+    errno.EACCES: "give this user write permission, or use another run directory",
+    errno.EPERM: "give this user write permission, or use another run directory",
+}
+
+
+@contextmanager
+def explained_refusals(doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals of a write into a StorageError; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError) or error.errno not in _HINTS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise StorageError(f"cannot write {doing}: {error.strerror}{where}", hint=_HINTS[error.errno]) from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` as a whole: after a kill it holds the old bytes or the new ones."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explained_refusals(str(path)):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_directory(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's bytes to the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """SHA-256 of bytes already in memory."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,54 @@
+"""Data sets by name. Light: no torch, so that a fresh stage can be recognised without it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from segpipe.storage import sha256_of_bytes
+from stages.config import Config, ShapesData
+from stages.data import files, shapes
+
+SplitName = Literal["train", "val", "test"]
+
+
+class Split(Protocol):
+    """Frames HxWxC with labels HxW: class numbers or the ignore index."""
+
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def sample(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]: ...
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the class numbers mean."""
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+
+
+def labels_of(config: Config) -> Labels:
+    """Classes, colours and ignore index of the configured set."""
+    if isinstance(config.data, ShapesData):
+        return Labels(shapes.CLASSES, shapes.PALETTE, shapes.IGNORE)
+    kind = files.label_set(config.data)
+    return Labels(kind.classes, kind.palette, kind.ignore_index)
+
+
+def open_split(config: Config, base: Path, split: SplitName) -> Split:
+    """One split; `base` is the directory that relative paths in the config start from."""
+    if isinstance(config.data, ShapesData):
+        return shapes.ShapesSplit(config.data, split)
+    return files.FileSplit(config.data, base, split, (config.input.channels, config.input.dtype))
+
+
+def fingerprint(config: Config, base: Path, cache: Path) -> str:
+    """A hash of everything that decides the pixels of all splits: files by content, synthetic data by its recipe."""
+    if isinstance(config.data, ShapesData):
+        recipe = {"version": shapes.VERSION, **config.data.model_dump(mode="json")}
+        return sha256_of_bytes(json.dumps(recipe, sort_keys=True).encode())
+    return files.fingerprint(config.data, base, cache)

@@ -1,0 +1,41 @@
+"""The order of the stages, and running some of them under one lock."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segpipe.rundir import RunDirectory
+from stages import benchmark, build, export, train, validate
+from stages.config import Config
+
+_STAGES: dict[str, Callable[[RunDirectory, Config, Path], object]] = {
+    "train": train.run,
+    "export": lambda rundir, config, _: export.run(rundir, config),
+    "build": lambda rundir, config, _: build.run(rundir, config),
+    "validate": validate.run,
+    "benchmark": benchmark.run,
+}
+NAMES = tuple(_STAGES)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """From which stage to which, both included, and whether fresh ones run again."""
+
+    first: str = NAMES[0]
+    last: str = NAMES[-1]
+    force: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """The selected stages in order."""
+        return NAMES[NAMES.index(self.first) : NAMES.index(self.last) + 1]
+
+
+def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> RunDirectory:
+    """Run the selected stages of a run directory; `base` is where relative data paths start."""
+    rundir = RunDirectory.create(path, frozenset(selection.names() if selection.force else ()))
+    with rundir.writing():
+        rundir.save_config(config.stored())
+        for name in selection.names():
+            _STAGES[name](rundir, config, base)
+    return rundir

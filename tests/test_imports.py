@@ -1,0 +1,80 @@
+"""The import rules of the two halves: what may be loaded when, and who may know whom."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "torchvision", "lightning", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cv2"}
+STAGE_MODULES = {"train", "export", "build", "validate", "benchmark"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level modules loaded by a fresh interpreter that ran `code`."""
+    script = f"import sys\n{code}\nprint(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module a file imports, and whether it does so at the top level."""
+    tree = ast.parse(path.read_text())
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((f"{node.module}.{alias.name}", id(node) in top) for alias in node.names)
+
+
+def test_importing_segpipe_loads_nothing_heavy() -> None:
+    loaded = modules_after("import segpipe")
+
+    assert not loaded & (HEAVY | {"pydantic", "numpy", "stages"})
+
+
+def test_help_loads_neither_pydantic_nor_numpy() -> None:
+    call = "from segpipe.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
+    loaded = modules_after(call)
+
+    assert "typer" in loaded
+    assert not loaded & (HEAVY | {"pydantic", "numpy", "stages"})
+
+
+def test_show_knows_no_stage() -> None:
+    loaded = modules_after("import segpipe.status, segpipe.verify, segpipe.rundir")
+
+    assert not loaded & (HEAVY | {"stages"})
+
+
+def test_every_stage_is_light_until_there_is_work() -> None:
+    loaded = modules_after("import stages.pipeline")
+
+    assert not loaded & (HEAVY - {"cv2"})
+
+
+def test_runtime_without_torch_can_segment() -> None:
+    loaded = modules_after("import segpipe.runtime.segmenter, segpipe.runtime.backends.onnxruntime")
+
+    assert not loaded & {"torch", "onnx", "lightning", "stages", "typer"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "segpipe").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_segpipe_imports_stages_only_in_cli_commands(path: Path) -> None:
+    found = [(name, top) for name, top in imports_of(path) if name.partition(".")[0] == "stages"]
+
+    allowed = path.name == "cli.py" and not any(top for _, top in found)
+    assert not found or allowed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_stages_do_not_import_each_other(path: Path) -> None:
+    own = path.relative_to(ROOT / "stages").parts[0].removesuffix(".py")
+    others = STAGE_MODULES - {own}
+    found = {name.split(".")[1] for name, _ in imports_of(path) if name.startswith("stages.") and "." in name}
+
+    assert own in {"pipeline", "demo"} or not found & others
