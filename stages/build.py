@@ -6,15 +6,16 @@ from typing import Any
 from segpipe.contract import Contract
 from segpipe.errors import BuildError
 from segpipe.rundir import RunDirectory
-from segpipe.runtime import trt
+from segpipe.runtime.trt import Flavour
+from segpipe.runtime.trt.building import BuildRequest, Engine, ShapeRange, build_engine
 from stages.config import BuildConfig, Config
 from stages.environment import versions
 
 STAGE = "build"
 VERSION = 1
-ENGINES: dict[trt.Flavour, str] = {"tensorrt": "model.tensorrt.engine", "tensorrt-rtx": "model.rtx.engine"}
+ENGINES: dict[Flavour, str] = {"tensorrt": "model.tensorrt.engine", "tensorrt-rtx": "model.rtx.engine"}
 _GRAPHS = {"fp16": "model.fp16.onnx", "fp32": "model.onnx"}
-_PACKAGES: dict[trt.Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_PACKAGES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def run(rundir: RunDirectory, config: Config) -> list[Path]:
@@ -35,23 +36,23 @@ def run(rundir: RunDirectory, config: Config) -> list[Path]:
     return [rundir.artifact(STAGE, ENGINES[flavour]) for flavour in config.build.targets]
 
 
-def build(flavour: trt.Flavour, graph: bytes, contract: Contract, config: BuildConfig) -> trt.Engine:
+def build(flavour: Flavour, graph: bytes, contract: Contract, config: BuildConfig) -> Engine:
     """One engine for batches of 1 to `max_batch`."""
     shapes = shape_range(contract, config.max_batch)
-    return trt.build_engine(flavour, trt.BuildRequest(graph, contract.input_name, shapes, config.compute_capabilities))
+    return build_engine(flavour, BuildRequest(graph, contract.input_name, shapes, config.compute_capabilities))
 
 
-def shape_range(contract: Contract, max_batch: int) -> trt.ShapeRange:
+def shape_range(contract: Contract, max_batch: int) -> ShapeRange:
     """The input shapes an engine must take; frames of any size need fixed bounds."""
     sizes = [contract.network_size] * 3 if contract.network_size else _free_sizes(contract.size_multiple)
     smallest, typical, largest = (
         (batch, contract.channels, *size) if contract.input_layout == "nchw" else (batch, *size, contract.channels)
         for batch, size in zip((1, 1, max_batch), sizes, strict=True)
     )
-    return trt.ShapeRange(smallest, typical, largest)
+    return ShapeRange(smallest, typical, largest)
 
 
-def judge_precision(engine: trt.Engine, config: BuildConfig, islands: int) -> dict[str, Any]:
+def judge_precision(engine: Engine, config: BuildConfig, islands: int) -> dict[str, Any]:
     """What share of the compute layers is FP16; too little fails the build and names the layers."""
     half = [layer for layer in engine.layers if layer.dtype == "HALF"]
     share = len(half) / len(engine.layers) if engine.layers else 0.0

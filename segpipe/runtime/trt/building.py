@@ -1,22 +1,13 @@
-"""TensorRT in both flavours: the one file that imports `tensorrt` or `tensorrt_rtx` and knows how they differ."""
+"""ONNX graphs to serialised engines, in either flavour."""
 
-import importlib
-import importlib.util
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from segpipe.errors import BackendMissingError, BuildError
+from segpipe.errors import BuildError
+from segpipe.runtime.trt import Flavour, load, logger
 
-Flavour = Literal["tensorrt", "tensorrt-rtx"]
-
-_MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_INSTALL = "pip install 'segpipe[rtx]' (no GPU needed to build) or pip install 'segpipe[tensorrt]' (on the GPU)"
 _COMPUTE_LAYERS = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
-_LEVELS = {0: logging.ERROR, 1: logging.ERROR, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.DEBUG}
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,32 +47,13 @@ class Engine:
     warnings: tuple[str, ...] = field(default=())
 
 
-def is_installed(flavour: Flavour) -> bool:
-    """Whether the flavour's package is there; does not import it."""
-    return importlib.util.find_spec(_MODULES[flavour]) is not None
-
-
-def load(flavour: Flavour) -> Any:
-    """The flavour's module, or an error with both pip lines."""
-    try:
-        return importlib.import_module(_MODULES[flavour])
-    except ImportError as error:
-        raise BackendMissingError(f"{flavour} cannot be imported: {error}", hint=_INSTALL) from error
-
-
-def version(flavour: Flavour) -> str:
-    """Version of the installed flavour."""
-    found: str = load(flavour).__version__
-    return found
-
-
 def build_engine(flavour: Flavour, request: BuildRequest) -> Engine:
     """Parse the graph as a strongly typed network and build it."""
     trt = load(flavour)
-    logger = _logger(trt)
-    builder = trt.Builder(logger)
+    messages = logger(trt)
+    builder = trt.Builder(messages)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, messages)
     if not parser.parse(request.onnx):
         raise BuildError(
             f"{flavour} cannot parse the graph: {_parser_error(parser)}", hint="export with other operators"
@@ -97,9 +69,9 @@ def build_engine(flavour: Flavour, request: BuildRequest) -> Engine:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(
-            f"{flavour} built nothing: {'; '.join(logger.errors) or 'no reason given'}", hint="read the log"
+            f"{flavour} built nothing: {'; '.join(messages.errors) or 'no reason given'}", hint="read the log"
         )
-    return Engine(bytes(plan), layers, tuple(logger.warnings))
+    return Engine(bytes(plan), layers, tuple(messages.warnings))
 
 
 def _compute_layers(network: Any) -> list[Layer]:
@@ -130,23 +102,3 @@ def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> N
 def _parser_error(parser: Any) -> str:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     return "; ".join(f"{error.node_name() or 'graph'}: {error.desc()}" for error in errors) or "no reason given"
-
-
-def _logger(trt: Any) -> Any:
-    """TensorRT's messages through `logging`; warnings and errors are kept for the record."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base exists only when TensorRT is installed
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
-
-        def log(self, severity: Any, msg: str) -> None:
-            level = int(severity)
-            if level <= 1:
-                self.errors.append(msg)
-            elif level == 2:
-                self.warnings.append(msg)
-            _log.log(_LEVELS[level], "%s", msg)
-
-    return Logger()

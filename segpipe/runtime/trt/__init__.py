@@ -1,0 +1,55 @@
+"""TensorRT in both flavours: the one package that imports `tensorrt` or `tensorrt_rtx` and knows how they differ."""
+
+import importlib
+import importlib.util
+import logging
+from typing import Any, Literal
+
+from segpipe.errors import BackendMissingError
+
+Flavour = Literal["tensorrt", "tensorrt-rtx"]
+
+_MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_INSTALL = "pip install 'segpipe[rtx]' (no GPU needed to build) or pip install 'segpipe[tensorrt]' (on the GPU)"
+_LEVELS = {0: logging.ERROR, 1: logging.ERROR, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.DEBUG}
+
+_log = logging.getLogger(__name__)
+
+
+def is_installed(flavour: Flavour) -> bool:
+    """Whether the flavour's package is there; does not import it."""
+    return importlib.util.find_spec(_MODULES[flavour]) is not None
+
+
+def load(flavour: Flavour) -> Any:
+    """The flavour's module, or an error with both pip lines."""
+    try:
+        return importlib.import_module(_MODULES[flavour])
+    except ImportError as error:
+        raise BackendMissingError(f"{flavour} cannot be imported: {error}", hint=_INSTALL) from error
+
+
+def version(flavour: Flavour) -> str:
+    """Version of the installed flavour."""
+    found: str = load(flavour).__version__
+    return found
+
+
+def logger(trt: Any) -> Any:
+    """TensorRT's messages through `logging`; warnings and errors are kept for the record."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base exists only when TensorRT is installed
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            level = int(severity)
+            if level <= 1:
+                self.errors.append(msg)
+            elif level == 2:
+                self.warnings.append(msg)
+            _log.log(_LEVELS[level], "%s", msg)
+
+    return Logger()
