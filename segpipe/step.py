@@ -37,8 +37,9 @@ class Step:
         record = current.stages.get(self._stage)
         intact = record is not None and record.key == self._key and is_intact(self._run, record)
         self.stale = forced or not intact
-        if not self.stale:
+        if not self.stale and record is not None:
             _log.info("%s: fresh, nothing to do", self._stage)
+            self._tidy(self._run / record.path, set(record.outputs), keep_partials=True)
             return
         self._recover({record.path for record in current.stages.values()})
         state = "resuming, " if self._partial.exists() else ""
@@ -79,7 +80,7 @@ class Step:
         )
         updated = current.with_stage(self._stage, record, self.contract_sha256)
         manifest.save(self._run, updated)
-        self._tidy(final, set(outputs))
+        self._tidy(final, set(outputs), keep_partials=False)
         return updated
 
     def _refuse_other_contract(self, ours: str | None) -> None:
@@ -115,10 +116,10 @@ class Step:
             else:
                 folder.rename(self._partial)
 
-    def _tidy(self, final: Path, keep: set[str]) -> None:
-        """Delete what the new manifest no longer names: superseded folders and scratch files."""
+    def _tidy(self, final: Path, keep: set[str], keep_partials: bool) -> None:
+        """Delete what the manifest no longer names: superseded folders and scratch files. Goes on after a kill."""
         for folder in self._home.iterdir():
-            if folder != final:
+            if folder != final and not (keep_partials and folder.suffix == ".partial"):
                 shutil.rmtree(folder)
         for parent, _, files in os.walk(final, topdown=False):
             for file in files:

@@ -13,7 +13,7 @@ class Finding:
     """Something about one path, relative to the run. Only damage is an error."""
 
     path: str
-    state: Literal["damaged", "missing", "work in progress", "left over"]
+    state: Literal["damaged", "missing", "work in progress"]
 
     @property
     def is_damage(self) -> bool:
@@ -44,7 +44,9 @@ def _unnamed(run: RunDirectory) -> list[Finding]:
         relative = folder.relative_to(run.path).as_posix()
         if relative in named:
             findings += [
-                Finding(f"{relative}/{name}", "left over") for name in _files(folder) if name not in named[relative]
+                Finding(f"{relative}/{name}", "work in progress")
+                for name in _files(folder)
+                if name not in named[relative]
             ]
         elif folder.suffix == ".partial" or _is_unnamed_stage(folder):
             findings.append(Finding(relative, "work in progress"))

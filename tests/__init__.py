@@ -1,0 +1,1 @@
+"""Tests mirror both halves of the project."""

@@ -1,0 +1,61 @@
+"""A process made to be killed: commits chained steps to a run directory, generation after generation."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from segpipe.rundir import RunDirectory
+
+_OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
+
+
+def work(path: Path, generation: int) -> None:
+    """Two chained steps; the second reads the first's output."""
+    run = RunDirectory(path)
+    with run.writing():
+        with run.step("train", {}, {"generation": generation}) as step:
+            if step.stale:
+                step.scratch("resume/point").write_bytes(b"half")
+                step.path("out.bin").write_bytes(f"train {generation} ".encode() * 50_000)
+        with run.step("export", [run.artifact("train", "out.bin")], {"generation": generation}) as step:
+            if step.stale:
+                step.path("out.bin").write_bytes(f"export {generation} ".encode() * 500)
+
+
+def die_at(count: int, path: Path) -> None:
+    """Kill this process before its `count`-th file operation inside the run directory."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event in _OPERATIONS and str(path) in str(arguments[0]):
+            seen += 1
+            if seen == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def main() -> None:
+    """`kill_harness.py RUN GENERATION [--once] [--die-at N]`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("generation", type=int)
+    parser.add_argument("--once", action="store_true")
+    parser.add_argument("--die-at", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.die_at:
+        die_at(arguments.die_at, arguments.run)
+    generation = arguments.generation
+    print("working", flush=True)
+    work(arguments.run, generation)
+    while not arguments.once:
+        generation += 1
+        work(arguments.run, generation)
+
+
+if __name__ == "__main__":
+    main()

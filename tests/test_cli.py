@@ -1,0 +1,168 @@
+"""The command line: what goes to stdout, what to stderr, and the exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segpipe.cli import app
+from segpipe.errors import InputError, SegpipeError
+from segpipe.images import read_image, write_image
+from segpipe.rundir import RunDirectory
+from tests.tiny import write_tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_every_command_has_help() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        code, out, _ = call(command.callback.__name__, "--help")
+
+        assert code == 0
+        assert "Usage" in out
+
+
+def test_new_prints_the_path_it_wrote(tmp_path: Path) -> None:
+    code, out, _ = call("new", tmp_path / "run", "--template", "camvid")
+
+    assert (code, out.strip()) == (0, str(tmp_path / "run/segpipe.toml"))
+
+
+def test_show_lists_stages_and_why_they_are_stale(run_copy: Path) -> None:
+    config = json.loads((run_copy / "config.json").read_text())
+    config["chosen"]["train"]["epochs"] = 9
+    (run_copy / "config.json").write_text(json.dumps(config))
+    code, out, _ = call("show", run_copy, "--json")
+    lines = {line["stage"]: line for line in json.loads(out)}
+
+    assert code == 0
+    assert (lines["train"]["state"], lines["train"]["why"]) == ("stale", "train.epochs 3 -> 9")
+    assert {lines[name]["state"] for name in ("export", "build", "validate", "benchmark")} == {"fresh"}
+    assert "test mIoU" in call("show", run_copy)[1]
+
+
+def test_verify_names_damaged_files_and_exits_1(run_copy: Path) -> None:
+    assert call("verify", run_copy)[0] == 0
+    path = RunDirectory(run_copy).artifact("build", "model.rtx.engine")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    code, out, err = call("verify", run_copy)
+
+    assert code == 1
+    assert "model.rtx.engine" in out
+    assert err.startswith("error: build/")
+    assert err.count("\n") == 1
+
+
+def test_predict_writes_masks_and_overlays_and_goes_on_past_broken_files(finished_run: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "in/good.png", np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "in/torn.png").write_bytes(b"no picture")
+    code, out, err = call("predict", finished_run, tmp_path / "in", "--out", tmp_path / "out")
+
+    assert code == 1
+    assert out.strip() == str(tmp_path / "out")
+    assert "torn.png is not an image" in err
+    assert "1 of 2 images could not be segmented" in err
+    assert read_image(tmp_path / "out/masks/good.png").shape == (20, 30, 1)
+    assert read_image(tmp_path / "out/overlays/good.png").shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["show", "{tmp}/nowhere"], 1, "is no run directory"),
+        (["run", "{tmp}/nowhere"], 1, "does not exist"),
+        (["export", "{run}"], 1, "stage 'train' has not run"),
+        (["run", "{run}", "--set", "train.epoch=1"], 1, "did you mean 'epochs'?"),
+        (["run", "{run}", "--from", "build", "--until", "train"], 2, "--from build comes after --until train"),
+        (["run", "{run}", "--until", "deploy"], 2, "'deploy' is not one of"),
+        (["predict", "{run}", "nothing.png", "-o", "{tmp}/out"], 1, "nothing.png names no image"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_known_errors_are_one_line_with_an_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    run = write_tiny(tmp_path / "run")
+    found, out, err = call(*(text.format(tmp=tmp_path, run=run) for text in arguments))
+
+    assert found == code
+    assert said in " ".join(err.replace("│", " ").split())
+    assert out == ""
+    assert code == 2 or err.count("\n") == 1
+
+
+def test_doctor_says_how_to_get_what_is_missing() -> None:
+    code, out, _ = call("doctor", "--json")
+    findings = json.loads(out)
+
+    assert code == 0
+    assert all(finding["present"] or finding["hint"] for finding in findings)
+    assert {"NVIDIA GPU", "ONNX Runtime", "TensorRT", "TensorRT for RTX", "PyCUDA"} <= {f["name"] for f in findings}
+
+
+def test_report_and_benchmark_print_a_path_and_json(run_copy: Path) -> None:
+    code, out, _ = call("report", run_copy)
+
+    assert (code, out.strip()) == (0, str(run_copy / "report.html"))
+    code, out, err = call("benchmark", run_copy, "--json")
+    assert code == 0
+    assert "latency" in json.loads(out)
+    assert err == "benchmark: fresh, nothing to do\n"
+
+
+def test_a_bug_keeps_its_traceback_and_exits_70() -> None:
+    script = """
+import segpipe.doctor, segpipe.cli, sys
+segpipe.doctor.examine = None
+sys.argv[1:] = ['doctor']
+segpipe.cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 70
+    assert "TypeError" in result.stderr
+
+
+def test_ctrl_c_exits_130_with_one_line() -> None:
+    script = """
+import segpipe.doctor, segpipe.cli, sys
+def interrupted(): raise KeyboardInterrupt
+segpipe.doctor.examine = interrupted
+sys.argv[1:] = ['doctor']
+segpipe.cli.main()
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 130
+    assert result.stderr == "interrupted; the same command goes on from here\n"
+
+
+def test_shell_completion_is_offered() -> None:
+    environment = {**os.environ, "_SEGPIPE_COMPLETE": "complete_bash", "COMP_WORDS": "segpipe ver", "COMP_CWORD": "1"}
+    result = subprocess.run(
+        [Path(sys.executable).with_name("segpipe")], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert "verify" in result.stdout
+
+
+def test_every_error_says_its_hint_and_keeps_its_builtin() -> None:
+    error = InputError("a frame is wrong", hint="pass a right one")
+
+    assert str(error) == "a frame is wrong. pass a right one"
+    assert isinstance(error, SegpipeError)
+    assert isinstance(error, ValueError)

@@ -1,0 +1,97 @@
+"""segpipe.toml: what is accepted, and the words for what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from segpipe.errors import ConfigError
+from stages.config_file import load_config
+from stages.starter import write_starter
+from tests.tiny import TOML, tiny_config, write_tiny
+
+TEMPLATES = ["demo", "folder", "camvid", "cityscapes", "voc"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_template_is_valid_and_commented(template: str, tmp_path: Path) -> None:
+    path = write_starter(tmp_path / "run", template)
+
+    assert load_config(tmp_path / "run").data.kind == ("shapes" if template == "demo" else template)
+    assert path.read_text().startswith("# ")
+
+
+def test_a_starter_never_overwrites(tmp_path: Path) -> None:
+    write_starter(tmp_path, "demo")
+
+    with pytest.raises(ConfigError, match="exists already"):
+        write_starter(tmp_path, "folder")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("epochs = 3", "epoch = 3", "unknown key 'train.epoch'. did you mean 'epochs'?"),
+        ("epochs = 3", 'epochs = "many"', "train.epochs = 'many': should be a valid integer"),
+        ("epochs = 3", "epochs = 0", "train.epochs = 0: should be greater than 0"),
+        ("[train]", "[trian]", "unknown key 'trian'. did you mean 'train'?"),
+        ("height = 48", "heigth = 48", "unknown key 'data.heigth'. did you mean 'height'?"),
+        ('kind = "shapes"', 'kind = "shape"', "data.kind is not a known kind of data. use one of: shapes, folder"),
+        ("height = 64", "", "height and width go together"),
+        ("[input]", "[input]\nfit = 'pad'", "fit 'pad' takes no height and width"),
+        ("[input]", "[input]\nfit = 'squash'", "should be 'stretch', 'letterbox' or 'pad'"),
+        (
+            "min_agreement = 0.9",
+            "min_agremeent = 0.9",
+            "'validate.limits.min_agremeent'. did you mean 'min_agreement'?",
+        ),
+        ("[data]", "[data", "is not TOML"),
+    ],
+)
+def test_mistakes_are_named_with_the_next_action(tmp_path: Path, old: str, new: str, said: str) -> None:
+    (write_tiny(tmp_path) / "segpipe.toml").write_text(TOML.replace(old, new, 1))
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path)
+    assert said in str(caught.value)
+
+
+def test_overrides_replace_values(tmp_path: Path) -> None:
+    config = tiny_config(
+        tmp_path,
+        "train.epochs=7",
+        "model.name=mine:make",
+        "validate.limits.min_agreement=0.5",
+        "export.fp32_islands=['a']",
+    )
+
+    assert config.train.epochs == 7
+    assert config.model.name == "mine:make"
+    assert config.validate_.limits.min_agreement == 0.5
+    assert config.export.fp32_islands == ("a",)
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "train.epochs.deep=3"])
+def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        tiny_config(tmp_path, override)
+
+
+def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not exist.*segpipe new"):
+        load_config(tmp_path)
+
+
+def test_defaults_and_speed_settings_are_no_part_of_a_key(tmp_path: Path) -> None:
+    plain = tiny_config(tmp_path)
+    explicit = tiny_config(tmp_path, "train.learning_rate=3e-3", "train.workers=2", "train.threads=2")
+    different = tiny_config(tmp_path, "train.learning_rate=1e-3")
+
+    assert plain.sections("train") == explicit.sections("train")
+    assert plain.sections("train") != different.sections("train")
+
+
+def test_where_data_lies_is_no_part_of_a_key(tmp_path: Path) -> None:
+    write_starter(tmp_path, "camvid")
+    here, there = load_config(tmp_path), load_config(tmp_path, ["data.root=/elsewhere"])
+
+    assert here.sections("data") == there.sections("data")

@@ -1,0 +1,319 @@
+"""The run directory: freshness, commits, what is vouched for, and every way it can be broken."""
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from segpipe.errors import (
+    ArtifactDamagedError,
+    ArtifactMissingError,
+    ContractError,
+    ManifestError,
+    NotARunError,
+    RunLockedError,
+    StorageError,
+)
+from segpipe.rundir import RunDirectory
+from segpipe.verify import Finding, verify
+
+A, B = "a" * 64, "b" * 64
+
+
+def make(run: RunDirectory, content: str = "one", data: str = A, stage: str = "train") -> bool:
+    """Run a step that writes one file; whether it had work to do."""
+    with run.step(stage, {"data": data}, {"content": content}) as step:
+        if step.stale:
+            step.path("model.bin").write_text(content)
+        return step.stale
+
+
+def test_a_step_runs_once_and_is_then_fresh(empty_run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    first, second = make(empty_run), make(empty_run)
+
+    assert (first, second) == (True, False)
+    assert empty_run.artifact("train", "model.bin").read_text() == "one"
+    assert [record.message for record in caplog.records] == ["train: not run yet", "train: fresh, nothing to do"]
+
+
+def test_a_changed_parameter_reruns_and_is_named(empty_run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    make(empty_run)
+    caplog.set_level(logging.INFO)
+
+    assert make(empty_run, "two")
+    assert caplog.records[-1].message == "train: content one -> two"
+
+
+def test_a_changed_input_reruns_and_is_named(empty_run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    make(empty_run)
+    caplog.set_level(logging.INFO)
+
+    assert make(empty_run, data=B)
+    assert caplog.records[-1].message == "train: data changed"
+
+
+def test_a_damaged_output_reruns(empty_run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    make(empty_run)
+    empty_run.artifact("train", "model.bin").write_text("onf")
+    caplog.set_level(logging.INFO)
+
+    assert make(empty_run)
+    assert caplog.records[-1].message == "train: its files are damaged or missing"
+    assert empty_run.artifact("train", "model.bin").read_text() == "one"
+    assert verify(empty_run) == (1, [])
+
+
+def test_a_forced_step_replaces_an_equal_one_without_touching_it_before_the_commit(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    old = empty_run.artifact("train", "model.bin")
+    forced = RunDirectory(empty_run.path, frozenset({"train"}))
+    with forced.step("train", {"data": A}, {"content": "one"}) as step:
+        assert step.stale
+        step.path("model.bin").write_text("new")
+        assert old.read_text() == "one"
+
+    assert forced.artifact("train", "model.bin").read_text() == "new"
+    assert not old.exists()
+
+
+def test_what_lies_elsewhere_does_not_change_the_key(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    inputs = [empty_run.artifact("train", "model.bin")]
+    with empty_run.step("export", inputs, {}) as step:
+        step.path("model.onnx").write_text("graph")
+    forced = RunDirectory(empty_run.path, frozenset({"train"}))
+    make(forced)  # the same bytes in another folder
+
+    with forced.step("export", [forced.artifact("train", "model.bin")], {}) as step:
+        assert not step.stale
+
+
+def test_a_failing_body_keeps_the_old_result_and_its_work(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    with pytest.raises(RuntimeError, match="boom"), empty_run.step("train", {"data": B}, {}) as step:
+        step.scratch("resume/epoch-1").write_text("half")
+        raise RuntimeError("boom")
+
+    assert empty_run.artifact("train", "model.bin").read_text() == "one"
+    with pytest.raises(RuntimeError, match="again"), empty_run.step("train", {"data": B}, {}) as step:
+        assert step.scratch("resume/epoch-1").read_text() == "half"
+        raise RuntimeError("again")
+
+
+def test_the_commit_drops_scratch_and_superseded_folders(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    with empty_run.step("train", {"data": B}, {}) as step:
+        step.scratch("resume/epoch-1").write_text("half")
+        step.path("pictures/a.png").write_text("picture")
+
+    left = sorted(
+        path.relative_to(empty_run.path / "train").as_posix() for path in (empty_run.path / "train").rglob("*")
+    )
+    assert [name.partition("/")[2] for name in left] == ["", "pictures", "pictures/a.png"]
+    assert verify(empty_run) == (1, [])
+
+
+def test_a_declared_output_that_was_not_written_is_a_defect_of_the_stage(empty_run: RunDirectory) -> None:
+    with pytest.raises(StorageError, match=r"did not write its output model\.bin"), empty_run.step("x", {}, {}) as step:
+        step.path("model.bin")
+
+    assert empty_run.manifest.stages == {}
+
+
+def test_artifacts_name_the_command_that_makes_them(empty_run: RunDirectory) -> None:
+    with pytest.raises(ArtifactMissingError, match=r"stage 'train' has not run.*segpipe run .* --until train"):
+        empty_run.artifact("train", "model.bin")
+
+
+def test_one_changed_byte_is_refused(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    path = empty_run.artifact("train", "model.bin")
+    path.write_text("onf")
+
+    for read in (empty_run.artifact, empty_run.artifact_bytes):
+        with pytest.raises(ArtifactDamagedError, match=r"was changed after it was made.*make it again"):
+            read("train", "model.bin")
+    assert verify(empty_run)[1] == [Finding(path.relative_to(empty_run.path).as_posix(), "damaged")]
+
+
+def test_a_missing_file_is_named(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    path = empty_run.artifact("train", "model.bin")
+    path.unlink()
+
+    with pytest.raises(ArtifactMissingError, match=r"train/model.bin is not in"):
+        empty_run.artifact("train", "model.bin")
+    assert verify(empty_run)[1] == [Finding(path.relative_to(empty_run.path).as_posix(), "missing")]
+
+
+def test_stages_that_build_on_others_must_share_the_contract(empty_run: RunDirectory) -> None:
+    with empty_run.step("train", {"data": A}, {}) as step:
+        step.contract_sha256 = A
+        step.path("model.bin").write_text("one")
+
+    inputs = [empty_run.artifact("train", "model.bin")]
+    with (
+        pytest.raises(ContractError, match="was made for contract bbbbbbbbbbbb"),
+        empty_run.step("export", inputs, {}) as step,
+    ):
+        step.contract_sha256 = B
+        step.path("model.onnx").write_text("graph")
+    assert "export" not in empty_run.manifest.stages
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema": 1, "stages": {"tr', "is not JSON .*cut off"),
+        ("no json at all", "is not JSON"),
+        ("", "is not JSON"),
+        ('{"schema": 99}', "has schema 99, this segpipe reads up to 1.*upgrade"),
+        ('{"schema": 1, "stages": {"train": {}}}', "is not a manifest: stages.train.key"),
+        ("[1, 2]", "is not a manifest"),
+    ],
+)
+def test_a_broken_manifest_is_told_in_one_line(empty_run: RunDirectory, text: str, said: str) -> None:
+    make(empty_run)
+    (empty_run.path / "manifest.json").write_text(text)
+
+    with pytest.raises(ManifestError, match=said) as caught:
+        RunDirectory(empty_run.path)
+    assert "\n" not in str(caught.value)
+    assert (empty_run.path / "train").is_dir(), "nothing is lost"
+
+
+def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(NotARunError, match=r"is no run directory.*segpipe new"):
+        RunDirectory(tmp_path)
+    with pytest.raises(NotARunError):
+        RunDirectory(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotARunError):
+        RunDirectory.create(tmp_path / "file")
+
+
+def test_two_writers_are_refused_with_the_holders_number(empty_run: RunDirectory) -> None:
+    other = RunDirectory(empty_run.path)
+
+    with empty_run.writing(), pytest.raises(RunLockedError, match=rf"process {os.getpid()}\)"):
+        make(other)
+    assert make(other)
+
+
+def test_a_reader_needs_no_lock(empty_run: RunDirectory) -> None:
+    make(empty_run)
+
+    with empty_run.writing():
+        assert RunDirectory(empty_run.path).artifact("train", "model.bin").read_text() == "one"
+
+
+def test_a_dead_process_leaves_no_lock(empty_run: RunDirectory) -> None:
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from segpipe.rundir import RunDirectory
+        with RunDirectory(Path({str(empty_run.path)!r})).writing():
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    died = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+
+    assert died.returncode == -9
+    assert (empty_run.path / ".lock").read_text().strip() != str(os.getpid())
+    assert make(empty_run)
+
+
+def test_a_full_disk_leaves_the_old_result(empty_run: RunDirectory) -> None:
+    """The operating system's own limit on file sizes, in a child: EFBIG is raised where ENOSPC would be."""
+    make(empty_run)
+    script = f"""
+        import resource, sys
+        from pathlib import Path
+        from segpipe.errors import StorageError
+        from segpipe.rundir import RunDirectory
+        run = RunDirectory(Path({str(empty_run.path)!r}))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try:
+            with run.step("train", {{"data": "c"}}, {{}}) as step:
+                step.path("model.bin").write_bytes(bytes(1 << 20))
+        except StorageError as error:
+            sys.exit(str(error))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 1
+    assert "cannot write" in result.stderr
+    assert "run the same command again; nothing finished is lost" in result.stderr
+    again = RunDirectory(empty_run.path)
+    assert again.artifact("train", "model.bin").read_text() == "one"
+    assert not any(finding.is_damage for finding in verify(again)[1])
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_refusals_of_the_system_are_explained(empty_run: RunDirectory, code: int) -> None:
+    with pytest.raises(StorageError, match=os.strerror(code)), empty_run.step("train", {}, {}):
+        raise OSError(code, os.strerror(code))
+
+
+def test_a_full_disk_while_the_manifest_is_written(empty_run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(empty_run)
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if "manifest" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        make(empty_run, "two")
+    monkeypatch.undo()
+
+    again = RunDirectory(empty_run.path)
+    assert again.artifact("train", "model.bin").read_text() == "one"
+    assert make(again, "two")
+    assert again.artifact("train", "model.bin").read_text() == "two"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="drops its user id, which only root can")
+def test_a_directory_without_write_permission(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    for path in (empty_run.path, *empty_run.path.parents):
+        if path.stat().st_uid == 0 and "pytest" in str(path):
+            path.chmod(0o755)
+    script = f"""
+        import os, sys
+        from pathlib import Path
+        from segpipe.errors import StorageError
+        from segpipe.rundir import RunDirectory
+        os.setuid(65534)
+        run = RunDirectory(Path({str(empty_run.path)!r}))
+        assert run.artifact("train", "model.bin").read_text() == "one"
+        try:
+            with run.step("train", {{"data": "c"}}, {{}}):
+                pass
+        except StorageError as error:
+            sys.exit(str(error))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 1, result.stderr
+    assert "Permission denied" in result.stderr
+    assert "give this user write permission" in result.stderr
+
+
+def test_the_manifest_holds_no_absolute_path(finished_run: Path) -> None:
+    text = (finished_run / "manifest.json").read_text()
+
+    assert str(finished_run.parent) not in text
+    assert all(not record["path"].startswith("/") for record in json.loads(text)["stages"].values())
