@@ -72,7 +72,7 @@ def measure(rundir: RunDirectory, config: Config, base: Path) -> "tuple[dict[str
     agreement = [
         float((backend.infer([f])[0] == reference.segment(trained.network, f, contract)).mean()) for f in frames
     ]
-    samples = interleave(contestants, config.benchmark.rounds)
+    samples = interleave(contestants, config.benchmark.rounds, config.benchmark.seconds)
     report = {
         "frame": list(frames[0].shape),
         "network_input": list(tensors[0].shape),

@@ -164,6 +164,8 @@ class BenchmarkConfig(Section):
 
     frames: PositiveInt = 16
     rounds: PositiveInt = 60
+    seconds: PositiveFloat = 60
+    """Time limit; a machine that is busy with other work gives fewer rounds."""
     threads: Annotated[int, Field(ge=0)] = 0
     """0 takes one a core."""
 

@@ -32,10 +32,18 @@ class Latency:
         return asdict(self)
 
 
-def interleave(contestants: Mapping[str, Contestant], rounds: int, warm_up: int = 3) -> dict[str, NDArray[np.int64]]:
-    """Nanoseconds of each call, A B C A B C ..., so that a drift of the machine meets all alike."""
+def interleave(
+    contestants: Mapping[str, Contestant], rounds: int, seconds: float, warm_up: int = 3
+) -> dict[str, NDArray[np.int64]]:
+    """Nanoseconds of each call, A B C A B C ..., so that a drift of the machine meets all alike.
+
+    Ends after `rounds`, or with the round in which `seconds` are over: a busy machine gives fewer samples.
+    """
     taken: dict[str, list[int]] = {name: [] for name in contestants}
+    end = time.monotonic() + seconds
     for number in range(-warm_up, rounds):
+        if number > 0 and time.monotonic() > end:
+            break
         for name, contestant in contestants.items():
             start = time.perf_counter_ns()
             contestant(number)

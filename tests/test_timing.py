@@ -1,5 +1,7 @@
 """The maths of measuring."""
 
+import time
+
 import numpy as np
 
 from stages.timing import interleave, latency, ratio_of_medians
@@ -7,10 +9,18 @@ from stages.timing import interleave, latency, ratio_of_medians
 
 def test_contestants_take_turns_and_warm_up_is_not_counted() -> None:
     order: list[tuple[str, int]] = []
-    samples = interleave({"a": lambda n: order.append(("a", n)), "b": lambda n: order.append(("b", n))}, 2, warm_up=1)
+    samples = interleave(
+        {"a": lambda n: order.append(("a", n)), "b": lambda n: order.append(("b", n))}, 2, 60, warm_up=1
+    )
 
     assert order == [("a", -1), ("b", -1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert {name: len(values) for name, values in samples.items()} == {"a": 2, "b": 2}
+
+
+def test_the_time_limit_ends_with_a_whole_round() -> None:
+    samples = interleave({"a": lambda n: time.sleep(0.02), "b": lambda n: None}, 1000, seconds=0.05)
+
+    assert 1 <= len(samples["a"]) == len(samples["b"]) < 10
 
 
 def test_a_percentile_needs_ten_samples_beyond_it() -> None:
