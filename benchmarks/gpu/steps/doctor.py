@@ -1,0 +1,17 @@
+"""What is on this machine."""
+
+from pathlib import Path
+from typing import Any
+
+from segpipe.doctor import examine
+from stages.benchmark import machine
+from stages.environment import versions
+
+_PACKAGES = ("torch", "torchvision", "lightning", "onnx", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings")
+_PACKAGES += ("cuda-bindings", "pycuda", "numpy", "opencv-python-headless")
+
+
+def run(work: Path) -> dict[str, Any]:
+    """Hardware, driver and versions."""
+    found = {finding.name: finding.detail for finding in examine()}
+    return {"found": found, "versions": versions(*_PACKAGES), **machine()}

@@ -1,0 +1,74 @@
+"""The GPU suite on a machine without one: every step starts, says what it needs, and the result fits its schema."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu.plan import NAMES, STEPS, Step, chosen, fitting
+from benchmarks.gpu.results import SCHEMA_FILE, SuiteResult, load, schema_text
+from segpipe.errors import InputError
+
+
+def suite(out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`python -m benchmarks.gpu`."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_dry_run_starts_every_step(tmp_path: Path) -> None:
+    result = suite(tmp_path, "--dry-run")
+    steps = SuiteResult.model_validate_json((tmp_path / "results.json").read_bytes()).steps
+
+    assert result.returncode == 0, result.stderr
+    assert tuple(steps) == NAMES
+    assert steps.pop("doctor").state == "passed"
+    assert {step.state for step in steps.values()} == {"not run"}
+    assert all("needs an NVIDIA GPU" in step.detail for step in steps.values())
+    assert len(list(tmp_path.iterdir())) <= 8
+
+
+def test_what_passed_is_not_run_again(tmp_path: Path) -> None:
+    suite(tmp_path, "--only", "doctor")
+    again = suite(tmp_path, "--only", "doctor")
+
+    assert again.stderr == ""
+    assert "doctor" in json.loads((tmp_path / "results.json").read_text())["steps"]
+
+
+def test_an_unknown_step_is_a_usage_error(tmp_path: Path) -> None:
+    assert suite(tmp_path, "--only", "magic").returncode == 2
+
+
+def test_the_published_schema_is_the_models() -> None:
+    assert SCHEMA_FILE.read_text() == schema_text()
+
+
+def test_a_foreign_result_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"version": 7}')
+
+    with pytest.raises(InputError, match="is no result of this suite"):
+        load(tmp_path)
+
+
+def test_every_step_has_its_module() -> None:
+    folder = Path(__file__).parents[1] / "benchmarks/gpu/steps"
+
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(NAMES)
+
+
+def test_the_most_valuable_step_that_fits_comes_next() -> None:
+    long, short = Step("long", "", 300), Step("short", "", 60)
+
+    assert fitting([long, short], 400) is long
+    assert fitting([long, short], 100) is short
+    assert fitting([long], 160) is long, "half its time may be enough"
+    assert fitting([long], 100) is None
+
+
+def test_done_and_unwanted_steps_are_left_out() -> None:
+    assert [step.name for step in chosen(("demo", "tests"), {"tests"})] == ["demo"]
+    assert chosen((), set(NAMES)) == []
+    assert chosen((), ()) == list(STEPS)
