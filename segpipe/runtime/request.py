@@ -43,7 +43,7 @@ class Outputs:
     at_network_size: bool = False
     """Mask and confidence at the network's input size instead of the frame's."""
     on_device: bool = False
-    """GPU backends: mask and confidence stay in the GPU's memory, as objects with DLPack and __cuda_array_interface__."""
+    """GPU backends: mask and confidence stay in the GPU's memory, and speak DLPack and __cuda_array_interface__."""
 
 
 @dataclass(frozen=True)

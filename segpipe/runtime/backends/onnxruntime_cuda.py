@@ -10,6 +10,7 @@ from segpipe.errors import BackendError
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import cuda_error, open_device
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import OpenOptions
 
 _DTYPES = {
@@ -37,7 +38,7 @@ def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBacken
     engine = OrtEngine(artifact, contract, "cuda", options.device)
     with device.current():
         kernels = Kernels(device, options.kernels)
-    return GpuBackend("onnxruntime-cuda", device, engine, contract, kernels, _LANES)
+    return GpuBackend("onnxruntime-cuda", device, Parts(engine, contract, kernels), _LANES)
 
 
 class OrtEngine:

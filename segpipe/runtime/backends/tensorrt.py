@@ -6,6 +6,7 @@ from segpipe.contract import Contract
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import open_device
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.trt import Flavour, version
 from segpipe.runtime.trt.preflight import Here, require_fit
@@ -32,4 +33,4 @@ def _open(flavour: Flavour, artifact: bytes, contract: Contract, options: OpenOp
     with device.current():
         engine = TrtEngine(flavour, artifact, contract)
         kernels = Kernels(device, options.kernels)
-    return GpuBackend(flavour, device, engine, contract, kernels, _LANES)
+    return GpuBackend(flavour, device, Parts(engine, contract, kernels), _LANES)

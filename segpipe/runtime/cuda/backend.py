@@ -3,13 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segpipe.contract import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.arrays import is_on_device
 from segpipe.runtime.cuda.device import Device
-from segpipe.runtime.cuda.engine import Engine
-from segpipe.runtime.cuda.kernels import Kernels
-from segpipe.runtime.cuda.lane import Lane
+from segpipe.runtime.cuda.lane import Lane, Parts
 from segpipe.runtime.cuda.plan import Job
 from segpipe.runtime.cuda.pool import Pool
 from segpipe.runtime.request import Outputs, Result
@@ -18,14 +15,12 @@ from segpipe.runtime.request import Outputs, Result
 class GpuBackend:
     """Safe to call from several threads: each gets its own stream, buffers and graphs."""
 
-    def __init__(
-        self, name: str, device: Device, engine: Engine, contract: Contract, kernels: Kernels, lanes: int
-    ) -> None:
+    def __init__(self, name: str, device: Device, parts: Parts, lanes: int) -> None:
         self.name = name
         self.device = device.name
-        self._gpu, self._engine, self._kernels = device, engine, kernels
+        self._gpu, self._engine, self._kernels = device, parts.engine, parts.kernels
         self._closed = False
-        self._pool = Pool(lambda: Lane(device, engine, contract, kernels), lanes)
+        self._pool = Pool(lambda: Lane(device, parts), lanes)
 
     def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Result]:
         """Checked HxWxC frames of any sizes, on the host or on this GPU, to results in the same order."""

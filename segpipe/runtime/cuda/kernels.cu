@@ -182,7 +182,7 @@ template <typename S> __device__ inline int winner_of(const ScoreArguments &a, c
 
 // How sure the network is of the winner: its softmax, its own probability, or the sigmoid on its side.
 template <typename S> __device__ inline float sureness(const ScoreArguments &a, const Blended<S> &at, int winner) {
-    float best = at(winner);
+    float best = at(a.kind == SIGMOID ? 0 : winner);
     if (a.kind == PROBABILITIES) return best;
     if (a.kind == SIGMOID) return 1.0f / (1.0f + expf(winner ? -best : best));
     float sum = 0.0f;

@@ -1,4 +1,4 @@
-"""The kernels as Python calls: their argument structures (twins of those in kernels.cu), and picking the machine code."""
+"""The kernels as Python calls: their argument structures (twins of those in kernels.cu), and picking their code."""
 
 import ctypes
 from collections.abc import Mapping

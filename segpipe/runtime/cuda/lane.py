@@ -8,6 +8,7 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,17 +30,28 @@ _PLANS = 16  # jobs a lane keeps ready
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What all lanes of a backend share."""
+
+    engine: Engine
+    contract: Contract
+    kernels: Kernels
+
+
 class Lane:
     """One thread at a time. The device's context must be current."""
 
-    def __init__(self, device: Device, engine: Engine, contract: Contract, kernels: Kernels) -> None:
-        self._device, self._engine, self._contract, self._kernels = device, engine, contract, kernels
+    def __init__(self, device: Device, parts: Parts) -> None:
+        self._device = device
+        self._engine, self._contract, self._kernels = parts.engine, parts.contract, parts.kernels
         self._contexts: OrderedDict[tuple[int, ...], tuple[EngineContext, tuple[int, ...]]] = OrderedDict()
         self._plans: OrderedDict[Job, Plan] = OrderedDict()
         self._buffers = Buffers(device)
+        self._constants = 0
         self.stream = device.create_stream()
         try:
-            self._constants = self._upload(np.concatenate(normalisation(contract)).astype(np.float32).tobytes())
+            self._constants = self._upload(np.concatenate(normalisation(self._contract)).astype(np.float32).tobytes())
         except BackendError:
             self.close()
             raise
@@ -65,8 +77,8 @@ class Lane:
         self._contexts.clear()
         self._buffers.close()
         with contextlib.suppress(BackendError):
-            if constants := getattr(self, "_constants", 0):
-                self._device.free(constants)
+            if self._constants:
+                self._device.free(self._constants)
                 self._constants = 0
         with contextlib.suppress(BackendError):
             if self.stream:

@@ -1,4 +1,4 @@
-"""Plan: one kind of job (frame size, batch, wanted outputs) worked out once: shapes, sizes, tables, kernel arguments."""
+"""Plan: one kind of job (frame size, batch, wanted outputs) worked out once: shapes, sizes, tables, arguments."""
 
 import math
 from dataclasses import dataclass
