@@ -1,7 +1,7 @@
 """Random frames, scores and contracts for the kernels, and the PyTorch definition they are held to."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,15 +14,21 @@ from stages import reference
 PRE_TOLERANCE = 1e-4  # after normalisation: torch takes positions in float32, we in float64
 MARGIN = 1e-5  # relative: where the two best scores are nearer than this either may win
 RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "float32": (-1.0, 1.0)}
+Fit = Literal["stretch", "letterbox", "pad"]
 sides = st.integers(1, 96)
+fits: st.SearchStrategy[Fit] = st.sampled_from(("stretch", "letterbox", "pad"))
+dtypes: st.SearchStrategy[Literal["uint8", "uint16", "float32"]] = st.sampled_from(("uint8", "uint16", "float32"))
+kinds: st.SearchStrategy[Literal["logits", "probabilities", "sigmoid"]] = st.sampled_from(
+    ("logits", "probabilities", "sigmoid")
+)
 
 
 @st.composite
 def contracts(draw: st.DrawFn) -> Contract:
     """Contracts of every geometry, dtype and layout."""
     channels = draw(st.sampled_from([1, 3, 5]))
-    dtype = draw(st.sampled_from(["uint8", "uint16", "float32"]))
-    fit = draw(st.sampled_from(["stretch", "letterbox", "pad"]))
+    dtype = draw(dtypes)
+    fit = draw(fits)
     return Contract(
         channels=channels,
         channel_order=draw(st.sampled_from(["rgb", "bgr", "as_is"])) if channels == 3 else "as_is",
@@ -68,9 +74,9 @@ class Scores:
 @st.composite
 def scores(draw: st.DrawFn) -> Scores:
     """Smooth scores with regions, as networks give them, and noise on top."""
-    kind = draw(st.sampled_from(["logits", "probabilities", "sigmoid"]))
+    kind = draw(kinds)
     classes = 2 if kind == "sigmoid" else draw(st.sampled_from([2, 5, 19, 256, 300]))
-    fit = draw(st.sampled_from(["stretch", "letterbox", "pad"]))
+    fit = draw(fits)
     contract = Contract(
         fit=fit,
         network_size=None if fit == "pad" else (draw(sides), draw(sides)),

@@ -1,4 +1,4 @@
-"""The whole GPU frame path on host memory: real lanes, pool, plans and kernels, compared with the PyTorch definition."""
+"""The whole GPU frame path on host memory, held to the PyTorch definition: real lanes, pool, plans and kernels."""
 
 import itertools
 import threading
@@ -428,7 +428,7 @@ def test_results_may_stay_on_the_device() -> None:
 
     for _ in range(3):
         for frame, result in zip(frames, backend.infer(frames, Outputs(confidence=True, on_device=True)), strict=True):
-            mask, confidence = torch.from_dlpack(result.mask), np.from_dlpack(result.confidence)  # type: ignore[arg-type]
+            mask, confidence = torch.utils.dlpack.from_dlpack(result.mask), np.from_dlpack(result.confidence)  # type: ignore[arg-type]
             assert_equal(mask.numpy(), graph, contract, frame)
             assert confidence.shape == mask.shape
 
@@ -437,7 +437,7 @@ def test_memory_of_a_result_lives_as_long_as_its_consumer() -> None:
     device = HostDevice()
     with device.current():
         array = DeviceArray(device, (4, 5), np.dtype("uint8"))
-    consumer = np.from_dlpack(array)  # type: ignore[arg-type]
+    consumer = np.from_dlpack(array)
     del array
     held = device.held
 

@@ -76,8 +76,14 @@ def test_half_input_is_within_one_ulp_of_the_definition(device: HostDevice, kern
 
 
 def test_integer_input_is_rounded_and_clipped(device: HostDevice, kernels: Kernels) -> None:
-    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "value_range": (0.0, 1.0), "input_dtype": "uint8"}
-    contract = Contract(network_size=(7, 9), classes=("a", "b"), **plain)
+    contract = Contract(
+        network_size=(7, 9),
+        classes=("a", "b"),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        value_range=(0.0, 1.0),
+        input_dtype="uint8",
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (1, 13, 11, 3), np.uint8)
 
     found = kernel_calls.preprocess(device, kernels, pixels, contract, "uint8")

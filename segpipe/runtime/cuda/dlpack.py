@@ -81,14 +81,13 @@ def write_capsule(view: View, device_type: int) -> object:
 _lent: dict[int, tuple[Any, ...]] = {}  # what consumers of our capsules hold
 
 
-@_Deleter
-def _release(address: int) -> None:
+def _take_back(address: int) -> None:
+    """A consumer is done."""
     _lent.pop(address, None)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _forget(capsule: int) -> None:
-    """A capsule nobody consumed is going."""
+def _drop_capsule(capsule: int) -> None:
+    """A capsule is going; when nobody consumed it, so is what it describes."""
     if _python_raw.PyCapsule_IsValid(capsule, _UNUSED):
         _lent.pop(_python_raw.PyCapsule_GetPointer(capsule, _UNUSED), None)
 
@@ -108,3 +107,4 @@ _python_raw.PyCapsule_GetPointer.argtypes, _python_raw.PyCapsule_GetPointer.rest
     (ctypes.c_void_p, ctypes.c_char_p),
     ctypes.c_void_p,
 )
+_release, _forget = _Deleter(_take_back), _Deleter(_drop_capsule)

@@ -51,7 +51,7 @@ def _mask_axis(placement: Placement, axis: int, length: int) -> Taps:
     return _taps(canvas * (length / placement.canvas[axis]), length)
 
 
-def _taps(centres: NDArray[np.float64], length: int) -> Taps:
+def _taps(centres: NDArray[np.floating[Any]], length: int) -> Taps:
     """Half-pixel bilinear taps at these positions of an axis with `length` elements, clamped at its ends."""
     position = np.clip(centres - 0.5, 0, length - 1)
     taps = np.zeros(centres.size, TAP)

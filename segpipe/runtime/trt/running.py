@@ -117,21 +117,21 @@ class TrtEngine:
 class TrtContext:
     """An execution context: one stream, one shape at a time."""
 
-    def __init__(self, engine: TrtEngine, context: Any) -> None:
-        self._engine, self._context = engine, context
+    def __init__(self, owner: TrtEngine, context: Any) -> None:
+        self._owner, self._context = owner, context
 
     def set_shape(self, shape: tuple[int, ...], stream: int) -> tuple[int, ...]:
         """Choose the profile and the input's shape; the output's shape."""
-        profile = self._engine.profile_for(shape)
-        context, contract = self._context, self._engine.contract
+        profile = self._owner.profile_for(shape)
+        context, contract = self._context, self._owner.contract
         if context.active_optimization_profile != profile and not context.set_optimization_profile_async(
             profile, stream
         ):
-            raise self._engine.failure(f"choosing optimization profile {profile}")
+            raise self._owner.failure(f"choosing optimization profile {profile}")
         if not context.set_input_shape(contract.input_name, shape):
-            raise self._engine.failure(f"setting the input's shape to {shape}")
+            raise self._owner.failure(f"setting the input's shape to {shape}")
         if missing := context.infer_shapes():
-            raise self._engine.failure(f"working out the shapes of {', '.join(missing)}")
+            raise self._owner.failure(f"working out the shapes of {', '.join(missing)}")
         output = tuple(context.get_tensor_shape(contract.output_name))
         if min(output) < 1:
             raise BackendError(f"the engine's output shape depends on the data: {output}", hint="export it otherwise")
@@ -139,15 +139,15 @@ class TrtContext:
 
     def is_capturable(self, stream: int) -> bool:
         """TensorRT for RTX can be asked; TensorRT says it by refusing the enqueue."""
-        if self._engine.flavour == "tensorrt-rtx":
+        if self._owner.flavour == "tensorrt-rtx":
             return bool(self._context.is_stream_capturable(stream))
         return True
 
     def enqueue(self, source: int, target: int, stream: int) -> None:
         """Set the addresses and put the network on the stream; every answer is checked."""
-        contract = self._engine.contract
+        contract = self._owner.contract
         for name, address in ((contract.input_name, source), (contract.output_name, target)):
             if not self._context.set_tensor_address(name, address):
-                raise self._engine.failure(f"setting the address of '{name}'")
+                raise self._owner.failure(f"setting the address of '{name}'")
         if not self._context.execute_async_v3(stream):
-            raise self._engine.failure("enqueueing the engine")
+            raise self._owner.failure("enqueueing the engine")
