@@ -13,10 +13,11 @@ def attributes(path: Path, module: str) -> set[tuple[str, ...]]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         chain: list[str] = []
-        while isinstance(node, ast.Attribute):
-            chain.insert(0, node.attr)
-            node = node.value
-        if chain and isinstance(node, ast.Name) and node.id == module:
+        inner = node
+        while isinstance(inner, ast.Attribute):
+            chain.insert(0, inner.attr)
+            inner = inner.value
+        if chain and isinstance(inner, ast.Name) and inner.id == module:
             found.add(tuple(chain))
     return found
 

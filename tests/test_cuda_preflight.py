@@ -8,9 +8,9 @@ import pytest
 from segpipe.contract import Contract
 from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError, cuda_error, open_device
-from tests.gpu_here import has_gpu
 from segpipe.runtime.request import BuiltFor, OpenOptions
 from segpipe.runtime.trt.preflight import Here, refuse_invalid, require_fit
+from tests.gpu_here import has_gpu
 
 HERE = Here(version="10.16.1", gpu="NVIDIA H200", capability=(9, 0), system="Linux")
 BUILT = BuiltFor(version="10.16.1", gpu="NVIDIA H200", compute_capabilities=("8.6", "9.0"), system="Linux")
@@ -50,6 +50,29 @@ def test_an_rtx_engine_for_other_capabilities_is_refused() -> None:
 
 def test_an_rtx_engine_runs_on_any_gpu_of_its_capabilities() -> None:
     require_fit("tensorrt-rtx", replace(BUILT, gpu="NVIDIA L4", version="1.6"), HERE, "runs/street")
+
+
+def test_a_version_compatible_engine_runs_on_later_versions_only() -> None:
+    older = replace(BUILT, version="10.13.3", version_compatible=True)
+    require_fit("tensorrt", older, HERE, "runs/street")
+    require_fit("tensorrt", older, replace(HERE, version="11.4.0"), "runs/street")
+
+    with pytest.raises(BackendError, match=r"10\.9\.0 is installed"):
+        require_fit("tensorrt", older, replace(HERE, version="10.9.0"), "runs/street")
+
+
+def test_an_engine_for_a_family_of_gpus_runs_on_its_members_only() -> None:
+    ampere = replace(BUILT, gpu="NVIDIA L4", hardware_compatibility="ampere-plus")
+    same = replace(
+        BUILT, gpu="NVIDIA H100", compute_capabilities=("9.0",), hardware_compatibility="same-compute-capability"
+    )
+    require_fit("tensorrt", ampere, HERE, "runs/street")
+    require_fit("tensorrt", same, HERE, "runs/street")
+
+    turing = replace(HERE, gpu="NVIDIA T4", capability=(7, 5))
+    for built in (ampere, same):
+        with pytest.raises(BackendError, match="this is NVIDIA T4"):
+            require_fit("tensorrt", built, turing, "runs/street")
 
 
 def test_every_problem_is_told_at_once() -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from segpipe.contract import Contract
 from segpipe.runtime.cuda.geometry import canvas_tables, mask_tables
 from segpipe.runtime.cuda.kernels import Kernels, PackArguments, PreArguments, ScoreArguments
-from segpipe.runtime.postprocess import blended_argmax
+from segpipe.runtime.postprocess import postprocess
 from stages import reference
 from tests import kernel_calls
 from tests.host_device import HostDevice, kernel_library
@@ -136,12 +136,10 @@ def test_confidence_is_the_winner_s_probability(device: HostDevice, kernels: Ker
 @given(case=scores())
 @ROUNDS
 def test_masks_equal_the_cpu_path(device: HostDevice, kernels: Kernels, case: Scores) -> None:
-    if case.contract.output_kind == "sigmoid":
-        return
     layout = case.values if case.contract.output_layout == "nchw" else case.values.transpose(0, 2, 3, 1)
     masks, _ = kernel_calls.segment(device, kernels, np.ascontiguousarray(layout), case.contract, case.placement)
 
-    wanted = np.stack([blended_argmax(one, case.placement) for one in case.values])
+    wanted = np.stack([postprocess(one, case.contract, case.placement) for one in layout])
     assert not ((masks != wanted) & ~undecided(reference_scores(case), case.contract)).any()
 
 

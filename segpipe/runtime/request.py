@@ -17,6 +17,8 @@ class BuiltFor:
     compute_capabilities: tuple[str, ...] = ()
     system: str | None = None
     """platform.system() of the builder."""
+    version_compatible: bool = False
+    hardware_compatibility: Literal["none", "ampere-plus", "same-compute-capability"] = "none"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,6 @@ def _open(flavour: Flavour, artifact: bytes, contract: Contract, options: OpenOp
     here = Here(installed, device.name, device.capability, platform.system())
     require_fit(flavour, options.built_for, here, options.run)
     with device.current():
-        engine = TrtEngine(flavour, artifact, contract)
+        engine = TrtEngine(flavour, artifact, contract, options.built_for)
         kernels = Kernels(device, options.kernels)
     return GpuBackend(flavour, device, Parts(engine, contract, kernels), _LANES)

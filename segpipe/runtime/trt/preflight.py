@@ -23,19 +23,39 @@ class Here:
 def require_fit(flavour: Flavour, built: BuiltFor, here: Here, run: str) -> None:
     """Refuse an engine for another machine, naming the command that makes one for this. Unrecorded facts pass."""
     capability = f"{here.capability[0]}.{here.capability[1]}"
-    problems = []
-    if built.system and built.system != here.system:
-        problems.append(f"was built on {built.system}, this is {here.system}")
+    system = built.system and built.system != here.system
+    problems = [f"was built on {built.system}, this is {here.system}"] if system else []
     if flavour == "tensorrt":
-        if built.version and built.version != here.version:
-            problems.append(f"was built with TensorRT {built.version}, {here.version} is installed")
-        if built.gpu and built.gpu != here.gpu:
-            problems.append(f"was built for {built.gpu}, this is {here.gpu}")
+        problems += [*_other_version(built, here), *_other_gpu(built, here, capability)]
     elif built.compute_capabilities and capability not in built.compute_capabilities:
         wanted = ", ".join(built.compute_capabilities)
         problems.append(f"was built for compute capability {wanted}, {here.gpu} has {capability}")
     if problems:
         raise BackendError(f"the {flavour} engine {'; '.join(problems)}", hint=_command(flavour, capability, run))
+
+
+def _other_version(built: BuiltFor, here: Here) -> list[str]:
+    """A plan is for one version, unless it was built to run on later ones, too."""
+    if built.version is None or built.version == here.version:
+        return []
+    if built.version_compatible and _numbers(here.version) >= _numbers(built.version):
+        return []
+    return [f"was built with TensorRT {built.version}, {here.version} is installed"]
+
+
+def _other_gpu(built: BuiltFor, here: Here, capability: str) -> list[str]:
+    """A plan is for one model of GPU, unless it was built for a family."""
+    if built.gpu is None or built.gpu == here.gpu:
+        return []
+    if built.hardware_compatibility == "ampere-plus" and here.capability >= (8, 0):
+        return []
+    if built.hardware_compatibility == "same-compute-capability" and capability in built.compute_capabilities:
+        return []
+    return [f"was built for {built.gpu}, this is {here.gpu}"]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
 
 
 def refuse_invalid(validity: str, diagnostics: list[str]) -> None:

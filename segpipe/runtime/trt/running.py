@@ -5,6 +5,7 @@ from typing import Any
 from segpipe.contract import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.device import cuda_error
+from segpipe.runtime.request import BuiltFor
 from segpipe.runtime.trt import Flavour, load, logger
 from segpipe.runtime.trt.preflight import refuse_invalid
 
@@ -15,7 +16,7 @@ _REBUILD = "run `segpipe build` on this machine"
 class TrtEngine:
     """A deserialised engine with the contract's one input and one output. The context must be current."""
 
-    def __init__(self, flavour: Flavour, plan: bytes, contract: Contract) -> None:
+    def __init__(self, flavour: Flavour, plan: bytes, contract: Contract, built: BuiltFor) -> None:
         self.flavour, self.contract = flavour, contract
         self._trt = load(flavour)
         self._messages = logger(self._trt)
@@ -23,6 +24,8 @@ class TrtEngine:
         if flavour == "tensorrt-rtx":
             validity, diagnostics = self._runtime.get_engine_validity(plan)
             refuse_invalid(validity.name, self._diagnostics(diagnostics))
+        # A version-compatible plan brings its own runtime. Its bytes were hashed before they came here.
+        self._runtime.engine_host_code_allowed = built.version_compatible
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise self.failure("deserialising the engine")
@@ -62,12 +65,6 @@ class TrtEngine:
             "engine_layers": self._engine.num_layers,
             "engine_memory_bytes": self._engine.device_memory_size_v2,
         }
-
-    def inspect(self) -> str:
-        """The engine inspector's JSON about every layer."""
-        inspector = self._engine.create_engine_inspector()
-        text: str = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
-        return text
 
     def close(self) -> None:
         """Let go of the engine, then of its runtime; contexts must be gone."""
