@@ -164,7 +164,8 @@ class HostDevice:
         return next(self._handles)
 
     def unload_module(self, module: int) -> None:
-        """Nothing to do."""
+        """Nothing to do, for a device that is there."""
+        self._require("cuModuleUnload")
 
     def function(self, module: int, name: str) -> int:
         """A kernel by its name."""

@@ -21,6 +21,10 @@ def test_the_same_machine_passes() -> None:
     require_fit("tensorrt-rtx", BUILT, HERE, "runs/street")
 
 
+def test_a_packager_s_suffix_is_no_other_version() -> None:
+    require_fit("tensorrt", replace(BUILT, version="10.16.1.post1"), HERE, "runs/street")
+
+
 def test_unrecorded_facts_pass() -> None:
     require_fit("tensorrt", BuiltFor(), HERE, "runs/street")
     require_fit("tensorrt-rtx", BuiltFor(), HERE, "runs/street")

@@ -7,6 +7,7 @@ import pytest
 from segpipe.errors import BackendError, BuildError
 from segpipe.runtime.cuda.compiling import CAPABILITIES, PTX, SOURCE, compile_kernel, include_folders
 from segpipe.runtime.cuda.kernels import pick_image
+from stages.kernels import compile_kernels
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
 
@@ -35,6 +36,13 @@ def test_kernels_compile_for_every_generation(capability: str) -> None:
 
     assert image.startswith(b"\x7fELF")
     assert all(name.encode() in image for name in kernel_names())
+
+
+def test_the_build_stage_gets_a_file_for_each_target() -> None:
+    files = compile_kernels()
+
+    assert set(files) == {f"kernels.sm_{capability}.cubin" for capability in CAPABILITIES} | {"kernels.ptx"}
+    assert pick_image(files, (9, 0)) == compile_kernel("90")
 
 
 def test_ptx_holds_every_kernel() -> None:

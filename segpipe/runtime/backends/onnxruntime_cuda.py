@@ -1,6 +1,7 @@
 """ONNX Runtime's CUDA provider, with the frame path of the GPU backends around it on the same stream."""
 
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnxruntime
@@ -24,7 +25,15 @@ _PROVIDER = "CUDAExecutionProvider"
 _BATCH = 8  # frames at once where the graph leaves the batch open: memory is the only limit
 _LANES = 1  # a session is tied to its stream and holds the weights: more lanes would be more copies of them
 _errors = onnxruntime.capi.onnxruntime_pybind11_state
-_FAILURES = (_errors.Fail, _errors.RuntimeException, _errors.InvalidArgument, _errors.EPFail, _errors.InvalidGraph)
+_FAILURES = (
+    _errors.EPFail,
+    _errors.Fail,
+    _errors.InvalidArgument,
+    _errors.InvalidGraph,
+    _errors.InvalidProtobuf,
+    _errors.RuntimeException,
+    RuntimeError,  # what a run with I/O binding raises, whatever went wrong
+)
 
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
@@ -54,7 +63,8 @@ class OrtEngine:
         self.input_dtype, self.output_dtype = _dtype(source), _dtype(output)
         batch = source.shape[0]
         self.batches = (batch, batch) if isinstance(batch, int) else (1, _BATCH)
-        self._sessions: dict[int, Any] = {}
+        # Contexts own their session: it must go before its stream does, and a failed lane takes both along.
+        self._sessions: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
     def context(self) -> "OrtContext":
         """A new user of the graph."""
@@ -62,9 +72,10 @@ class OrtEngine:
 
     def session(self, stream: int) -> Any:
         """The session that computes on this stream."""
-        if stream not in self._sessions:
-            self._sessions[stream] = self._open(stream)
-        return self._sessions[stream]
+        session = self._sessions.get(stream)
+        if session is None:
+            session = self._sessions[stream] = self._open(stream)
+        return session
 
     def describe(self) -> dict[str, Any]:
         """Version and provider."""
@@ -98,12 +109,13 @@ class OrtContext:
 
     def __init__(self, engine: OrtEngine) -> None:
         self._engine = engine
+        self._session: Any = None
         self._shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def set_shape(self, shape: tuple[int, ...], stream: int) -> tuple[int, ...]:
         """Run once with memory of ONNX Runtime's own to learn the output's shape."""
         engine, contract = self._engine, self._engine.contract
-        session = engine.session(stream)
+        self._session = session = engine.session(stream)
         binding = session.io_binding()
         try:
             empty = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
@@ -125,15 +137,14 @@ class OrtContext:
     def enqueue(self, source: int, target: int, stream: int) -> None:
         """Bind the addresses and put the network on its stream, without waiting for it."""
         engine, contract = self._engine, self._engine.contract
-        session = engine.session(stream)
-        binding = session.io_binding()
+        binding = self._session.io_binding()
         where = (engine.device_type, engine.index)
         binding.bind_input(contract.input_name, *where, np.dtype(engine.input_dtype), self._shapes[0], source)
         binding.bind_output(contract.output_name, *where, np.dtype(engine.output_dtype), self._shapes[1], target)
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         try:
-            session.run_with_iobinding(binding, options)
+            self._session.run_with_iobinding(binding, options)
         except _FAILURES as error:
             raise _failure("running the network", error) from error
 

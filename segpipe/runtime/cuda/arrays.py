@@ -1,12 +1,13 @@
 """Arrays on the device: frames that come from torch or CuPy, and results that stay there."""
 
+import contextlib
 import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from segpipe.errors import InputError
+from segpipe.errors import BackendError, InputError
 from segpipe.runtime.cuda.device import LEGACY_STREAM, Device
 from segpipe.runtime.cuda.dlpack import View, packed_strides, read_capsule, write_capsule
 
@@ -93,5 +94,5 @@ class DeviceArray:
 
 
 def _free(device: Device, pointer: int) -> None:
-    with device.current():
+    with contextlib.suppress(BackendError), device.current():  # a lost device has forgotten it anyway
         device.free(pointer)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ PTX = "ptx"
 _INSTALL = "pip install 'segpipe[cuda]'"
 
 
+@cache
 def compile_kernel(target: str, source: str = "") -> bytes:
     """Machine code for one compute capability ('90'), or PTX for 'ptx'."""
     nvrtc = _nvrtc()

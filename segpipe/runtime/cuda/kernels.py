@@ -1,8 +1,8 @@
 """The kernels as Python calls: their argument structures (twins of those in kernels.cu), and picking their code."""
 
+import contextlib
 import ctypes
 from collections.abc import Mapping
-from functools import cache
 
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.compiling import CAPABILITIES, PTX, compile_kernel
@@ -77,8 +77,9 @@ class Kernels:
     def close(self) -> None:
         """Unload; twice is harmless."""
         if self._module:
-            self._device.unload_module(self._module)
-            self._module = 0
+            module, self._module = self._module, 0
+            with contextlib.suppress(BackendError):  # a lost device refuses, and has forgotten it anyway
+                self._device.unload_module(module)
 
     def _launch(self, name: str, grid: tuple[int, int, int], arguments: ctypes.Structure, stream: int) -> None:
         if name not in self._functions:
@@ -102,7 +103,6 @@ def pick_image(images: Mapping[str, bytes], capability: tuple[int, int]) -> byte
     return _compiled_now(f"{major}{minor}")
 
 
-@cache
 def _compiled_now(capability: str) -> bytes:
     return compile_kernel(capability if capability in CAPABILITIES else PTX)
 

@@ -73,6 +73,8 @@ class Lane:
 
     def close(self) -> None:
         """Free all; what a lost device refuses is gone anyway."""
+        with contextlib.suppress(BackendError):
+            self._device.synchronize(self.stream)  # after Ctrl-C its work may still be going on
         self._drop_plans(list(self._plans))
         self._contexts.clear()
         self._buffers.close()

@@ -36,7 +36,7 @@ def require_fit(flavour: Flavour, built: BuiltFor, here: Here, run: str) -> None
 
 def _other_version(built: BuiltFor, here: Here) -> list[str]:
     """A plan is for one version, unless it was built to run on later ones, too."""
-    if built.version is None or built.version == here.version:
+    if built.version is None or _numbers(built.version) == _numbers(here.version):
         return []
     if built.version_compatible and _numbers(here.version) >= _numbers(built.version):
         return []
