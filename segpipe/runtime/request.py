@@ -1,9 +1,24 @@
 """What is asked of a backend and what it answers: the types on the seam between Segmenter and backends."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class BuiltFor:
+    """What the build recorded about the machine an engine is for; None where it recorded nothing."""
+
+    version: str | None = None
+    """Of the TensorRT flavour."""
+    gpu: str | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    system: str | None = None
+    """platform.system() of the builder."""
+    version_compatible: bool = False
+    hardware_compatibility: Literal["none", "ampere-plus", "same-compute-capability"] = "none"
 
 
 @dataclass(frozen=True)
@@ -14,6 +29,11 @@ class OpenOptions:
     threads: int = 0
     """Threads of ONNX Runtime on the CPU; 0 takes one a core."""
     cuda: Literal["auto", "pycuda", "cuda-python"] = "auto"
+    kernels: Mapping[str, bytes] = field(default_factory=dict)
+    """File name -> machine code, as the build stage stored it; without it kernels are compiled when they are needed."""
+    built_for: BuiltFor = BuiltFor()
+    run: str = "RUN"
+    """How the run directory is called in hints."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,8 @@ class Outputs:
     scores: bool = False
     at_network_size: bool = False
     """Mask and confidence at the network's input size instead of the frame's."""
+    on_device: bool = False
+    """GPU backends: mask and confidence stay in the GPU's memory, and speak DLPack and __cuda_array_interface__."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""ONNX Runtime's CUDA provider, with the frame path of the GPU backends around it on the same stream."""
+
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import onnxruntime
+
+from segpipe.contract import Contract
+from segpipe.errors import BackendError
+from segpipe.runtime.cuda.backend import GpuBackend
+from segpipe.runtime.cuda.device import cuda_error, open_device
+from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.lane import Parts
+from segpipe.runtime.request import OpenOptions
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+_PROVIDER = "CUDAExecutionProvider"
+_BATCH = 8  # frames at once where the graph leaves the batch open: memory is the only limit
+_LANES = 1  # a session is tied to its stream and holds the weights: more lanes would be more copies of them
+_errors = onnxruntime.capi.onnxruntime_pybind11_state
+_FAILURES = (
+    _errors.EPFail,
+    _errors.Fail,
+    _errors.InvalidArgument,
+    _errors.InvalidGraph,
+    _errors.InvalidProtobuf,
+    _errors.RuntimeException,
+    RuntimeError,  # what a run with I/O binding raises, whatever went wrong
+)
+
+
+def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+    """Open ONNX bytes on a GPU, refusing a graph made for another contract."""
+    if _PROVIDER not in onnxruntime.get_available_providers():
+        raise BackendError(
+            "this ONNX Runtime has no CUDA provider", hint="pip install 'segpipe[cuda]' in place of [cpu]"
+        )
+    device = open_device(options.device, options.cuda)
+    onnxruntime.preload_dlls()
+    engine = OrtEngine(artifact, contract, "cuda", options.device)
+    with device.current():
+        kernels = Kernels(device, options.kernels)
+    return GpuBackend("onnxruntime-cuda", device, Parts(engine, contract, kernels), _LANES)
+
+
+class OrtEngine:
+    """An ONNX graph; a session for every stream that asks. On a `cpu` its tensors' addresses are the host's."""
+
+    def __init__(self, artifact: bytes, contract: Contract, device_type: str, index: int) -> None:
+        self._artifact, self.contract = artifact, contract
+        self.device_type, self.index = device_type, index
+        reader = _reader(artifact)
+        embedded = Contract.from_metadata(reader.get_modelmeta().custom_metadata_map, "the ONNX model")
+        contract.require_same(embedded, "the run", "the ONNX model")
+        source, output = reader.get_inputs()[0], reader.get_outputs()[0]
+        self.input_dtype, self.output_dtype = _dtype(source), _dtype(output)
+        batch = source.shape[0]
+        self.batches = (batch, batch) if isinstance(batch, int) else (1, _BATCH)
+        # Contexts own their session: it must go before its stream does, and a failed lane takes both along.
+        self._sessions: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+    def context(self) -> "OrtContext":
+        """A new user of the graph."""
+        return OrtContext(self)
+
+    def session(self, stream: int) -> Any:
+        """The session that computes on this stream."""
+        session = self._sessions.get(stream)
+        if session is None:
+            session = self._sessions[stream] = self._open(stream)
+        return session
+
+    def describe(self) -> dict[str, Any]:
+        """Version and provider."""
+        return {"onnxruntime": onnxruntime.__version__, "provider": self._provider(0)[0], "batches": list(self.batches)}
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self._sessions.clear()
+
+    def _open(self, stream: int) -> Any:
+        wanted = self._provider(stream)
+        try:
+            session = onnxruntime.InferenceSession(self._artifact, providers=[wanted])
+        except _FAILURES as error:
+            raise _failure("loading the model", error) from error
+        if session.get_providers()[0] != wanted[0]:
+            raise BackendError(
+                "ONNX Runtime cannot load its CUDA provider: CUDA or cuDNN libraries are missing",
+                hint="pip install 'onnxruntime-gpu[cuda,cudnn]', or import torch first",
+            )
+        return session
+
+    def _provider(self, stream: int) -> tuple[str, dict[str, str]]:
+        if self.device_type == "cpu":
+            return "CPUExecutionProvider", {}
+        return _PROVIDER, {"device_id": str(self.index), "user_compute_stream": str(stream)}
+
+
+class OrtContext:
+    """One shape at a time."""
+
+    def __init__(self, engine: OrtEngine) -> None:
+        self._engine = engine
+        self._session: Any = None
+        self._shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+
+    def set_shape(self, shape: tuple[int, ...], stream: int) -> tuple[int, ...]:
+        """Run once with memory of ONNX Runtime's own to learn the output's shape."""
+        engine, contract = self._engine, self._engine.contract
+        self._session = session = engine.session(stream)
+        binding = session.io_binding()
+        try:
+            empty = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                list(shape), np.dtype(engine.input_dtype), engine.device_type, engine.index
+            )
+            binding.bind_ortvalue_input(contract.input_name, empty)
+            binding.bind_output(contract.output_name, engine.device_type, engine.index)
+            session.run_with_iobinding(binding)
+        except _FAILURES as error:
+            raise _failure(f"running the network on {shape}", error) from error
+        output = tuple(binding.get_outputs()[0].shape())
+        self._shapes = (shape, output)
+        return output
+
+    def is_capturable(self, stream: int) -> bool:
+        """ONNX Runtime allocates and synchronises as it likes."""
+        return False
+
+    def enqueue(self, source: int, target: int, stream: int) -> None:
+        """Bind the addresses and put the network on its stream, without waiting for it."""
+        engine, contract = self._engine, self._engine.contract
+        binding = self._session.io_binding()
+        where = (engine.device_type, engine.index)
+        binding.bind_input(contract.input_name, *where, np.dtype(engine.input_dtype), self._shapes[0], source)
+        binding.bind_output(contract.output_name, *where, np.dtype(engine.output_dtype), self._shapes[1], target)
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except _FAILURES as error:
+            raise _failure("running the network", error) from error
+
+
+def _reader(artifact: bytes) -> Any:
+    """A session that only tells what the graph is."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
+    except _FAILURES as error:
+        raise _failure("loading the model", error) from error
+
+
+def _dtype(tensor: Any) -> str:
+    if tensor.type not in _DTYPES:
+        raise BackendError(f"the graph's tensor '{tensor.name}' is {tensor.type}", hint="export it again")
+    return _DTYPES[tensor.type]
+
+
+def _failure(doing: str, error: Exception) -> BackendError:
+    text = str(error)
+    if "out of memory" in text.lower() or "failed to allocate" in text.lower():
+        return cuda_error(f"ONNX Runtime: {doing}", "CUDA_ERROR_OUT_OF_MEMORY", text)
+    return BackendError(f"ONNX Runtime: {doing} failed: {text}", hint="export it again, or use onnxruntime-cpu")

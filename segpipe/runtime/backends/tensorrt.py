@@ -1,0 +1,36 @@
+"""TensorRT in both flavours: the whole frame on the GPU."""
+
+import platform
+
+from segpipe.contract import Contract
+from segpipe.runtime.cuda.backend import GpuBackend
+from segpipe.runtime.cuda.device import open_device
+from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.lane import Parts
+from segpipe.runtime.request import OpenOptions
+from segpipe.runtime.trt import Flavour, version
+from segpipe.runtime.trt.preflight import Here, require_fit
+from segpipe.runtime.trt.running import TrtEngine
+
+_LANES = 8  # threads that run at once; each takes an execution context's memory
+
+
+def open_tensorrt(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+    """Open a TensorRT engine, which runs on the GPU it was built on."""
+    return _open("tensorrt", artifact, contract, options)
+
+
+def open_rtx(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+    """Open a TensorRT for RTX engine, which runs on the compute capabilities it was built for."""
+    return _open("tensorrt-rtx", artifact, contract, options)
+
+
+def _open(flavour: Flavour, artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+    installed = version(flavour)  # before the GPU is touched: a missing package is the commonest reason
+    device = open_device(options.device, options.cuda)
+    here = Here(installed, device.name, device.capability, platform.system())
+    require_fit(flavour, options.built_for, here, options.run)
+    with device.current():
+        engine = TrtEngine(flavour, artifact, contract, options.built_for)
+        kernels = Kernels(device, options.kernels)
+    return GpuBackend(flavour, device, Parts(engine, contract, kernels), _LANES)

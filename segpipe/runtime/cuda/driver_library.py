@@ -1,0 +1,82 @@
+"""The driver's own library by ctypes, for the few functions PyCUDA does not have: graphs and other people's streams."""
+
+import ctypes
+import sys
+from typing import Any
+
+from segpipe.errors import BackendMissingError
+from segpipe.runtime.cuda.device import cuda_error
+
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+_STATUSES = 1000  # CUDA_ERROR_UNKNOWN is 999
+
+
+class DriverLibrary:
+    """Some ten functions. Handles are integers; the caller's context is the current one."""
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        except OSError as error:
+            raise BackendMissingError(
+                f"there is no NVIDIA driver: {error}", hint="use backend onnxruntime-cpu"
+            ) from error
+
+    def wait_for(self, stream: int, other: int) -> None:
+        """Order `stream` behind `other`."""
+        event = ctypes.c_void_p()
+        self._call("cuEventCreate", ctypes.byref(event), _NO_TIMING)
+        try:
+            self._call("cuEventRecord", event, _handle(other))
+            self._call("cuStreamWaitEvent", _handle(stream), event, 0)
+        finally:
+            self._call("cuEventDestroy_v2", event)
+
+    def begin_capture(self, stream: int) -> None:
+        """Record instead of run."""
+        self._call("cuStreamBeginCapture_v2", _handle(stream), _THREAD_LOCAL)
+
+    def end_capture(self, stream: int) -> int:
+        """Instantiate what was recorded; 0 when that is nothing."""
+        graph, executable, nodes = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_size_t()
+        status = self._library.cuStreamEndCapture(_handle(stream), ctypes.byref(graph))
+        if status != 0 or not graph.value:
+            return 0
+        try:
+            self._call("cuGraphGetNodes", graph, None, ctypes.byref(nodes))
+            if nodes.value:
+                flags = ctypes.c_ulonglong(0)
+                self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, flags)
+        finally:
+            self._call("cuGraphDestroy", graph)
+        return executable.value or 0
+
+    def launch_graph(self, graph: int, stream: int) -> None:
+        """Replay."""
+        self._call("cuGraphLaunch", _handle(graph), _handle(stream))
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a graph back."""
+        self._call("cuGraphExecDestroy", _handle(graph))
+
+    def error_name(self, text: str) -> str:
+        """The name of the error that is described so: CUDA_ERROR_OUT_OF_MEMORY for 'out of memory'."""
+        described, name = ctypes.c_char_p(), ctypes.c_char_p()
+        for status in range(_STATUSES):
+            known = self._library.cuGetErrorString(status, ctypes.byref(described)) == 0
+            if known and (described.value or b"").decode() == text:
+                self._library.cuGetErrorName(status, ctypes.byref(name))
+                return (name.value or b"").decode()
+        return text
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        status: int = getattr(self._library, name)(*arguments)
+        if status != 0:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorName(status, ctypes.byref(text))
+            raise cuda_error(name, (text.value or str(status).encode()).decode())
+
+
+def _handle(value: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(value)

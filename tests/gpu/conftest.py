@@ -1,0 +1,60 @@
+"""Every test below needs a GPU: without one it is skipped, or an error when SEGPIPE_REQUIRE_GPU=1 says there is one."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from segpipe.runtime.cuda.compiling import compile_kernel
+from segpipe.runtime.cuda.device import Device, open_device
+from segpipe.runtime.cuda.kernels import Kernels
+from tests.gpu_here import has_gpu
+
+_MODULES = {"cuda-python": "cuda.bindings", "pycuda": "pycuda"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder carry the marker."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+
+
+def missing(reason: str) -> None:
+    """Skip, or fail where a GPU is required."""
+    if os.environ.get("SEGPIPE_REQUIRE_GPU") == "1":
+        pytest.fail(f"SEGPIPE_REQUIRE_GPU=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _needs_gpu() -> None:
+    if not has_gpu():
+        missing("this machine has no NVIDIA GPU")
+
+
+@pytest.fixture(params=["cuda-python", "pycuda"])
+def device(request: pytest.FixtureRequest, _needs_gpu: None) -> Device:
+    """The GPU, by each provider that is installed."""
+    if importlib.util.find_spec(_MODULES[request.param].partition(".")[0]) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return open_device(0, request.param)
+
+
+@pytest.fixture(scope="session")
+def images(_needs_gpu: None) -> dict[str, bytes]:
+    """Machine code for this GPU."""
+    device = open_device(0, "cuda-python")
+    return {"kernels.sm_{}{}.cubin".format(*device.capability): compile_kernel("{}{}".format(*device.capability))}
+
+
+@pytest.fixture
+def kernels(device: Device, images: dict[str, bytes]) -> Iterator[Kernels]:
+    """The kernels, loaded."""
+    with device.current():
+        loaded = Kernels(device, images)
+    yield loaded
+    with device.current():
+        loaded.close()
