@@ -65,8 +65,8 @@ class Segmenter:
 
     def detail(self, frame: Any, outputs: Outputs) -> Result:
         """One frame's mask with what else `outputs` asks for: confidence, scores, or the mask at network size."""
-        if outputs.confidence and self.contract.output_kind == "labels":
-            raise InputError("this network gives labels, which have no confidence", hint="ask for the mask alone")
+        if self.contract.output_kind == "labels" and (outputs.confidence or outputs.scores):
+            raise InputError("this network gives labels: no scores, no confidence", hint="ask for the mask alone")
         return self._infer([frame], outputs)[0]
 
     def tiled(
