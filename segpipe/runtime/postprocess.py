@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract, Placement
 from segpipe.runtime.geometry import Axis, axes
 
-_BLOCK_CORNERS = 1 << 17  # corner scores of the cells worked on together
+_BLOCK_CORNERS = 1 << 19  # corner scores of the cells worked on together
 _BLOCK_PIXELS = 1 << 16  # pixels blended together: the working set stays in the cache
 
 Scores = NDArray[np.float32]
@@ -49,7 +49,7 @@ def blended_argmax(scores: Scores, rows: Axis, columns: Axis) -> Mask:
     """Class of the greatest blended score for every pixel; the first wins ties."""
     labels = argmax(scores)
     mask = labels.take(columns.first, 1).take(rows.first, 0)
-    cells = np.flatnonzero(_mixed_cells(labels, rows, columns))
+    cells = np.flatnonzero(mixed_cells(labels, rows, columns))
     step = max(_BLOCK_CORNERS // (4 * len(scores)), 1)
     for start in range(0, cells.size, step):
         _Cells(scores, labels, rows, columns, cells[start : start + step]).decide(mask)
@@ -68,7 +68,7 @@ def argmax(scores: Scores) -> Mask:
     return labels
 
 
-def _mixed_cells(labels: Mask, rows: Axis, columns: Axis) -> NDArray[np.bool_]:
+def mixed_cells(labels: Mask, rows: Axis, columns: Axis) -> NDArray[np.bool_]:
     """Cells that hold pixels and whose four corners do not share one label, (h + 1) x (w + 1)."""
     padded = np.pad(labels, 1, mode="edge")
     across = padded[:, 1:] != padded[:, :-1]
@@ -110,15 +110,20 @@ class _Cells:
                 self._decide_among(classes[first[some] + np.arange(count)[:, None]], some, mask)
 
     def _candidates(self) -> NDArray[np.bool_]:
-        """Classes x cells: false where the winner of a corner is above the class at all four corners."""
+        """Classes x cells: false for a class that is, at all four corners, below the winner of one corner or below the
+        mean of the four winners. The greatest blend is nowhere less than either's."""
         cells = np.arange(self._winners.shape[1])
-        candidates = np.ones(self._corners.shape[1:], np.bool_)
-        for winner in self._winners:
-            above = self._corners[:, winner, cells]
-            below_everywhere = self._corners[0] < above[0]
+        rivals = [self._corners[:, winner, cells] for winner in self._winners]
+        rivals.append((rivals[0] + rivals[1] + rivals[2] + rivals[3]) * np.float32(0.25))
+        candidates = np.zeros(self._corners.shape[1:], np.bool_)
+        candidates[self._winners, cells] = True
+        beaten = np.zeros_like(candidates)
+        for rival in rivals:
+            below = self._corners[0] < rival[0]
             for corner in (1, 2, 3):
-                below_everywhere &= self._corners[corner] < above[corner]
-            candidates &= ~below_everywhere
+                below &= self._corners[corner] < rival[corner]
+            beaten |= below
+        candidates |= ~beaten
         return candidates
 
     def _decide_among(self, classes: NDArray[np.intp], cells: NDArray[np.intp], mask: Mask) -> None:
@@ -126,13 +131,11 @@ class _Cells:
         y, wy = _pixels(self._rows, self._down[cells])
         x, wx = _pixels(self._columns, self._right[cells])
         corners = self._corners[:, classes, cells]
-        best = _blend(corners[:, 0], wy, wx)
-        winner = np.broadcast_to(classes[0].astype(mask.dtype), best.shape).copy()
-        for label, values in zip(classes[1:], corners.swapaxes(0, 1)[1:], strict=True):
-            value = _blend(values, wy, wx)
-            better = value > best
-            np.maximum(value, best, out=best)
-            np.copyto(winner, label.astype(mask.dtype), where=better)
+        if len(classes) == 2:
+            lead = _blend(corners[:, 0] - corners[:, 1], wy, wx)
+            winner = np.where(lead >= 0, *classes.astype(mask.dtype))
+        else:
+            winner = _greatest(corners, classes.astype(mask.dtype), wy, wx)
         mask.reshape(-1)[(y * mask.shape[1])[:, None] + x] = winner
 
 
@@ -141,6 +144,18 @@ def _pixels(axis: Axis, cells: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDAr
     offsets = np.arange(axis.cell_pixels)[:, None]
     at = np.minimum(axis.starts[cells] + offsets, axis.starts[cells + 1] - 1)
     return at, axis.weight[at]
+
+
+def _greatest(corners: Scores, classes: Mask, wy: Scores, wx: Scores) -> Mask:
+    """The class with the greatest blend, of several candidates."""
+    best = _blend(corners[:, 0], wy, wx)
+    winner = np.broadcast_to(classes[0], best.shape).copy()
+    for label, values in zip(classes[1:], corners.swapaxes(0, 1)[1:], strict=True):
+        value = _blend(values, wy, wx)
+        better = value > best
+        np.maximum(value, best, out=best)
+        np.copyto(winner, label, where=better)
+    return winner
 
 
 def _blend(corners: Scores, wy: Scores, wx: Scores) -> Scores:
