@@ -81,7 +81,7 @@ def real_scores(run: RunDirectory, classes: int, size: tuple[int, int]) -> NDArr
         y, x = (tile // across) * height, (tile % across) * width
         targets = [(4 * tile + k) % classes for k in range(len(scores))]
         sheet[targets, y : y + height, x : x + width] = scores
-    noise = np.random.default_rng(0).standard_normal(sheet.shape).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal(sheet.shape, dtype=np.float32)
     return np.ascontiguousarray(sheet[:, : size[0], : size[1]] + 0.1 * noise[:, : size[0], : size[1]])
 
 
@@ -91,9 +91,16 @@ def prepare(run: RunDirectory, classes: int, threads: int) -> Setting:
     scores = real_scores(run, classes, (NETWORK[0] // STRIDE, NETWORK[1] // STRIDE))
     torch.manual_seed(0)
     module = WithScores(scores).eval()
-    names = {"input_names": [contract.input_name], "output_names": [contract.output_name]}
     example = torch.zeros(1, 3, *NETWORK)
-    program = torch.onnx.export(module, (example,), dynamo=True, opset_version=18, verbose=False, **names)
+    program = torch.onnx.export(
+        module,
+        (example,),
+        dynamo=True,
+        opset_version=18,
+        verbose=False,
+        input_names=[contract.input_name],
+        output_names=[contract.output_name],
+    )
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})

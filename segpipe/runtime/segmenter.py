@@ -19,6 +19,7 @@ from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Progress, Tiling, segment_tiled
 
 _ONLY_MASK = Outputs()
+_GPU_STREAMS = 3  # one frame on its way up, one computed, one on its way down
 _WARM_UP_SIDE = 512  # for networks that follow the frame's size
 
 
@@ -32,6 +33,8 @@ class Segmenter:
         self.contract = contract
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
         self._backend: Backend | None = backend
+        on_cpu = backend.device == "cpu"
+        self._workers = backend.describe().get("threads", _GPU_STREAMS) if on_cpu else _GPU_STREAMS
 
     @classmethod
     def open(
@@ -77,13 +80,13 @@ class Segmenter:
         pixels = check_frame(frame, self.contract)
         return segment_tiled(backend, self.contract, pixels, tiling or Tiling(), progress)
 
-    def stream(self, frames: Iterable[Any], *, workers: int = 2) -> Iterator[NDArray[Any]]:
-        """Masks of a sequence of frames, in order, several frames in work at once; at most `workers` + 1 are held.
+    def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[NDArray[Any]]:
+        """Masks of a sequence of frames, in order, `workers` frames in work at once (0: as many as help) and one more.
 
         `frames` is advanced in the caller's thread. An error is raised where its frame's mask would have come.
         """
         self._opened()
-        return ordered(self, frames, workers)
+        return ordered(self, frames, workers or self._workers)
 
     def warm_up(self, size: tuple[int, int] | None = None, batch: int = 1) -> None:
         """Pay the costs of the first call for frames of this (height, width) before real frames come."""

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -23,17 +24,46 @@ _MAX_BATCH = 8  # frames in one call of the session; more make nothing faster on
 _ERRORS = onnxruntime.capi.onnxruntime_pybind11_state
 
 
+class _Sessions:
+    """The graph opened for one call that uses every core and, once calls meet, for many that use one core each.
+
+    From half as many calls in flight as there are cores on, one thread a call gives more frames a second.
+    """
+
+    def __init__(self, artifact: bytes, threads: int) -> None:
+        self.threads = threads
+        self.wide = _session(artifact, threads)
+        self._artifact = artifact
+        self._narrow = self.wide if threads == 1 else None
+        self._in_flight = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def fitting(self) -> Iterator[onnxruntime.InferenceSession]:
+        """The session for a call that begins now."""
+        with self._lock:
+            crowded = self._in_flight > 0 and 2 * self._in_flight >= self.threads
+            if crowded and self._narrow is None:
+                self._narrow = _session(self._artifact, 1)
+            self._in_flight += 1
+        try:
+            yield self._narrow if crowded else self.wide
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+
 class OnnxRuntimeCpu:
-    """One session, called from any thread. Frames that give tensors of one size run as a batch."""
+    """Called from any thread. Frames that give tensors of one size run as a batch."""
 
     name = "onnxruntime-cpu"
     device = "cpu"
 
-    def __init__(self, session: onnxruntime.InferenceSession, contract: Contract) -> None:
-        self._session: onnxruntime.InferenceSession | None = session
+    def __init__(self, sessions: _Sessions, contract: Contract) -> None:
+        self._sessions: _Sessions | None = sessions
         self._contract = contract
         self._own = threading.local()
-        batch = session.get_inputs()[0].shape[0]
+        batch = sessions.wide.get_inputs()[0].shape[0]
         self._fixed_batch = batch if isinstance(batch, int) else None
 
     def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Result]:
@@ -41,17 +71,33 @@ class OnnxRuntimeCpu:
         placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
         limit = self._fixed_batch or _MAX_BATCH
         results: list[Result] = []
-        for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
-            same = list(run)
-            for start in range(0, len(same), limit):
-                results += self._batch(same[start : start + limit], outputs)
+        with self._opened().fitting() as session:
+            for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
+                same = list(run)
+                for start in range(0, len(same), limit):
+                    results += self._batch(session, same[start : start + limit], outputs)
         return results
 
     def scores(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """The network alone: a batch of input tensors to its raw output."""
-        session, contract = self._session, self._contract
-        if session is None:
+        return self._run(self._opened().wide, tensor)
+
+    def describe(self) -> dict[str, Any]:
+        """Version, provider and threads."""
+        version, threads = onnxruntime.__version__, self._opened().threads
+        return {"onnxruntime": version, "provider": "CPUExecutionProvider", "threads": threads}
+
+    def close(self) -> None:
+        """Free the sessions; calls under way still end well."""
+        self._sessions = None
+
+    def _opened(self) -> _Sessions:
+        if self._sessions is None:
             raise BackendError("this backend is closed", hint="open the run again")
+        return self._sessions
+
+    def _run(self, session: onnxruntime.InferenceSession, tensor: NDArray[Any]) -> NDArray[Any]:
+        contract = self._contract
         try:
             output: NDArray[Any] = session.run([contract.output_name], {contract.input_name: tensor})[0]
         except _ERRORS.InvalidArgument as error:
@@ -62,22 +108,15 @@ class OnnxRuntimeCpu:
             raise BackendError(message, hint="pass smaller frames or fewer at once if memory ran out") from error
         return output
 
-    def describe(self) -> dict[str, Any]:
-        """Version, provider and threads."""
-        threads = self._session.get_session_options().intra_op_num_threads if self._session else 0
-        return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider", "threads": threads}
-
-    def close(self) -> None:
-        """Free the session; calls that are under way end first."""
-        self._session = None
-
-    def _batch(self, frames: Sequence[tuple[NDArray[Any], Placement]], outputs: Outputs) -> list[Result]:
+    def _batch(
+        self, session: onnxruntime.InferenceSession, frames: Sequence[tuple[NDArray[Any], Placement]], outputs: Outputs
+    ) -> list[Result]:
         contract = self._contract
         tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
         tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
         for (frame, placement), part in zip(frames, tensor, strict=False):
             preprocess(frame, contract, placement, part)
-        batch = zip(self.scores(tensor), frames, strict=False)
+        batch = zip(self._run(session, tensor), frames, strict=False)
         return [self._result(scores, placement, outputs) for scores, (_, placement) in batch]
 
     def _tensor(self, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -99,12 +138,16 @@ class OnnxRuntimeCpu:
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> OnnxRuntimeCpu:
     """Open ONNX bytes, refusing a graph made for another contract."""
+    sessions = _Sessions(artifact, options.threads or len(os.sched_getaffinity(0)))
+    embedded = Contract.from_metadata(sessions.wide.get_modelmeta().custom_metadata_map, "the ONNX model")
+    contract.require_same(embedded, "the run", "the ONNX model")
+    return OnnxRuntimeCpu(sessions, contract)
+
+
+def _session(artifact: bytes, threads: int) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads or len(os.sched_getaffinity(0))
+    settings.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
     except (_ERRORS.Fail, _ERRORS.InvalidGraph, _ERRORS.InvalidProtobuf, _ERRORS.NotImplemented) as error:
         raise BackendError(f"ONNX Runtime cannot load the model: {error}", hint="export it again") from error
-    embedded = Contract.from_metadata(session.get_modelmeta().custom_metadata_map, "the ONNX model")
-    contract.require_same(embedded, "the run", "the ONNX model")
-    return OnnxRuntimeCpu(session, contract)
