@@ -81,7 +81,7 @@ def real_scores(run: RunDirectory, classes: int, size: tuple[int, int]) -> NDArr
         y, x = (tile // across) * height, (tile % across) * width
         targets = [(4 * tile + k) % classes for k in range(len(scores))]
         sheet[targets, y : y + height, x : x + width] = scores
-    noise = np.random.default_rng(0).standard_normal(sheet.shape, dtype=np.float32)
+    noise = np.asarray(np.random.default_rng(0).standard_normal(sheet.shape), np.float32)
     return np.ascontiguousarray(sheet[:, : size[0], : size[1]] + 0.1 * noise[:, : size[0], : size[1]])
 
 

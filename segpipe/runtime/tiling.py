@@ -96,7 +96,7 @@ class _Canvas:
     """The mask in the making, and the band of scores that tiles are being added to: a row before them and theirs."""
 
     def __init__(self, tiles: _Tiles, contract: Contract) -> None:
-        self.mask = np.empty(tiles.frame.shape[:2], contract.mask_dtype)
+        self.mask: NDArray[Any] = np.empty(tiles.frame.shape[:2], contract.mask_dtype)
         self._rows, self._columns, self._contract = tiles.rows, tiles.columns, contract
         self._band = np.zeros((contract.score_channels, tiles.rows.tile + 1, tiles.columns.length), np.float32)
         self._written = 0
@@ -119,7 +119,7 @@ class _Canvas:
         self._band[:, kept:] = 0
 
     def _write(self, scores: NDArray[np.float32], origin: int, last: bool) -> None:
-        height, width = self.mask.shape[0], self.mask.shape[1]
+        height, width = self.mask.shape
         centre = (origin + scores.shape[1] - 0.5) * self._rows.px  # of the last settled score, in pixels
         begin, end = self._written, height if last else min(math.ceil(centre - 0.5), height)
         if end > begin:
