@@ -22,8 +22,8 @@ _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidat
 """What `auto` passes over. A damaged artifact or a wrong contract is an error whatever the backend."""
 
 
-def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> Backend:
-    """Open what `backend` runs, or with `auto` the best that is usable here."""
+def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
+    """Open what `backend` runs, or with `auto` the best that is usable here; with the artifact's SHA-256."""
     if backend != "auto":
         require_known(backend)
         return _open_named(run, backend, options, allow_unvalidated)
@@ -53,7 +53,7 @@ def run_contract(run: RunDirectory) -> Contract:
     return contract
 
 
-def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> Backend:
+def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
     stage, file = ARTIFACTS[name]
     sha256 = run.recorded(stage, file).sha256
@@ -68,4 +68,4 @@ def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvali
             opened.close()
             raise
     _log.info("%s: %s on %s runs %s/%s", run.path, name, opened.device, stage, file)
-    return opened
+    return opened, sha256

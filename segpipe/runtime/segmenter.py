@@ -29,8 +29,11 @@ class Segmenter:
     max_pixels = 1 << 26
     """The largest frame taken whole; a class attribute that an instance may raise."""
 
-    def __init__(self, backend: Backend, contract: Contract, palette: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, backend: Backend, contract: Contract, palette: Sequence[Sequence[int]], artifact_sha256: str = ""
+    ) -> None:
         self.contract = contract
+        self.artifact_sha256 = artifact_sha256
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
         self._backend: Backend | None = backend
         on_cpu = backend.device == "cpu"
@@ -51,8 +54,8 @@ class Segmenter:
         directory = RunDirectory(Path(run))
         contract = run_contract(directory)
         palette = json.loads(directory.artifact_bytes("export", "palette.json"))
-        opened = open_run(directory, backend, OpenOptions(device, threads, cuda), allow_unvalidated)
-        return cls(opened, contract, palette)
+        opened, sha256 = open_run(directory, backend, OpenOptions(device, threads, cuda), allow_unvalidated)
+        return cls(opened, contract, palette, sha256)
 
     @overload
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]: ...
@@ -95,11 +98,12 @@ class Segmenter:
         self._infer([blank] * batch, _ONLY_MASK)
 
     def describe(self) -> dict[str, Any]:
-        """What runs where: backend, device, versions and the contract's hash."""
+        """What runs where: backend, device, versions, and the hashes of artifact and contract."""
         backend = self._opened()
         return {
             "backend": backend.name,
             "device": backend.device,
+            "artifact_sha256": self.artifact_sha256,
             "contract_sha256": self.contract.sha256,
             **backend.describe(),
         }
