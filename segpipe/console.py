@@ -3,7 +3,8 @@
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from segpipe.errors import SegpipeError
@@ -52,3 +53,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_lines(lines: Sequence[str]) -> None:
     """A short text."""
     print("\n".join(lines))
+
+
+@contextmanager
+def frame_progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar with frames/s on stderr; yields what to call with the number of frames just finished."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class _Speed(TextColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.1f} frames/s")
+
+    columns = (BarColumn(), MofNCompleteColumn(), _Speed(""), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda frames: bar.advance(task, frames)

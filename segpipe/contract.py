@@ -24,6 +24,10 @@ class Placement:
     resized: tuple[int, int]
     offset: tuple[int, int]
 
+    def whole_canvas(self) -> "Placement":
+        """The network's canvas taken as the frame, with the bars that a letterbox added."""
+        return Placement(self.canvas, self.canvas, self.canvas, (0, 0))
+
 
 class Contract(BaseModel):
     """What training, export, validation and the runtime must agree on. Frozen, and equal when its hash is."""

@@ -25,6 +25,8 @@ def colourise(mask: NDArray[Any], palette: Palette) -> Image:
 def displayable(frame: NDArray[Any], value_range: tuple[float, float]) -> Image:
     """Any frame as RGB: the value range becomes 0..255; one channel is repeated, further ones are left out."""
     low, high = value_range
+    if frame.dtype == np.uint8 and (low, high) == (0, 255) and frame.shape[2] >= 3:
+        return np.ascontiguousarray(frame[:, :, :3])
     shown = (frame.astype(np.float32) - low) * (255.0 / (high - low))
     rgb = shown[:, :, :3] if shown.shape[2] >= 3 else shown[:, :, :1].repeat(3, axis=2)
     return rgb.clip(0, 255).astype(np.uint8)

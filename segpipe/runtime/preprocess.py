@@ -1,5 +1,6 @@
 """Frames to the network's input on the CPU: the numpy and OpenCV form of the contract's first half."""
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -10,6 +11,8 @@ from segpipe.contract import Contract, Placement
 from segpipe.errors import InputError
 
 Frame = NDArray[Any]
+
+_GROUP = 4  # channels that OpenCV resizes together
 
 
 def check_frame(frame: Any, contract: Contract) -> Frame:
@@ -27,23 +30,42 @@ def check_frame(frame: Any, contract: Contract) -> Frame:
     return pixels
 
 
-def preprocess(frame: Frame, contract: Contract, placement: Placement) -> NDArray[Any]:
-    """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type. The frame is not changed."""
-    pixels: NDArray[Any] = frame.astype(np.float32)
-    height, width = placement.resized
-    if placement.resized != placement.source:
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
-        pixels = pixels.reshape(height, width, contract.channels)  # OpenCV drops a single channel
-    if contract.channel_order == "bgr":
-        pixels = pixels[:, :, ::-1]
-    scale, shift = normalisation(contract)
-    canvas = np.zeros((*placement.canvas, contract.channels), np.float32)
-    top, left = placement.offset
-    canvas[top : top + height, left : left + width] = pixels * scale + shift
-    tensor = canvas if contract.input_layout == "nhwc" else canvas.transpose(2, 0, 1)
-    if contract.input_dtype == "uint8":
-        tensor = np.rint(tensor).clip(0, 255)
-    return np.ascontiguousarray(tensor, dtype=contract.input_dtype)
+def check_device_frame(frame: Any, contract: Contract) -> Any:
+    """An array on the GPU, of whatever library, with the contract's shape and type; handed on as it is."""
+    wanted = f"{contract.dtype} HxWx{contract.channels}"
+    if not (hasattr(frame, "__cuda_array_interface__") or hasattr(frame, "__dlpack__")):
+        raise InputError(
+            f"a frame is an array, got {type(frame).__name__}", hint=f"pass {wanted} of numpy, PyTorch or CuPy"
+        )
+    shape, dtype = tuple(frame.shape), str(frame.dtype).rpartition(".")[2]  # torch.uint8
+    if len(shape) != 3 or shape[2] != contract.channels or dtype != contract.dtype or 0 in shape:
+        found = "x".join(map(str, shape))
+        raise InputError(f"the frame is {dtype} {found}, the contract wants {wanted}", hint=f"pass {wanted}")
+    return frame
+
+
+def preprocess(frame: Frame, contract: Contract, placement: Placement, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type, into `out` if given.
+
+    Pixels of 8 and 16 bits are rounded after a resize, within 1 of their range; without one they are used exactly.
+    """
+    tensor = np.empty(tensor_shape(contract, placement), contract.input_dtype) if out is None else out
+    planes = tensor if contract.input_layout == "nchw" else tensor.transpose(2, 0, 1)
+    (top, left), (height, width) = placement.offset, placement.resized
+    if placement.resized != placement.canvas:
+        planes[...] = 0
+    pixels = _resized(frame, placement.resized)
+    for channel, plane in enumerate(planes):
+        source = contract.channels - 1 - channel if contract.channel_order == "bgr" else channel
+        _normalise(pixels[:, :, source], contract, channel, plane[top : top + height, left : left + width])
+    return tensor
+
+
+def tensor_shape(contract: Contract, placement: Placement) -> tuple[int, int, int]:
+    """Shape of one frame's tensor, without the batch."""
+    height, width = placement.canvas
+    nchw = contract.input_layout == "nchw"
+    return (contract.channels, height, width) if nchw else (height, width, contract.channels)
 
 
 def normalisation(contract: Contract) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -53,6 +75,44 @@ def normalisation(contract: Contract) -> tuple[NDArray[np.float32], NDArray[np.f
     scale = 1.0 / ((high - low) * std)
     shift = -(low / (high - low) + np.asarray(contract.mean, np.float64)) / std
     return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
+    """Half-pixel bilinear, in the frame's own type. OpenCV drops a single channel and takes only so many."""
+    if frame.shape[:2] == size:
+        return frame
+    height, width = size
+    pixels = np.ascontiguousarray(frame)
+    groups = [
+        cv2.resize(pixels[:, :, start : start + _GROUP], (width, height), interpolation=cv2.INTER_LINEAR)
+        for start in range(0, frame.shape[2], _GROUP)
+    ]
+    whole = [group.reshape(height, width, -1) for group in groups]
+    return whole[0] if len(whole) == 1 else np.concatenate(whole, 2)
+
+
+def _normalise(plane: Frame, contract: Contract, channel: int, out: Frame) -> None:
+    """One plane of pixels to the network's numbers in `out`; 8 bits through a table, without an intermediate array."""
+    if plane.dtype == np.uint8 and contract.input_dtype == "uint8":
+        out[...] = plane
+    elif plane.dtype == np.uint8:
+        direct = out.dtype == np.float32 and out.strides[1] == out.itemsize
+        values = cv2.LUT(np.ascontiguousarray(plane), _tables(contract)[channel], dst=out if direct else None)
+        if not direct:
+            out[...] = values
+    else:
+        scale, shift = normalisation(contract)
+        values = np.multiply(plane, scale[channel], dtype=np.float32)
+        values += shift[channel]
+        out[...] = np.rint(values).clip(0, 255) if out.dtype == np.uint8 else values
+
+
+@lru_cache(maxsize=16)
+def _tables(contract: Contract) -> NDArray[np.float32]:
+    """For each channel, what each of the 256 pixel values becomes."""
+    scale, shift = normalisation(contract)
+    tables: NDArray[np.float32] = np.arange(256, dtype=np.float32) * scale[:, None] + shift[:, None]
+    return tables
 
 
 def _shape(array: Frame) -> str:

@@ -1,66 +1,153 @@
 """ONNX Runtime on the CPU: numpy and OpenCV around one session."""
 
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract import Contract, Placement
 from segpipe.errors import BackendError
-from segpipe.runtime.postprocess import postprocess
-from segpipe.runtime.preprocess import preprocess
+from segpipe.runtime.confidence import confidence
+from segpipe.runtime.postprocess import as_planes, postprocess
+from segpipe.runtime.preprocess import preprocess, tensor_shape
+from segpipe.runtime.request import OpenOptions, Outputs, Result
 
 onnxruntime.set_default_logger_severity(3)  # errors only; its warnings on a machine without a GPU are noise
 
+_MAX_BATCH = 8  # frames in one call of the session; more make nothing faster on a CPU, and cost memory
+_ERRORS = onnxruntime.capi.onnxruntime_pybind11_state
+
+
+class _Sessions:
+    """The graph opened for one call that uses every core and, once calls meet, for many that use one core each.
+
+    From half as many calls in flight as there are cores on, one thread a call gives more frames a second.
+    """
+
+    def __init__(self, artifact: bytes, threads: int) -> None:
+        self.threads = threads
+        self.wide = _session(artifact, threads)
+        self._artifact = artifact
+        self._narrow = self.wide if threads == 1 else None
+        self._in_flight = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def fitting(self) -> Iterator[onnxruntime.InferenceSession]:
+        """The session for a call that begins now."""
+        with self._lock:
+            crowded = self._in_flight > 0 and 2 * self._in_flight >= self.threads
+            if crowded and self._narrow is None:
+                self._narrow = _session(self._artifact, 1)
+            self._in_flight += 1
+        try:
+            yield self._narrow if crowded else self.wide
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
 
 class OnnxRuntimeCpu:
-    """One session, called from any thread. Frames of different sizes run one after the other."""
+    """Called from any thread. Frames that give tensors of one size run as a batch."""
 
     name = "onnxruntime-cpu"
     device = "cpu"
 
-    def __init__(self, session: onnxruntime.InferenceSession, contract: Contract) -> None:
-        self._session: onnxruntime.InferenceSession | None = session
+    def __init__(self, sessions: _Sessions, contract: Contract) -> None:
+        self._sessions: _Sessions | None = sessions
         self._contract = contract
+        self._own = threading.local()
+        batch = sessions.wide.get_inputs()[0].shape[0]
+        self._fixed_batch = batch if isinstance(batch, int) else None
 
-    def infer(self, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """HxWxC frames to HxW masks."""
-        return [self._one(frame) for frame in frames]
+    def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Result]:
+        """HxWxC frames to results, in order."""
+        placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
+        limit = self._fixed_batch or _MAX_BATCH
+        results: list[Result] = []
+        with self._opened().fitting() as session:
+            for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
+                same = list(run)
+                for start in range(0, len(same), limit):
+                    results += self._batch(session, same[start : start + limit], outputs)
+        return results
 
     def scores(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """The network alone: a batch of input tensors to its raw output."""
-        if self._session is None:
-            raise BackendError("this backend is closed", hint="open the run again")
-        contract = self._contract
-        try:
-            output: NDArray[Any] = self._session.run([contract.output_name], {contract.input_name: tensor})[0]
-        except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
-            message = f"the network refused input {tensor.dtype} {tensor.shape}: {error}"
-            raise BackendError(message, hint="export with sizes that cover this frame") from error
-        return output
+        return self._run(self._opened().wide, tensor)
 
     def describe(self) -> dict[str, Any]:
-        """Version and provider."""
-        return {"onnxruntime": onnxruntime.__version__, "provider": "CPUExecutionProvider"}
+        """Version, provider and threads."""
+        version, threads = onnxruntime.__version__, self._opened().threads
+        return {"onnxruntime": version, "provider": "CPUExecutionProvider", "threads": threads}
 
     def close(self) -> None:
-        """Free the session."""
-        self._session = None
+        """Free the sessions; calls under way still end well."""
+        self._sessions = None
 
-    def _one(self, frame: NDArray[Any]) -> NDArray[Any]:
-        placement = self._contract.place(*frame.shape[:2])
-        tensor = preprocess(frame, self._contract, placement)
-        return postprocess(self.scores(tensor[np.newaxis])[0], self._contract, placement)
+    def _opened(self) -> _Sessions:
+        if self._sessions is None:
+            raise BackendError("this backend is closed", hint="open the run again")
+        return self._sessions
+
+    def _run(self, session: onnxruntime.InferenceSession, tensor: NDArray[Any]) -> NDArray[Any]:
+        contract = self._contract
+        try:
+            output: NDArray[Any] = session.run([contract.output_name], {contract.input_name: tensor})[0]
+        except _ERRORS.InvalidArgument as error:
+            message = f"the network refused input {tensor.dtype} {tensor.shape}: {error}"
+            raise BackendError(message, hint="export with sizes that cover this frame") from error
+        except (_ERRORS.RuntimeException, _ERRORS.Fail) as error:
+            message = f"ONNX Runtime failed on input {tensor.dtype} {tensor.shape}: {error}"
+            raise BackendError(message, hint="pass smaller frames or fewer at once if memory ran out") from error
+        return output
+
+    def _batch(
+        self, session: onnxruntime.InferenceSession, frames: Sequence[tuple[NDArray[Any], Placement]], outputs: Outputs
+    ) -> list[Result]:
+        contract = self._contract
+        tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
+        tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
+        for (frame, placement), part in zip(frames, tensor, strict=False):
+            preprocess(frame, contract, placement, part)
+        batch = zip(self._run(session, tensor), frames, strict=False)
+        return [self._result(scores, placement, outputs) for scores, (_, placement) in batch]
+
+    def _tensor(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """This thread's last tensor when it fits: fresh memory costs more than filling it."""
+        last: NDArray[Any] | None = getattr(self._own, "tensor", None)
+        if last is None or last.shape != shape:
+            last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
+        return last
+
+    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Result:
+        contract = self._contract
+        target = placement.whole_canvas() if outputs.at_network_size else placement
+        return Result(
+            mask=postprocess(scores, contract, target),
+            confidence=confidence(scores, contract, target) if outputs.confidence else None,
+            scores=as_planes(scores, contract).copy() if outputs.scores else None,
+        )
 
 
-def open(artifact: bytes, contract: Contract) -> OnnxRuntimeCpu:
+def open(artifact: bytes, contract: Contract, options: OpenOptions) -> OnnxRuntimeCpu:
     """Open ONNX bytes, refusing a graph made for another contract."""
-    try:
-        session = onnxruntime.InferenceSession(artifact, providers=["CPUExecutionProvider"])
-    except onnxruntime.capi.onnxruntime_pybind11_state.Fail as error:
-        raise BackendError(f"ONNX Runtime cannot load the model: {error}", hint="export it again") from error
-    embedded = Contract.from_metadata(session.get_modelmeta().custom_metadata_map, "the ONNX model")
+    sessions = _Sessions(artifact, options.threads or len(os.sched_getaffinity(0)))
+    embedded = Contract.from_metadata(sessions.wide.get_modelmeta().custom_metadata_map, "the ONNX model")
     contract.require_same(embedded, "the run", "the ONNX model")
-    return OnnxRuntimeCpu(session, contract)
+    return OnnxRuntimeCpu(sessions, contract)
+
+
+def _session(artifact: bytes, threads: int) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
+    except (_ERRORS.Fail, _ERRORS.InvalidGraph, _ERRORS.InvalidProtobuf, _ERRORS.NotImplemented) as error:
+        raise BackendError(f"ONNX Runtime cannot load the model: {error}", hint="export it again") from error

@@ -1,0 +1,48 @@
+"""How sure the network is of the mask: blends every class at every pixel, a block of rows at a time."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract, Placement
+from segpipe.runtime.geometry import Axis, axes
+from segpipe.runtime.postprocess import as_planes
+
+_BLOCK_VALUES = 1 << 22  # blended scores that exist at a time
+
+
+def confidence(scores: NDArray[Any], contract: Contract, placement: Placement) -> NDArray[np.float32]:
+    """HxW: the winning class's softmax probability of the blended scores (or what `output_kind` makes of them)."""
+    planes = as_planes(scores, contract)
+    rows, columns = axes(placement, *planes.shape[1:])
+    height, width = placement.source
+    answer = np.empty((height, width), np.float32)
+    step = max(_BLOCK_VALUES // (len(planes) * width), 1)
+    for start in range(0, height, step):
+        block = slice(start, start + step)
+        answer[block] = _probability(_blend(planes, rows, columns, block), contract)
+    return answer
+
+
+def _blend(planes: NDArray[np.float32], rows: Axis, columns: Axis, block: slice) -> NDArray[np.float32]:
+    wy, wx = rows.weight[block, None], columns.weight
+    upper, lower = planes.take(rows.first[block], 1), planes.take(rows.second[block], 1)
+    lines = upper + (lower - upper) * wy
+    left, right = lines.take(columns.first, 2), lines.take(columns.second, 2)
+    blended: NDArray[np.float32] = left + (right - left) * wx
+    return blended
+
+
+def _probability(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    if contract.output_kind == "sigmoid":
+        certain = 1 / (1 + np.exp(-values[0].clip(-80, 80)))
+        limit = math.log(contract.threshold / (1 - contract.threshold))
+        return np.where(values[0] >= limit, certain, 1 - certain)
+    best: NDArray[np.float32] = values.max(0)
+    if contract.output_kind == "probabilities":
+        return best
+    values -= best
+    np.exp(values, out=values)
+    return 1 / values.sum(0)

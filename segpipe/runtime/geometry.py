@@ -1,0 +1,56 @@
+"""Where each pixel of the answer lies in the network's scores, one axis at a time."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Placement
+
+
+@dataclass(frozen=True)
+class Axis:
+    """For each pixel along one axis: its two neighbours in the scores, and the weight of the second.
+
+    Pixels between two neighbouring scores form a cell. Cell k ends at score k; those before score 0 and after the last
+    one have the same score on both sides.
+    """
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    weight: NDArray[np.float32]
+    nearest: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    """First pixel of each of the cells, one more than there are scores, and the number of pixels at the end."""
+
+    @cached_property
+    def cell_pixels(self) -> int:
+        """Pixels along the longest cell."""
+        return int(np.diff(self.starts).max())
+
+
+def axes(placement: Placement, height: int, width: int) -> tuple[Axis, Axis]:
+    """Rows and columns: source pixel centre -> resized frame -> canvas -> scores of this size."""
+    return _axis(placement, 0, height), _axis(placement, 1, width)
+
+
+def _axis(placement: Placement, axis: int, length: int) -> Axis:
+    centres = np.arange(placement.source[axis]) + 0.5
+    on_canvas = centres * (placement.resized[axis] / placement.source[axis]) + placement.offset[axis]
+    in_scores = on_canvas * (length / placement.canvas[axis])
+    return axis_at(in_scores, length)
+
+
+def axis_at(in_scores: NDArray[np.floating[Any]], length: int) -> Axis:
+    """An axis from increasing positions in scores of this length, where 0.5 is the centre of the first score."""
+    floor = np.floor(in_scores - 0.5).astype(np.intp)
+    first = floor.clip(0, length - 1)
+    return Axis(
+        first=first,
+        second=(floor + 1).clip(0, length - 1),
+        weight=(in_scores - 0.5 - floor).astype(np.float32),
+        nearest=in_scores.astype(np.intp).clip(0, length - 1),
+        starts=np.searchsorted(floor, np.arange(-1, length + 1)),
+    )

@@ -1,0 +1,182 @@
+"""Frames of any size: overlapping tiles, their scores blended, memory bounded by one row of tiles.
+
+The grid of tiles is regular, so the Gaussian weights of all tiles over a score are normalised beforehand, one axis at a
+time: what is added up is the blend itself.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import InputError
+from segpipe.runtime.backends import Backend
+from segpipe.runtime.geometry import axis_at
+from segpipe.runtime.postprocess import mask_of
+from segpipe.runtime.request import Outputs
+
+Progress = Callable[[int, int], None]
+"""Called with the number of tiles that are done, and of all tiles."""
+
+_SCORES = Outputs(scores=True, at_network_size=True)
+_FREE_SIDE = 1024  # tile of a network that follows the frame's size
+_WIDTH = 0.25  # standard deviation of the Gaussian, in tiles
+_MAX_OVERLAP = 0.9
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a huge frame is cut."""
+
+    tile: tuple[int, int] | None = None
+    """Height and width in frame pixels; by default what the network sees, so that nothing is resized."""
+    overlap: float = 0.25
+    """Share of a tile that the next one covers too."""
+    batch: int = 4
+    """Tiles that the backend gets at a time."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap <= _MAX_OVERLAP or self.batch < 1 or (self.tile and min(self.tile) < 1):
+            raise InputError(
+                f"tile {self.tile}, overlap {self.overlap}, batch {self.batch} is no tiling",
+                hint=f"overlap is 0 to {_MAX_OVERLAP}, batch and sides are at least 1",
+            )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The tiles along one axis: where each begins, in scores, and the weights of its scores."""
+
+    begins: NDArray[np.intp]
+    weights: NDArray[np.float32]
+    px: float
+    """Frame pixels to a score."""
+
+    @property
+    def tile(self) -> int:
+        """Scores along a tile."""
+        return self.weights.shape[1]
+
+    @property
+    def length(self) -> int:
+        """Scores along the whole axis."""
+        return int(self.begins[-1]) + self.tile
+
+    def positions(self, begin: int, end: int, origin: int) -> NDArray[np.floating[Any]]:
+        """Where pixels `begin` to `end` lie in the scores that start at `origin`."""
+        return (np.arange(begin, end) + 0.5) / self.px - origin
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """What is cut and who segments it."""
+
+    backend: Backend
+    frame: NDArray[Any]
+    tile: tuple[int, int]
+    rows: _Cut
+    columns: _Cut
+    batch: int
+
+    def of_row(self, row: int) -> Iterator[NDArray[np.float32]]:
+        """The scores of each tile in a row, from left to right."""
+        top = round(int(self.rows.begins[row]) * self.rows.px)
+        lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
+        height, width = self.tile
+        for first in range(0, len(lefts), self.batch):
+            crops = [self.frame[top : top + height, x : x + width] for x in lefts[first : first + self.batch]]
+            yield from _infer_scores(self.backend, crops, self.tile)
+
+
+class _Canvas:
+    """The mask in the making, and the band of scores that tiles are being added to: a row before them and theirs."""
+
+    def __init__(self, tiles: _Tiles, contract: Contract) -> None:
+        self.mask: NDArray[Any] = np.empty(tiles.frame.shape[:2], contract.mask_dtype)
+        self._rows, self._columns, self._contract = tiles.rows, tiles.columns, contract
+        self._band = np.zeros((contract.score_channels, tiles.rows.tile + 1, tiles.columns.length), np.float32)
+        self._written = 0
+
+    def add(self, row: int, column: int, scores: NDArray[np.float32]) -> None:
+        """Blend in the scores of one tile."""
+        left = self._columns.begins[column]
+        weights = self._rows.weights[row][:, None] * self._columns.weights[column]
+        self._band[:, 1:, left : left + self._columns.tile] += scores * weights
+
+    def finish_row(self, row: int) -> None:
+        """Write the pixel rows between scores that no further tile touches, and move the band down."""
+        if row == 0:
+            self._band[:, 0] = self._band[:, 1]
+        top, last = int(self._rows.begins[row]), row + 1 == len(self._rows.begins)
+        settled = self._rows.length if last else int(self._rows.begins[row + 1])
+        self._write(np.ascontiguousarray(self._band[:, : settled - top + 1]), top - 1, last)
+        kept = self._band.shape[1] - (settled - top)
+        self._band[:, :kept] = self._band[:, -kept:].copy()
+        self._band[:, kept:] = 0
+
+    def _write(self, scores: NDArray[np.float32], origin: int, last: bool) -> None:
+        height, width = self.mask.shape
+        centre = (origin + scores.shape[1] - 0.5) * self._rows.px  # of the last settled score, in pixels
+        begin, end = self._written, height if last else min(math.ceil(centre - 0.5), height)
+        if end > begin:
+            down = axis_at(self._rows.positions(begin, end, origin), scores.shape[1])
+            across = axis_at(self._columns.positions(0, width, 0), scores.shape[2])
+            self.mask[begin:end] = mask_of(scores, down, across, self._contract)
+            self._written = end
+
+
+def segment_tiled(
+    backend: Backend, contract: Contract, frame: NDArray[Any], tiling: Tiling, progress: Progress | None
+) -> NDArray[Any]:
+    """The mask of a checked frame. Beside frame and mask, memory holds the scores of one row of tiles."""
+    tile = _tile_size(contract, tiling)
+    grid = _infer_scores(backend, [frame[: tile[0], : tile[1]]], tile)[0].shape[1:]
+    rows, columns = (_cut(frame.shape[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
+    tiles = _Tiles(backend, frame, tile, rows, columns, tiling.batch)
+    canvas = _Canvas(tiles, contract)
+    across = len(columns.begins)
+    for row in range(len(rows.begins)):
+        for column, scores in enumerate(tiles.of_row(row)):
+            canvas.add(row, column, scores)
+            if progress is not None:
+                progress(row * across + column + 1, len(rows.begins) * across)
+        canvas.finish_row(row)
+    return canvas.mask
+
+
+def _tile_size(contract: Contract, tiling: Tiling) -> tuple[int, int]:
+    if contract.output_kind == "labels":
+        raise InputError("this network gives labels, which cannot be blended", hint="segment the frame whole")
+    tile = tiling.tile or contract.network_size or contract.place(_FREE_SIDE, _FREE_SIDE).canvas
+    placement = contract.place(*tile)
+    if placement.resized != placement.canvas:
+        raise InputError(
+            f"a tile of {tile[0]}x{tile[1]} does not fill the network's {placement.canvas[0]}x{placement.canvas[1]}",
+            hint="give tiles the network's aspect ratio, or sides that are multiples of size_multiple",
+        )
+    return tile
+
+
+def _cut(pixels: int, tile_px: int, tile: int, overlap: float) -> _Cut:
+    last = max(-(-pixels * tile // tile_px) - tile, 0)
+    step = max(round(tile * (1 - overlap)), 1)
+    begins = np.unique(np.minimum(np.arange(0, last + step, step), last))
+    gaussian = np.exp(-0.5 * ((np.arange(tile) + 0.5 - tile / 2) / (tile * _WIDTH)) ** 2)
+    total = np.zeros(last + tile)
+    for begin in begins:
+        total[begin : begin + tile] += gaussian
+    weights = np.stack([gaussian / total[begin : begin + tile] for begin in begins])
+    return _Cut(begins, weights.astype(np.float32), tile_px / tile)
+
+
+def _infer_scores(backend: Backend, crops: list[NDArray[Any]], tile: tuple[int, int]) -> list[NDArray[np.float32]]:
+    """Crops at the frame's edge are filled up with their last pixels."""
+    whole = []
+    for crop in crops:
+        missing = [(0, tile[axis] - crop.shape[axis]) for axis in (0, 1)]
+        whole.append(np.pad(crop, (*missing, (0, 0)), mode="edge") if missing != [(0, 0), (0, 0)] else crop)
+    return [result.scores for result in backend.infer(whole, _SCORES) if result.scores is not None]

@@ -1,0 +1,83 @@
+"""What `Segmenter.open` refuses, and what it says then."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from segpipe import testing
+from segpipe.errors import (
+    ArtifactDamagedError,
+    ArtifactMissingError,
+    BackendError,
+    BackendMissingError,
+    ContractError,
+    InputError,
+    NotValidatedError,
+)
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.backends import load_opener
+from segpipe.runtime.request import OpenOptions
+from segpipe.runtime.segmenter import Segmenter
+
+FIXED = testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": (64, 96)})
+
+
+def test_an_unknown_backend_is_refused_with_the_names(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="onnxruntime-cpu"):
+        Segmenter.open(testing.make_run(tmp_path), "onnx")
+
+
+@pytest.mark.parametrize("status", ["failed", "not judged"])
+def test_an_artifact_that_did_not_pass_is_refused(tmp_path: Path, status: str) -> None:
+    run = testing.make_run(tmp_path, status=status)
+
+    with pytest.raises(NotValidatedError, match=status):
+        Segmenter.open(run)
+    Segmenter.open(run, allow_unvalidated=True).close()
+
+
+def test_a_run_without_verdicts_is_refused_with_the_command(tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path)
+    stages = RunDirectory(run).manifest.stages
+    (run / stages["validate"].path / "verdicts.json").unlink()
+
+    with pytest.raises(ArtifactMissingError, match="segpipe run"):
+        Segmenter.open(run, "onnxruntime-cpu")
+
+
+def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path)
+    model = RunDirectory(run).artifact("export", "model.onnx")
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(data)
+
+    with pytest.raises(ArtifactDamagedError, match="changed after it was made"):
+        Segmenter.open(run)
+
+
+def test_a_graph_of_another_contract_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="network_size"):
+        load_opener("onnxruntime-cpu")(testing.make_onnx(FIXED), testing.CONTRACT, OpenOptions())
+
+
+def test_bytes_that_are_no_graph_are_a_clear_error() -> None:
+    with pytest.raises(BackendError, match="cannot load"):
+        load_opener("onnxruntime-cpu")(b"not a graph", testing.CONTRACT, OpenOptions())
+
+
+def test_an_engine_that_was_not_built_is_refused_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMissingError, match="--until build"):
+        Segmenter.open(testing.make_run(tmp_path), "tensorrt")
+
+
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="it is installed here")
+def test_a_backend_that_is_not_installed_says_what_to_install() -> None:
+    with pytest.raises(BackendMissingError, match=r"pip install 'segpipe\[tensorrt\]'"):
+        load_opener("tensorrt")
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run directory"):
+        Segmenter.open(tmp_path)
