@@ -33,7 +33,7 @@ class Latency:
 
 
 def interleave(
-    contestants: Mapping[str, Contestant], rounds: int, seconds: float, warm_up: int = 3
+    contestants: Mapping[str, Contestant], rounds: int, seconds: float = 600, warm_up: int = 3
 ) -> dict[str, NDArray[np.int64]]:
     """Nanoseconds of each call, A B C A B C ..., so that a drift of the machine meets all alike.
 

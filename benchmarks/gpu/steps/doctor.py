@@ -7,8 +7,10 @@ from segpipe.doctor import examine
 from stages.benchmark import machine
 from stages.environment import versions
 
-_PACKAGES = ("torch", "torchvision", "lightning", "onnx", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings")
-_PACKAGES += ("cuda-bindings", "pycuda", "numpy", "opencv-python-headless")
+_PACKAGES = (
+    "torch", "torchvision", "lightning", "onnx", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings",
+    "cuda-bindings", "pycuda", "numpy", "opencv-python-headless",
+)  # fmt: skip
 
 
 def run(work: Path) -> dict[str, Any]:

@@ -48,13 +48,11 @@ class _Home:
     artifact: tuple[str, str]
     """(stage, file) in the run directory."""
     extra: str
-    flavour: str | None = None
-    """One module serves both TensorRT flavours: its attribute is called with this to give the opener."""
 
 
 _HOMES = {
-    "tensorrt": _Home("tensorrt", "open_tensorrt", ("build", "model.tensorrt.engine"), "tensorrt", "tensorrt"),
-    "tensorrt-rtx": _Home("tensorrt", "open_tensorrt", ("build", "model.rtx.engine"), "rtx", "tensorrt-rtx"),
+    "tensorrt": _Home("tensorrt", "open_tensorrt", ("build", "model.tensorrt.engine"), "tensorrt"),
+    "tensorrt-rtx": _Home("tensorrt", "open_rtx", ("build", "model.rtx.engine"), "rtx"),
     "onnxruntime-cuda": _Home("onnxruntime_cuda", "open", ("export", "model.onnx"), "cuda"),
     "onnxruntime-cpu": _Home("onnxruntime", "open", ("export", "model.onnx"), "cpu"),
 }
@@ -67,12 +65,11 @@ def load_opener(name: str) -> Opener:
     require_known(name)
     home = _HOMES[name]
     try:
-        found = getattr(import_module(f"{__name__}.{home.module}"), home.attribute)
+        opener: Opener = getattr(import_module(f"{__name__}.{home.module}"), home.attribute)
     except ImportError as error:
         raise BackendMissingError(
             f"backend '{name}' cannot be imported: {error}", hint=f"pip install 'segpipe[{home.extra}]'"
         ) from error
-    opener: Opener = found(home.flavour) if home.flavour else found
     return opener
 
 
