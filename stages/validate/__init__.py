@@ -11,13 +11,14 @@ from stages.config import Config
 from stages.data import fingerprint
 from stages.environment import versions
 
-VERSION = 1
+VERSION = 2
 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Compare every hop with PyTorch FP32, unless the same artifacts were judged on the same images before."""
+    imported = "import" in rundir.manifest.stages
     artifacts = [
-        rundir.artifact("train", "model.safetensors"),
+        rundir.artifact("import", "model.onnx") if imported else rundir.artifact("train", "model.safetensors"),
         rundir.artifact("export", "model.onnx"),
         rundir.artifact("export", "model.fp16.onnx"),
     ]
