@@ -235,5 +235,10 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_WITHOUT_EFFECT)
 
 
-_WITHOUT_EFFECT: Any = {"data": {"root"}, "train": {"workers", "threads"}, "benchmark": {"threads"}, "build": {"timing_cache"}}
+_WITHOUT_EFFECT: Any = {
+    "data": {"root"},
+    "train": {"workers", "threads"},
+    "benchmark": {"threads"},
+    "build": {"timing_cache"},
+}
 """Settings that say where and how fast, not what: data is known by its fingerprint."""

@@ -23,7 +23,7 @@ VERSION = 1
 
 _log = logging.getLogger(__name__)
 _NO_DATA = (
-    "# No [data] was given: point root at your images and masks to validate, and then set fp32_islands to \"auto\"."
+    '# No [data] was given: point root at your images and masks to validate, and then set fp32_islands to "auto".'
 )
 
 

@@ -42,9 +42,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     return rundir.artifact(STAGE, "model.onnx")
 
 
-def _frames(
-    config: Config, base: Path, contract: Contract, split: SplitName
-) -> Callable[[], Iterable[NDArray[Any]]]:
+def _frames(config: Config, base: Path, contract: Contract, split: SplitName) -> Callable[[], Iterable[NDArray[Any]]]:
     """Input tensors of real frames, spread over a split. Someone who imports a graph may have no frames at all."""
     from segpipe.runtime.preprocess import check_frame, preprocess
 

@@ -19,7 +19,7 @@ Tensors = Iterable[tuple[str, NDArray[Any]]]
 Network = Callable[[NDArray[Any]], NDArray[Any]]
 
 LIMIT = 1e-4
-"""Relative L2 error of the scores. Two FP32 implementations differ by 1e-7 to 1e-6; a wrong operator by 1e-2 or more."""
+"""Relative L2 error of the scores. Two FP32 implementations differ by 1e-7 to 1e-6; a wrong operator by over 1e-2."""
 LABELS_LIMIT = 1e-3
 """Share of labels that may differ where the network ends in an argmax: pixels whose scores tie."""
 _MOST_PIXELS = 2**20  # of a random batch: more would only take longer

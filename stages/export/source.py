@@ -1,4 +1,4 @@
-"""What is exported: a trained network, or an imported graph. Both become an FP32 graph and a reference to hold it to."""
+"""What is exported: a trained network, or an imported graph. Both become an FP32 graph and a reference for it."""
 
 import json
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ def trace(network: nn.Module, contract: Contract, opset: int) -> onnx.ModelProto
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError(*_explained(error, contract)) from error
+            raise _explained(error, contract) from error
     if program is None:
         raise ExportError("PyTorch's exporter gave no graph", hint="export with a newer PyTorch")
     model = program.model_proto
@@ -62,7 +62,7 @@ def _check_stride(network: nn.Module, example: Tensor, contract: Contract) -> No
         )
 
 
-def _explained(error: Exception, contract: Contract) -> tuple[str, str]:
+def _explained(error: Exception, contract: Contract) -> ExportError:
     """The exporter's report as its first telling line, and what to try."""
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -70,8 +70,8 @@ def _explained(error: Exception, contract: Contract) -> tuple[str, str]:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     message = f"PyTorch cannot export the network: {type(cause).__name__}: {(lines or ['no reason given'])[0]}"
     if contract.network_size is None:
-        return message, "give [input] a height and width if the network cannot take every size"
-    return message, "replace the operator named here, or pass another opset"
+        return ExportError(message, hint="give [input] a height and width if the network cannot take every size")
+    return ExportError(message, hint="replace the operator named here, or set another export.opset")
 
 
 def _name_axes(model: onnx.ModelProto, contract: Contract) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
@@ -30,7 +31,8 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 def check(model: onnx.ModelProto, source: str) -> None:
     """ONNX's own checker with full shape inference, as one line."""
     if model.ByteSize() > LARGEST_BYTES:
-        raise InputError(f"{source} holds {model.ByteSize() / 1e9:.1f} GB, more than one ONNX file can", hint="prune it")
+        size = f"{model.ByteSize() / 1e9:.1f} GB"
+        raise InputError(f"{source} holds {size}, more than one ONNX file can", hint="use a smaller network")
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

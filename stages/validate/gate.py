@@ -77,7 +77,11 @@ def chosen(count: int, wanted: int) -> list[int]:
 
 
 def _compare(
-    sample: Sample, truth: TorchAnswer | OnnxRuntimeAnswer, hops: list[Hop], compared: dict[str, Comparison], worst: _Worst
+    sample: Sample,
+    truth: TorchAnswer | OnnxRuntimeAnswer,
+    hops: list[Hop],
+    compared: dict[str, Comparison],
+    worst: _Worst,
 ) -> None:
     """One image through every hop."""
     frame, labels = sample
