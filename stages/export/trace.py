@@ -41,6 +41,7 @@ def trace(network: nn.Module, contract: Contract, opset: int) -> onnx.ModelProto
         raise ExportError("PyTorch's exporter gave no graph", hint="export with a newer PyTorch")
     model = program.model_proto
     _name_axes(model, contract)
+    _refuse_fixed_axes(model, tuple(dynamic))
     return model
 
 
@@ -86,6 +87,16 @@ def _name_axes(model: onnx.ModelProto, contract: Contract) -> None:
         for name, side in zip(names, value.type.tensor_type.shape.dim, strict=False):
             if name and side.HasField("dim_param"):
                 side.dim_param = name if contract.output_stride == 1 or name == "batch" else f"{name}_out"
+
+
+def _refuse_fixed_axes(model: onnx.ModelProto, dynamic: tuple[int, ...]) -> None:
+    """The exporter fixes an axis where the network's code depends on it."""
+    sides = model.graph.input[0].type.tensor_type.shape.dim
+    fixed = {("batch", "channels", "height", "width")[axis]: sides[axis].dim_value
+             for axis in dynamic if sides[axis].HasField("dim_value")}  # fmt: skip
+    if fixed:
+        told = ", ".join(f"{name} at {size}" for name, size in fixed.items())
+        raise ExportError(f"PyTorch fixed the graph's {told}", hint="let the network take sizes from its tensors")
 
 
 @contextmanager

@@ -35,8 +35,8 @@ def choose(
     """The islands of `export.fp32_islands`; `frames` gives calibration tensors and is called only for "auto"."""
     reasons: dict[str, str] = {}
     if AUTO in wanted:
-        reasons |= _reasons(model, unsafe_weights(model))
         reasons |= _reasons(model, unsafe_activations(measure(model, frames(), input_name)))
+        reasons |= _reasons(model, unsafe_weights(model))
     for name in wanted:
         if name != AUTO:
             reasons |= dict.fromkeys(_named(model, name), f"named in export.fp32_islands: {name}")

@@ -55,8 +55,8 @@ def measure(model: onnx.ModelProto, batches: Iterable[NDArray[Any]], input_name:
         gauges = [float(value) for value in session.run(None, {input_name: batch})]
         for name, (largest, length, elements) in zip(names, _in_threes(gauges), strict=True):
             seen = ranges[name]
-            seen.largest = max(seen.largest, largest) if seen.largest == seen.largest else largest  # NaN stays
-            seen.squares += length**2
+            seen.largest = max(seen.largest, largest)
+            seen.squares += length**2  # NaN stays here; ReduceMax does not see it
             seen.elements += int(elements)
     return ranges
 
@@ -65,7 +65,9 @@ def unsafe_activations(ranges: dict[str, Range]) -> list[Unsafe]:
     """Tensors too large or too small, with the figures as reasons."""
     found = []
     for name, seen in ranges.items():
-        if not seen.largest <= LARGEST:
+        if np.isnan(seen.squares):
+            found.append(Unsafe(name, "NaN in the FP32 network already", weight=False))
+        elif not seen.largest <= LARGEST:
             reason = f"activations up to {seen.largest:.3g}, safe in FP16 up to {LARGEST:.0f}"
             found.append(Unsafe(name, reason, weight=False))
         elif 0 < seen.rms < SMALLEST_RMS:
