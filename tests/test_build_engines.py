@@ -150,10 +150,14 @@ def test_ctrl_c_during_a_build_becomes_keyboard_interrupt() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             return super().go_on(phase, step)
 
+    def build() -> None:
+        with shown("tensorrt-rtx") as progress:
+            progress.__class__ = Interrupting
+            build_engine("tensorrt-rtx", request(plain()), progress)
+
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), shown("tensorrt-rtx") as progress:
-        progress.__class__ = Interrupting
-        build_engine("tensorrt-rtx", request(plain()), progress)
+    with pytest.raises(KeyboardInterrupt):
+        build()
 
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -169,7 +173,7 @@ def test_refused_operator_is_told_with_module_line_and_advice(caplog: pytest.Log
     unpool.metadata_props.add(key=SOURCE_LINE, value="nets/segnet.py:41")
     model = graph([conv("image", "w", "a"), pool, unpool], [weights("w", 4, 3, 3, 3)])
 
-    with pytest.raises(BuildError, match=r"\(module decoder.unpool, nets/segnet.py:41\).*MaxUnpool|unpool") as refused:
+    with pytest.raises(BuildError, match=r"MaxUnpool unpool \(module decoder.unpool, nets/segnet.py:41\): not") as refused:
         build_one("tensorrt-rtx", request(model), CONFIG, frozenset())
 
     assert "unpool" in refused.value.hint

@@ -161,7 +161,9 @@ def test_any_mix_of_islands_gives_a_valid_graph(operators: list[str], islands: s
     nodes, current, before = [], "image", "image"
     for index, operator in enumerate(operators):
         name = f"n{index}"
-        inputs = {"Add": [current, before], "Concat": [current, before], "Conv": [current, "w"]}.get(operator, [current])
+        inputs = {"Add": [current, before], "Concat": [current, before], "Conv": [current, "w"]}.get(
+            operator, [current]
+        )
         options = {"Conv": {"pads": [1, 1, 1, 1]}, "Concat": {"axis": 2}}.get(operator, {})
         if operator == "Add" and len(set(operators)) != len({*operators} - {"Concat"}):
             inputs = [current, current]  # heights differ after a concatenation

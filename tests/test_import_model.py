@@ -1,7 +1,6 @@
 """Somebody else's ONNX becomes a run directory, or is refused with the reason."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -218,7 +217,7 @@ def test_external_data_outside_the_folder_is_refused(where: str, tmp_path: Path)
     paths = write(folder, plain())
     onnx.save(plain(), paths[0], save_as_external_data=True, location="w.bin", size_threshold=0)
     (folder / "w.bin").rename(tmp_path / "secret.bin")
-    os.symlink(tmp_path / "secret.bin", folder / "link.bin")
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
     model = onnx.load(paths[0], load_external_data=False)
     for tensor in model.graph.initializer:
         next(entry for entry in tensor.external_data if entry.key == "location").value = where

@@ -33,6 +33,7 @@ def graph(
     initializers: Sequence[TensorProto],
     shape: Sequence[Any] = ("batch", 3, 16, 24),
     outputs: Sequence[tuple[str, int, Sequence[Any]]] = (("logits", FLOAT, ("batch", 4, 16, 24)),),
+    *,
     opset: int = 18,
     kind: int = FLOAT,
 ) -> onnx.ModelProto:

@@ -42,7 +42,8 @@ def build_engines(rundir: RunDirectory, graph_name: str, config: BuildConfig) ->
     islands = island_nodes(rundir.artifact_bytes("export", "precision.json")) if config.precision == "fp16" else None
     dimensions = graph_dimensions(onnx.load_model_from_string(graph).graph.input[0])
     shapes = shape_ranges(contract, config, dimensions)
-    engines, figures = {}, {}
+    engines: dict[Flavour, Engine] = {}
+    figures: dict[str, Any] = {}
     for flavour in config.targets:
         request = make_request(flavour, graph, contract.input_name, shapes, config)
         engines[flavour], figures[flavour] = build_one(flavour, request, config, islands or frozenset())

@@ -94,7 +94,7 @@ class BuildCancelledError(BuildError):
 def build_engine(flavour: Flavour, request: BuildRequest, progress: Progress | None = None) -> Engine:
     """Parse the graph as a strongly typed network and build it."""
     trt = load(flavour)
-    messages = logger(trt)
+    messages = logger(trt, quiet=True)
     builder = trt.Builder(messages)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, messages)  # owns what the network refers to: it must outlive the build
@@ -117,7 +117,7 @@ def build_engine(flavour: Flavour, request: BuildRequest, progress: Progress | N
         raise BuildCancelledError(f"the {flavour} build was cancelled", hint="run the same command again")
     if plan is None:
         reasons = "; ".join(messages.errors) or "no reason given"
-        raise BuildError(f"{flavour} built nothing: {reasons}", hint="raise build.workspace_mb, or read the log (-v)")
+        raise BuildError(f"{flavour} built nothing: {reasons}", hint="read the log (-v); it may need build.workspace_mb")
     workspace = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
     stored = bytes(config.get_timing_cache().serialize()) if cache is not None else None
     return Engine(bytes(plan), layers, tuple(messages.warnings), workspace, stored)
@@ -217,4 +217,10 @@ def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> N
 
 def _problems(parser: Any) -> list[Problem]:
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    return [Problem(error.node_name() or "", error.node_operator() or "", error.desc()) for error in errors]
+    return [Problem(error.node_name() or "", error.node_operator() or "", _reason(error)) for error in errors]
+
+
+def _reason(error: Any) -> str:
+    """A failed check of the parser may describe itself as `false`."""
+    told: str = error.desc().strip()
+    return told if told not in {"", "false", "0"} else f"not supported ({error.code().name.lower()})"

@@ -11,7 +11,7 @@ _HALF = ("Half", "FP16")
 def inspect_engine(flavour: Flavour, plan: bytes) -> str | None:
     """The inspector's JSON, or None where this machine's GPU cannot load the engine. `plan` must be our own bytes."""
     trt = load(flavour)
-    messages = logger(trt)
+    messages = logger(trt, quiet=True)
     engine = trt.Runtime(messages).deserialize_cuda_engine(plan)
     if engine is None:
         return None
