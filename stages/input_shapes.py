@@ -1,7 +1,6 @@
 """The input shapes an engine takes: the config's ranges, held against the contract and the graph's own dimensions."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from segpipe.contract import Contract
 from segpipe.errors import ConfigError
@@ -22,11 +21,6 @@ def shape_ranges(contract: Contract, config: BuildConfig, graph: Dimensions | No
         return tuple(ranges)
     whole = _range(contract, Profile(batch=(1, 1, config.max_batch)))
     return (_clamped(whole, graph),)
-
-
-def graph_dimensions(value: Any) -> list[int | None]:
-    """Dimensions of an ONNX graph's input."""
-    return [side.dim_value if side.HasField("dim_value") else None for side in value.type.tensor_type.shape.dim]
 
 
 def _range(contract: Contract, profile: Profile) -> ShapeRange:

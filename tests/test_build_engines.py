@@ -173,7 +173,8 @@ def test_refused_operator_is_told_with_module_line_and_advice(caplog: pytest.Log
     unpool.metadata_props.add(key=SOURCE_LINE, value="nets/segnet.py:41")
     model = graph([conv("image", "w", "a"), pool, unpool], [weights("w", 4, 3, 3, 3)])
 
-    with pytest.raises(BuildError, match=r"MaxUnpool unpool \(module decoder.unpool, nets/segnet.py:41\): not") as refused:
+    told = r"MaxUnpool unpool \(module decoder.unpool, nets/segnet.py:41\): not"
+    with pytest.raises(BuildError, match=told) as refused:
         build_one("tensorrt-rtx", request(model), CONFIG, frozenset())
 
     assert "unpool" in refused.value.hint

@@ -21,7 +21,8 @@ from stages.build.problems import explained
 from stages.build.progress import shown
 from stages.build.target import describe_target, gpu_name, timing_cache_path
 from stages.config import BuildConfig
-from stages.input_shapes import graph_dimensions, shape_ranges
+from stages.graphs.types import dimensions
+from stages.input_shapes import shape_ranges
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def build_engines(rundir: RunDirectory, graph_name: str, config: BuildConfig) ->
     graph = rundir.artifact_bytes("export", graph_name)
     contract = Contract.from_json(rundir.artifact_bytes("export", "contract.json"), "export")
     islands = island_nodes(rundir.artifact_bytes("export", "precision.json")) if config.precision == "fp16" else None
-    dimensions = graph_dimensions(onnx.load_model_from_string(graph).graph.input[0])
-    shapes = shape_ranges(contract, config, dimensions)
+    given = onnx.load_model_from_string(graph).graph.input[0]
+    shapes = shape_ranges(contract, config, dimensions(given))
     engines: dict[Flavour, Engine] = {}
     figures: dict[str, Any] = {}
     for flavour in config.targets:

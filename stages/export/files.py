@@ -1,6 +1,7 @@
 """The core of export: a source -> self-describing FP32 and FP16 graphs, checked, and the report on their precision."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -21,7 +22,10 @@ from stages.graphs.islands import Island, choose
 from stages.graphs.naming import name_nodes
 from stages.graphs.reading import check, to_bytes
 from stages.graphs.rounding import rounded
-from stages.input_shapes import graph_dimensions, shape_ranges
+from stages.graphs.types import dimensions
+from stages.input_shapes import shape_ranges
+
+_log = logging.getLogger(__name__)
 
 _FRAMES_COMPARED = 4  # frames on which graph and network, and FP16 and FP32, are compared; validate compares many
 
@@ -45,7 +49,7 @@ def export_files(
     check(full, "the exported graph")
     _refuse_names(full, contract)
     candidate = session(full, contract)
-    ranges = shape_ranges(contract, build, graph_dimensions(full.graph.input[0]))
+    ranges = shape_ranges(contract, build, dimensions(full.graph.input[0]))
     real = (("a real frame", frame) for frame in islice(frames(), _FRAMES_COMPARED))
     worst = require_equal(source.reference, candidate, contract, chain(real, random_tensors(contract, ranges)))
     islands = choose(full, config.fp32_islands, frames, contract.input_name)
@@ -84,6 +88,8 @@ def _half_figures(
         return {}
     error = max(difference(expected, found, labels) for expected, found in pairs)
     agreement = float(np.mean([(decided(a, contract) == decided(b, contract)).mean() for a, b in pairs]))
+    if not np.isfinite(error):
+        _log.warning('export: the FP16 graph gives Inf or NaN on real frames; set export.fp32_islands = "auto"')
     return {"fp16_relative_error": error if np.isfinite(error) else None, "fp16_agreement": round(agreement, 6)}
 
 

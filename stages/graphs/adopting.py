@@ -5,6 +5,7 @@ from onnx import TensorProto, ValueInfoProto
 
 from segpipe.contract import METADATA_KEY, Contract, Layout
 from segpipe.errors import ContractError
+from stages.graphs.types import dimensions
 
 _INPUT_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 _SCORES = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -115,7 +116,7 @@ def _check_output(value: ValueInfoProto, contract: Contract, source: str) -> Non
 
 
 def _dimensions(value: ValueInfoProto, wanted: int, source: str, what: str) -> list[int | None]:
-    sides = [side.dim_value if side.HasField("dim_value") else None for side in value.type.tensor_type.shape.dim]
+    sides = dimensions(value)
     if len(sides) != wanted:
         raise ContractError(
             f"{source}: {what} '{value.name}' has {len(sides)} dimensions, an image network's has {wanted}",

@@ -32,6 +32,12 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
+def dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
+    """Sides of a tensor; None where it is dynamic (some exporters write 0 or -1 there)."""
+    sides = value.type.tensor_type.shape.dim
+    return [side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None for side in sides]
+
+
 def is_float(types: dict[str, int], name: str) -> bool:
     """Whether a tensor is FP32."""
     return types.get(name) == TensorProto.FLOAT

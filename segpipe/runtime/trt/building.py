@@ -117,7 +117,7 @@ def build_engine(flavour: Flavour, request: BuildRequest, progress: Progress | N
         raise BuildCancelledError(f"the {flavour} build was cancelled", hint="run the same command again")
     if plan is None:
         reasons = "; ".join(messages.errors) or "no reason given"
-        raise BuildError(f"{flavour} built nothing: {reasons}", hint="read the log (-v); it may need build.workspace_mb")
+        raise BuildError(f"{flavour} built nothing: {reasons}", hint="read the log (-v)")
     workspace = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
     stored = bytes(config.get_timing_cache().serialize()) if cache is not None else None
     return Engine(bytes(plan), layers, tuple(messages.warnings), workspace, stored)
