@@ -48,7 +48,7 @@ class Loud(nn.Module):
 
 def network(model: nn.Module | None = None) -> nn.Module:
     torch.manual_seed(0)
-    model = model or SkipNet(3, len(CLASSES), width=4)
+    model = model or SkipNet(3, len(CLASSES), width=16)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
@@ -66,8 +66,13 @@ def source_of(model: nn.Module, contract: Contract) -> Source:
 
 
 @pytest.fixture(scope="module")
-def exported() -> Exported:
-    return export_files(source_of(network(), FIXED), ExportConfig(), BuildConfig(), lambda: FRAMES)
+def source() -> Source:
+    return source_of(network(), FIXED)
+
+
+@pytest.fixture(scope="module")
+def exported(source: Source) -> Exported:
+    return export_files(source, ExportConfig(), BuildConfig(), lambda: FRAMES)
 
 
 def test_graph_alone_is_usable(exported: Exported) -> None:
@@ -89,10 +94,8 @@ def test_batch_norms_are_folded_and_nothing_is_dead(exported: Exported) -> None:
     assert all(used.intersection(node.output) for node in graph.node)
 
 
-def test_half_file_is_half_the_size() -> None:
-    model = network(SkipNet(3, len(CLASSES), width=16))
-
-    files = export_files(source_of(model, FIXED), ExportConfig(), BuildConfig(), lambda: FRAMES).files
+def test_half_file_is_half_the_size(exported: Exported) -> None:
+    files = exported.files
 
     assert len(files["model.fp16.onnx"]) <= 0.52 * len(files["model.onnx"])
 
@@ -148,13 +151,12 @@ def test_network_that_cannot_be_exported_is_refused_with_what_to_do() -> None:
         trace(Peeking().eval(), OPEN, 18)
 
 
-def test_graph_that_is_another_network_is_refused_with_figures() -> None:
-    good, contract = source_of(network(), FIXED), FIXED
-    tensors = random_tensors(contract, shape_ranges(contract, BuildConfig()))
-    candidate = session(good.graph, contract)
+def test_graph_that_is_another_network_is_refused_with_figures(source: Source) -> None:
+    tensors = random_tensors(FIXED, shape_ranges(FIXED, BuildConfig()))
+    candidate = session(source.graph, FIXED)
 
     with pytest.raises(ExportError, match=r"random input.*relative L2 error .*limit.*largest difference"):
-        require_equal(lambda tensor: 1.01 * good.reference(tensor), candidate, contract, tensors)
+        require_equal(lambda tensor: 1.01 * source.reference(tensor), candidate, FIXED, tensors)
 
 
 def test_nan_and_other_shapes_are_infinitely_far() -> None:
@@ -174,19 +176,18 @@ def test_loud_module_becomes_an_island_and_the_report_says_why() -> None:
     nn.init.constant_(model.amplifier.weight, 6e4)
     nn.init.constant_(model.attenuator.weight, 1e-4)
 
-    result = export_files(source_of(model, FIXED), ExportConfig(), BuildConfig(), lambda: FRAMES)
+    source = source_of(model, FIXED)
+    result = export_files(source, ExportConfig(), BuildConfig(), lambda: FRAMES)
 
     report = json.loads(result.files["precision.json"])
     assert {island["module"] for island in report["islands"]} == {"amplifier", "attenuator"}
     assert "activations up to" in report["islands"][0]["reason"]
     assert result.figures["fp16_relative_error"] < 5e-3  # rounding of seventeen layers
-    plain = export_files(source_of(model, FIXED), ExportConfig(fp32_islands=()), BuildConfig(), lambda: FRAMES)
+    plain = export_files(source, ExportConfig(fp32_islands=()), BuildConfig(), lambda: FRAMES)
     assert plain.figures["fp16_relative_error"] is None  # Inf: without the island it is broken, and says so
 
 
-def test_named_module_stays_fp32_and_an_unknown_one_is_refused() -> None:
-    source = source_of(network(), FIXED)
-
+def test_named_module_stays_fp32_and_an_unknown_one_is_refused(source: Source) -> None:
     files = export_files(source, ExportConfig(fp32_islands=("down1",)), BuildConfig(), lambda: FRAMES).files
 
     kept = {tensor.name for tensor in onnx.load_model_from_string(files["model.fp16.onnx"]).graph.initializer
