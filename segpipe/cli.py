@@ -100,11 +100,25 @@ def export(run: Run, force: Force = False, sets: Sets = None) -> None:
     print(_run_stages(run, "export", "export", force, sets).artifact("export", "model.onnx"))
 
 
+@app.command("import")
+def import_model(
+    model: Annotated[Path, typer.Argument(help="Somebody else's ONNX file.", show_default=False)],
+    contract: Annotated[Path, typer.Option(help="What its input and output mean: a contract.toml.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to start.")],
+) -> None:
+    """Start a run from an ONNX file; `segpipe run RUN` does the rest."""
+    from stages.import_model import run
+
+    print(run(out, model, contract))
+
+
 @app.command()
 def build(run: Run, force: Force = False, sets: Sets = None) -> None:
     """Build the TensorRT engines in build.targets."""
+    from segpipe.runtime.opening import engines_of
+
     finished = _run_stages(run, "build", "build", force, sets)
-    for name in finished.record("build").outputs:
+    for name in engines_of(finished):
         print(finished.artifact("build", name))
 
 

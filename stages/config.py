@@ -3,9 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _listed(value: Any) -> Any:
+    """One string is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
 Target = Literal["tensorrt-rtx", "tensorrt"]
 
 
@@ -122,8 +129,30 @@ class ExportConfig(Section):
     """ONNX."""
 
     opset: Annotated[int, Field(ge=17, le=22)] = 18
-    fp32_islands: tuple[str, ...] = ()
-    """Modules that model.fp16.onnx keeps in FP32, by their dotted names."""
+    """Every consumer reads 18: ONNX Runtime with CUDA keeps Resize on the GPU up to it, and TensorRT 10.13 knows it."""
+    fp32_islands: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("auto",)
+    """What model.fp16.onnx keeps in FP32: "auto" (what the range probe finds), names of modules, names of nodes."""
+    calibration_images: PositiveInt = 16
+    """Frames that the range probe looks at."""
+
+
+Range = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class Profile(Section):
+    """One optimisation profile: smallest, typical and largest batch, height and width of the network's input."""
+
+    batch: Range = (1, 1, 8)
+    height: Range | None = None
+    width: Range | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Profile":
+        for name in ("batch", "height", "width"):
+            values = getattr(self, name)
+            if values is not None and list(values) != sorted(values):
+                raise ValueError(f"{name} must be smallest, typical, largest")
+        return self
 
 
 class BuildConfig(Section):
@@ -134,8 +163,21 @@ class BuildConfig(Section):
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
     """GPUs that a tensorrt-rtx engine is built for."""
     max_batch: PositiveInt = 8
+    """Largest batch of the one profile that is made when `profiles` is empty."""
+    profiles: tuple[Profile, ...] = ()
+    """Several optimisation profiles, for instance one for single frames and one for batches."""
     min_fp16_share: Share = 0.9
     """Least share of convolutions, deconvolutions and matrix products, islands apart, that must be in FP16."""
+    workspace_mb: PositiveInt | None = None
+    """Most scratch memory that a layer may use on the GPU; without it, all there is."""
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """How long TensorRT searches: 0 builds fastest, 5 runs fastest."""
+    timing_cache: bool = True
+    """`tensorrt` only: keep measured timings for the next build, by GPU and version."""
+    hardware_compatibility: Literal["none", "ampere-plus", "same-compute-capability"] = "none"
+    """`tensorrt` only: which other GPUs may run the engine."""
+    version_compatible: bool = False
+    """`tensorrt` only: later TensorRT versions may run the engine."""
 
 
 class Limits(Section):
@@ -195,5 +237,10 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_WITHOUT_EFFECT)
 
 
-_WITHOUT_EFFECT: Any = {"data": {"root"}, "train": {"workers", "threads"}, "benchmark": {"threads"}}
+_WITHOUT_EFFECT: Any = {
+    "data": {"root"},
+    "train": {"workers", "threads"},
+    "benchmark": {"threads"},
+    "build": {"timing_cache"},
+}
 """Settings that say where and how fast, not what: data is known by its fingerprint."""

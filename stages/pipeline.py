@@ -1,5 +1,6 @@
 """The order of the stages, and running some of them under one lock."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from stages.config import Config
 
 _STAGES: dict[str, Callable[[RunDirectory, Config, Path], object]] = {
     "train": train.run,
-    "export": lambda rundir, config, _: export.run(rundir, config),
+    "export": export.run,
     "build": lambda rundir, config, _: build.run(rundir, config),
     "validate": validate.run,
     "benchmark": benchmark.run,
 }
 NAMES = tuple(_STAGES)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,5 +40,8 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
     with rundir.writing():
         rundir.save_config(config.stored())
         for name in selection.names():
+            if name == "train" and "import" in rundir.manifest.stages:
+                _log.info("train: nothing to do, the network was imported")
+                continue
             _STAGES[name](rundir, config, base)
     return rundir

@@ -14,8 +14,7 @@ from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.storage import sha256_of
 from segpipe.verdict import stored_verdicts
-from stages import build
-from stages.export.clean import NAME_SCOPES, SOURCE_LINE
+from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
 from stages.pipeline import NAMES, Selection, run_stages
 from stages.report import write_report
 from tests.tiny import tiny_config
@@ -28,8 +27,14 @@ def test_every_stage_leaves_its_files_and_figures(finished_run: Path) -> None:
 
     assert tuple(sorted(stages, key=NAMES.index)) == NAMES
     assert set(stages["train"].outputs) == {CHECKPOINT, "history.csv"}
-    assert set(stages["export"].outputs) == {"model.onnx", "model.fp16.onnx", "contract.json", "palette.json"}
-    assert set(stages["build"].outputs) == {"model.rtx.engine"}
+    assert set(stages["export"].outputs) == {
+        "model.onnx",
+        "model.fp16.onnx",
+        "contract.json",
+        "palette.json",
+        "precision.json",
+    }
+    assert {name for name in stages["build"].outputs if not name.startswith("kernels.")} == {"model.rtx.engine"}
     assert set(stages["validate"].outputs) == {"report.json", "verdicts.json", "worst.png"}
     assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv"}
     assert all(record.environment["python"] for record in stages.values())
@@ -130,16 +135,6 @@ def test_the_fp16_graph_is_half_the_size_and_keeps_its_types(finished_run: Path)
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert run.record("build").figures["tensorrt-rtx"]["fp16_share"] == 1.0
-
-
-def test_a_build_that_is_not_fp16_enough_fails_and_names_the_layers(run_copy: Path) -> None:
-    run = RunDirectory(run_copy)
-    config = tiny_config(run_copy)
-    contract = Contract.from_json(run.artifact_bytes("export", "contract.json"), "export")
-    engine = build.build("tensorrt-rtx", run.artifact_bytes("export", "model.onnx"), contract, config.build)
-
-    with pytest.raises(BuildError, match=r"0% of \d+ compute layers are FP16.*not in FP16: .*FLOAT"):
-        build.judge_precision(engine, config.build, islands=0)
 
 
 def test_an_unknown_compute_capability_names_the_known(run_copy: Path) -> None:

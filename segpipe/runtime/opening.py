@@ -1,6 +1,7 @@
 """From a run directory to an open backend: what is hashed and judged before it is opened, and what `auto` picks."""
 
 import logging
+from dataclasses import replace
 
 from segpipe.contract import Contract
 from segpipe.errors import (
@@ -11,9 +12,10 @@ from segpipe.errors import (
     NotValidatedError,
     SegpipeError,
 )
+from segpipe.manifest import Output
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import ARTIFACTS, Backend, load_opener, require_known
-from segpipe.runtime.request import OpenOptions
+from segpipe.runtime.request import BuiltFor, OpenOptions
 from segpipe.verdict import require_passed
 
 _log = logging.getLogger(__name__)
@@ -53,6 +55,12 @@ def run_contract(run: RunDirectory) -> Contract:
     return contract
 
 
+def engines_of(run: RunDirectory) -> dict[str, Output]:
+    """The engines of a run, without the kernels that lie beside them; empty when none were built."""
+    record = run.manifest.stages.get("build")
+    return {name: output for name, output in record.outputs.items() if name.endswith(".engine")} if record else {}
+
+
 def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
     stage, file = ARTIFACTS[name]
@@ -60,6 +68,8 @@ def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvali
     opener = load_opener(name)
     if not allow_unvalidated:
         require_passed(run, sha256, name)
+    if "build" in run.manifest.stages:
+        options = _with_build(run, name, options)
     opened = opener(run.artifact_bytes(stage, file), run_contract(run), options)
     if not allow_unvalidated:
         try:
@@ -69,3 +79,11 @@ def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvali
             raise
     _log.info("%s: %s on %s runs %s/%s", run.path, name, opened.device, stage, file)
     return opened, sha256
+
+
+def _with_build(run: RunDirectory, name: str, options: OpenOptions) -> OpenOptions:
+    """What the build left for the runtime: the kernels, and what machine the engine is for."""
+    record = run.record("build")
+    kernels = {file: run.artifact_bytes("build", file) for file in record.outputs if file.startswith("kernels.")}
+    built_for = BuiltFor(**record.figures.get(name, {}).get("built_for", {}))
+    return replace(options, kernels=kernels, built_for=built_for, run=str(run.path))

@@ -1,27 +1,59 @@
-"""Stage `export`: model.safetensors -> model.onnx, model.fp16.onnx, contract.json, palette.json."""
+"""Stage `export`: a trained network or an imported graph -> model.onnx, model.fp16.onnx and what describes them."""
 
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
 from segpipe.rundir import RunDirectory
 from stages.config import Config
+from stages.data import SplitName, fingerprint, open_split
 from stages.environment import versions
 
 STAGE = "export"
-VERSION = 1
+VERSION = 2
+_AUTO = "auto"
 
 
-def run(rundir: RunDirectory, config: Config) -> Path:
+def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Export this run's network, unless an export with the same key is already there."""
-    checkpoint = rundir.artifact("train", "model.safetensors")
+    imported = "import" in rundir.manifest.stages
+    file = rundir.artifact("import", "model.onnx") if imported else rundir.artifact("train", "model.safetensors")
+    inputs = {rundir.relative(file): rundir.recorded_sha256(file)}
+    if _AUTO in config.export.fp32_islands:  # the frames decide what stays FP32
+        inputs["data"] = fingerprint(config, base, rundir.path / ".fingerprints.json")
     params = {"stage_version": VERSION, **config.sections("export")}
-    with rundir.step(STAGE, [checkpoint], params) as step:
+    with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
-            from stages.export.graph import export_files
+            from stages.export.files import export_files
+            from stages.export.source import imported_source, trained_source
 
-            exported = export_files(checkpoint.read_bytes(), config.export)
+            source = imported_source(rundir) if imported else trained_source(rundir, config.export.opset)
+            frames = _frames(config, base, source.contract, "val" if imported else "train")
+            exported = export_files(source, config.export, config.build, frames)
             for name, data in exported.files.items():
                 step.path(name).write_bytes(data)
             step.contract_sha256 = exported.contract_sha256
             step.figures = exported.figures
-            step.environment |= versions("torch", "onnx", "onnxscript")
+            step.environment |= versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
     return rundir.artifact(STAGE, "model.onnx")
+
+
+def _frames(config: Config, base: Path, contract: Contract, split: SplitName) -> Callable[[], Iterable[NDArray[Any]]]:
+    """Input tensors of real frames, spread over a split. Someone who imports a graph may have no frames at all."""
+    from segpipe.runtime.preprocess import check_frame, preprocess
+
+    if split == "val" and _AUTO not in config.export.fp32_islands:
+        return lambda: ()
+
+    def tensors() -> Iterable[NDArray[Any]]:
+        opened = open_split(config, base, split)
+        step = max(1, len(opened) // config.export.calibration_images)
+        for index in islice(range(0, len(opened), step), config.export.calibration_images):
+            frame = check_frame(opened.sample(index)[0], contract)
+            yield preprocess(frame, contract, contract.place(*frame.shape[:2]))[None]
+
+    return tensors

@@ -1,12 +1,13 @@
 """Takes out of an ONNX graph what names the machine that made it, and keeps what names the network's modules."""
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import onnx
 
-NAME_SCOPES = "pkg.torch.onnx.name_scopes"
-SOURCE_LINE = "segpipe.source"
+from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE, metadata
 
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -15,9 +16,8 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rewrite the metadata in place: module scopes and `file:line` stay, stack traces and paths go."""
     for node in model.graph.node:
-        kept = {entry.key: entry.value for entry in node.metadata_props}
-        wanted = {NAME_SCOPES: kept.get(NAME_SCOPES), SOURCE_LINE: _source_line(kept.get(_STACK_TRACE, ""))}
-        _replace(node.metadata_props, wanted)
+        source = metadata(node, SOURCE_LINE) or _source_line(metadata(node, _STACK_TRACE))
+        _replace(node.metadata_props, {NAME_SCOPES: metadata(node, NAME_SCOPES), SOURCE_LINE: source})
         node.ClearField("doc_string")
     graph = model.graph
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -30,17 +30,26 @@ def clean(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _replace(properties: Any, wanted: dict[str, str | None]) -> None:
+def _replace(properties: Any, wanted: dict[str, str]) -> None:
     del properties[:]
     for key, value in wanted.items():
         if value:
             properties.add(key=key, value=value)
 
 
-def _source_line(trace: str) -> str | None:
-    """The innermost line outside PyTorch, as `folder/file.py:12`: enough to find it, and no machine's path."""
+def _source_line(trace: str) -> str:
+    """The innermost line outside PyTorch, as `package/file.py:12`: enough to find it, and no machine's path."""
     frames = [match for match in _FRAME.finditer(trace) if "site-packages/torch/" not in match["file"]]
-    if not frames:
-        return None
-    innermost = frames[-1]
-    return "/".join(innermost["file"].split("/")[-2:]) + f":{innermost['line']}"
+    return f"{_as_imported(Path(frames[-1]['file']))}:{frames[-1]['line']}" if frames else ""
+
+
+def _as_imported(file: Path) -> str:
+    """The file as Python's import path knows it; a folder's own name may be a person's."""
+    roots = [Path(entry).resolve() for entry in sys.path]
+    inside = [root for root in roots if file.is_relative_to(root) and (file.parent == root or _is_package(file, root))]
+    return file.relative_to(max(inside, key=lambda root: len(root.parts))).as_posix() if inside else file.name
+
+
+def _is_package(file: Path, root: Path) -> bool:
+    """Whether every folder between the two can be a package's name."""
+    return all(part.isidentifier() for part in file.parent.relative_to(root).parts) and root != Path("/")

@@ -6,22 +6,24 @@ from typing import Any
 
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import engines_of
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config import Config
 from stages.data import fingerprint
 from stages.environment import versions
 
-VERSION = 1
+VERSION = 2
 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Compare every hop with PyTorch FP32, unless the same artifacts were judged on the same images before."""
+    imported = "import" in rundir.manifest.stages
     artifacts = [
-        rundir.artifact("train", "model.safetensors"),
+        rundir.artifact("import", "model.onnx") if imported else rundir.artifact("train", "model.safetensors"),
         rundir.artifact("export", "model.onnx"),
         rundir.artifact("export", "model.fp16.onnx"),
     ]
-    artifacts += [rundir.artifact("build", name) for name in rundir.record("build").outputs]
+    artifacts += [rundir.artifact("build", name) for name in engines_of(rundir)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts} | {"data": data}
     params = {"stage_version": VERSION, "device": "cpu", **config.sections("data", "validate")}

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from segpipe import draw
 from segpipe.contract import Contract
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import engines_of
 from segpipe.verdict import Verdict
 from stages.compare import Check, Comparison
 from stages.config import Config
 from stages.data import labels_of, open_split
-from stages.validate.hops import Hop, TorchAnswer, open_hops, reference_answer
+from stages.validate.hops import Hop, OnnxRuntimeAnswer, TorchAnswer, open_hops, reference_answer
 
 Sample = tuple[NDArray[Any], NDArray[Any]]  # frame and labels
 
@@ -49,7 +50,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path) -> Judgement:
     split = open_split(config, base, "val")
     indices = chosen(len(split), config.validate_.images)
     truth, worst = reference_answer(rundir), _Worst()
-    with open_hops(rundir, config) as hops:
+    with open_hops(rundir, contract) as hops:
         compared = {hop.name: Comparison(len(contract.classes), config.validate_.boundary_px) for hop in hops}
         for index in indices:
             _compare(split.sample(index), truth, hops, compared, worst)
@@ -77,14 +78,19 @@ def chosen(count: int, wanted: int) -> list[int]:
 
 
 def _compare(
-    sample: Sample, truth: TorchAnswer, hops: list[Hop], compared: dict[str, Comparison], worst: _Worst
+    sample: Sample,
+    truth: TorchAnswer | OnnxRuntimeAnswer,
+    hops: list[Hop],
+    compared: dict[str, Comparison],
+    worst: _Worst,
 ) -> None:
     """One image through every hop."""
     frame, labels = sample
     scores, mask, margin = truth.scores(frame), truth.mask(frame), truth.margin(frame)
     for hop in hops:
         candidate = hop.answer.mask(frame)
-        compared[hop.name].add_scores(scores, hop.answer.scores(frame))
+        if scores.dtype.kind == "f":  # labels are no scores
+            compared[hop.name].add_scores(scores, hop.answer.scores(frame))
         flips = compared[hop.name].add_masks(mask, candidate, labels, margin)
         if flips > worst.flips:
             worst.flips, worst.images = flips, (frame, mask, candidate)
@@ -115,7 +121,7 @@ def _unjudged_engines(rundir: RunDirectory) -> list[Verdict]:
             status="not judged",
             reasons=(_NOT_RUN,),
         )
-        for name, output in rundir.record("build").outputs.items()
+        for name, output in engines_of(rundir).items()
     ]
 
 

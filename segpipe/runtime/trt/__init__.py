@@ -35,8 +35,11 @@ def version(flavour: Flavour) -> str:
     return found
 
 
-def logger(trt: Any) -> Any:
-    """TensorRT's messages through `logging`; warnings and errors are kept for the record."""
+def logger(trt: Any, quiet: bool = False) -> Any:
+    """TensorRT's messages through `logging`; warnings and errors are kept for the record.
+
+    `quiet`: errors are logged as details, because the caller raises them.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base exists only when TensorRT is installed
         def __init__(self) -> None:
@@ -50,6 +53,6 @@ def logger(trt: Any) -> Any:
                 self.errors.append(msg)
             elif level == 2:
                 self.warnings.append(msg)
-            _log.log(_LEVELS[level], "%s", msg)
+            _log.log(logging.DEBUG if quiet else _LEVELS[level], "%s", msg)
 
     return Logger()

@@ -1,0 +1,43 @@
+"""What an engine really computes in: the engine inspector's JSON, read. Needs the GPU the engine is for."""
+
+import json
+from typing import Any
+
+from segpipe.runtime.trt import Flavour, load, logger
+
+_HALF = ("Half", "FP16")
+
+
+def inspect_engine(flavour: Flavour, plan: bytes) -> str | None:
+    """The inspector's JSON, or None where this machine's GPU cannot load the engine. `plan` must be our own bytes."""
+    trt = load(flavour)
+    messages = logger(trt, quiet=True)
+    engine = trt.Runtime(messages).deserialize_cuda_engine(plan)
+    if engine is None:
+        return None
+    text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return text
+
+
+def half_nodes(information: str, nodes: set[str]) -> dict[str, bool]:
+    """For each ONNX node that some engine layer names: whether that layer reads FP16. Layers hold several nodes."""
+    found: dict[str, bool] = {}
+    for layer in json.loads(information).get("Layers", []):
+        if not isinstance(layer, dict):  # without detail the inspector gives names only
+            continue
+        mentioned = nodes & _names(layer)
+        half = any(any(word in _format(value) for word in _HALF) for value in layer.get("Inputs", []))
+        for node in mentioned:
+            found[node] = found.get(node, False) or half
+    return found
+
+
+def _names(layer: dict[str, Any]) -> set[str]:
+    """ONNX nodes in a layer's metadata `[ONNX Layer: a]...[ONNX Layer: b]`, else in its name `a + b`."""
+    metadata = str(layer.get("Metadata", ""))
+    named = {part.partition("]")[0] for part in metadata.split("[ONNX Layer: ")[1:]}
+    return named or {part.strip() for part in str(layer.get("Name", "")).split("+")}
+
+
+def _format(value: Any) -> str:
+    return str(value.get("Format/Datatype", "")) if isinstance(value, dict) else ""

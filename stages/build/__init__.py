@@ -1,0 +1,34 @@
+"""Stage `build`: ONNX -> TensorRT engines, the truth about their precision, and the kernels that run beside them."""
+
+from pathlib import Path
+
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.trt import Flavour
+from stages.build.target import describe_target
+from stages.config import Config
+from stages.kernels import kernels_key
+
+STAGE = "build"
+VERSION = 2
+ENGINES: dict[Flavour, str] = {"tensorrt": "model.tensorrt.engine", "tensorrt-rtx": "model.rtx.engine"}
+_GRAPHS = {"fp16": "model.fp16.onnx", "fp32": "model.onnx"}
+
+
+def run(rundir: RunDirectory, config: Config) -> list[Path]:
+    """Build an engine for every target, unless engines with the same key are already there."""
+    graph = rundir.artifact("export", _GRAPHS[config.build.precision])
+    precision = rundir.artifact("export", "precision.json")
+    target = {flavour: describe_target(flavour) for flavour in config.build.targets}
+    params = {"stage_version": VERSION, "target": target, "kernels": kernels_key(), **config.sections("build")}
+    with rundir.step(STAGE, [graph, precision], params) as step:
+        if step.stale:
+            from stages.build.engines import build_engines
+
+            built = build_engines(rundir, _GRAPHS[config.build.precision], config.build)
+            files = {ENGINES[flavour]: engine.plan for flavour, engine in built.engines.items()}
+            for name, data in (files | built.kernels).items():
+                step.path(name).write_bytes(data)
+            step.contract_sha256 = built.contract_sha256
+            step.figures = built.figures
+            step.environment |= {flavour: ", ".join(what.values()) for flavour, what in target.items()}
+    return [rundir.artifact(STAGE, ENGINES[flavour]) for flavour in config.build.targets]

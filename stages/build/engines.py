@@ -1,0 +1,140 @@
+"""The core of build: a graph -> engines for every target, with time, memory and precision of each."""
+
+import logging
+import platform
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from segpipe.contract import Contract
+from segpipe.errors import BackendMissingError, BuildError
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.request import BuiltFor
+from segpipe.runtime.trt import Flavour, load
+from segpipe.runtime.trt.building import BuildRequest, Engine, GraphRefusedError, ShapeRange, build_engine
+from segpipe.runtime.trt.inspecting import inspect_engine
+from segpipe.storage import write_atomically
+from stages.build.precision import island_nodes, judge_precision
+from stages.build.problems import explained
+from stages.build.progress import shown
+from stages.build.target import describe_target, gpu_name, timing_cache_path
+from stages.config import BuildConfig
+from stages.graphs.types import dimensions
+from stages.input_shapes import shape_ranges
+from stages.kernels import compile_kernels
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """Engines by flavour, and the record's figures."""
+
+    engines: dict[Flavour, Engine]
+    kernels: dict[str, bytes]
+    figures: dict[str, Any]
+    contract_sha256: str
+
+
+def build_engines(rundir: RunDirectory, graph_name: str, config: BuildConfig) -> Built:
+    """Build every target of the config from one exported graph."""
+    graph = rundir.artifact_bytes("export", graph_name)
+    contract = Contract.from_json(rundir.artifact_bytes("export", "contract.json"), "export")
+    islands = island_nodes(rundir.artifact_bytes("export", "precision.json")) if config.precision == "fp16" else None
+    given = onnx.load_model_from_string(graph).graph.input[0]
+    shapes = shape_ranges(contract, config, dimensions(given))
+    engines: dict[Flavour, Engine] = {}
+    figures: dict[str, Any] = {}
+    for flavour in config.targets:
+        request = make_request(flavour, graph, contract.input_name, shapes, config)
+        engines[flavour], figures[flavour] = build_one(flavour, request, config, islands or frozenset())
+        figures[flavour]["built_for"] = _built_for(flavour, config)
+    return Built(engines, _kernels(), figures, contract.sha256)
+
+
+def make_request(
+    flavour: Flavour, graph: bytes, input_name: str, shapes: tuple[ShapeRange, ...], config: BuildConfig
+) -> BuildRequest:
+    """The config in the builder's terms."""
+    return BuildRequest(
+        onnx=graph,
+        input_name=input_name,
+        shapes=shapes,
+        compute_capabilities=config.compute_capabilities,
+        workspace_bytes=config.workspace_mb * 2**20 if config.workspace_mb else None,
+        optimization_level=config.optimization_level,
+        hardware_compatibility=config.hardware_compatibility,
+        version_compatible=config.version_compatible,
+        timing_cache=_stored_timings(flavour) if flavour == "tensorrt" and config.timing_cache else None,
+    )
+
+
+def build_one(
+    flavour: Flavour, request: BuildRequest, config: BuildConfig, islands: frozenset[str]
+) -> tuple[Engine, dict[str, Any]]:
+    """One engine and its figures; a refused graph is explained in the network's terms."""
+    load(flavour)  # a missing package is told before a missing GPU
+    if flavour == "tensorrt" and gpu_name() is None:
+        raise BuildError(
+            "tensorrt builds on the GPU that its engine will run on, and there is none here",
+            hint="build on that machine, or set build.targets = ['tensorrt-rtx'], which needs no GPU to build",
+        )
+    started = time.monotonic()
+    with shown(flavour) as progress:
+        try:
+            engine = build_engine(flavour, request, progress)
+        except GraphRefusedError as error:
+            raise explained(error, request.onnx) from error
+    seconds = time.monotonic() - started
+    if engine.timing_cache is not None:
+        _keep_timings(timing_cache_path(describe_target(flavour)), engine.timing_cache)
+    inspected = inspect_engine(flavour, engine.plan) if gpu_name() else None
+    figures = {
+        **judge_precision(engine, config, islands, inspected),
+        "engine_bytes": len(engine.plan),
+        "seconds": round(seconds, 3),
+        "profiles": [vars(shapes) for shapes in request.shapes],
+        "workspace_limit_bytes": engine.workspace_bytes,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "warnings": len(engine.warnings),
+    }
+    _log.info("build: %s in %.1f s, %.0f %% FP16", flavour, seconds, 100 * figures["fp16_share"])
+    return engine, figures
+
+
+def _built_for(flavour: Flavour, config: BuildConfig) -> dict[str, Any]:
+    """What the runtime compares with the machine it is on, before it touches the engine."""
+    gpu = gpu_name() if flavour == "tensorrt" else None
+    return asdict(
+        BuiltFor(
+            version=describe_target(flavour)["version"],
+            gpu=gpu.rpartition(" (")[0] if gpu else None,
+            compute_capabilities=config.compute_capabilities if flavour == "tensorrt-rtx" else (),
+            system=platform.system(),
+            version_compatible=config.version_compatible,
+            hardware_compatibility=config.hardware_compatibility,
+        )
+    )
+
+
+def _kernels() -> dict[str, bytes]:
+    """Machine code for every GPU; without the compiler the runtime needs it when it opens an engine."""
+    try:
+        return compile_kernels()
+    except BackendMissingError as error:
+        _log.warning("build: no CUDA kernels in this run, the runtime will compile them: %s", error)
+        return {}
+
+
+def _stored_timings(flavour: Flavour) -> bytes:
+    path = timing_cache_path(describe_target(flavour))
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _keep_timings(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, data)

@@ -1,0 +1,59 @@
+"""The truth about precision: what share of the compute layers is FP16, and a failed build when it is too little."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from segpipe.errors import BuildError
+from segpipe.runtime.trt.building import Engine, Layer
+from segpipe.runtime.trt.inspecting import half_nodes
+from stages.config import BuildConfig
+
+_NAMED = 12  # layers named in an error
+
+
+def island_nodes(report: bytes) -> frozenset[str]:
+    """Nodes that export kept in FP32 on purpose, from its precision.json."""
+    return frozenset(island["node"] for island in json.loads(report)["islands"])
+
+
+def judge_precision(
+    engine: Engine, config: BuildConfig, islands: frozenset[str], inspected: str | None = None
+) -> dict[str, Any]:
+    """Shares by the parsed network and by the engine's own account; too little FP16 fails and names the layers."""
+    compute = [layer for layer in engine.layers if layer.node not in islands]
+    wrong = [layer for layer in compute if layer.dtype != "HALF"]
+    figures: dict[str, Any] = {
+        "compute_layers": len(engine.layers),
+        "fp32_island_layers": len(engine.layers) - len(compute),
+        "fp16_share": _share(len(compute) - len(wrong), len(compute)),
+    }
+    if config.precision == "fp16":
+        _refuse_too_little(figures["fp16_share"], compute, wrong, config, "the parsed network")
+    if inspected is not None:
+        said = half_nodes(inspected, {layer.node for layer in compute})
+        slow = [layer for layer in compute if said.get(layer.node) is False]
+        figures["inspected_layers"] = len(said)
+        figures["inspected_fp16_share"] = _share(sum(said.values()), len(said))
+        if config.precision == "fp16" and said:
+            _refuse_too_little(figures["inspected_fp16_share"], said, slow, config, "the engine inspector")
+    return figures
+
+
+def _refuse_too_little(
+    share: float, compute: Iterable[object], wrong: list[Layer], config: BuildConfig, witness: str
+) -> None:
+    if share >= config.min_fp16_share:
+        return
+    named = ", ".join(f"{layer.name} ({layer.kind.lower()}, {layer.dtype})" for layer in wrong[:_NAMED])
+    more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+    raise BuildError(
+        f"by {witness} {share:.0%} of {len(list(compute))} compute layers are FP16, build.min_fp16_share is "
+        f"{config.min_fp16_share:.0%}; not in FP16: {named or 'none'}{more}",
+        hint="export again, name them in export.fp32_islands if they must be FP32, or lower build.min_fp16_share",
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    """A network whose compute layers are all islands is as FP16 as it can be."""
+    return round(part / whole, 4) if whole else 1.0

@@ -1,0 +1,108 @@
+"""Is the graph still the network? Both get the same tensors; what they answer must be equal to rounding."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import ExportError
+from segpipe.runtime.trt.building import ShapeRange
+from stages.graphs.reading import to_bytes
+
+Tensors = Iterable[tuple[str, NDArray[Any]]]
+"""What a tensor is called in messages, and the tensor."""
+Network = Callable[[NDArray[Any]], NDArray[Any]]
+
+LIMIT = 1e-4
+"""Relative L2 error of the scores. Two FP32 implementations differ by 1e-7 to 1e-6; a wrong operator by over 1e-2."""
+LABELS_LIMIT = 1e-3
+"""Share of labels that may differ where the network ends in an argmax: pixels whose scores tie."""
+_MOST_PIXELS = 2**20  # of a random batch: more would only take longer
+
+
+@dataclass
+class Worst:
+    """The greatest difference so far."""
+
+    error: float = 0.0
+    tensor: str = "nothing compared"
+    compared: int = 0
+
+
+def require_equal(reference: Network, candidate: Network, contract: Contract, tensors: Tensors) -> Worst:
+    """Compare on every tensor; ExportError names the figures when they differ."""
+    worst = Worst()
+    labels = contract.output_kind == "labels"
+    limit = LABELS_LIMIT if labels else LIMIT
+    for name, tensor in tensors:
+        expected, found = reference(tensor), candidate(tensor)
+        error = difference(expected, found, labels)
+        if not error <= limit:
+            what = f"{error:.2%} of the labels differ" if labels else f"relative L2 error {error:.3g} (limit {limit:g})"
+            raise ExportError(
+                f"the graph is not the network: on {name} {_shape(tensor)} {what}, "
+                f"largest difference {_largest(expected, found):.3g}",
+                hint="export with another PyTorch or opset, and report the operator to its authors",
+            )
+        worst.compared += 1
+        if error >= worst.error:
+            worst.error, worst.tensor = error, f"{name} {_shape(tensor)}"
+    return worst
+
+
+def difference(expected: NDArray[Any], found: NDArray[Any], labels: bool) -> float:
+    """Relative L2 error of scores, or the share of labels that differ. Other shapes and NaN are infinitely far."""
+    if expected.shape != found.shape:
+        return float("inf")
+    if labels:
+        return float((expected != found).mean())
+    expected, found = expected.astype(np.float64), found.astype(np.float64)
+    if not np.isfinite(expected).all() or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.linalg.norm(expected - found) / (np.linalg.norm(expected) or 1.0))
+
+
+def session(model: onnx.ModelProto, contract: Contract) -> Network:
+    """A graph run by ONNX Runtime's CPU provider."""
+    loaded = onnxruntime.InferenceSession(to_bytes(model), providers=["CPUExecutionProvider"])
+
+    def run(tensor: NDArray[Any]) -> NDArray[Any]:
+        output: NDArray[Any] = loaded.run([contract.output_name], {contract.input_name: tensor})[0]
+        return output
+
+    return run
+
+
+def random_tensors(contract: Contract, ranges: Sequence[ShapeRange]) -> Tensors:
+    """Noise at the smallest, typical and largest shapes; batches are cut to what is quick."""
+    rng = np.random.default_rng(0)
+    for shape, name in {
+        _affordable(shape): name
+        for found in ranges
+        for name, shape in (("largest", found.largest), ("typical", found.typical), ("smallest", found.smallest))
+    }.items():
+        if contract.input_dtype == "uint8":
+            yield f"random input, {name} shape", rng.integers(0, 256, shape, np.uint8)
+        else:
+            yield f"random input, {name} shape", rng.standard_normal(shape, np.float32).astype(contract.input_dtype)
+
+
+def _affordable(shape: tuple[int, ...]) -> tuple[int, ...]:
+    batch, *rest = shape
+    pixels = int(np.prod(rest)) // min(rest[0], rest[-1])
+    return (max(1, min(batch, _MOST_PIXELS // max(pixels, 1))), *rest)
+
+
+def _largest(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    if expected.shape != found.shape:
+        return float("nan")
+    return float(np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(initial=0))
+
+
+def _shape(tensor: NDArray[Any]) -> str:
+    return "x".join(map(str, tensor.shape))

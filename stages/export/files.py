@@ -1,0 +1,119 @@
+"""The core of export: a source -> self-describing FP32 and FP16 graphs, checked, and the report on their precision."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from segpipe.contract import METADATA_KEY, Contract
+from segpipe.errors import ExportError
+from stages.config import BuildConfig, ExportConfig
+from stages.export.clean import clean
+from stages.export.equality import Network, difference, random_tensors, require_equal, session
+from stages.export.source import Source
+from stages.graphs.halving import to_half
+from stages.graphs.islands import Island, choose
+from stages.graphs.naming import name_nodes
+from stages.graphs.reading import check, to_bytes
+from stages.graphs.rounding import rounded
+from stages.graphs.types import dimensions
+from stages.input_shapes import shape_ranges
+
+_log = logging.getLogger(__name__)
+
+_FRAMES_COMPARED = 4  # frames on which graph and network, and FP16 and FP32, are compared; validate compares many
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files by name, ready to be written."""
+
+    files: dict[str, bytes]
+    contract_sha256: str
+    figures: dict[str, Any]
+
+
+def export_files(
+    source: Source, config: ExportConfig, build: BuildConfig, frames: Callable[[], Iterable[NDArray[Any]]]
+) -> Exported:
+    """Both graphs, what they promise, and why some nodes are FP32. `frames` gives real input tensors, batch 1."""
+    contract = source.contract
+    full = _described(clean(source.graph), contract)
+    name_nodes(full)
+    check(full, "the exported graph")
+    _refuse_names(full, contract)
+    candidate = session(full, contract)
+    ranges = shape_ranges(contract, build, dimensions(full.graph.input[0]))
+    real = (("a real frame", frame) for frame in islice(frames(), _FRAMES_COMPARED))
+    worst = require_equal(source.reference, candidate, contract, chain(real, random_tensors(contract, ranges)))
+    islands = choose(full, config.fp32_islands, frames, contract.input_name)
+    half = to_half(full, {island.node for island in islands})
+    check(half, "the FP16 graph")
+    files = {"model.onnx": to_bytes(full), "model.fp16.onnx": to_bytes(half)}
+    judged = _half_figures(candidate, half, contract, frames)
+    figures = {
+        **source.figures,
+        "worst_relative_error": worst.error,
+        "tensors_compared": worst.compared,
+        "fp16_size_ratio": round(len(files["model.fp16.onnx"]) / len(files["model.onnx"]), 3),
+        "fp32_islands": len(islands),
+        **judged,
+    }
+    files["contract.json"] = contract.to_json().encode()
+    files["palette.json"] = json.dumps(source.palette).encode()
+    files["precision.json"] = _report(full, islands, config, judged)
+    return Exported(files, contract.sha256, figures)
+
+
+def _described(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
+    onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+    return model
+
+
+def _half_figures(
+    reference: Network, half: onnx.ModelProto, contract: Contract, frames: Callable[[], Iterable[NDArray[Any]]]
+) -> dict[str, Any]:
+    """FP16 beside FP32 on a few real frames. Both graphs are loaded by ONNX Runtime; NaN counts as infinitely far."""
+    session(half, contract)  # the file itself must load
+    candidate = session(rounded(half), contract)
+    labels = contract.output_kind == "labels"
+    pairs = [(reference(frame), candidate(frame)) for frame in islice(frames(), _FRAMES_COMPARED)]
+    if not pairs:
+        return {}
+    error = max(difference(expected, found, labels) for expected, found in pairs)
+    agreement = float(np.mean([(decided(a, contract) == decided(b, contract)).mean() for a, b in pairs]))
+    if not np.isfinite(error):
+        _log.warning('export: the FP16 graph gives Inf or NaN on real frames; set export.fp32_islands = "auto"')
+    return {"fp16_relative_error": error if np.isfinite(error) else None, "fp16_agreement": round(agreement, 6)}
+
+
+def decided(scores: NDArray[Any], contract: Contract) -> NDArray[Any]:
+    """Labels at the network's own stride; NaN gets a label of its own."""
+    if contract.output_kind == "labels":
+        return scores
+    axis = 1 if contract.output_layout == "nchw" else -1
+    labels = scores.argmax(axis) if scores.shape[axis] > 1 else (scores >= 0).take(0, axis)
+    return np.where(np.isnan(scores).any(axis), -1, labels)
+
+
+def _report(model: onnx.ModelProto, islands: list[Island], config: ExportConfig, judged: dict[str, Any]) -> bytes:
+    report = {
+        "wanted": list(config.fp32_islands),
+        "nodes": len(model.graph.node),
+        "islands": [island.as_dict() for island in islands],
+        **judged,
+    }
+    return json.dumps(report, indent=2).encode()
+
+
+def _refuse_names(model: onnx.ModelProto, contract: Contract) -> None:
+    found = [value.name for value in (*model.graph.input, *model.graph.output)]
+    expected = [contract.input_name, contract.output_name]
+    if found != expected:
+        raise ExportError(f"the graph's tensors are {found}, the contract says {expected}", hint="report a bug")

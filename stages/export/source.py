@@ -1,0 +1,52 @@
+"""What is exported: a trained network, or an imported graph. Both become an FP32 graph and a reference for it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.rundir import RunDirectory
+from stages import checkpoint
+from stages.export.equality import Network, session
+from stages.export.trace import trace
+from stages.graphs.folding import fold
+
+
+@dataclass(frozen=True)
+class Source:
+    """A graph that is not checked yet, and what it must be equal to."""
+
+    graph: onnx.ModelProto
+    reference: Network
+    contract: Contract
+    palette: Any
+    figures: dict[str, Any]
+
+
+def trained_source(rundir: RunDirectory, opset: int) -> Source:
+    """The network of stage `train`."""
+    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
+
+    @torch.inference_mode()
+    def reference(tensor: NDArray[Any]) -> NDArray[Any]:
+        scores: NDArray[Any] = trained.network(torch.from_numpy(tensor)).numpy()
+        return scores
+
+    figures = {"parameters": sum(tensor.numel() for tensor in trained.network.parameters()), "opset": opset}
+    graph = trace(trained.network, trained.contract, opset)
+    return Source(graph, reference, trained.contract, trained.palette, figures)
+
+
+def imported_source(rundir: RunDirectory) -> Source:
+    """The graph of stage `import`; folding is ours, so the result is held to the graph as it came."""
+    original = onnx.load_model_from_string(rundir.artifact_bytes("import", "model.onnx"))
+    contract = Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+    palette = json.loads(rundir.artifact_bytes("import", "palette.json"))
+    folded = fold(original)
+    opset = max(entry.version for entry in original.opset_import if entry.domain in {"", "ai.onnx"})
+    weights = sum(int(onnx.numpy_helper.to_array(tensor).size) for tensor in folded.graph.initializer)
+    return Source(folded, session(original, contract), contract, palette, {"parameters": weights, "opset": opset})

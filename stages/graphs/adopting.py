@@ -1,0 +1,129 @@
+"""Makes somebody else's graph ours: one input, one output, held against the contract that describes it."""
+
+import onnx
+from onnx import TensorProto, ValueInfoProto
+
+from segpipe.contract import METADATA_KEY, Contract, Layout
+from segpipe.errors import ContractError
+from stages.graphs.types import dimensions
+
+_INPUT_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
+_SCORES = {TensorProto.FLOAT, TensorProto.FLOAT16}
+_LABELS = {TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.FLOAT16}
+_AXES: dict[Layout, tuple[int, int, int]] = {"nchw": (1, 2, 3), "nhwc": (3, 1, 2)}  # channels, height, width
+
+
+def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.ModelProto:
+    """Keep what leads to the contract's output, check it against the contract, and embed that. Changes `model`."""
+    graph = model.graph
+    output = _named(graph.output, contract.output_name, f"{source}: output", "output_name")
+    del graph.output[:]
+    graph.output.append(output)
+    _drop_unused(graph)
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    given = _named(inputs, contract.input_name, f"{source}: input", "input_name")
+    if len(inputs) > 1:
+        others = ", ".join(value.name for value in inputs if value.name != given.name)
+        raise ContractError(f"{source} needs other inputs too: {others}", hint="bake them into the graph as constants")
+    del graph.input[:]
+    graph.input.append(given)
+    _check_input(given, contract, source)
+    _check_output(output, contract, source)
+    onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
+    return model
+
+
+def _named(values: "list[ValueInfoProto]", name: str, what: str, key: str) -> ValueInfoProto:
+    for value in values:
+        if value.name == name:
+            copy = ValueInfoProto()
+            copy.CopyFrom(value)
+            return copy
+    known = ", ".join(value.name for value in values)
+    raise ContractError(f"{what} '{name}' is not in the graph", hint=f"set {key} to one of: {known}")
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Nodes and weights that the output does not need."""
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            needed.update(_inside(node))
+            kept.append(node)
+    nodes, weights = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in needed]
+    inputs = [value for value in graph.input if value.name in needed]
+    for field, values in (("node", nodes), ("initializer", weights), ("input", inputs)):
+        copies = [type(value).FromString(value.SerializeToString()) for value in values]
+        graph.ClearField(field)
+        getattr(graph, field).extend(copies)
+
+
+def _inside(node: onnx.NodeProto) -> set[str]:
+    """Every name used by a node's subgraphs."""
+    names: set[str] = set()
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            names.update(value.name for value in attribute.g.output)
+            for inner in attribute.g.node:
+                names.update(inner.input)
+                names |= _inside(inner)
+    return names
+
+
+def _check_input(value: ValueInfoProto, contract: Contract, source: str) -> None:
+    kind = value.type.tensor_type.elem_type
+    if kind != _INPUT_TYPES[contract.input_dtype]:
+        raise ContractError(
+            f"{source}: input '{value.name}' is {_type_name(kind)}, the contract says {contract.input_dtype}",
+            hint="change input_dtype in the contract",
+        )
+    sides = _dimensions(value, 4, source, "input")
+    channels, height, width = (sides[axis] for axis in _AXES[contract.input_layout])
+    if channels not in (None, contract.channels):
+        raise ContractError(
+            f"{source}: input '{value.name}' has {channels} channels in layout {contract.input_layout}, "
+            f"the contract says {contract.channels}",
+            hint="change channels or input_layout in the contract",
+        )
+    wanted = contract.network_size or (None, None)
+    if any(fixed not in (None, side) for fixed, side in zip((height, width), wanted, strict=True)):
+        raise ContractError(
+            f"{source}: input '{value.name}' is fixed at {height}x{width} pixels, the contract says "
+            f"{'any size' if contract.network_size is None else 'x'.join(map(str, contract.network_size))}",
+            hint=f"set network_size = [{height}, {width}] and fit = 'stretch' or 'letterbox'",
+        )
+
+
+def _check_output(value: ValueInfoProto, contract: Contract, source: str) -> None:
+    kind, labels = value.type.tensor_type.elem_type, contract.output_kind == "labels"
+    if kind not in (_LABELS if labels else _SCORES):
+        raise ContractError(
+            f"{source}: output '{value.name}' is {_type_name(kind)}, which no {contract.output_kind} are",
+            hint="change output_kind or output_name in the contract",
+        )
+    if labels:
+        return
+    channels = _dimensions(value, 4, source, "output")[_AXES[contract.output_layout][0]]
+    if channels not in (None, contract.score_channels):
+        raise ContractError(
+            f"{source}: output '{value.name}' has {channels} channels in layout {contract.output_layout}, "
+            f"the contract's {len(contract.classes)} classes need {contract.score_channels}",
+            hint="change classes, output_kind or output_layout in the contract",
+        )
+
+
+def _dimensions(value: ValueInfoProto, wanted: int, source: str, what: str) -> list[int | None]:
+    sides = dimensions(value)
+    if len(sides) != wanted:
+        raise ContractError(
+            f"{source}: {what} '{value.name}' has {len(sides)} dimensions, an image network's has {wanted}",
+            hint="name another tensor in the contract",
+        )
+    return sides
+
+
+def _type_name(kind: int) -> str:
+    return str(onnx.helper.tensor_dtype_to_np_dtype(kind))

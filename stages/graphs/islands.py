@@ -1,0 +1,72 @@
+"""Which nodes stay FP32, and why: those a user names, and those the range probe finds."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from segpipe.errors import ConfigError
+from stages.graphs import naming
+from stages.graphs.ranges import Unsafe, measure, readers_and_makers, unsafe_activations, unsafe_weights
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Island:
+    """One node kept in FP32."""
+
+    node: str
+    operator: str
+    module: str
+    reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For the record."""
+        return asdict(self)
+
+
+def choose(
+    model: onnx.ModelProto, wanted: Sequence[str], frames: Callable[[], Iterable[NDArray[Any]]], input_name: str
+) -> list[Island]:
+    """The islands of `export.fp32_islands`; `frames` gives calibration tensors and is called only for "auto"."""
+    reasons: dict[str, str] = {}
+    if AUTO in wanted:
+        reasons |= _reasons(model, unsafe_activations(measure(model, frames(), input_name)))
+        reasons |= _reasons(model, unsafe_weights(model))
+    for name in wanted:
+        if name != AUTO:
+            reasons |= dict.fromkeys(_named(model, name), f"named in export.fp32_islands: {name}")
+    return [
+        Island(node.name, node.op_type, naming.module_of(node), reasons[node.name])
+        for node in model.graph.node
+        if node.name in reasons
+    ]
+
+
+def _named(model: onnx.ModelProto, name: str) -> list[str]:
+    """Nodes that a module's or node's name (or a pattern of node names) means."""
+    nodes = model.graph.node
+    found = [node.name for node in nodes if naming.belongs_to(node, name) or fnmatchcase(node.name, name)]
+    if not found:
+        modules = list(dict.fromkeys(module for node in nodes for module in naming.modules_of(node)[:1]))
+        known = modules or [node.name for node in nodes[:12]]
+        raise ConfigError(
+            f"export.fp32_islands: the network has no module or node '{name}'",
+            hint=f"it has {', '.join(known)}",
+        )
+    return found
+
+
+def _reasons(model: onnx.ModelProto, unsafe: Sequence[Unsafe]) -> dict[str, str]:
+    """Node -> the first reason to keep it in FP32."""
+    by_tensor = {entry.tensor: entry.reason for entry in unsafe}
+    weights = {entry.tensor for entry in unsafe if entry.weight}
+    found: dict[str, str] = {}
+    for makers, tensors in ((False, weights), (True, set(by_tensor) - weights)):
+        for node, tensor in readers_and_makers(model, tensors, makers):
+            found.setdefault(node, by_tensor[tensor])
+    return found

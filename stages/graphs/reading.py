@@ -1,0 +1,88 @@
+"""Somebody else's ONNX file, from anywhere: read whole, with its external data, or refused with the reason."""
+
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper
+
+from segpipe.errors import InputError
+
+LARGEST_BYTES = 2**31 - 1  # what one protobuf message may hold
+_OURS = {"", "ai.onnx"}
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """A checked model in memory. Nothing outside the file's own folder is read."""
+    model = _parse(path)
+    _refuse_custom_operators(model, path)
+    _refuse_outside(model, path)
+    try:
+        external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise InputError(f"{path}: its external data cannot be read: {error}", hint="put it beside the file") from error
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    check(model, str(path))
+    return model
+
+
+def check(model: onnx.ModelProto, source: str) -> None:
+    """ONNX's own checker with full shape inference, as one line."""
+    if model.ByteSize() > LARGEST_BYTES:
+        size = f"{model.ByteSize() / 1e9:.1f} GB"
+        raise InputError(f"{source} holds {size}, more than one ONNX file can", hint="use a smaller network")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"{source} is not valid ONNX: {first}", hint="export it again") from error
+
+
+def to_bytes(model: onnx.ModelProto) -> bytes:
+    """The same bytes for the same model, in every process."""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", hint="name an ONNX file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        size = path.stat().st_size
+        raise InputError(
+            f"{path} is not ONNX: its {size} bytes cannot be parsed", hint="it was cut off or is another format"
+        ) from error
+    if not model.graph.node or not model.opset_import:
+        raise InputError(f"{path} is not ONNX: it holds no graph", hint="it was cut off or is another format")
+    return model
+
+
+def _refuse_custom_operators(model: onnx.ModelProto, path: Path) -> None:
+    """Operators that ONNX does not define run in one tool and not in the next."""
+    local = {(function.domain, function.name) for function in model.functions}
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        foreign = node.domain not in _OURS and (node.domain, node.op_type) not in local
+        if foreign or (node.domain in _OURS and not onnx.defs.has(node.op_type)):
+            name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            raise InputError(
+                f"{path}: node '{node.name}' is a custom operator, {name}",
+                hint="export the network with operators of ONNX itself (domain ai.onnx)",
+            )
+
+
+def _refuse_outside(model: onnx.ModelProto, path: Path) -> None:
+    """External data may lie beside the file or below, nowhere else: a model must not read other people's files."""
+    folder = path.parent.resolve()
+    for tensor in model.graph.initializer:  # those inside attributes are held to it by onnx itself
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        location = external_data_helper.ExternalDataInfo(tensor).location
+        if not (folder / location).resolve().is_relative_to(folder):
+            raise InputError(
+                f"{path}: tensor '{tensor.name}' lies outside its folder, in {location}",
+                hint="keep external data beside the ONNX file",
+            )

@@ -1,0 +1,55 @@
+"""Element types of every tensor in a graph, without copying its weights."""
+
+import onnx
+from onnx import TensorProto
+
+_SMALL = 64  # elements: constants of shapes and scales, which inference may need to see
+
+
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Tensor name -> TensorProto type, for all whose type is known."""
+    inferred = onnx.shape_inference.infer_shapes(skeleton(model)).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return types | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+
+def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every large initialiser is an input: enough to infer types and shapes from."""
+    graph = model.graph
+    copied = onnx.GraphProto(name=graph.name)
+    copied.node.extend(graph.node)
+    copied.input.extend(graph.input)
+    copied.output.extend(graph.output)
+    named = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if _elements(tensor) <= _SMALL:
+            copied.initializer.append(tensor)
+        elif tensor.name not in named:
+            copied.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    light = onnx.ModelProto(ir_version=model.ir_version, graph=copied)
+    light.opset_import.extend(model.opset_import)
+    return light
+
+
+def dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
+    """Sides of a tensor; None where it is dynamic (some exporters write 0 or -1 there)."""
+    sides = value.type.tensor_type.shape.dim
+    return [side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None for side in sides]
+
+
+def is_float(types: dict[str, int], name: str) -> bool:
+    """Whether a tensor is FP32."""
+    return types.get(name) == TensorProto.FLOAT
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators that the model uses."""
+    return max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+
+
+def _elements(tensor: TensorProto) -> int:
+    count = 1
+    for side in tensor.dims:
+        count *= side
+    return count

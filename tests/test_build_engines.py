@@ -1,0 +1,263 @@
+"""Engines: really built by TensorRT for RTX, told apart by precision, cancelled cleanly, refusals explained."""
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from segpipe.errors import BackendMissingError, BuildError
+from segpipe.runtime.trt.building import (
+    BuildCancelledError,
+    BuildRequest,
+    Engine,
+    GraphRefusedError,
+    Layer,
+    Problem,
+    ShapeRange,
+    build_engine,
+)
+from segpipe.runtime.trt.inspecting import half_nodes
+from stages.build.engines import build_one, make_request
+from stages.build.precision import island_nodes, judge_precision
+from stages.build.problems import explained
+from stages.build.progress import BuildProgress, shown
+from stages.build.target import describe_target, timing_cache_path
+from stages.config import BuildConfig
+from stages.graphs.halving import to_half
+from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
+from stages.graphs.reading import to_bytes
+from tests.tiny_graphs import conv, graph, plain, weights
+
+SHAPES = (ShapeRange((1, 3, 16, 24), (1, 3, 16, 24), (4, 3, 16, 24)),)
+CONFIG = BuildConfig(compute_capabilities=("8.6",))
+
+needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="pip install 'segpipe[rtx]'")
+
+
+def request(model: onnx.ModelProto, **changes: Any) -> BuildRequest:
+    config = CONFIG.model_copy(update=changes)
+    return make_request("tensorrt-rtx", to_bytes(model), "image", changes.pop("shapes", SHAPES), config)
+
+
+def engine(*layers: tuple[str, str]) -> Engine:
+    return Engine(b"plan", tuple(Layer(node, "CONVOLUTION", dtype, node) for node, dtype in layers))
+
+
+class Recorder:
+    """Notes the phases; stops when told."""
+
+    def __init__(self, stop: bool = False) -> None:
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self._stop = stop
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        self.seen.append(phase)
+        self.open.append(phase)
+
+    def go_on(self, phase: str, step: int) -> bool:
+        return not self._stop
+
+    def finish(self, phase: str) -> None:
+        self.open.remove(phase)
+
+
+@needs_rtx
+def test_engine_of_an_fp16_graph_is_fp16_and_its_figures_are_told() -> None:
+    built, figures = build_one("tensorrt-rtx", request(to_half(plain(), set())), CONFIG, frozenset())
+
+    assert figures["fp16_share"] == 1.0
+    assert figures["compute_layers"] == 2
+    assert figures["engine_bytes"] == len(built.plan) > 0
+    assert figures["peak_memory_bytes"] > figures["engine_bytes"]
+    assert figures["seconds"] > 0
+
+
+@needs_rtx
+def test_fp32_graph_asked_to_be_fp16_fails_and_names_the_layers() -> None:
+    with pytest.raises(BuildError, match=r"0% of 2 compute layers are FP16.*a \(convolution, FLOAT\), logits"):
+        build_one("tensorrt-rtx", request(plain()), CONFIG, frozenset())
+
+
+@needs_rtx
+def test_islands_are_kept_apart() -> None:
+    half = request(to_half(plain(), {"a"}))
+
+    _, figures = build_one("tensorrt-rtx", half, CONFIG, frozenset({"a"}))
+
+    assert (figures["fp32_island_layers"], figures["fp16_share"]) == (1, 1.0)
+    with pytest.raises(BuildError, match=r"50% of 2 compute layers"):
+        build_one("tensorrt-rtx", half, CONFIG, frozenset())
+
+
+@needs_rtx
+def test_several_profiles_limits_and_levels_build() -> None:
+    more = (*SHAPES, ShapeRange((2, 3, 16, 24), (8, 3, 16, 24), (8, 3, 16, 24)))
+    wanted = make_request(
+        "tensorrt-rtx", to_bytes(plain()), "image", more,
+        CONFIG.model_copy(update={"workspace_mb": 64, "optimization_level": 0}),
+    )  # fmt: skip
+
+    built = build_engine("tensorrt-rtx", wanted)
+
+    assert built.workspace_bytes == 64 * 2**20
+
+
+@needs_rtx
+def test_profile_that_the_graph_cannot_take_is_refused() -> None:
+    wrong = (ShapeRange((1, 3, 32, 32), (1, 3, 32, 32), (1, 3, 32, 32)),)
+
+    with pytest.raises(BuildError):
+        build_engine("tensorrt-rtx", make_request("tensorrt-rtx", to_bytes(plain()), "image", wrong, CONFIG))
+
+
+@needs_rtx
+def test_unknown_compute_capability_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(BuildError, match=r"does not build for SM70. build.compute_capabilities may hold 7.5"):
+        build_engine("tensorrt-rtx", request(plain(), compute_capabilities=("7.0",)))
+
+
+@needs_rtx
+def test_progress_is_told_and_every_phase_ends() -> None:
+    recorder = Recorder()
+
+    build_engine("tensorrt-rtx", request(plain()), recorder)
+
+    assert recorder.seen
+    assert not recorder.open
+
+
+@needs_rtx
+def test_build_that_progress_stops_is_cancelled_and_the_next_one_works() -> None:
+    with pytest.raises(BuildCancelledError):
+        build_engine("tensorrt-rtx", request(plain()), Recorder(stop=True))
+
+    assert build_engine("tensorrt-rtx", request(plain())).plan
+
+
+@needs_rtx
+def test_ctrl_c_during_a_build_becomes_keyboard_interrupt() -> None:
+    class Interrupting(BuildProgress):
+        def go_on(self, phase: str, step: int) -> bool:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().go_on(phase, step)
+
+    def build() -> None:
+        with shown("tensorrt-rtx") as progress:
+            progress.__class__ = Interrupting
+            build_engine("tensorrt-rtx", request(plain()), progress)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@needs_rtx
+def test_refused_operator_is_told_with_module_line_and_advice(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    pool = helper.make_node("MaxPool", ["a"], ["b", "indices"], name="pool", kernel_shape=[2, 2], strides=[2, 2])
+    unpool = helper.make_node(
+        "MaxUnpool", ["b", "indices"], ["logits"], name="unpool", kernel_shape=[2, 2], strides=[2, 2]
+    )
+    unpool.metadata_props.add(key=NAME_SCOPES, value="['', 'decoder', 'decoder.unpool', 'max_unpool']")
+    unpool.metadata_props.add(key=SOURCE_LINE, value="nets/segnet.py:41")
+    model = graph([conv("image", "w", "a"), pool, unpool], [weights("w", 4, 3, 3, 3)])
+
+    told = r"MaxUnpool unpool \(module decoder.unpool, nets/segnet.py:41\): not"
+    with pytest.raises(BuildError, match=told) as refused:
+        build_one("tensorrt-rtx", request(model), CONFIG, frozenset())
+
+    assert "unpool" in refused.value.hint
+
+
+def test_refusal_without_a_known_node_still_says_what_is_known() -> None:
+    error = GraphRefusedError("no", [Problem("", "Det", "not supported")])
+
+    told = explained(error, to_bytes(plain()))
+
+    assert "Det: not supported" in told.message
+    assert "export.opset" in told.hint
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed here")
+def test_missing_flavour_says_both_pip_lines() -> None:
+    with pytest.raises(BackendMissingError, match=r"segpipe\[rtx\].*segpipe\[tensorrt\]"):
+        build_one("tensorrt", request(plain()), CONFIG, frozenset())
+
+
+def test_share_ignores_islands_and_must_reach_the_minimum() -> None:
+    layers = [(f"n{index}", "HALF") for index in range(9)]
+
+    good = judge_precision(engine(*layers, ("n9", "FLOAT")), CONFIG, frozenset())
+
+    assert good["fp16_share"] == 0.9
+    with pytest.raises(BuildError, match=r"by the parsed network 80% of 10 .*n8 \(convolution, FLOAT\)"):
+        judge_precision(engine(*layers[:8], ("n8", "FLOAT"), ("n9", "FLOAT")), CONFIG, frozenset())
+
+
+def test_fp32_build_is_not_held_to_fp16() -> None:
+    config = CONFIG.model_copy(update={"precision": "fp32"})
+
+    assert judge_precision(engine(("a", "FLOAT")), config, frozenset())["fp16_share"] == 0.0
+
+
+def test_engine_that_says_it_is_fp32_fails_although_its_network_was_fp16() -> None:
+    layers = [{"Name": "a + relu", "Inputs": [{"Format/Datatype": "Float"}]}]
+
+    with pytest.raises(BuildError, match="by the engine inspector 0% of 1"):
+        judge_precision(engine(("a", "HALF")), CONFIG, frozenset(), json.dumps({"Layers": layers}))
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ({"Name": "a + relu", "Inputs": [{"Format/Datatype": "Half"}]}, {"a": True}),
+        ({"Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
+         {"a": False, "b": False}),
+        ({"Metadata": "[ONNX Layer: b]", "Inputs": [{"Format/Datatype": "Channel major FP16 format"}]}, {"b": True}),
+        ("a", {}),
+    ],
+)  # fmt: skip
+def test_inspector_json_is_read(layer: Any, expected: dict[str, bool]) -> None:
+    assert half_nodes(json.dumps({"Layers": [layer]}), {"a", "b"}) == expected
+
+
+def test_island_nodes_come_from_the_export_report() -> None:
+    assert island_nodes(json.dumps({"islands": [{"node": "a", "reason": "x"}]}).encode()) == {"a"}
+
+
+def test_timing_caches_differ_by_gpu_and_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    targets = [
+        {"version": version, "gpu": gpu} for version in ("10.13", "11.4") for gpu in ("NVIDIA H200 (9.0)", "RTX 4090")
+    ]
+
+    paths = {timing_cache_path(target) for target in targets}
+
+    assert len(paths) == 4
+    assert all(path.is_relative_to(tmp_path) and "/" not in path.name for path in paths)
+
+
+def test_target_names_a_gpu_only_for_the_flavour_that_measures_on_it() -> None:
+    assert "gpu" in describe_target("tensorrt")
+    assert "gpu" not in describe_target("tensorrt-rtx")
+
+
+def test_parsed_types_are_those_of_the_graph() -> None:
+    """What TensorRT parsed must be what ONNX says, or the share would be a story."""
+    half = to_half(plain(), {"a"})
+
+    types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+
+    assert types == {"w1": onnx.TensorProto.FLOAT, "w2.fp16": onnx.TensorProto.FLOAT16}
+    assert np.prod(half.graph.initializer[0].dims) == 8 * 3 * 9

@@ -1,0 +1,276 @@
+"""Somebody else's ONNX becomes a run directory, or is refused with the reason."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from segpipe.contract import METADATA_KEY, Contract
+from segpipe.errors import ContractError, InputError, SegpipeError
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.segmenter import Segmenter
+from stages import import_model
+from stages.config_file import load_config
+from stages.pipeline import Selection, run_stages
+from tests.tiny_graphs import FLOAT, constant, conv, graph, plain, weights
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("background", "disc", "box", "triangle")
+CONTRACT = {
+    "classes": list(CLASSES), "network_size": [16, 24], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
+}  # fmt: skip
+
+
+def write(folder: Path, model: onnx.ModelProto | bytes, **changes: Any) -> tuple[Path, Path]:
+    """model.onnx and contract.toml."""
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    (folder / "model.onnx").write_bytes(data)
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (CONTRACT | changes).items() if value is not None]
+    (folder / "contract.toml").write_text("\n".join(lines))
+    return folder / "model.onnx", folder / "contract.toml"
+
+
+def imported(folder: Path, model: onnx.ModelProto | bytes, **changes: Any) -> RunDirectory:
+    import_model.run(folder / "run", *write(folder, model, **changes))
+    return RunDirectory(folder / "run")
+
+
+def keras_like() -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """NHWC, uint8 in, probabilities out, opset 13, a second output nobody wants, and a batch norm."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=FLOAT),
+        helper.make_node("Transpose", ["pixels"], ["chw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["chw", "scale"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "w1"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["a", "g", "beta", "mu", "var"], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("Conv", ["c", "w2"], ["d"], pads=[1, 1, 1, 1]),
+        helper.make_node("Transpose", ["d"], ["hwc"], perm=[0, 2, 3, 1]),
+        helper.make_node("Softmax", ["hwc"], ["probabilities"], axis=-1),
+        helper.make_node("GlobalAveragePool", ["c"], ["auxiliary"]),
+    ]
+    tensors = [
+        *(weights("w1", 8, 3, 3, 3, scale=0.3), weights("w2", 4, 8, 3, 3, scale=0.3, seed=1)),
+        *(constant("scale", 1 / 255), constant("g", [1.5] * 8), constant("beta", [0.1] * 8)),
+        *(constant("mu", [0.2] * 8), constant("var", [0.7] * 8)),
+    ]
+    outputs: list[tuple[str, int, tuple[Any, ...]]] = [
+        ("auxiliary", FLOAT, (1, 8, 1, 1)),
+        ("probabilities", FLOAT, (1, 16, 24, 4)),
+    ]
+    model = graph(nodes, tensors, (1, 16, 24, 3), outputs, opset=13, kind=TensorProto.UINT8)
+    changes = {
+        "input_layout": "nhwc", "output_layout": "nhwc", "input_dtype": "uint8", "output_kind": "probabilities",
+        "output_name": "probabilities", "mean": [0, 0, 0], "std": [1, 1, 1], "value_range": [0, 1],
+    }  # fmt: skip
+    return model, changes
+
+
+def labelling() -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """An opset-11 network that ends in an argmax."""
+    model = plain(11)
+    model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["labels"], axis=1, keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("labels", TensorProto.INT64, ["batch", 16, 24]))
+    return model, {"output_kind": "labels", "output_name": "labels"}
+
+
+def scoring() -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Batch-only dynamic, NCHW logits."""
+    return plain(), {}
+
+
+@pytest.mark.parametrize("make", [keras_like, labelling, scoring])
+def test_foreign_network_goes_all_the_way_to_masks(make: Any, tmp_path: Path) -> None:
+    model, changes = make()
+    folder, data = imported(tmp_path, model, **changes).path, tmp_path / "run" / "data"
+    for split in ("val", "train", "test"):
+        (data / split / "images").mkdir(parents=True)
+        (data / split / "masks").mkdir()
+        _write_pair(data / split)
+    overrides = ["export.fp32_islands=auto", "build.min_fp16_share=1.0", "benchmark.rounds=3", "benchmark.frames=1"]
+
+    finished = run_stages(folder, load_config(folder, overrides), folder, Selection())
+
+    gate = finished.record("validate").figures
+    assert gate["agreement"]["onnx"] == 1.0
+    assert gate["agreement"]["fp16"] >= 0.995
+    assert finished.record("build").figures["tensorrt-rtx"]["fp16_share"] == 1.0
+    assert finished.record("benchmark").figures["p50_ms"] > 0
+    with Segmenter.open(folder) as segmenter:
+        mask = segmenter(np.full((40, 50, 3), 128, np.uint8))
+    assert mask.shape == (40, 50)
+    assert set(np.unique(mask)) <= set(range(len(CLASSES)))
+
+
+def test_export_folds_batch_norms_keeps_one_output_and_the_opset(tmp_path: Path) -> None:
+    model, changes = keras_like()
+    run = imported(tmp_path, model, **changes)
+
+    run_stages(run.path, load_config(run.path), run.path, Selection("export", "export"))
+
+    files = RunDirectory(run.path)
+    for name in ("model.onnx", "model.fp16.onnx"):
+        found = onnx.load_model_from_string(files.artifact_bytes("export", name))
+        assert "BatchNormalization" not in {node.op_type for node in found.graph.node}
+        assert [value.name for value in found.graph.output] == ["probabilities"]
+        assert found.opset_import[0].version == 13
+        assert all(node.name for node in found.graph.node)
+
+
+def test_importing_again_is_fresh_and_another_graph_is_not(tmp_path: Path) -> None:
+    first = imported(tmp_path, plain()).record("import")
+    again = imported(tmp_path, plain()).record("import")
+    other = imported(tmp_path, plain(17)).record("import")
+
+    assert first == again
+    assert other.key != first.key
+
+
+def test_stored_graph_carries_its_contract(tmp_path: Path) -> None:
+    run = imported(tmp_path, plain())
+
+    metadata = onnx.load_model_from_string(run.artifact_bytes("import", "model.onnx")).metadata_props
+    assert Contract.from_json({entry.key: entry.value for entry in metadata}[METADATA_KEY], "x").classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "holds no graph"),
+        (plain().SerializeToString()[:-400], "is not"),
+        (np.random.default_rng(0).bytes(5000), "is not"),
+    ],
+    ids=["empty", "truncated", "random"],
+)
+def test_broken_file_is_refused(data: bytes, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=reason):
+        imported(tmp_path, data)
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_custom_operator_is_named_and_refused(tmp_path: Path) -> None:
+    model = plain()
+    model.graph.node[1].domain, model.graph.node[1].op_type = "com.acme", "FancyRelu"
+
+    with pytest.raises(InputError, match=r"node 'relu' is a custom operator, com.acme::FancyRelu"):
+        imported(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"input_name": "pixels"}, "input 'pixels' is not in the graph.*set input_name to one of: image"),
+        ({"output_name": "mask"}, "output 'mask' is not in the graph.*one of: logits"),
+        ({"classes": ["a", "b"]}, "4 channels in layout nchw, the contract's 2 classes need 2"),
+        ({"input_dtype": "float16"}, "is float32, the contract says float16"),
+        ({"network_size": [32, 32]}, "fixed at 16x24 pixels, the contract says 32x32"),
+        ({"fit": "pad", "network_size": None}, "fixed at 16x24 pixels, the contract says any size"),
+        ({"output_kind": "labels"}, None),
+        ({"channels": 1, "mean": [0], "std": [1]}, "has 3 channels in layout nchw, the contract says 1"),
+        ({"claases": ["a"]}, "claases: Extra inputs.*known here: "),
+        ({"palette": [[1, 2, 3]]}, "palette has 1 colours for 4 classes"),
+    ],
+)
+def test_contract_that_contradicts_the_graph_is_refused(
+    changes: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    if words is None:
+        imported(tmp_path, plain(), **changes)  # float labels exist: nothing contradicts
+        return
+    with pytest.raises(SegpipeError, match=words):
+        imported(tmp_path, plain(), **changes)
+
+
+def test_second_input_is_refused(tmp_path: Path) -> None:
+    model = plain()
+    model.graph.node[1].CopyFrom(helper.make_node("Add", ["a", "more"], ["b"], name="add"))
+    model.graph.input.append(helper.make_tensor_value_info("more", FLOAT, [1]))
+
+    with pytest.raises(ContractError, match="needs other inputs too: more"):
+        imported(tmp_path, model)
+
+
+def test_external_data_beside_the_file_is_taken_in(tmp_path: Path) -> None:
+    paths = write(tmp_path, plain())
+    onnx.save(plain(), paths[0], save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").stat().st_size > 0
+
+    import_model.run(tmp_path / "run", *paths)
+
+    (tmp_path / "weights.bin").unlink()
+    stored = onnx.load_model_from_string(RunDirectory(tmp_path / "run").artifact_bytes("import", "model.onnx"))
+    assert stored.graph.initializer[0].raw_data == plain().graph.initializer[0].raw_data
+
+
+@pytest.mark.parametrize("where", ["../secret.bin", "link.bin"])
+def test_external_data_outside_the_folder_is_refused(where: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    paths = write(folder, plain())
+    onnx.save(plain(), paths[0], save_as_external_data=True, location="w.bin", size_threshold=0)
+    (folder / "w.bin").rename(tmp_path / "secret.bin")
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    model = onnx.load(paths[0], load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = where
+    paths[0].write_bytes(model.SerializeToString())
+
+    with pytest.raises(InputError, match="lies outside its folder"):
+        import_model.run(tmp_path / "run", *paths)
+
+
+def test_missing_external_data_is_refused(tmp_path: Path) -> None:
+    paths = write(tmp_path, plain())
+    onnx.save(plain(), paths[0], save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "weights.bin").unlink()
+
+    with pytest.raises(InputError, match="external data cannot be read"):
+        import_model.run(tmp_path / "run", *paths)
+
+
+def test_full_disk_is_one_line_and_leaves_no_run_behind_that_lies(tmp_path: Path) -> None:
+    """A file size limit stands for a full disk: the same error path, without needing a small disk."""
+    big = graph([conv("image", "w", "logits")], [weights("w", 4, 3, 3, 3), weights("unused", 9)])
+    big.graph.node[0].CopyFrom(helper.make_node("Conv", ["image", "wide"], ["logits"], pads=[50, 50, 50, 50]))
+    big.graph.initializer.append(weights("wide", 4, 3, 101, 101))
+    model, contract = write(tmp_path, big)
+    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "import", str(model)]
+
+    result = subprocess.run(
+        [*command, "--contract", str(contract), "-o", str(tmp_path / "run")],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )  # fmt: skip
+
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: cannot write")
+    assert "import" not in RunDirectory(tmp_path / "run").manifest.stages
+
+
+def test_command_prints_the_graph_it_stored(tmp_path: Path) -> None:
+    model, contract = write(tmp_path, plain())
+    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "import", str(model)]
+
+    result = subprocess.run(
+        [*command, "--contract", str(contract), "-o", str(tmp_path / "run")],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+    )  # fmt: skip
+
+    assert Path(result.stdout.strip()).name == "model.onnx"
+    assert (tmp_path / "run" / "segpipe.toml").exists()
+
+
+def _write_pair(folder: Path) -> None:
+    from segpipe.images import write_image
+
+    rng = np.random.default_rng(0)
+    write_image(folder / "images" / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
+    write_image(folder / "masks" / "a.png", rng.integers(0, len(CLASSES), (40, 50)).astype(np.uint8))
