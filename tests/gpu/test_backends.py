@@ -15,9 +15,9 @@ from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import Device, OutOfMemoryError
 from segpipe.runtime.request import BuiltFor, OpenOptions, Outputs
 from segpipe.runtime.trt import Flavour, is_installed
+from tests.frame_cases import HALF_MARGIN, MASK, assert_equal, contract_of, noise
 from tests.gpu.conftest import missing
 from tests.host_engine import conv_graph
-from tests.test_cuda_frames import HALF_MARGIN, MASK, assert_equal, contract_of, noise
 
 pytestmark = pytest.mark.gpu
 SIZES = [(1, 1), (17, 33), (90, 40), (32, 48), (2160, 3840)]
