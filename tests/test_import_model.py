@@ -133,6 +133,18 @@ def test_importing_again_is_fresh_and_another_graph_is_not(tmp_path: Path) -> No
     assert other.key != first.key
 
 
+def test_import_without_data_exports_with_weights_probed_and_cannot_be_trained(tmp_path: Path) -> None:
+    run = imported(tmp_path, plain())
+    config = load_config(run.path)
+
+    finished = run_stages(run.path, config, run.path, Selection("export", "export"))
+
+    assert finished.record("export").figures["fp32_islands"] == 0
+    assert config.export.fp32_islands == ("weights",)
+    with pytest.raises(InputError, match=r"holds an imported network.*--from export"):
+        run_stages(run.path, config, run.path, Selection("train", "train"))
+
+
 def test_stored_graph_carries_its_contract(tmp_path: Path) -> None:
     run = imported(tmp_path, plain())
 
