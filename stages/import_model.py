@@ -105,9 +105,7 @@ def _starter(described: Description, home: Path, run: Path) -> str:
     islands = "auto" if described.data is not None else "weights"
     tables = {"data": data, "input": frames, "export": {"fp32_islands": islands}}
     if described.data is None:
-        _log.warning(
-            "import: no [data] in the contract: FP16 is made without a range probe of activations, validate has no frames"
-        )
+        _log.warning("import: no [data] in the contract: activations are not probed, and validate has no frames")
     lines = [] if described.data is not None else [_NO_DATA]
     for table, values in tables.items():
         lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
