@@ -102,10 +102,10 @@ def _starter(described: Description, home: Path, run: Path) -> str:
     frames = contract.model_dump(mode="json", include=set(names))
     if contract.network_size is not None:
         frames |= {"height": contract.network_size[0], "width": contract.network_size[1]}
-    islands: Any = "auto" if described.data is not None else []
+    islands = "auto" if described.data is not None else "weights"
     tables = {"data": data, "input": frames, "export": {"fp32_islands": islands}}
     if described.data is None:
-        _log.warning("import: no [data] in the contract: FP16 is made without a range probe, validate has no frames")
+        _log.warning("import: no [data] in the contract: activations are not probed, and validate has no frames")
     lines = [] if described.data is not None else [_NO_DATA]
     for table, values in tables.items():
         lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]

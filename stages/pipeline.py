@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from segpipe.errors import InputError
 from segpipe.rundir import RunDirectory
 from stages import benchmark, build, export, train, validate
 from stages.config import Config
@@ -37,6 +38,8 @@ class Selection:
 def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> RunDirectory:
     """Run the selected stages of a run directory; `base` is where relative data paths start."""
     rundir = RunDirectory.create(path, frozenset(selection.names() if selection.force else ()))
+    if selection.last == "train" and "import" in rundir.manifest.stages:
+        raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {path} --from export`")
     with rundir.writing():
         rundir.save_config(config.stored())
         for name in selection.names():

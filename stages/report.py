@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from segpipe.rundir import RunDirectory
 
 FILE_NAME = "report.html"
-_ORDER = ("train", "export", "build", "validate", "benchmark")
+_ORDER = ("import", "train", "export", "build", "validate", "benchmark")
 
 
 def write_report(rundir: RunDirectory) -> Path:

@@ -41,6 +41,15 @@ def test_weights_that_vanish_are_found_and_the_result_is_right() -> None:
     assert relative_error(run(model, image()), run(rounded(to_half(model, set(islands))), image())) < FP16_ERROR
 
 
+def test_weights_are_probed_without_frames() -> None:
+    nodes = [conv("image", "w", "a"), helper.make_node("Mul", ["a", "up"], ["logits"], name="up")]
+    model = graph(nodes, [weights("w", 4, 3, 3, 3, scale=1e-8), constant("up", 1e4)])
+
+    found = choose(model, ["weights"], lambda: pytest.fail("no frames are needed"), "image")
+
+    assert [island.node for island in found] == ["a"]
+
+
 def test_activations_that_vanish_are_found() -> None:
     nodes = [
         helper.make_node("Mul", ["image", "down"], ["a"], name="down"),

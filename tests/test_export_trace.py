@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segpipe.contract import METADATA_KEY, Contract
 from segpipe.errors import ConfigError, ExportError
 from stages.config import BuildConfig, ExportConfig, Profile
+from stages.export.clean import clean
 from stages.export.equality import difference, random_tensors, require_equal, session
 from stages.export.files import Exported, export_files
 from stages.export.source import Source
@@ -24,6 +25,7 @@ from stages.export.trace import trace
 from stages.graphs import naming
 from stages.input_shapes import shape_ranges
 from stages.models.skipnet import SkipNet
+from tests.tiny_graphs import plain
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("road", "car", "sky")
@@ -112,6 +114,25 @@ def test_file_names_no_machine_path_or_user_but_module_and_line(exported: Export
     }
 
 
+@pytest.mark.parametrize(
+    ("file", "kept"),
+    [
+        (f"{ROOT}/stages/models/skipnet.py", "stages/models/skipnet.py:7"),
+        ("/home/alice/secret project/net.py", "net.py:7"),
+        ("/home/alice/net.py", "net.py:7"),
+    ],
+)
+def test_source_line_is_what_python_imports_and_never_a_persons_folder(file: str, kept: str) -> None:
+    model = plain()
+    trace_of = f'File "{file}", line 7, in forward\n  File "{sys.prefix}/site-packages/torch/nn/conv.py", line 1'
+    model.graph.node[0].metadata_props.add(key="pkg.torch.onnx.stack_trace", value=trace_of)
+
+    cleaned = clean(model)
+
+    assert naming.metadata(cleaned.graph.node[0], naming.SOURCE_LINE) == kept
+    assert b"alice" not in cleaned.SerializeToString()
+
+
 def test_export_is_byte_identical_in_another_process(exported: Exported) -> None:
     code = (
         "import hashlib, json\n"
@@ -183,8 +204,8 @@ def test_loud_module_becomes_an_island_and_the_report_says_why() -> None:
     assert {island["module"] for island in report["islands"]} == {"amplifier", "attenuator"}
     assert "activations up to" in report["islands"][0]["reason"]
     assert result.figures["fp16_relative_error"] < 5e-3  # rounding of seventeen layers
-    plain = export_files(source, ExportConfig(fp32_islands=()), BuildConfig(), lambda: FRAMES)
-    assert plain.figures["fp16_relative_error"] is None  # Inf: without the island it is broken, and says so
+    bare = export_files(source, ExportConfig(fp32_islands=()), BuildConfig(), lambda: FRAMES)
+    assert bare.figures["fp16_relative_error"] is None  # Inf: without the island it is broken, and says so
 
 
 def test_named_module_stays_fp32_and_an_unknown_one_is_refused(source: Source) -> None:

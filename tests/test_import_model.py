@@ -19,6 +19,7 @@ from segpipe.runtime.segmenter import Segmenter
 from stages import import_model
 from stages.config_file import load_config
 from stages.pipeline import Selection, run_stages
+from stages.report import write_report
 from tests.tiny_graphs import FLOAT, constant, conv, graph, plain, weights
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +104,7 @@ def test_foreign_network_goes_all_the_way_to_masks(make: Any, tmp_path: Path) ->
     assert gate["agreement"]["fp16"] >= 0.995
     assert finished.record("build").figures["tensorrt-rtx"]["fp16_share"] == 1.0
     assert finished.record("benchmark").figures["p50_ms"] > 0
+    assert write_report(finished).stat().st_size > 0
     with Segmenter.open(folder) as segmenter:
         mask = segmenter(np.full((40, 50, 3), 128, np.uint8))
     assert mask.shape == (40, 50)
@@ -131,6 +133,18 @@ def test_importing_again_is_fresh_and_another_graph_is_not(tmp_path: Path) -> No
 
     assert first == again
     assert other.key != first.key
+
+
+def test_import_without_data_exports_with_weights_probed_and_cannot_be_trained(tmp_path: Path) -> None:
+    run = imported(tmp_path, plain())
+    config = load_config(run.path)
+
+    finished = run_stages(run.path, config, run.path, Selection("export", "export"))
+
+    assert finished.record("export").figures["fp32_islands"] == 0
+    assert config.export.fp32_islands == ("weights",)
+    with pytest.raises(InputError, match=r"holds an imported network.*--from export"):
+        run_stages(run.path, config, run.path, Selection("train", "train"))
 
 
 def test_stored_graph_carries_its_contract(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def build_one(
         _keep_timings(timing_cache_path(describe_target(flavour)), engine.timing_cache)
     inspected = inspect_engine(flavour, engine.plan) if gpu_name() else None
     figures = {
-        **judge_precision(engine, config, islands, inspected),
+        **judge_precision(engine, config, islands, inspected.layers_json if inspected else None),
         "engine_bytes": len(engine.plan),
         "seconds": round(seconds, 3),
         "profiles": [vars(shapes) for shapes in request.shapes],
@@ -102,6 +102,8 @@ def build_one(
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "warnings": len(engine.warnings),
     }
+    if inspected is not None:
+        figures["device_memory_bytes"] = inspected.device_memory_bytes
     _log.info("build: %s in %.1f s, %.0f %% FP16", flavour, seconds, 100 * figures["fp16_share"])
     return engine, figures
 

@@ -12,7 +12,8 @@ from segpipe.errors import ConfigError
 from stages.graphs import naming
 from stages.graphs.ranges import Unsafe, measure, readers_and_makers, unsafe_activations, unsafe_weights
 
-AUTO = "auto"
+AUTO, WEIGHTS = "auto", "weights"
+_PROBES = (AUTO, WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,17 @@ class Island:
 def choose(
     model: onnx.ModelProto, wanted: Sequence[str], frames: Callable[[], Iterable[NDArray[Any]]], input_name: str
 ) -> list[Island]:
-    """The islands of `export.fp32_islands`; `frames` gives calibration tensors and is called only for "auto"."""
+    """The islands of `export.fp32_islands`; `frames` gives calibration tensors and is called only for "auto".
+
+    "weights" looks at the weights alone, for who has no frames.
+    """
     reasons: dict[str, str] = {}
     if AUTO in wanted:
         reasons |= _reasons(model, unsafe_activations(measure(model, frames(), input_name)))
+    if not set(_PROBES).isdisjoint(wanted):
         reasons |= _reasons(model, unsafe_weights(model))
     for name in wanted:
-        if name != AUTO:
+        if name not in _PROBES:
             reasons |= dict.fromkeys(_named(model, name), f"named in export.fp32_islands: {name}")
     return [
         Island(node.name, node.op_type, naming.module_of(node), reasons[node.name])

@@ -1,6 +1,7 @@
 """What an engine really computes in: the engine inspector's JSON, read. Needs the GPU the engine is for."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from segpipe.runtime.trt import Flavour, load, logger
@@ -8,15 +9,24 @@ from segpipe.runtime.trt import Flavour, load, logger
 _HALF = ("Half", "FP16")
 
 
-def inspect_engine(flavour: Flavour, plan: bytes) -> str | None:
-    """The inspector's JSON, or None where this machine's GPU cannot load the engine. `plan` must be our own bytes."""
+@dataclass(frozen=True)
+class Inspection:
+    """What a loaded engine tells of itself."""
+
+    layers_json: str
+    device_memory_bytes: int
+    """Activations of one execution context."""
+
+
+def inspect_engine(flavour: Flavour, plan: bytes) -> Inspection | None:
+    """None where this machine's GPU cannot load the engine. `plan` must be our own bytes: it is native code."""
     trt = load(flavour)
     messages = logger(trt, quiet=True)
     engine = trt.Runtime(messages).deserialize_cuda_engine(plan)
     if engine is None:
         return None
     text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return text
+    return Inspection(text, engine.device_memory_size_v2)
 
 
 def half_nodes(information: str, nodes: set[str]) -> dict[str, bool]:
