@@ -16,7 +16,7 @@ from segpipe.images import SUFFIXES, read_image, write_image
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
 from segpipe.storage import write_atomically
-from segpipe.video import VIDEO_SUFFIXES, predict_video
+from segpipe.video import VIDEO_SUFFIXES, count_frames, predict_video
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ def _answers(
     for path in videos:
         target = Predicted(path, job.out / "masks" / path.stem, job.out / "videos" / f"{path.stem}.mp4")
         if not redo and _is_newer(target.overlay, path):
+            tick(count_frames(path))
             yield Predicted(path, target.mask, target.overlay, 0, skipped=True)
             continue
         try:

@@ -18,6 +18,7 @@ from segpipe.runtime.backends import Backend
 from segpipe.runtime.geometry import axis_at
 from segpipe.runtime.postprocess import mask_of
 from segpipe.runtime.request import Outputs
+from segpipe.runtime.streaming import ordered
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles that are done, and of all tiles."""
@@ -26,6 +27,7 @@ _SCORES = Outputs(scores=True, at_network_size=True)
 _FREE_SIDE = 1024  # tile of a network that follows the frame's size
 _WIDTH = 0.25  # standard deviation of the Gaussian, in tiles
 _MAX_OVERLAP = 0.9
+_WORKERS = 2  # batches of tiles in work: one is prepared while the network has the other
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,10 @@ class _Tiles:
         top = round(int(self.rows.begins[row]) * self.rows.px)
         lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
         height, width = self.tile
-        for first in range(0, len(lefts), self.batch):
-            crops = [self.frame[top : top + height, x : x + width] for x in lefts[first : first + self.batch]]
-            yield from _infer_scores(self.backend, crops, self.tile)
+        crops = [self.frame[top : top + height, x : x + width] for x in lefts]
+        batches = [crops[first : first + self.batch] for first in range(0, len(crops), self.batch)]
+        for scores in ordered(lambda some: _infer_scores(self.backend, some, self.tile), batches, _WORKERS):
+            yield from scores
 
 
 class _Canvas:
