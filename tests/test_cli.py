@@ -30,7 +30,7 @@ def call(*arguments: str | Path) -> tuple[int, str, str]:
 def test_every_command_has_help() -> None:
     for command in app.registered_commands:
         assert command.callback is not None
-        code, out, _ = call(command.callback.__name__, "--help")
+        code, out, _ = call(command.name or command.callback.__name__, "--help")
 
         assert code == 0
         assert "Usage" in out
@@ -75,7 +75,7 @@ def test_predict_writes_masks_and_overlays_and_goes_on_past_broken_files(finishe
     assert code == 1
     assert out.strip() == str(tmp_path / "out")
     assert "torn.png is not an image" in err
-    assert "1 of 2 images could not be segmented" in err
+    assert "1 of 2 inputs could not be segmented" in err
     assert read_image(tmp_path / "out/masks/good.png").shape == (20, 30, 1)
     assert read_image(tmp_path / "out/overlays/good.png").shape == (20, 30, 3)
 

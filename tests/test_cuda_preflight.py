@@ -9,7 +9,7 @@ from segpipe.contract import Contract
 from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError, cuda_error, open_device
 from segpipe.runtime.request import BuiltFor, OpenOptions
-from segpipe.runtime.trt.preflight import Here, recorded_target, refuse_invalid, require_fit
+from segpipe.runtime.trt.preflight import Here, refuse_invalid, require_fit
 from tests.gpu_here import has_gpu
 
 HERE = Here(version="10.16.1", gpu="NVIDIA H200", capability=(9, 0), system="Linux")
@@ -23,18 +23,6 @@ def test_the_same_machine_passes() -> None:
 
 def test_a_packager_s_suffix_is_no_other_version() -> None:
     require_fit("tensorrt", replace(BUILT, version="10.16.1.post1"), HERE, "runs/street")
-
-
-def test_a_build_record_says_what_its_engine_is_for() -> None:
-    params = {
-        "target": {"tensorrt": {"version": "10.16.1", "gpu": "NVIDIA H200 (9.0)"}},
-        "build": {"compute_capabilities": ["8.6", "9.0"], "version_compatible": True},
-    }
-
-    found = recorded_target("tensorrt", params)
-
-    assert found == replace(BUILT, system=None, version_compatible=True)
-    assert recorded_target("tensorrt-rtx", {"target": {"tensorrt_rtx": "1.7"}}) == BuiltFor()
 
 
 def test_unrecorded_facts_pass() -> None:

@@ -3,9 +3,7 @@
 A plan is native code for one GPU and version; TensorRT itself says little more than 'failed' about a foreign one.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from segpipe.errors import BackendError
 from segpipe.runtime.request import BuiltFor
@@ -20,19 +18,6 @@ class Here:
     gpu: str
     capability: tuple[int, int]
     system: str
-
-
-def recorded_target(flavour: Flavour, params: Mapping[str, Any]) -> BuiltFor:
-    """What a build record's parameters say about the engine; what they leave out stays unknown."""
-    target, config = params.get("target", {}).get(flavour, {}), params.get("build", {})
-    gpu = target.get("gpu")
-    return BuiltFor(
-        version=target.get("version"),
-        gpu=gpu.partition(" (")[0] if gpu else None,  # 'NVIDIA H200 (9.0)'
-        compute_capabilities=tuple(config.get("compute_capabilities", ())),
-        version_compatible=config.get("version_compatible", False),
-        hardware_compatibility=config.get("hardware_compatibility", "none"),
-    )
 
 
 def require_fit(flavour: Flavour, built: BuiltFor, here: Here, run: str) -> None:
