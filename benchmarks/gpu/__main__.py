@@ -23,6 +23,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for results.json, the log and a few pictures.")] = Path(
         "gpu-results"
     ),
+    work: Annotated[Path, typer.Option(help="Folder for run directories.")] = Path("gpu-work"),
     minutes: Annotated[float, typer.Option(help="Time for all steps; the most valuable run first.")] = 60,
     only: Annotated[
         list[str] | None, typer.Option(help=f"A step to run; repeat it. One of: {', '.join(NAMES)}.")
@@ -32,13 +33,14 @@ def main(
     """Prove the GPU path on this machine. Steps that passed before are not run again."""
     if unknown := set(only or ()) - set(NAMES):
         raise typer.BadParameter(f"no step {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    out.mkdir(parents=True, exist_ok=True)
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
     result = load(out) or SuiteResult(started_utc=datetime.now(UTC).isoformat(timespec="seconds"))
     done = {name for name, step in result.steps.items() if step.state == "passed"}
     waiting, end = chosen(only or (), done), time.monotonic() + 60 * minutes
     while waiting and (step := fitting(waiting, end - time.monotonic())):
         waiting.remove(step)
-        result.steps[step.name] = _run(step, out, min(step.limit_s, end - time.monotonic()), dry_run)
+        result.steps[step.name] = _run(step, (work, out), min(step.limit_s, end - time.monotonic()), dry_run)
         if step.name == "doctor":
             result.machine = result.steps[step.name].figures
         save(out, result)
@@ -52,11 +54,12 @@ def main(
         raise typer.Exit(1)
 
 
-def _run(step: Step, out: Path, limit_s: float, dry_run: bool) -> StepResult:
+def _run(step: Step, folders: tuple[Path, Path], limit_s: float, dry_run: bool) -> StepResult:
     """Start the step's process, give it its time, and take whatever it reported."""
+    work, out = folders
     report = out / f".{step.name}.json"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.gpu.child", step.name, str(out), str(report)]
+    command = [sys.executable, "-m", "benchmarks.gpu.child", step.name, str(work), str(out), str(report)]
     started = time.monotonic()
     with (out / _LOG).open("ab") as log:
         log.write(f"\n=== {step.name}: {step.proves}\n".encode())

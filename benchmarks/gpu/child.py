@@ -7,17 +7,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.plan import STEPS
+from benchmarks.gpu.plan import STEPS, Folders
 from segpipe.doctor import examine
 from segpipe.errors import SegpipeError
 from segpipe.storage import write_atomically
 
 
 def main() -> None:
-    """`python -m benchmarks.gpu.child STEP WORK REPORT [--dry-run]`."""
+    """`python -m benchmarks.gpu.child STEP WORK OUT REPORT [--dry-run]`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("step")
     parser.add_argument("work", type=Path)
+    parser.add_argument("out", type=Path)
     parser.add_argument("report", type=Path)
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> None:
         print(f"{step.name} needs an NVIDIA GPU: {reason}")
         return _report(arguments.report, "not run", f"needs an NVIDIA GPU: {reason}", {})
     try:
-        figures = module.run(arguments.work)
+        figures = module.run(Folders(arguments.work, arguments.out))
     except (SegpipeError, AssertionError) as error:
         _report(arguments.report, "failed", str(error), {})
         sys.exit(1)

@@ -2,16 +2,25 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: a module of `benchmarks.gpu.steps` with `run(work) -> figures`, in a process of its own."""
+    """One step: a module of `benchmarks.gpu.steps` with `run(folders) -> figures`, in a process of its own."""
 
     name: str
     proves: str
     limit_s: float
     needs_gpu: bool = True
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a step works, and where it leaves the few files that are kept."""
+
+    work: Path
+    out: Path
 
 
 STEPS = (  # most valuable first

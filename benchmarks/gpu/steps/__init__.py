@@ -1,1 +1,1 @@
-"""The steps of the GPU suite; each has `run(work) -> figures` and raises when something does not hold."""
+"""The steps of the GPU suite; each has `run(folders) -> figures` and raises when something does not hold."""

@@ -1,8 +1,8 @@
 """What is on this machine."""
 
-from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.plan import Folders
 from segpipe.doctor import examine
 from stages.benchmark import machine
 from stages.environment import versions
@@ -13,7 +13,7 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def run(work: Path) -> dict[str, Any]:
+def run(folders: Folders) -> dict[str, Any]:
     """Hardware, driver and versions."""
     found = {finding.name: finding.detail for finding in examine()}
     return {"found": found, "versions": versions(*_PACKAGES), **machine()}

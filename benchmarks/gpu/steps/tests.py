@@ -4,11 +4,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.plan import Folders
 
-def run(work: Path) -> dict[str, Any]:
+
+def run(folders: Folders) -> dict[str, Any]:
     """Counts of the tests; their output is in the log."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
     environment = {**os.environ, "SEGPIPE_REQUIRE_GPU": "1"}

@@ -1,0 +1,107 @@
+"""Pre and post kernels against the bytes they must move over the bandwidth measured in the same run."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.plan import Folders
+from segpipe.contract import Contract
+from segpipe.runtime.cuda.compiling import compile_kernel
+from segpipe.runtime.cuda.device import Device, open_device
+from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.plan import Job, Plan, Shapes
+from segpipe.runtime.preprocess import normalisation
+from segpipe.runtime.request import Outputs
+
+_FRAME, _CANVAS, _STRIDE, _CLASSES = (1024, 2048), (512, 1024), 8, 19
+_LAUNCHES, _ROUNDS = 200, 15
+_COPY = 256 * 2**20
+
+_CONTRACT = Contract(classes=tuple(f"class {n}" for n in range(_CLASSES)), network_size=_CANVAS, output_stride=_STRIDE)
+
+
+def run(folders: Folders) -> dict[str, Any]:
+    """Microseconds of each kernel, its floor, and PyTorch's interpolate and argmax beside the post kernels."""
+    device = open_device()
+    code = "{}{}".format(*device.capability)
+    with device.current():
+        kernels = Kernels(device, {f"kernels.sm_{code}.cubin": compile_kernel(code)})
+        found = _measure(device, kernels)
+        kernels.close()
+    return found | {"torch": _torch()}
+
+
+def _measure(device: Device, kernels: Kernels) -> dict[str, Any]:
+    stream = device.create_stream()
+    one, two = device.allocate(_COPY), device.allocate(_COPY)
+    copy_us = _microseconds(device, stream, lambda: device.copy(two, one, _COPY, stream))
+    bytes_per_us = 2 * _COPY / copy_us
+    grid = tuple(side // _STRIDE for side in _CANVAS)
+    shapes = Shapes((1, 3, *_CANVAS), (1, _CLASSES, *grid), "float16", "float16")
+    plan = Plan(Job(*_FRAME, 1, False, Outputs()), _CONTRACT, shapes)
+    sizes = plan.sizes()[0]
+    memory = {role: device.allocate(size) for role, size in sizes.items()}
+    device.upload(memory["output"], _blobs(grid), stream)
+    plan.tables_address = _upload(device, plan.table_bytes(), stream)
+    constants = _upload(device, np.concatenate(normalisation(_CONTRACT)).astype(np.float32).tobytes(), stream)
+    pre, post = plan.pre_arguments(), plan.score_arguments()
+    pre.source, pre.target, pre.scale, pre.shift = memory["frames"], memory["input"], constants, constants + 12
+    post.scores, post.labels, post.mask = memory["output"], memory["labels"], memory["mask"]
+    calls = {
+        "pre": (lambda: kernels.pre("uint8", "float16", 1, pre, stream), sizes["frames"] + sizes["input"]),
+        "post": (lambda: kernels.mask("float16", "uint8", 1, post, stream), sizes["output"] + sizes["mask"]),
+    }
+    found: dict[str, Any] = {"measured_bandwidth_gb_s": round(bytes_per_us / 1e3, 1)}
+    for name, (call, moved) in calls.items():
+        taken, floor = _microseconds(device, stream, call), moved / bytes_per_us
+        found[name] = {"us": round(taken, 2), "floor_us": round(floor, 2), "over_floor": round(taken / floor, 2)}
+    for pointer in (one, two, constants, plan.tables_address, *memory.values()):
+        device.free(pointer)
+    device.destroy_stream(stream)
+    return found
+
+
+def _microseconds(device: Device, stream: int, call: Callable[[], None]) -> float:
+    """Median over rounds of many launches back to back: what a launch costs when the GPU is kept busy."""
+    taken = []
+    for _ in range(_ROUNDS + 3):
+        device.synchronize(stream)
+        started = time.perf_counter_ns()
+        for _ in range(_LAUNCHES):
+            call()
+        device.synchronize(stream)
+        taken.append((time.perf_counter_ns() - started) / _LAUNCHES / 1e3)
+    return float(np.median(taken[3:]))
+
+
+def _torch() -> dict[str, Any]:
+    """The usual way on the same GPU: interpolate to the frame's size, argmax."""
+    import torch
+    from torch.nn import functional
+
+    scores = torch.randn(1, _CLASSES, _CANVAS[0] // _STRIDE, _CANVAS[1] // _STRIDE, device="cuda", dtype=torch.half)
+    taken = []
+    for _ in range(_ROUNDS + 3):
+        torch.cuda.synchronize()
+        started = time.perf_counter_ns()
+        for _ in range(20):
+            functional.interpolate(scores, _FRAME, mode="bilinear", align_corners=False).argmax(1).to(torch.uint8)
+        torch.cuda.synchronize()
+        taken.append((time.perf_counter_ns() - started) / 20 / 1e3)
+    return {"interpolate_argmax_us": round(float(np.median(taken[3:])), 2)}
+
+
+def _blobs(grid: tuple[int, ...]) -> Any:
+    """Scores in patches, as trained networks give them: about a quarter of the cells lie on borders."""
+    rng = np.random.default_rng(1)
+    coarse = rng.normal(size=(_CLASSES, grid[0] // 8, grid[1] // 8))
+    return coarse.repeat(8, 1).repeat(8, 2).astype(np.float16).reshape(-1).view(np.uint8)
+
+
+def _upload(device: Device, data: bytes, stream: int) -> int:
+    address = device.allocate(len(data))
+    device.upload(address, np.frombuffer(data, np.uint8), stream)
+    device.synchronize(stream)
+    return address
