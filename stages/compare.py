@@ -157,7 +157,8 @@ class MaskComparison:
 
 @dataclass
 class TensorComparison:
-    """Sums over pairs of tensors. What is no number is counted and left out of the other figures."""
+    """Sums over pairs of tensors. What is no number is counted and left out of the other figures; another shape is an
+    infinite error."""
 
     elements: int = 0
     nan: int = 0
@@ -177,6 +178,11 @@ class TensorComparison:
 
     def add(self, reference: NDArray[Any], candidate: NDArray[Any], where: str = "") -> None:
         """Count one pair; `where` names it in a verdict."""
+        if reference.shape != candidate.shape:
+            self._error_squared, self.worst_relative_l2, self.worst_at = float("inf"), float("inf"), where
+            self._reference_squared += 1.0
+            self.elements += candidate.size
+            return
         ours, theirs = reference.reshape(-1).astype(np.float64), candidate.reshape(-1).astype(np.float64)
         good, sound = np.isfinite(theirs), np.isfinite(ours)
         if not (good.all() and sound.all()):

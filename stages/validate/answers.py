@@ -1,4 +1,4 @@
-"""What a hop is: something that answers frames with masks and scores. Light: no torch, so that any machine can judge."""
+"""What a hop is: something that answers frames with masks and scores. Light: any machine can judge."""
 
 import math
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,16 @@ from segpipe.verdict import Verdict, merged, stored_verdicts
 from stages.config import Config
 from stages.data import labels_of, open_split
 from stages.validate import hops, torch_hops
-from stages.validate.answers import NotRun
+from stages.validate.assemble import figures_of, has_failed, hop_reports, images_of, new_verdicts, not_judged
 from stages.validate.checks import Check, at_least
-from stages.validate.explain import Explanation, explain_hop
+from stages.validate.explain import explain_hop
 from stages.validate.inputs import Image, chosen, stress_images
-from stages.validate.judge import HopState, Judge, Setup
+from stages.validate.judge import Judge, Setup
 from stages.validate.page import html, markdown
 from stages.validate.pictures import Drawn, Worst
-from stages.validate.report import GateReport, HopReport, NotJudged, Picture, check_report, hop_report
+from stages.validate.report import GateReport, Picture, check_report
 from stages.validate.stored import Keeper
-from stages.validate.suspects import suspect, suspect_labels
+from stages.validate.suspects import suspect_labels
 
 _PROBED = 4  # images on which an imported graph's activations are measured
 
@@ -45,33 +46,31 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     keeper = Keeper(settings.reference_images)
     with hops.OpenHops(rundir, contract) as opened:
         reference = torch_hops.open_everything(opened, rundir, config.export.fp32_islands)
-        peak = torch_hops.imported_peak(rundir, contract, [image.frame for _, image in zip(range(_PROBED), images())])
+        peak = torch_hops.imported_peak(rundir, contract, [image.frame for image in islice(images(), _PROBED)])
         setup = Setup(contract, settings, config.build.max_batch, peak)
         judge = Judge(setup, reference.answer, opened.hops, worst)
         for image in with_stress(images(), setup):
             keeper.add(image, judge.add(image))
         judge.finish()
         explained = _explained(rundir, judge, setup, reference, explain)
-        hop_reports = _hop_reports(judge, setup, explained)
-    broken = [NotRun(f"{s.hop.stage}/{s.hop.artifact}", s.hop.sha256, s.hop.backend, s.broken)
-              for s in judge.states.values() if s.broken]  # fmt: skip
+        reports = hop_reports(judge, setup, explained)
     data_checks, suspicions = _judge_labels(rundir, judge, setup)
     basis = keeper.basis_sha256(settings)
     report = GateReport(
         reference=reference.name,
         contract_sha256=contract.sha256,
         basis_sha256=basis,
-        images=judge_images(judge),
+        images=images_of(judge),
         data_checks=tuple(map(check_report, data_checks)),
-        hops=hop_reports,
-        not_judged=tuple(not_judged(entry) for entry in [*opened.not_run, *broken]),
+        hops=reports,
+        not_judged=not_judged(judge, opened.not_run),
         pictures=tuple(map(_picture, range(settings.pictures), worst.sorted())),
         suspicions=suspicions,
         network_seconds=round(judge.network_seconds, 3),
         measure_seconds=round(judge.measure_seconds, 3),
     )
     verdicts = merged(stored_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
-    files = keeper.files(reference.name, contract.sha256, settings) | _pages(report, worst.sorted(), verdicts)
+    files = keeper.files(reference.name, setup) | _pages(report, worst.sorted(), verdicts)
     return Judgement(report, tuple(verdicts), figures_of(report), files)
 
 
@@ -98,77 +97,9 @@ def with_stress(images: Iterable[Image], setup: Setup) -> Iterator[Image]:
         yield from stress_images(setup.contract, first.frame)
 
 
-def new_verdicts(report: GateReport) -> list[Verdict]:
-    """One verdict for each hop and for each artifact that was not run. Data that is wrong fails every hop."""
-    data = tuple(check.line for check in report.data_checks if check.status == "failed")
-    bound = {"contract_sha256": report.contract_sha256, "basis_sha256": report.basis_sha256}
-    verdicts = [
-        Verdict(
-            artifact=hop.artifact,
-            artifact_sha256=hop.artifact_sha256,
-            backend=hop.backend,
-            device=hop.device,
-            status="failed" if data else "passed" if hop.status == "passed" else "failed",
-            reasons=data + tuple(check.line for check in hop.checks if check.status != "passed"),
-            **bound,
-        )
-        for hop in report.hops.values()
-    ]
-    verdicts += [
-        Verdict(
-            artifact=entry.artifact,
-            artifact_sha256=entry.artifact_sha256,
-            backend=entry.backend,
-            device="none",
-            status="not judged",
-            reasons=(entry.reason,),
-            **bound,
-        )
-        for entry in report.not_judged
-    ]
-    return verdicts
-
-
-def figures_of(report: GateReport) -> dict[str, Any]:
-    """What the manifest keeps."""
-    return {
-        "agreement": {name: hop.figures.agreement for name, hop in report.hops.items()},
-        "miou": {name: hop.figures.miou for name, hop in report.hops.items()},
-        "failed": report.failed(),
-        "suspicions": [*report.suspicions, *(text for hop in report.hops.values() for text in hop.suspicions)],
-        "diverges": [text for hop in report.hops.values() for text in hop.diverges],
-    }
-
-
-def not_judged(entry: NotRun) -> NotJudged:
-    """An artifact that was not run, as the report keeps it."""
-    return NotJudged(artifact=entry.artifact, artifact_sha256=entry.sha256, backend=entry.backend, reason=entry.reason)
-
-
-def judge_images(judge: Judge) -> int:
-    """Images that went through, stress inputs apart."""
-    return max((state.measured.masks.images for state in judge.states.values()), default=0)
-
-
-def _hop_reports(judge: Judge, setup: Setup, explained: dict[str, Explanation]) -> dict[str, HopReport]:
-    reports = {}
-    for name, state in judge.states.items():
-        if state.broken:
-            continue
-        suspicions = suspect(state, setup.contract.classes) if has_failed(state, setup) else ()
-        lines = tuple(explained[name].lines()) if name in explained else ()
-        reports[name] = hop_report(state, setup, suspicions, lines)
-    return reports
-
-
-def has_failed(state: HopState, setup: Setup) -> bool:
-    """Whether a limit fails."""
-    return any(check.status == "failed" for check in state.checks(setup))
-
-
 def _explained(
     rundir: RunDirectory, judge: Judge, setup: Setup, reference: torch_hops.Reference, always: bool
-) -> dict[str, Explanation]:
+) -> dict[str, list[str]]:
     """Where each failed hop diverges; with `always` the others too."""
     found = {}
     for name, state in judge.states.items():
@@ -176,7 +107,7 @@ def _explained(
             continue
         explanation = explain_hop(rundir, state, setup.contract, reference)
         if explanation is not None:
-            found[name] = explanation
+            found[name] = explanation.lines()
     return found
 
 

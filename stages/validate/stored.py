@@ -18,6 +18,7 @@ from segpipe.verdict import STAGE
 from stages.config import ValidateConfig
 from stages.validate.answers import Answered
 from stages.validate.inputs import Image, frame_sha256
+from stages.validate.judge import Setup
 
 INDEX, ARRAYS, FRAMES = "reference.json", "reference.npz", "frames.npz"
 
@@ -44,6 +45,7 @@ class StoredIndex(BaseModel):
     contract_sha256: str
     basis_sha256: str
     settings: ValidateConfig
+    max_batch: int
     images: tuple[StoredImage, ...]
 
 
@@ -70,13 +72,14 @@ class Keeper:
         rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"})
         return sha256_of_bytes(json.dumps([self._hashes, rules], sort_keys=True).encode())
 
-    def files(self, reference: str, contract_sha256: str, settings: ValidateConfig) -> dict[str, bytes]:
+    def files(self, reference: str, setup: Setup) -> dict[str, bytes]:
         """The stored reference as files by name."""
         index = StoredIndex(
             reference=reference,
-            contract_sha256=contract_sha256,
-            basis_sha256=self.basis_sha256(settings),
-            settings=settings,
+            contract_sha256=setup.contract.sha256,
+            basis_sha256=self.basis_sha256(setup.settings),
+            settings=setup.settings,
+            max_batch=setup.max_batch,
             images=tuple(map(_described, self._images, self._answers)),
         )
         arrays: dict[str, NDArray[Any]] = {}
