@@ -75,6 +75,7 @@ def new(
 @app.command()
 def run(
     run: Run,
+    *,
     first: Annotated[Stage, typer.Option("--from", help="First stage.")] = "train",
     until: Annotated[Stage, typer.Option("--until", help="Last stage.")] = "benchmark",
     force: Force = False,
@@ -112,6 +113,7 @@ def build(run: Run, force: Force = False, sets: Sets = None) -> None:
 @app.command()
 def validate(
     run: Run,
+    *,
     force: Force = False,
     sets: Sets = None,
     hop: Annotated[
@@ -279,9 +281,9 @@ def _explain(run: Path, sets: list[str] | None) -> None:
     from segpipe.console import print_lines
     from segpipe.rundir import RunDirectory
     from stages.config_file import load_config
-    from stages.validate import explain
+    from stages.validate import explain_run
 
-    print_lines(explain(RunDirectory(run), load_config(run, sets or []), run))
+    print_lines(explain_run(RunDirectory(run), load_config(run, sets or []), run))
 
 
 def _run_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":

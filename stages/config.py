@@ -173,7 +173,7 @@ class ValidateConfig(Section):
     large_margin: PositiveFloat = 0.1
     """A flip counts as large where the reference led by this many standard deviations of its scores."""
     stress: bool = True
-    """Also try constants, noise, checkerboards, extreme contrast, a single changed pixel, smallest and largest sizes."""
+    """Also try constants, noise, checkerboards, extreme contrast, a single changed pixel, extreme sizes."""
     reference_images: PositiveInt = 8
     """So many images are stored with their scores, for a machine that judges an engine and has no PyTorch."""
     pictures: PositiveInt = 6

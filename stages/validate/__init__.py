@@ -62,7 +62,7 @@ def machine() -> dict[str, Any]:
     return {"gpus": _gpus(), **versions(*_ENGINE_PACKAGES)}
 
 
-def explain(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
+def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
     """Where each hop parts from the reference, also of hops that pass."""
     from stages.validate.gate import judge_run
 

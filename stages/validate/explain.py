@@ -74,10 +74,19 @@ class Case:
 
 
 def explain_hop(rundir: RunDirectory, state: HopState, contract: Contract, reference: Reference) -> Explanation | None:
-    """Bisect on the image with most flips; None where the hop has no graph that can be opened up."""
-    if state.worst is None:
-        return None
-    case = Case(state.hop.name, state.worst.image, contract, lambda name: rundir.artifact_bytes("export", name))
+    """Bisect on the image with most flips, and where that shows nothing on the worst stress input.
+
+    None where the hop has no graph that can be opened up.
+    """
+    found = None
+    for seen in (state.worst, state.worst_stress):
+        if seen is not None and (found is None or found.divergence is None):
+            case = Case(state.hop.name, seen.image, contract, lambda name: rundir.artifact_bytes("export", name))
+            found = _explain(case, rundir, state, reference) or found
+    return found
+
+
+def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
     if reference.network is None:
         has_half = FP16_GRAPH in rundir.record("export").outputs
         return _explain_imported(case) if has_half and not state.hop.exact else None

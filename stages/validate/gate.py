@@ -54,7 +54,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
         judge.finish()
         explained = _explained(rundir, judge, setup, reference, explain)
         reports = hop_reports(judge, setup, explained)
-    data_checks, suspicions = _judge_labels(rundir, judge, setup)
+    data_checks, suspicions = judge_labels(rundir, judge, setup)
     basis = keeper.basis_sha256(settings)
     report = GateReport(
         reference=reference.name,
@@ -111,7 +111,7 @@ def _explained(
     return found
 
 
-def _judge_labels(rundir: RunDirectory, judge: Judge, setup: Setup) -> tuple[list[Check], tuple[str, ...]]:
+def judge_labels(rundir: RunDirectory, judge: Judge, setup: Setup) -> tuple[list[Check], tuple[str, ...]]:
     """Whether the labels are those that the network was trained for: else the IoU figures mean nothing."""
     state = next(iter(judge.states.values()), None)
     if state is None:

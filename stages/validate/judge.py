@@ -75,6 +75,7 @@ class HopState:
     stress_errors: dict[str, str] = field(default_factory=dict)
     repeats: list[Repeat] = field(default_factory=list)
     worst: Seen | None = None
+    worst_stress: Seen | None = None
     broken: str = ""
 
     def checks(self, setup: Setup) -> list[Check]:
@@ -137,8 +138,7 @@ class Judge:
             flips = _add(state, truth, image, answered, candidate)
             _add_before(state, before, before_name, candidate, image.name)
             seen = Seen(name, image, answered, candidate, flips)
-            if not image.stress and (state.worst is None or seen.weight > state.worst.weight):
-                state.worst = seen
+            _keep_worst(state, seen)
             if self._watch and not image.stress:
                 self._watch(seen)
             before, before_name = candidate, name
@@ -176,6 +176,16 @@ def _add(state: HopState, truth: Truth, image: Image, answered: Answered, candid
     if answered.scores is not None and candidate.scores is not None:
         tensors.add(answered.scores, candidate.scores, image.name)
     return masks.add(truth, candidate.mask)
+
+
+def _keep_worst(state: HopState, seen: Seen) -> None:
+    """Of images the one with most flips, of stress inputs the one with NaN or the greatest error."""
+    name, stress = seen.image.name, state.measured.stress
+    if not seen.image.stress:
+        if state.worst is None or seen.weight > state.worst.weight:
+            state.worst = seen
+    elif name in {stress.non_finite_at, "" if stress.non_finite_at else stress.worst_at}:
+        state.worst_stress = seen
 
 
 def _add_before(state: HopState, before: Answered, name: str, candidate: Answered, image: str) -> None:

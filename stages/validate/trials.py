@@ -1,4 +1,4 @@
-"""Judges a half-precision module with chosen FP32 islands in memory: what the search for islands asks again and again."""
+"""Judges the half-precision module with chosen FP32 islands, in memory: what the search for islands asks."""
 
 from collections.abc import Sequence
 from itertools import islice
