@@ -24,7 +24,9 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
 
     artifacts = [path for stage in ("train", "export", "build") for path in _artifacts(rundir, stage)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
-    inputs = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts} | {"data": data}
+    inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts} | {
+        "data": data
+    }
     params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate")}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
@@ -52,9 +54,18 @@ def refuse_failures(rundir: RunDirectory) -> None:
     for line in (*figures["suspicions"], *figures["diverges"]):
         _log.error("-> %s", line)
     raise GateFailedError(
-        f"the release gate failed: {'; '.join(figures['failed'])}",
+        f"the release gate failed: {named(figures['failed'])}",
         hint=f"look at {rundir.path / rundir.record(STAGE).path / 'gate.html'}",
     )
+
+
+def named(failed: list[str]) -> str:
+    """Failed limits without their figures: `hop 'onnx': agreement, iou_drop`."""
+    limits: dict[str, list[str]] = {}
+    for line in failed:
+        hop, _, rest = line.partition(": ")
+        limits.setdefault(hop, []).append(rest.split()[0])
+    return "; ".join(f"{hop}: {', '.join(names)}" for hop, names in limits.items())
 
 
 def machine() -> dict[str, Any]:

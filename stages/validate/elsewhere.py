@@ -7,6 +7,7 @@ from segpipe.errors import BackendError, GateFailedError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import run_contract
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, merged, stored_verdicts
+from stages.validate import named
 from stages.validate.assemble import figures_of, hop_reports, images_of, new_verdicts, not_judged
 from stages.validate.hops import OpenHops
 from stages.validate.judge import Judge, Setup
@@ -33,7 +34,7 @@ def validate_hop(path: RunDirectory, wanted: str) -> list[str]:
         _log.error("%s", line)
     if failed:
         raise GateFailedError(
-            f"the release gate failed: {'; '.join(failed)}",
+            f"the release gate failed: {named(failed)}",
             hint="build the engine again, or run `segpipe validate` with --explain where PyTorch is installed",
         )
     return [f"{hop.artifact} on {hop.backend} ({hop.device}): {hop.status}" for hop in report.hops.values()]

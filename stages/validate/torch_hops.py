@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segpipe.contract import Contract
+from segpipe.errors import BackendError
 from segpipe.rundir import RunDirectory
 from stages import checkpoint, reference
 from stages.half import to_half
@@ -65,7 +66,8 @@ def open_everything(opened: OpenHops, rundir: RunDirectory, islands: Sequence[st
         opened.open("fp16-graph", "onnxruntime-cpu", ("export", FP16_GRAPH))
     else:
         if fp32 is None:
-            raise RuntimeError(opened.not_run[-1].reason)
+            reason = opened.not_run[-1].reason
+            raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
         reference_ = Reference("ONNX FP32", fp32.answer, None)
         if FP16_GRAPH in rundir.record("export").outputs:
             opened.open("fp16", "onnxruntime-cpu", ("export", FP16_GRAPH))
