@@ -150,7 +150,7 @@ def test_an_unknown_compute_capability_names_the_known(run_copy: Path) -> None:
 
 
 def test_the_gate_fails_and_stays_failed(run_copy: Path) -> None:
-    config = tiny_config(run_copy, "validate.limits.max_relative_l2=1e-12")
+    config = tiny_config(run_copy, "validate.limits.max_relative_l2_fp32=1e-12")
 
     for _ in range(2):
         with pytest.raises(GateFailedError, match="relative_l2") as caught:

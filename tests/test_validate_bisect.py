@@ -139,6 +139,7 @@ def test_auto_islands_repair_an_overflow_and_record_how(trained_copy: Path) -> N
     assert [trial["islands"] for trial in trials] == [[], ["stem"]]
     assert "stem.1" in trials[0]["why"]
     refuse_failures(repaired)
+    assert call("validate", trained_copy, "--force")[0] == 0, "the gate judges the islands that were exported"
 
 
 def test_islands_are_not_searched_twice(trained_copy: Path) -> None:

@@ -45,7 +45,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     worst = Worst(settings.pictures, contract, labels_of(config).palette)
     keeper = Keeper(settings.reference_images)
     with hops.OpenHops(rundir, contract) as opened:
-        reference = torch_hops.open_everything(opened, rundir, config.export.fp32_islands)
+        reference = torch_hops.open_everything(opened, rundir)
         peak = torch_hops.imported_peak(rundir, contract, [image.frame for image in islice(images(), _PROBED)])
         setup = Setup(contract, settings, config.build.max_batch, peak)
         judge = Judge(setup, reference.answer, opened.hops, worst)

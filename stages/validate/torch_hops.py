@@ -54,7 +54,7 @@ class Reference:
     """None for imported graphs."""
 
 
-def open_everything(opened: OpenHops, rundir: RunDirectory, islands: Sequence[str]) -> Reference:
+def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
     """Open the reference and every hop that runs here.
 
     ONNX Runtime's CPU provider computes FP16 graphs in FP32: it judges the graph's structure, PyTorch the numbers.
@@ -62,7 +62,7 @@ def open_everything(opened: OpenHops, rundir: RunDirectory, islands: Sequence[st
     fp32 = opened.open("onnx", "onnxruntime-cpu", ("export", FP32_GRAPH))
     if "train" in rundir.manifest.stages:
         reference_ = trained_reference(rundir)
-        opened.hops.append(half_hop(rundir, islands))
+        opened.hops.append(half_hop(rundir, exported_islands(rundir)))
         opened.open("fp16-graph", "onnxruntime-cpu", ("export", FP16_GRAPH))
     else:
         if fp32 is None:
@@ -81,8 +81,13 @@ def trained_reference(rundir: RunDirectory) -> Reference:
     return Reference("PyTorch FP32", TorchAnswer(trained.network, trained.contract), trained.network)
 
 
+def exported_islands(rundir: RunDirectory) -> tuple[str, ...]:
+    """The islands that model.fp16.onnx was exported with, whatever the config says now."""
+    return tuple(rundir.record("export").params.get("export", {}).get("fp32_islands", ()))
+
+
 def half_hop(rundir: RunDirectory, islands: Sequence[str]) -> Hop:
-    """The half-precision module, with the islands that the FP16 graph was exported with."""
+    """The half-precision module with chosen islands, as a hop of the FP16 graph."""
     trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
     half = to_half(trained.network, islands)
     sha256 = rundir.record("export").outputs[FP16_GRAPH].sha256
