@@ -78,13 +78,18 @@ def new(
 @app.command()
 def run(
     run: Run,
+    *,
     first: Annotated[Stage, typer.Option("--from", help="First stage.")] = "train",
     until: Annotated[Stage, typer.Option("--until", help="Last stage.")] = "benchmark",
     force: Force = False,
     sets: Sets = None,
+    auto_islands: Annotated[
+        bool, typer.Option("--auto-islands", help="Keep in FP32 what the release gate needs, and no more.")
+    ] = False,
 ) -> None:
     """Run the stages that are stale, in order."""
-    _run_stages(run, first, until, force, sets)
+    islands = _find_islands(run, first, sets) if auto_islands else []
+    _run_stages(run, first, until, force, [*(sets or []), *islands])
     print(run)
 
 
@@ -123,9 +128,28 @@ def build(run: Run, force: Force = False, sets: Sets = None) -> None:
 
 
 @app.command()
-def validate(run: Run, force: Force = False, sets: Sets = None) -> None:
+def validate(
+    run: Run,
+    *,
+    force: Force = False,
+    sets: Sets = None,
+    hop: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Judge 'engine' or one backend by the stored reference; needs no PyTorch."),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Name the layer where each hop parts.")] = False,
+    against: Annotated[Path | None, typer.Option(metavar="OTHER_RUN", help="Compare with an earlier run.")] = None,
+) -> None:
     """Compare every hop with PyTorch; exit 3 when the release gate fails."""
-    print(_run_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
+    if sum((hop is not None, explain, against is not None)) > 1 or ((force or sets) and (hop or against)):
+        raise typer.BadParameter("--hop, --explain and --against exclude each other; the first and last take no --set")
+    if hop is not None:
+        return _validate_hop(run, hop)
+    if against is not None:
+        return _validate_against(run, against)
+    if explain:
+        return _explain(run, sets)
+    return print(_run_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
 
 
 @app.command()
@@ -289,6 +313,48 @@ def demo(
     from stages.demo import run_demo
 
     print_lines(run_demo(run, sets or []))
+
+
+def _find_islands(run: Path, first: Stage, sets: list[str] | None) -> list[str]:
+    """The --set overrides that name the islands, after training and exporting what is stale."""
+    from stages.auto_islands import find_islands
+    from stages.config_file import load_config
+
+    finished = _run_stages(run, first if first in {"train", "export"} else "export", "export", False, sets)
+    config = load_config(run, sets or [])
+
+    def open_bench() -> Any:
+        from stages.validate.trials import Bench
+
+        return Bench(finished, config, run).judge
+
+    return [find_islands(finished, config, run, open_bench)]
+
+
+def _validate_hop(run: Path, hop: str) -> None:
+    from segpipe.console import print_lines
+    from segpipe.rundir import RunDirectory
+    from stages.validate.elsewhere import validate_hop
+
+    print_lines(validate_hop(RunDirectory(run), hop))
+
+
+def _validate_against(run: Path, other: Path) -> None:
+    from segpipe.rundir import RunDirectory
+    from stages.validate.against import COLUMNS, compare_runs, refuse_drift, table
+
+    reports = compare_runs(RunDirectory(run), RunDirectory(other))
+    print_table(COLUMNS, table(reports))
+    refuse_drift(reports)
+
+
+def _explain(run: Path, sets: list[str] | None) -> None:
+    from segpipe.console import print_lines
+    from segpipe.rundir import RunDirectory
+    from stages.config_file import load_config
+    from stages.validate import explain_run
+
+    print_lines(explain_run(RunDirectory(run), load_config(run, sets or []), run))
 
 
 def _run_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":

@@ -187,17 +187,39 @@ class Limits(Section):
     """Of all pixels. An honest FP16 conversion of a trained network keeps about 99.9 %."""
     max_flips_inside: Share = 0.001
     """Of pixels away from every boundary. There margins are wide, so flips mean another network, not rounding."""
+    max_flips_boundary: Share = 0.02
+    """Of pixels near a boundary. Rounding flips a few in a thousand; a shift by one pixel flips one in seven."""
+    max_large_margin_flips: Share = 1e-4
+    """Of all pixels, flipped although the reference led by `large_margin`. Rounding errors are a hundred times less."""
     max_iou_drop: Share = 0.005
     """Of the mean IoU and of each class, against the labels. Less than the spread between two trainings."""
-    max_relative_l2: PositiveFloat = 0.02
-    """Of the scores. FP16 gives 1e-4 to 1e-2; a wrong mean, resize or weight gives more."""
+    max_relative_l2: PositiveFloat = 0.008
+    """Of the scores of FP16 and TF32 hops. Rounding gives 3e-4 to 3e-3; a wrong mean, resize or weight gives more."""
+    max_relative_l2_fp32: PositiveFloat = 1e-4
+    """Of the scores of hops that compute in FP32. Another order of sums gives 1e-7 to 1e-5."""
+    max_stress_relative_l2: PositiveFloat = 0.05
+    """On black, noise, checkerboards and the like: activations leave the trained range, so rounding weighs more."""
+    max_fp16_range: Share = 0.25
+    """Largest score as a share of 65504. A quarter leaves room for images brighter than those tried."""
+    min_reference_miou_share: Share = 0.5
+    """The reference's mIoU on these labels, as a share of what training recorded. Less: they are not its labels."""
 
 
 class ValidateConfig(Section):
     """The release gate."""
 
     images: PositiveInt = 40
+    """Of the validation split, chosen by a fixed seed; a larger number takes all."""
     boundary_px: PositiveInt = 3
+    """Pixels this near to a change of class are boundary: flips there are common and harmless."""
+    large_margin: PositiveFloat = 0.1
+    """A flip counts as large where the reference led by this many standard deviations of its scores."""
+    stress: bool = True
+    """Also try constants, noise, checkerboards, extreme contrast, a single changed pixel, extreme sizes."""
+    reference_images: PositiveInt = 8
+    """So many images are stored with their scores, for a machine that judges an engine and has no PyTorch."""
+    pictures: PositiveInt = 6
+    """Worst images shown on the gate's page."""
     limits: Limits = Limits()
 
 

@@ -8,6 +8,7 @@ import pytest
 from segpipe.rundir import RunDirectory
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
+from tests.trained import trained_config
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,17 @@ def run_copy(finished_run: Path, tmp_path: Path) -> Path:
 def empty_run(tmp_path: Path) -> RunDirectory:
     """A run directory in which nothing has happened."""
     return RunDirectory.create(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained well enough to have wide margins, validated. Shared: copy it before writing."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    run_stages(path, trained_config(path), path, Selection(last="validate"))
+    return path
+
+
+@pytest.fixture
+def trained_copy(trained_run: Path, tmp_path: Path) -> Path:
+    """A trained run of one's own."""
+    return Path(shutil.copytree(trained_run, tmp_path / "trained"))

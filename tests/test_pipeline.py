@@ -17,6 +17,7 @@ from segpipe.verdict import stored_verdicts
 from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
 from stages.pipeline import NAMES, Selection, run_stages
 from stages.report import write_report
+from tests.gpu_here import has_gpu
 from tests.tiny import tiny_config
 
 CHECKPOINT = "model.safetensors"
@@ -35,7 +36,7 @@ def test_every_stage_leaves_its_files_and_figures(finished_run: Path) -> None:
         "precision.json",
     }
     assert {name for name in stages["build"].outputs if not name.startswith("kernels.")} == {"model.rtx.engine"}
-    assert set(stages["validate"].outputs) == {"report.json", "verdicts.json", "worst.png"}
+    assert {"report.json", "verdicts.json", "gate.html", "worst.png"} <= set(stages["validate"].outputs)
     assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv"}
     assert all(record.environment["python"] for record in stages.values())
 
@@ -145,7 +146,7 @@ def test_an_unknown_compute_capability_names_the_known(run_copy: Path) -> None:
 
 
 def test_the_gate_fails_and_stays_failed(run_copy: Path) -> None:
-    config = tiny_config(run_copy, "validate.limits.max_relative_l2=1e-12")
+    config = tiny_config(run_copy, "validate.limits.max_relative_l2_fp32=1e-12")
 
     for _ in range(2):
         with pytest.raises(GateFailedError, match="relative_l2") as caught:
@@ -156,11 +157,12 @@ def test_the_gate_fails_and_stays_failed(run_copy: Path) -> None:
 
 
 def test_verdicts_say_what_was_not_judged(finished_run: Path) -> None:
-    verdicts = {verdict.artifact: verdict for verdict in stored_verdicts(RunDirectory(finished_run))}
+    verdicts = {verdict.backend: verdict for verdict in stored_verdicts(RunDirectory(finished_run))}
 
-    assert verdicts["export/model.onnx"].status == "passed"
-    assert verdicts["build/model.rtx.engine"].status == "not judged"
-    assert "not run" in verdicts["build/model.rtx.engine"].reasons[0]
+    assert verdicts["onnxruntime-cpu"].status == verdicts["onnxruntime-rounded"].status == "passed"
+    if not has_gpu():
+        assert verdicts["tensorrt-rtx"].status == verdicts["onnxruntime-cuda"].status == "not judged"
+        assert "not run here" in verdicts["tensorrt-rtx"].reasons[0]
 
 
 def test_the_benchmark_keeps_every_sample(finished_run: Path) -> None:

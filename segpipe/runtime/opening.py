@@ -61,6 +61,16 @@ def engines_of(run: RunDirectory) -> dict[str, Output]:
     return {name: output for name, output in record.outputs.items() if name.endswith(".engine")} if record else {}
 
 
+def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOptions:
+    """What the build left for the runtime: the kernels, and what machine the engine is for."""
+    record = run.manifest.stages.get("build")
+    if record is None:
+        return options
+    kernels = {file: run.artifact_bytes("build", file) for file in record.outputs if file.startswith("kernels.")}
+    built_for = BuiltFor(**record.figures.get(name, {}).get("built_for", {}))
+    return replace(options, kernels=kernels, built_for=built_for, run=str(run.path))
+
+
 def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
     stage, file = ARTIFACTS[name]
@@ -68,8 +78,7 @@ def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvali
     opener = load_opener(name)
     if not allow_unvalidated:
         require_passed(run, sha256, name)
-    if "build" in run.manifest.stages:
-        options = _with_build(run, name, options)
+    options = build_options(run, name, options)
     opened = opener(run.artifact_bytes(stage, file), run_contract(run), options)
     if not allow_unvalidated:
         try:
@@ -79,11 +88,3 @@ def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvali
             raise
     _log.info("%s: %s on %s runs %s/%s", run.path, name, opened.device, stage, file)
     return opened, sha256
-
-
-def _with_build(run: RunDirectory, name: str, options: OpenOptions) -> OpenOptions:
-    """What the build left for the runtime: the kernels, and what machine the engine is for."""
-    record = run.record("build")
-    kernels = {file: run.artifact_bytes("build", file) for file in record.outputs if file.startswith("kernels.")}
-    built_for = BuiltFor(**record.figures.get(name, {}).get("built_for", {}))
-    return replace(options, kernels=kernels, built_for=built_for, run=str(run.path))

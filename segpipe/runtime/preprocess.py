@@ -45,10 +45,7 @@ def check_device_frame(frame: Any, contract: Contract) -> Any:
 
 
 def preprocess(frame: Frame, contract: Contract, placement: Placement, out: NDArray[Any] | None = None) -> NDArray[Any]:
-    """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type, into `out` if given.
-
-    Pixels of 8 and 16 bits are rounded after a resize, within 1 of their range; without one they are used exactly.
-    """
+    """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type, into `out` if given."""
     tensor = np.empty(tensor_shape(contract, placement), contract.input_dtype) if out is None else out
     planes = tensor if contract.input_layout == "nchw" else tensor.transpose(2, 0, 1)
     (top, left), (height, width) = placement.offset, placement.resized
@@ -78,11 +75,11 @@ def normalisation(contract: Contract) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
-    """Half-pixel bilinear, in the frame's own type. OpenCV drops a single channel and takes only so many."""
+    """Half-pixel bilinear in float32, not rounded. OpenCV drops a single channel and takes only so many."""
     if frame.shape[:2] == size:
         return frame
     height, width = size
-    pixels = np.ascontiguousarray(frame)
+    pixels = np.ascontiguousarray(frame, np.float32)
     groups = [
         cv2.resize(pixels[:, :, start : start + _GROUP], (width, height), interpolation=cv2.INTER_LINEAR)
         for start in range(0, frame.shape[2], _GROUP)

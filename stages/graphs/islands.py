@@ -13,7 +13,7 @@ from stages.graphs import naming
 from stages.graphs.ranges import Unsafe, measure, readers_and_makers, unsafe_activations, unsafe_weights
 
 AUTO, WEIGHTS = "auto", "weights"
-_PROBES = (AUTO, WEIGHTS)
+PROBES = (AUTO, WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def choose(
     reasons: dict[str, str] = {}
     if AUTO in wanted:
         reasons |= _reasons(model, unsafe_activations(measure(model, frames(), input_name)))
-    if not set(_PROBES).isdisjoint(wanted):
+    if not set(PROBES).isdisjoint(wanted):
         reasons |= _reasons(model, unsafe_weights(model))
     for name in wanted:
-        if name not in _PROBES:
+        if name not in PROBES:
             reasons |= dict.fromkeys(_named(model, name), f"named in export.fp32_islands: {name}")
     return [
         Island(node.name, node.op_type, naming.module_of(node), reasons[node.name])

@@ -1,52 +1,104 @@
 """Stage `validate`, the release gate: is what will be deployed still the network that was trained?"""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
-from segpipe.runtime.opening import engines_of
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config import Config
-from stages.data import fingerprint
 from stages.environment import versions
 
 VERSION = 2
+REPORT = "report.json"
+_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
+
+_log = logging.getLogger(__name__)
 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
-    """Compare every hop with PyTorch FP32, unless the same artifacts were judged on the same images before."""
-    imported = "import" in rundir.manifest.stages
-    artifacts = [
-        rundir.artifact("import", "model.onnx") if imported else rundir.artifact("train", "model.safetensors"),
-        rundir.artifact("export", "model.onnx"),
-        rundir.artifact("export", "model.fp16.onnx"),
-    ]
-    artifacts += [rundir.artifact("build", name) for name in engines_of(rundir)]
+    """Compare every hop with the reference, unless the same artifacts were judged on the same images before."""
+    from stages.data import fingerprint
+
+    artifacts = [path for stage in ("train", "export", "build") for path in _artifacts(rundir, stage)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
-    inputs = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts} | {"data": data}
-    params = {"stage_version": VERSION, "device": "cpu", **config.sections("data", "validate")}
+    inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts} | {
+        "data": data
+    }
+    params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate")}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.validate.gate import judge_run
 
             judgement = judge_run(rundir, config, base)
-            step.path("report.json").write_text(json.dumps(judgement.report, indent=2))
+            step.path(REPORT).write_text(judgement.report.model_dump_json(indent=2))
             step.path(FILE_NAME).write_bytes(VERDICTS.dump_json(judgement.verdicts, indent=2))
-            step.path("worst.png").write_bytes(judgement.worst_png)
+            for name, content in judgement.files.items():
+                step.path(name).write_bytes(content)
             step.contract_sha256 = rundir.manifest.contract_sha256
             step.figures = judgement.figures
-            step.environment |= versions("torch", "onnxruntime-gpu", "onnxruntime", "numpy", "opencv-python-headless")
+            step.environment |= versions("torch", *_ENGINE_PACKAGES, "numpy", "opencv-python-headless")
     refuse_failures(rundir)
-    return rundir.artifact(STAGE, "report.json")
+    return rundir.artifact(STAGE, REPORT)
 
 
 def refuse_failures(rundir: RunDirectory) -> None:
-    """A failed gate stays failed when nothing changed."""
+    """A failed gate stays failed when nothing changed. One line a failed limit, then what it looks like."""
     figures: dict[str, Any] = rundir.record(STAGE).figures
-    if figures["failed"]:
-        raise GateFailedError(
-            f"the release gate failed: {'; '.join(figures['failed'])}",
-            hint=f"read {rundir.artifact(STAGE, 'report.json')} and worst.png beside it",
-        )
+    if not figures["failed"]:
+        return
+    for line in figures["failed"]:
+        _log.error("%s", line)
+    for line in (*figures["suspicions"], *figures["diverges"]):
+        _log.error("-> %s", line)
+    raise GateFailedError(
+        f"the release gate failed: {named(figures['failed'])}",
+        hint=f"look at {rundir.path / rundir.record(STAGE).path / 'gate.html'}",
+    )
+
+
+def named(failed: list[str]) -> str:
+    """Failed limits without their figures: `hop 'onnx': agreement, iou_drop`."""
+    limits: dict[str, list[str]] = {}
+    for line in failed:
+        hop, _, rest = line.partition(": ")
+        limits.setdefault(hop, []).append(rest.split()[0])
+    return "; ".join(f"{hop}: {', '.join(names)}" for hop, names in limits.items())
+
+
+def machine() -> dict[str, Any]:
+    """What decides which hops run here: GPUs, and the packages that run artifacts."""
+    return {"gpus": _gpus(), **versions(*_ENGINE_PACKAGES)}
+
+
+def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
+    """Where each hop parts from the reference, also of hops that pass."""
+    from stages.validate.gate import judge_run
+
+    report = judge_run(rundir, config, base, explain=True).report
+    return [line for hop in report.hops.values() for line in (*hop.suspicions, *hop.diverges)]
+
+
+def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:
+    """The files of a stage that are judged; imported runs have no train stage, and engines may be missing."""
+    if stage not in rundir.manifest.stages and stage != "export":
+        return []
+    names = [name for name in rundir.record(stage).outputs if not name.endswith((".json", ".csv"))]
+    return [rundir.artifact(stage, name) for name in names]
+
+
+def _gpus() -> list[str]:
+    """Names of NVIDIA GPUs, from the driver's own files."""
+    found = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
+
+
+def read_report(rundir: RunDirectory) -> dict[str, Any]:
+    """report.json of the last validation."""
+    report: dict[str, Any] = json.loads(rundir.artifact_bytes(STAGE, REPORT))
+    return report

@@ -1,124 +1,112 @@
-"""The hops from the trained network to what is deployed, as things that segment a frame on this machine."""
+"""The deployed artifacts as hops: whatever a backend of this machine can open. Light: no torch."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
 
-import numpy as np
-import onnx
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from segpipe.contract import Contract
+from segpipe.errors import InputError, SegpipeError
+from segpipe.manifest import logical_name
 from segpipe.rundir import RunDirectory
-from segpipe.runtime.backends.onnxruntime import OnnxRuntimeCpu
-from segpipe.runtime.backends.onnxruntime import open as open_onnxruntime
-from segpipe.runtime.preprocess import preprocess
+from segpipe.runtime.backends import ARTIFACTS, Backend, load_opener
+from segpipe.runtime.opening import build_options
 from segpipe.runtime.request import OpenOptions, Outputs
-from stages import checkpoint, reference
-from stages.graphs.reading import to_bytes
-from stages.graphs.rounding import rounded
+from stages.validate.answers import Answered, Hop, NotRun
+
+FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
+_ENGINES = {"model.tensorrt.engine": "tensorrt", "model.rtx.engine": "tensorrt-rtx"}
+_EXACT = frozenset({"onnxruntime-cpu"})  # CUDA's convolutions take TF32 by default
 
 
-class Answer(Protocol):
-    """Raw scores and the mask of one frame."""
+class BackendAnswer:
+    """The runtime that production uses, end to end. The one place that knows the backend's seam."""
 
-    def scores(self, frame: NDArray[Any]) -> NDArray[Any]: ...
-    def mask(self, frame: NDArray[Any]) -> NDArray[Any]: ...
-
-
-@dataclass(frozen=True)
-class Hop:
-    """One thing to be judged: an artifact of the run, on a backend."""
-
-    name: str
-    stage: str
-    artifact: str
-    backend: str
-    answer: Answer
-
-
-class TorchAnswer:
-    """A module run by PyTorch with the definition of pre- and post-processing."""
-
-    def __init__(self, network: nn.Module, contract: Contract) -> None:
-        self._network, self._contract = network, contract
-
-    @torch.inference_mode()
-    def scores(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """1xCxhxw."""
-        placement = self._contract.place(*frame.shape[:2])
-        scores: NDArray[Any] = self._network(reference.preprocess(frame, self._contract, placement)).numpy()
-        return scores
-
-    def mask(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """HxW."""
-        return reference.segment(self._network, frame, self._contract)
-
-    def margin(self, frame: NDArray[Any]) -> NDArray[np.float32]:
-        """At every source pixel, how far the best class leads the second."""
-        return _margin(self.scores(frame), frame, self._contract)
-
-
-class OnnxRuntimeAnswer:
-    """The runtime that production uses, end to end."""
-
-    def __init__(self, backend: OnnxRuntimeCpu, contract: Contract) -> None:
+    def __init__(self, backend: Backend, contract: Contract) -> None:
         self._backend, self._contract = backend, contract
 
-    def scores(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """1xCxhxw."""
-        tensor = preprocess(frame, self._contract, self._contract.place(*frame.shape[:2]))
-        return self._backend.scores(tensor[np.newaxis])
-
-    def mask(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """HxW."""
-        return self._backend.infer([frame], Outputs())[0].mask
-
-    def margin(self, frame: NDArray[Any]) -> NDArray[np.float32]:
-        """As TorchAnswer; a network that ends in labels gives no margins."""
-        if self._contract.output_kind == "labels":
-            return np.zeros(frame.shape[:2], np.float32)
-        scores = self.scores(frame)
-        return _margin(
-            scores if self._contract.output_layout == "nchw" else scores.transpose(0, 3, 1, 2), frame, self._contract
-        )
+    def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
+        """Masks and scores of some frames."""
+        wanted = Outputs(scores=self._contract.output_kind != "labels")
+        return [Answered(result.mask, result.scores) for result in self._backend.infer(frames, wanted)]
 
 
-def reference_answer(rundir: RunDirectory) -> TorchAnswer | OnnxRuntimeAnswer:
-    """What everything else is held to: PyTorch FP32, or ONNX Runtime FP32 for an imported graph."""
-    if "import" in rundir.manifest.stages:
-        contract = Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
-        return OnnxRuntimeAnswer(
-            open_onnxruntime(rundir.artifact_bytes("import", "model.onnx"), contract, OpenOptions()), contract
-        )
-    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
-    return TorchAnswer(trained.network, trained.contract)
+class OpenHops:
+    """Hops that are open, artifacts that are not run here, and what must be closed at the end."""
+
+    def __init__(self, rundir: RunDirectory, contract: Contract) -> None:
+        self.hops: list[Hop] = []
+        self.not_run: list[NotRun] = []
+        self._rundir, self._contract = rundir, contract
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "OpenHops":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def open(self, name: str, backend: str, artifact: tuple[str, str]) -> Hop | None:
+        """Add a hop where the backend opens here; otherwise keep its own reason."""
+        stage, file = artifact
+        sha256 = self._rundir.recorded(stage, file).sha256
+        try:
+            opened = self._opened(backend, stage, file)
+        except SegpipeError as error:
+            self.not_run.append(NotRun(f"{stage}/{file}", sha256, backend, f"not run here: {error}"))
+            return None
+        exact = backend in _EXACT and file == FP32_GRAPH
+        return self._add(Hop(name, stage, file, sha256, backend, opened.device, self._answer(opened), exact))
+
+    def open_rounded(self, name: str, graph: bytes, backend: str) -> Hop:
+        """Add the FP16 graph in its rounded form, under a backend's name of its own."""
+        sha256 = self._rundir.recorded("export", FP16_GRAPH).sha256
+        opened = load_opener("onnxruntime-cpu")(graph, self._contract, OpenOptions())
+        return self._add(Hop(name, "export", FP16_GRAPH, sha256, backend, "cpu", self._answer(opened)))
+
+    def open_deployed(self, wanted: str | None = None) -> None:
+        """Everything that the runtime could open in this run, in the order of the hops.
+
+        `wanted`: 'engine' for the TensorRT engines, or the name of one backend; None leaves ONNX Runtime's CPU out.
+        """
+        for backend, artifact in deployed(self._rundir):
+            engine = artifact[0] == "build"
+            if wanted is None and backend == "onnxruntime-cpu":
+                continue
+            if wanted in {None, backend} or (wanted == "engine" and engine):
+                self.open(backend, backend, artifact)
+
+    def _opened(self, backend: str, stage: str, file: str) -> Backend:
+        if stage == "build" and (stale := stale_engine(self._rundir)):
+            raise InputError(stale, hint=f"run `segpipe build {self._rundir.path}`")
+        options = build_options(self._rundir, backend, OpenOptions())
+        return load_opener(backend)(self._rundir.artifact_bytes(stage, file), self._contract, options)
+
+    def _answer(self, opened: Backend) -> BackendAnswer:
+        self._stack.callback(opened.close)
+        return BackendAnswer(opened, self._contract)
+
+    def _add(self, hop: Hop) -> Hop:
+        self.hops.append(hop)
+        return hop
 
 
-@contextmanager
-def open_hops(rundir: RunDirectory, contract: Contract) -> Iterator[list[Hop]]:
-    """Every hop that this machine can run. On a CPU the FP16 graph is computed with every result rounded to FP16."""
-    half = onnx.load_model_from_string(rundir.artifact_bytes("export", "model.fp16.onnx"))
-    full_backend = open_onnxruntime(rundir.artifact_bytes("export", "model.onnx"), contract, OpenOptions())
-    half_backend = open_onnxruntime(to_bytes(rounded(half)), contract, OpenOptions())
-    try:
-        yield [
-            Hop("onnx", "export", "model.onnx", full_backend.name, OnnxRuntimeAnswer(full_backend, contract)),
-            Hop("fp16", "export", "model.fp16.onnx", "onnxruntime-rounded", OnnxRuntimeAnswer(half_backend, contract)),
-        ]
-    finally:
-        full_backend.close()
-        half_backend.close()
+def deployed(rundir: RunDirectory) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(backend, (stage, file)) for every finished file that some backend runs, graphs first."""
+    known = {name: artifact for name, artifact in ARTIFACTS.items() if artifact[0] in rundir.manifest.stages}
+    if "build" in rundir.manifest.stages:
+        known |= {backend: ("build", file) for file, backend in _ENGINES.items()}
+    for backend, (stage, file) in sorted(known.items(), key=lambda item: item[1][0] == "build"):
+        if file in rundir.record(stage).outputs:
+            yield backend, (stage, file)
 
 
-@torch.inference_mode()
-def _margin(scores: NDArray[Any], frame: NDArray[Any], contract: Contract) -> NDArray[np.float32]:
-    """1xCxhxw scores to the lead of the best class, HxW."""
-    full = reference.upsample(torch.from_numpy(scores), contract.place(*frame.shape[:2]))[0]
-    if full.shape[0] == 1:
-        return full[0].abs().numpy()
-    best = full.topk(2, dim=0).values
-    return (best[0] - best[1]).numpy()
+def stale_engine(rundir: RunDirectory) -> str | None:
+    """Whether the engines were built from another graph than the run holds now."""
+    made_from = {logical_name(path): digest for path, digest in rundir.record("build").inputs.items()}
+    for file, output in rundir.record("export").outputs.items():
+        if made_from.get(f"export/{file}", output.sha256) != output.sha256:
+            built, held = made_from[f"export/{file}"][:12], output.sha256[:12]
+            return f"the engine was built from another export/{file}: {built}, the run has {held}"
+    return None

@@ -1,0 +1,74 @@
+"""Two runs side by side: last month's engine and today's, on the same images through the same backends."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segpipe.errors import ContractError, GateFailedError, InputError
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import run_contract
+from stages.validate.answers import Answer, Answered
+from stages.validate.assemble import hop_reports
+from stages.validate.hops import OpenHops
+from stages.validate.judge import Judge, Setup
+from stages.validate.report import HopReport
+from stages.validate.stored import StoredReference
+
+COLUMNS = ("backend", "agreement", "flips", "inside", "large margin", "relative L2", "mIoU then", "mIoU now", "verdict")
+
+
+def compare_runs(ours: RunDirectory, other: RunDirectory) -> dict[str, HopReport]:
+    """Each backend that opens in both runs: ours held against the other's, on the images stored in ours."""
+    stored, contract = StoredReference(ours), run_contract(ours)
+    theirs = run_contract(other)
+    if (contract.classes, contract.channels, contract.dtype) != (theirs.classes, theirs.channels, theirs.dtype):
+        contract.require_same(theirs, str(ours.path), str(other.path))
+        raise ContractError(f"{ours.path} and {other.path} segment different things", hint="compare runs of one task")
+    reports: dict[str, HopReport] = {}
+    setup = Setup(contract, stored.index.settings, stored.index.max_batch)
+    with OpenHops(ours, contract) as here, OpenHops(other, theirs) as there:
+        for opened in (here, there):
+            opened.open("onnxruntime-cpu", "onnxruntime-cpu", ("export", "model.onnx"))
+            opened.open_deployed()
+        before = {hop.name: hop.answer for hop in there.hops}
+        for hop in here.hops:
+            if hop.name in before:
+                same_grid = contract.output_stride == theirs.output_stride
+                reference = before[hop.name] if same_grid else _masks_only(before[hop.name])
+                judge = Judge(setup, reference, [hop])
+                for image in stored.images():
+                    judge.add(image)
+                judge.finish()
+                reports |= hop_reports(judge, setup, {})
+    if not reports:
+        raise InputError(f"no backend opens both {ours.path} and {other.path} here", hint="run `segpipe doctor`")
+    return reports
+
+
+def table(reports: dict[str, HopReport]) -> list[list[str]]:
+    """A row a backend."""
+    return [
+        [name, f"{hop.figures.agreement or 0:.4%}", str(hop.figures.flips), f"{hop.figures.flips_inside or 0:.4%}",
+         str(hop.figures.large_margin_flips), f"{hop.figures.scores.relative_l2 or 0:.3g}",
+         f"{hop.figures.reference_miou or 0:.4f}", f"{hop.figures.miou or 0:.4f}", hop.status]
+        for name, hop in reports.items()
+    ]  # fmt: skip
+
+
+def refuse_drift(reports: dict[str, HopReport]) -> None:
+    """Exit 3 where a limit of the gate fails between the two runs."""
+    failed = [
+        f"'{name}': {check.line}" for name, hop in reports.items() for check in hop.checks if check.status == "failed"
+    ]
+    if failed:
+        raise GateFailedError(f"the two runs differ: {'; '.join(failed)}", hint="read the table above")
+
+
+def _masks_only(answer: Answer) -> Answer:
+    """Networks of different strides share no grid of scores: only their masks are compared."""
+
+    def masks(frames: Sequence[NDArray[Any]]) -> list[Answered]:
+        return [Answered(answered.mask, None) for answered in answer(frames)]
+
+    return masks

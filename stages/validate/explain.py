@@ -1,0 +1,175 @@
+"""Where a hop parts from the reference: the first diverging layer, its range, and what to try."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from torch import nn
+
+from segpipe.contract import Contract
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.preprocess import preprocess
+from stages.compare import FP16_MAX
+from stages.validate.bisect import Divergence, Tolerance, first_divergence
+from stages.validate.half_graph import rounded_side
+from stages.validate.hops import FP16_GRAPH, FP32_GRAPH
+from stages.validate.inputs import Image
+from stages.validate.judge import HopState
+from stages.validate.ranges import activations, peaks
+from stages.validate.sides import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
+from stages.validate.torch_hops import Reference
+
+_FP32, _FP16 = Tolerance(layer=1e-6, network=1e-4), Tolerance(layer=5e-4, network=1e-2)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The first diverging layer, or that there is none in the network itself."""
+
+    hop: str
+    image: str
+    runs: int
+    divergence: Divergence | None = None
+    node: str = ""
+    module: str = ""
+    peak: float | None = None
+    island: str = ""
+    advice: str = ""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        found = self.divergence
+        if found is None:
+            return [f"hop '{self.hop}', {self.image}: {self.advice} ({self.runs} runs of the network)"]
+        peak = "" if self.peak is None else f", values up to {self.peak:.4g} in FP32 (FP16 ends at {FP16_MAX:.0f})"
+        before = f"{found.error_before:.3g} before it" + (f", at {found.before}" if found.before else "")
+        return [
+            f"hop '{self.hop}', {self.image}: first diverging layer is module '{self.module or 'output'}'"
+            f"{f' (ONNX node {self.node})' if self.node else ''}: relative error {before}, {found.error:.3g} after it"
+            f"{peak}; {self.advice} ({self.runs} runs of the network)"
+        ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: a hop, the image it is worst on, and where the run's graphs come from."""
+
+    hop: str
+    image: Image
+    contract: Contract
+    graph: Callable[[str], bytes]
+
+    @property
+    def tensor(self) -> NDArray[Any]:
+        """The frame as the network's input."""
+        frame = self.image.frame
+        return preprocess(frame, self.contract, self.contract.place(*frame.shape[:2]))[np.newaxis]
+
+    def nothing(self, runs: int, advice: str) -> Explanation:
+        """No layer diverges."""
+        return Explanation(self.hop, self.image.name, runs, advice=advice)
+
+
+def explain_hop(rundir: RunDirectory, state: HopState, contract: Contract, reference: Reference) -> Explanation | None:
+    """Bisect on the image with most flips, and where that shows nothing on the worst stress input.
+
+    None where the hop has no graph that can be opened up.
+    """
+    found = None
+    for seen in (state.worst, state.worst_stress):
+        if seen is not None and (found is None or found.divergence is None):
+            case = Case(state.hop.name, seen.image, contract, lambda name: rundir.artifact_bytes("export", name))
+            found = _explain(case, rundir, state, reference) or found
+    return found
+
+
+def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
+    if reference.network is None:
+        has_half = FP16_GRAPH in rundir.record("export").outputs
+        return _explain_imported(case) if has_half and not state.hop.exact else None
+    if state.hop.stage == "export":
+        return _explain_graph(case, reference.network, state.hop.artifact)
+    return None
+
+
+def explain_half(case: Case, network: nn.Module, half: nn.Module) -> Explanation:
+    """The FP32 module against the half-precision one, on the frame's own tensor."""
+    watched = execute(network, case.tensor)
+    order = [*watched.leaves, ROOT]
+    found, runs = first_divergence(order, ModuleSide(network, case.tensor), ModuleSide(half, case.tensor), _FP16)
+    if found is None:
+        return case.nothing(runs + 1, "every layer stays within FP16's rounding")
+    module, peak = found.checkpoint, watched.peaks.get(found.checkpoint)
+    node = module_nodes(case.graph(FP16_GRAPH)).get(module)
+    island = enclosing_island(module, watched.peaks)
+    return Explanation(
+        case.hop, case.image.name, runs + 1, found, node.name if node else "", module, peak, island,
+        _fp16_advice(island, peak),
+    )  # fmt: skip
+
+
+def enclosing_island(module: str, peaks_: dict[str, float]) -> str:
+    """The smallest module around a layer whose own output FP16 can hold; '' when only the whole network does.
+
+    An island hands on FP16, so a layer whose output overflows needs the layers that bring it back beside it.
+    """
+    while module and not peaks_.get(module, math.inf) <= FP16_MAX:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def _explain_graph(case: Case, network: nn.Module, name: str) -> Explanation:
+    """The FP32 module against an ONNX graph, checkpoint by module."""
+    graph = case.graph(name)
+    nodes, watched = module_nodes(graph), execute(network, case.tensor)
+    tensors = {module: nodes[module].output[0] for module in watched.leaves if module in nodes}
+    half = name == FP16_GRAPH
+    make_side, tolerance = (rounded_side, _FP16) if half else (GraphSide, _FP32)
+    side = make_side(graph, case.tensor, tensors | {ROOT: case.contract.output_name})
+    found, runs = first_divergence([*tensors, ROOT], ModuleSide(network, case.tensor), side, tolerance)
+    if found is None:
+        return case.nothing(
+            runs + 1,
+            "given the reference's tensor the graph agrees layer by layer: what differs is pre- or post-processing "
+            "(mean and std, channel order, resize, upsampling)",
+        )
+    module = found.checkpoint
+    if half:
+        island, peak = enclosing_island(module, watched.peaks), watched.peaks.get(module)
+        node = nodes[module].name if module in nodes else ""
+        said = _fp16_advice(island, peak)
+        return Explanation(case.hop, case.image.name, runs + 1, found, node, module, peak, island, said)
+    advice = "its weights or its arithmetic in the graph are not the trained ones: export again, and compare them"
+    node = nodes[module].name if module in nodes else ""
+    return Explanation(case.hop, case.image.name, runs + 1, found, node, module, watched.peaks.get(module), "", advice)
+
+
+def _explain_imported(case: Case) -> Explanation:
+    """An imported FP32 graph against its FP16 form, tensor by tensor; ranges tell what ONNX Runtime's CPU hides."""
+    graph, half = case.graph(FP32_GRAPH), case.graph(FP16_GRAPH)
+    sizes = peaks(graph, case.image.frame, case.contract)
+    shared = set(activations(onnx.load_from_string(half)))
+    order = [name for name in sizes if name in shared]
+    same = {name: name for name in order}
+    ours, theirs = GraphSide(graph, case.tensor, same), rounded_side(half, case.tensor, same)
+    found, runs = first_divergence(order, ours, theirs, _FP16)
+    executed = list(sizes)
+    too_large = next((name for name in executed if not sizes[name] <= FP16_MAX), None)
+    if too_large is not None and (found is None or executed.index(too_large) <= executed.index(found.checkpoint)):
+        found = Divergence(too_large, math.inf, None, 0.0)
+    if found is None:
+        return case.nothing(runs + 1, "every tensor stays within FP16's rounding")
+    maker = made_by(graph, found.checkpoint)
+    node, peak = maker.name if maker else found.checkpoint, sizes[found.checkpoint]
+    return Explanation(case.hop, case.image.name, runs + 1, found, node, "", peak, node, _fp16_advice(node, peak))
+
+
+def _fp16_advice(island: str, peak: float | None) -> str:
+    if not island:
+        return "only the whole network encloses it: train with smaller weights there, or build with precision fp32"
+    why = "its values overflow FP16" if peak is not None and not peak <= FP16_MAX else "it loses too many digits"
+    return f"{why}: try export.fp32_islands = ['{island}']"

@@ -1,0 +1,204 @@
+"""The core of the gate: images through the reference and every hop, one at a time, into sums."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import SegpipeError
+from stages.compare import Flips, MaskComparison, MaskShape, TensorComparison, Truth
+from stages.config import ValidateConfig
+from stages.validate.answers import Answer, Answered, Hop, margins_at
+from stages.validate.checks import Check, Measured, checks
+from stages.validate.inputs import Image
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What judging needs to know."""
+
+    contract: Contract
+    settings: ValidateConfig
+    max_batch: int = 8
+    activations_peak: float | None = None
+
+    @property
+    def shape(self) -> MaskShape:
+        """How masks are counted."""
+        return MaskShape(len(self.contract.classes), self.settings.boundary_px, self.settings.large_margin)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image as a hop answered it, for pictures and suspicions."""
+
+    hop: str
+    image: Image
+    reference: Answered
+    candidate: Answered
+    flips: Flips
+
+    @property
+    def weight(self) -> tuple[int, int]:
+        """Worst first: flips inside objects weigh more than flips at their borders."""
+        return (self.flips.inside, self.flips.count)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What a second run of the same frame gave."""
+
+    image: str
+    differing_pixels: int
+    differing_scores: int
+    largest_difference: float
+
+    @property
+    def same(self) -> bool:
+        """Byte for byte."""
+        return not self.differing_pixels and not self.differing_scores
+
+
+@dataclass
+class HopState:
+    """Everything measured of one hop so far."""
+
+    hop: Hop
+    measured: Measured
+    before: TensorComparison = field(default_factory=TensorComparison)
+    before_flips: int = 0
+    before_name: str = "reference"
+    stress_errors: dict[str, str] = field(default_factory=dict)
+    repeats: list[Repeat] = field(default_factory=list)
+    worst: Seen | None = None
+    worst_stress: Seen | None = None
+    broken: str = ""
+
+    def checks(self, setup: Setup) -> list[Check]:
+        """Every limit held against what was measured."""
+        return checks(self.measured, setup.settings.limits, self.hop.exact, setup.contract.classes)
+
+
+Watcher = Callable[[Seen], None]
+
+
+class Judge:
+    """Feed it images with `add`, then read `states`. Each image is answered once by every hop."""
+
+    def __init__(self, setup: Setup, reference: Answer, hops: Sequence[Hop], watch: Watcher | None = None) -> None:
+        self.states = {hop.name: HopState(hop, _nothing(setup)) for hop in hops}
+        self.network_seconds = self.measure_seconds = 0.0
+        self._setup, self._reference, self._watch = setup, reference, watch
+        self._batch: list[NDArray[Any]] = []
+
+    def add(self, image: Image) -> Answered:
+        """One image through everything; returns the reference's answer."""
+        started = time.perf_counter()
+        answered = self._reference([image.frame])[0]
+        candidates = {name: self._answer(state, image) for name, state in self.states.items() if not state.broken}
+        between = time.perf_counter()
+        self._measure(image, answered, candidates)
+        if not image.stress and len(self._batch) < self._setup.max_batch:
+            self._batch.append(image.frame)
+        self.network_seconds += between - started
+        self.measure_seconds += time.perf_counter() - between
+        return answered
+
+    def finish(self) -> None:
+        """The largest batch against single frames, and the same frame twice."""
+        for state in self.states.values():
+            if not state.broken and self._batch:
+                self._finish_hop(state)
+
+    def _answer(self, state: HopState, image: Image) -> Answered | None:
+        """None where the hop refused the frame. A refused stress input is told; a refused image breaks the hop."""
+        try:
+            return state.hop.answer([image.frame])[0]
+        except SegpipeError as error:
+            if image.stress:
+                state.stress_errors[image.name] = str(error)
+            else:
+                state.broken = f"failed on {image.name}: {error}"
+            return None
+
+    def _measure(self, image: Image, answered: Answered, candidates: dict[str, Answered | None]) -> None:
+        def margins(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+            return margins_at(answered.scores, answered.mask.shape, self._setup.contract, pixels)
+
+        truth = Truth.of(answered.mask, image.labels, margins, self._setup.shape)
+        before, before_name = answered, "reference"
+        for name, candidate in candidates.items():
+            if candidate is None:
+                continue
+            state = self.states[name]
+            flips = _add(state, truth, image, answered, candidate)
+            _add_before(state, before, before_name, candidate, image.name)
+            seen = Seen(name, image, answered, candidate, flips)
+            _keep_worst(state, seen)
+            if self._watch and not image.stress:
+                self._watch(seen)
+            before, before_name = candidate, name
+
+    def _finish_hop(self, state: HopState) -> None:
+        try:
+            first, again = (state.hop.answer(self._batch[:1])[0] for _ in range(2))
+            state.repeats.append(_repeat(first, again))
+            frames = [frame for frame in self._batch if frame.shape == self._batch[0].shape]
+            together = state.hop.answer(frames)
+            alone = [state.hop.answer([frame])[0] for frame in frames]
+        except SegpipeError as error:
+            state.broken = f"failed on a batch of {len(self._batch)}: {error}"
+            return
+        for one, many in zip(alone, together, strict=True):
+            if one.scores is not None and many.scores is not None:
+                state.measured.batches.add(one.scores, many.scores, f"a batch of {len(frames)}")
+
+
+def _nothing(setup: Setup) -> Measured:
+    return Measured(
+        MaskComparison(setup.shape),
+        TensorComparison(),
+        TensorComparison(),
+        MaskComparison(setup.shape),
+        TensorComparison(),
+        setup.activations_peak,
+    )
+
+
+def _add(state: HopState, truth: Truth, image: Image, answered: Answered, candidate: Answered) -> Flips:
+    measured = state.measured
+    masks = measured.stress_masks if image.stress else measured.masks
+    tensors = measured.stress if image.stress else measured.tensors
+    if answered.scores is not None and candidate.scores is not None:
+        tensors.add(answered.scores, candidate.scores, image.name)
+    return masks.add(truth, candidate.mask)
+
+
+def _keep_worst(state: HopState, seen: Seen) -> None:
+    """Of images the one with most flips, of stress inputs the one with NaN or the greatest error."""
+    name, stress = seen.image.name, state.measured.stress
+    if not seen.image.stress:
+        if state.worst is None or seen.weight > state.worst.weight:
+            state.worst = seen
+    elif name in {stress.non_finite_at, "" if stress.non_finite_at else stress.worst_at}:
+        state.worst_stress = seen
+
+
+def _add_before(state: HopState, before: Answered, name: str, candidate: Answered, image: str) -> None:
+    state.before_name = name
+    state.before_flips += int((before.mask != candidate.mask).sum())
+    if before.scores is not None and candidate.scores is not None:
+        state.before.add(before.scores, candidate.scores, image)
+
+
+def _repeat(first: Answered, again: Answered) -> Repeat:
+    pixels = int((first.mask != again.mask).sum())
+    if first.scores is None or again.scores is None:
+        return Repeat("the first image", pixels, 0, 0.0)
+    different = ~((first.scores == again.scores) | (np.isnan(first.scores) & np.isnan(again.scores)))
+    largest = float(np.abs(first.scores.astype(np.float64) - again.scores).max(initial=0))
+    return Repeat("the first image", pixels, int(different.sum()), largest)

@@ -1,0 +1,97 @@
+"""PyTorch's side of the gate: the FP32 reference, the FP16 graph in rounded form, and half-precision modules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from segpipe.contract import Contract
+from segpipe.errors import BackendError
+from segpipe.rundir import RunDirectory
+from stages import checkpoint, reference
+from stages.validate.answers import Answer, Answered, Hop
+from stages.validate.half import to_half
+from stages.validate.half_graph import BACKEND as ROUNDED
+from stages.validate.half_graph import rounded_bytes
+from stages.validate.hops import FP16_GRAPH, FP32_GRAPH, OpenHops
+from stages.validate.ranges import peaks
+
+BACKEND = "pytorch-fp16"
+
+
+class TorchAnswer:
+    """A module run by PyTorch with the definition of pre- and post-processing."""
+
+    def __init__(self, network: nn.Module, contract: Contract) -> None:
+        self.network, self._contract = network, contract
+
+    @torch.inference_mode()
+    def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
+        """Masks and scores of some frames."""
+        tensors = [self._tensor(frame) for frame in frames]
+        if len({tensor.shape for tensor in tensors}) == 1:
+            raw = list(self.network(torch.cat(tensors)).split(1))
+        else:
+            raw = [self.network(tensor) for tensor in tensors]
+        return [self._answered(frame, scores) for frame, scores in zip(frames, raw, strict=True)]
+
+    def _tensor(self, frame: NDArray[Any]) -> torch.Tensor:
+        return reference.preprocess(frame, self._contract, self._contract.place(*frame.shape[:2]))
+
+    def _answered(self, frame: NDArray[Any], scores: torch.Tensor) -> Answered:
+        full = reference.upsample(scores, self._contract.place(*frame.shape[:2]))
+        return Answered(reference.decide(full, self._contract), scores[0].numpy())
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What everything else is held to."""
+
+    name: str
+    answer: Answer
+    network: nn.Module | None
+    """None for imported graphs."""
+
+
+def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
+    """Open the reference and every hop that runs here.
+
+    ONNX Runtime's CPU provider computes FP16 graphs in FP32: the shipped graph is judged with every result rounded.
+    """
+    fp32 = opened.open("onnx", "onnxruntime-cpu", ("export", FP32_GRAPH))
+    if "train" in rundir.manifest.stages:
+        reference_ = trained_reference(rundir)
+    else:
+        if fp32 is None:
+            reason = opened.not_run[-1].reason
+            raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
+        reference_ = Reference("ONNX FP32", fp32.answer, None)
+    if FP16_GRAPH in rundir.record("export").outputs:
+        opened.open_rounded("fp16", rounded_bytes(rundir.artifact_bytes("export", FP16_GRAPH)), ROUNDED)
+    opened.open_deployed()
+    return reference_
+
+
+def trained_reference(rundir: RunDirectory) -> Reference:
+    """PyTorch FP32."""
+    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
+    return Reference("PyTorch FP32", TorchAnswer(trained.network, trained.contract), trained.network)
+
+
+def half_hop(rundir: RunDirectory, islands: Sequence[str]) -> Hop:
+    """The half-precision module with chosen islands: what the search for islands tries before anything is exported."""
+    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
+    half = to_half(trained.network, islands)
+    sha256 = rundir.record("export").outputs[FP16_GRAPH].sha256
+    return Hop("fp16", "export", FP16_GRAPH, sha256, BACKEND, "cpu", TorchAnswer(half, trained.contract))
+
+
+def imported_peak(rundir: RunDirectory, contract: Contract, frames: Sequence[NDArray[Any]]) -> float | None:
+    """Largest activation of an imported FP32 graph: FP16 cannot be run in half precision without its module."""
+    if "train" in rundir.manifest.stages:
+        return None
+    graph = rundir.artifact_bytes("export", FP32_GRAPH)
+    return max((peak for frame in frames for peak in peaks(graph, frame, contract).values()), default=None)

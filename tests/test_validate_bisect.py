@@ -1,0 +1,151 @@
+"""Where networks part: the bisection's cost and its answer, the islands it proposes, and the search for the fewest."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from segpipe.errors import GateFailedError
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import run_contract
+from stages import checkpoint
+from stages.auto_islands import Islands, Trial, search
+from stages.validate import refuse_failures
+from stages.validate.bisect import MAX_RUNS, Tolerance, first_divergence
+from stages.validate.explain import enclosing_island
+from stages.validate.ranges import peaks
+from stages.validate.sides import GraphSide
+from tests.test_validate_run import call
+from tests.trained import edit_checkpoint, overflowing, replace_output
+
+FP16 = Tolerance(layer=5e-4, network=1e-2)
+NODES = 150
+
+
+def chain(broken: int) -> bytes:
+    """A real graph of 150 multiplications by one; from node `broken` on its values are 10 % too large."""
+    nodes, weights = [], []
+    for index in range(NODES):
+        weights.append(helper.make_tensor(f"w{index}", TensorProto.FLOAT, [1], [1.1 if index == broken else 1.0]))
+        nodes.append(helper.make_node("Mul", [f"t{index - 1}" if index else "image", f"w{index}"], [f"t{index}"]))
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("image", f"t{NODES - 1}")]
+    graph = helper.make_graph(nodes, "chain", tensors[:1], tensors[1:], weights)
+    data: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    ).SerializeToString()
+    return data
+
+
+@pytest.mark.parametrize("broken", [0, 1, 7, 74, 75, 148, 149])
+def test_a_graph_of_150_nodes_takes_at_most_12_runs(broken: int) -> None:
+    order = [f"t{index}" for index in range(NODES)]
+    names, tensor = {name: name for name in order}, np.ones(1, np.float32)
+    sides = [GraphSide(chain(where), tensor, names) for where in (-1, broken)]
+
+    found, runs = first_divergence(order, sides[0], sides[1], FP16)
+
+    assert found is not None
+    assert found.checkpoint == f"t{broken}"
+    assert runs <= MAX_RUNS
+
+
+def test_networks_that_agree_have_no_first_divergence() -> None:
+    side = GraphSide(chain(-1), np.ones(1, np.float32), {"t149": "t149"})
+
+    assert first_divergence(["t149"], side, side, FP16) == (None, 2)
+
+
+def test_a_bad_branch_behind_a_good_one_is_found() -> None:
+    """In the order of execution good checkpoints of another branch lie between the cause and the end."""
+    bad = {"b2", "b3", "end"}
+    order = ["a1", "b1", "b2", "c1", "c2", "b3", "c3", "end"]
+
+    def ours(names: Sequence[str]) -> dict[str, np.ndarray]:
+        return {name: np.ones(3) for name in names}
+
+    def theirs(names: Sequence[str]) -> dict[str, np.ndarray]:
+        return {name: np.full(3, np.nan if name in bad else 1.0) for name in names}
+
+    found, _ = first_divergence(order, ours, theirs, FP16)
+
+    assert found is not None
+    assert (found.checkpoint, found.error) == ("b2", math.inf)
+
+
+def test_an_island_is_the_smallest_module_that_hands_on_what_fp16_holds() -> None:
+    peaks_ = {"stem.1": 1e5, "stem": 30.0, "down.block.2": 1e5, "down.block": 1e5, "down": 9.0, "head": 1e6}
+
+    assert enclosing_island("stem.1", peaks_) == "stem"
+    assert enclosing_island("down.block.2", peaks_) == "down"
+    assert enclosing_island("head", peaks_) == ""
+
+
+def test_ranges_of_a_graph_are_those_of_its_tensors(trained_run: Path) -> None:
+    run = RunDirectory(trained_run)
+    contract, graph = run_contract(run), run.artifact_bytes("export", "model.onnx")
+    found = peaks(graph, np.full((48, 80, 3), 200, np.uint8), contract)
+
+    assert set(found) == {name for node in onnx.load_from_string(graph).graph.node for name in node.output}
+    assert all(0 <= value < 1000 for value in found.values())
+
+
+def needing(*needed: str) -> tuple[list[Islands], object]:
+    """A judge that fails until all of `needed` are islands, and what it was asked."""
+    asked: list[Islands] = []
+
+    def judge(islands: Islands) -> Trial:
+        asked.append(islands)
+        missing = [name for name in needed if name not in islands]
+        proposal = missing[0] if missing else ""
+        return Trial(islands, ("non_finite 3",) if missing else (), proposal)
+
+    return asked, judge
+
+
+def test_the_search_adds_what_is_named_and_drops_what_is_not_needed() -> None:
+    _, judge = needing("a", "b")
+    trials = search(judge, ("x", "a"))  # type: ignore[arg-type]
+
+    assert trials[-1].islands == ("a", "b")
+    assert not trials[-1].failed
+
+
+def test_a_search_without_a_way_out_fails_with_the_reason() -> None:
+    with pytest.raises(GateFailedError, match=r"no FP32 islands make the FP16 hop pass.*non_finite"):
+        search(lambda islands: Trial(islands, ("non_finite 3",), ""))
+
+
+def test_auto_islands_repair_an_overflow_and_record_how(trained_copy: Path) -> None:
+    """A planted 1e5 activation: the gate fails and names the layer; the search keeps one module in FP32."""
+    run = RunDirectory(trained_copy)
+    broken = edit_checkpoint(run.artifact_bytes("train", checkpoint.FILE_NAME), overflowing)
+    replace_output(run, "train", checkpoint.FILE_NAME, broken)
+
+    code, _, err = call("run", trained_copy, "--from", "export", "--until", "validate")
+    assert code == 3
+    assert "hop 'fp16': non_finite" in err
+    assert "first diverging layer is module 'stem.1' (ONNX node node_Conv" in err
+    assert "its values overflow FP16: try export.fp32_islands = ['stem']" in err
+    code, _, err = call("run", trained_copy, "--from", "export", "--until", "validate", "--auto-islands")
+    assert code == 0, err
+    assert 'export.fp32_islands=["stem"]' in err
+    repaired = RunDirectory(trained_copy)
+    trials = json.loads(repaired.artifact_bytes("islands", "islands.json"))
+    assert [trial["islands"] for trial in trials] == [[], ["stem"]]
+    assert "stem.1" in trials[0]["why"]
+    refuse_failures(repaired)
+    assert call("validate", trained_copy, "--force")[0] == 0, "the gate judges the islands that were exported"
+
+
+def test_islands_are_not_searched_twice(trained_copy: Path) -> None:
+    arguments = ("run", trained_copy, "--from", "export", "--until", "validate", "--auto-islands")
+    first, again = call(*arguments), call(*arguments)
+
+    assert first[0] == again[0] == 0
+    assert "islands: fresh, nothing to do" in again[2]
+    assert "export: fresh, nothing to do" in again[2]

@@ -1,0 +1,58 @@
+"""Imported graphs: no PyTorch module, so ONNX Runtime in FP32 is the reference and ranges judge FP16."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segpipe.errors import GateFailedError
+from segpipe.rundir import RunDirectory
+from segpipe.verdict import STAGE, stored_verdicts
+from stages.config import Config
+from stages.pipeline import Selection, run_stages
+from stages.validate.report import GateReport
+from tests.trained import edit_graph, trained_config
+
+GATE = Selection("validate", "validate")
+Change = Callable[[str, np.ndarray], np.ndarray]
+
+
+def imported(trained_run: Path, path: Path, change: Change) -> tuple[RunDirectory, Config]:
+    """A run that holds two graphs, with their weights changed, and nothing that made them."""
+    source, run, config = RunDirectory(trained_run), RunDirectory.create(path), trained_config(path)
+    with run.step("export", {"foreign.onnx": "0" * 64}, {}) as step:
+        for name in source.record("export").outputs:
+            data = source.artifact_bytes("export", name)
+            step.path(name).write_bytes(edit_graph(data, change) if name.endswith(".onnx") else data)
+        step.contract_sha256 = source.manifest.contract_sha256
+    return run, config
+
+
+def larger_inside(name: str, values: np.ndarray) -> np.ndarray:
+    """Activations 40000 times larger after the first convolution, and as before after the second."""
+    factor = {"stem.3.weight": 1 / 4e4}.get(name, 4e4 if name.startswith("stem.0") or name == "getitem_bias" else 1.0)
+    return values * np.float32(factor)
+
+
+def test_onnx_in_fp32_is_the_reference(trained_run: Path, tmp_path: Path) -> None:
+    run, config = imported(trained_run, tmp_path / "imported", lambda _, values: values)
+    run_stages(run.path, config, run.path, GATE)
+
+    done = RunDirectory(run.path)
+    report = GateReport.model_validate_json(done.artifact_bytes(STAGE, "report.json"))
+    assert report.reference == "ONNX FP32"
+    assert set(report.hops) == {"onnx", "fp16"}
+    cpu = [verdict.status for verdict in stored_verdicts(done) if verdict.device == "cpu"]
+    assert cpu == ["passed", "passed"]
+
+
+def test_activations_that_fp16_cannot_hold_fail_though_onnxruntime_hides_them(
+    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, config = imported(trained_run, tmp_path / "imported", larger_inside)
+
+    with pytest.raises(GateFailedError, match=r"hop 'fp16': .*fp16_range"):
+        run_stages(run.path, config, run.path, GATE)
+    said = "\n".join(record.message for record in caplog.records)
+    assert "its values overflow FP16: try export.fp32_islands = ['node_" in said
