@@ -198,7 +198,7 @@ def test_the_good_run_passes_every_hop(good: Good) -> None:
 def test_wrong_preprocessing_is_told_from_a_wrong_network(good: Good) -> None:
     _, state = good.judge(wrong_mean(good))
 
-    found = explain_hop(good.run, state, good.contract, trained_reference(good.run))
+    found = explain_hop(good.run, state, good.setup, trained_reference(good.run))
 
     assert found is not None
     assert "what differs is pre- or post-processing (mean and std" in found.lines()[0]

@@ -113,6 +113,7 @@ def test_explain_speaks_of_hops_that_pass(trained_run: Path) -> None:
     assert code == 0
     assert "hop 'fp16', shapes-val-" in out
     assert "stays within FP16's rounding" in out
+    assert "pre- or post-processing" not in out
 
 
 def test_options_that_exclude_each_other_are_refused(trained_run: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,18 @@ from segpipe.contract import Contract
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.preprocess import preprocess
 from stages.compare import FP16_MAX
+from stages.validate.assemble import has_failed
 from stages.validate.bisect import Divergence, Tolerance, first_divergence
 from stages.validate.half_graph import rounded_side
 from stages.validate.hops import FP16_GRAPH, FP32_GRAPH
 from stages.validate.inputs import Image
-from stages.validate.judge import HopState
+from stages.validate.judge import HopState, Setup
 from stages.validate.ranges import activations, peaks
 from stages.validate.sides import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
 from stages.validate.torch_hops import Reference
 
+_GRAPH_AGREES = "given the reference's tensor the graph agrees layer by layer"
+_ELSEWHERE = ": what differs is pre- or post-processing (mean and std, channel order, resize, upsampling)"
 _FP32, _FP16 = Tolerance(layer=1e-6, network=1e-4), Tolerance(layer=5e-4, network=1e-2)
 
 
@@ -62,6 +66,7 @@ class Case:
     image: Image
     contract: Contract
     graph: Callable[[str], bytes]
+    failed: bool = True
 
     @property
     def tensor(self) -> NDArray[Any]:
@@ -74,15 +79,16 @@ class Case:
         return Explanation(self.hop, self.image.name, runs, advice=advice)
 
 
-def explain_hop(rundir: RunDirectory, state: HopState, contract: Contract, reference: Reference) -> Explanation | None:
-    """Bisect on the image with most flips, and where that shows nothing on the worst stress input.
+def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: Reference) -> Explanation | None:
+    """Bisect on the image with most flips; of a failed hop where that shows nothing, on the worst stress input.
 
     None where the hop has no graph that can be opened up.
     """
-    found = None
-    for seen in (state.worst, state.worst_stress):
+    failed, found = has_failed(state, setup), None
+    for seen in (state.worst, state.worst_stress if failed else None):
         if seen is not None and (found is None or found.divergence is None):
-            case = Case(state.hop.name, seen.image, contract, lambda name: rundir.artifact_bytes("export", name))
+            graph = partial(rundir.artifact_bytes, "export")
+            case = Case(state.hop.name, seen.image, setup.contract, graph, failed)
             found = _explain(case, rundir, state, reference) or found
     return found
 
@@ -132,11 +138,7 @@ def _explain_graph(case: Case, network: nn.Module, name: str) -> Explanation:
     side = make_side(graph, case.tensor, tensors | {ROOT: case.contract.output_name})
     found, runs = first_divergence([*tensors, ROOT], ModuleSide(network, case.tensor), side, tolerance)
     if found is None:
-        return case.nothing(
-            runs + 1,
-            "given the reference's tensor the graph agrees layer by layer: what differs is pre- or post-processing "
-            "(mean and std, channel order, resize, upsampling)",
-        )
+        return case.nothing(runs + 1, _GRAPH_AGREES + (_ELSEWHERE if case.failed else ""))
     module = found.checkpoint
     if half:
         island, peak = enclosing_island(module, watched.peaks), watched.peaks.get(module)

@@ -105,7 +105,7 @@ def _explained(
     for name, state in judge.states.items():
         if state.worst is None or state.broken or not (always or has_failed(state, setup)):
             continue
-        explanation = explain_hop(rundir, state, setup.contract, reference)
+        explanation = explain_hop(rundir, state, setup, reference)
         if explanation is not None:
             found[name] = explanation.lines()
     return found
