@@ -24,6 +24,9 @@ test: .venv/.installed ## ruff, format check, mypy strict, pytest
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
 
+matrix: .venv/.installed ## check every network by name, write benchmarks/results/networks.md (half an hour)
+	$(BIN)/python -m benchmarks.networks
+
 format: .venv/.installed ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -31,4 +34,4 @@ format: .venv/.installed ## format and sort imports
 clean: ## remove the virtual environment and caches, keep runs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test soak format clean
+.PHONY: help demo test soak matrix format clean

@@ -29,7 +29,7 @@ def build_smp(decoder: str, encoder: str, channels: int, classes: int, **options
     kind = smp.MODEL_ARCHITECTURES_MAPPING[decoder]
     _check_encoder(encoder)
     _check_options(decoder, encoder, kind, options)
-    settings = {**_DEFAULTS.get(decoder, {}), **options}
+    settings = options if "img_size" in options else {**_DEFAULTS.get(decoder, {}), **options}
     network: Any = _construct(kind, encoder, channels, classes, None, settings)
     _make_exportable(network)
     network.stride = _remove_upsampling(network)
@@ -119,8 +119,7 @@ def _bins(pool: nn.AdaptiveAvgPool2d) -> int:
 def _size_multiple(network: Any) -> int:
     """The deepest stride; a network that divides further does so with rounding of its own."""
     strides = getattr(network.encoder, "output_strides", None)
-    deepest = int(max(strides)) if strides else int(network.encoder.output_stride)
-    return deepest
+    return int(max(strides)) if strides else int(network.encoder.output_stride)
 
 
 def _default_depth(kind: Any) -> int:

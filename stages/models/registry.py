@@ -22,7 +22,12 @@ class Known:
     cannot: Mapping[Ability, str] = field(default_factory=dict)
     """What it cannot do, and why; the matrix asserts that it really cannot."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options with which the matrix builds it."""
+    """Options with which it is listed and tested."""
+
+    @property
+    def title(self) -> str:
+        """The name, with the options that set this entry apart."""
+        return " ".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Factory:
 
 
 _GLOBAL_NORM = {"batch_of_one": "batch norm follows a global pooling: one value a channel has no variance"}
+
+_RESAMPLED = {
+    "fp16_engine": "position embeddings are resampled by antialiased bicubic, which TensorRT lacks; set img_size"
+}
+_ONE_SIZE = {"open_sizes": "position embeddings are made for img_size"}
 
 _OWN = {
     "skipnet": ("stages.models.skipnet:SkipNet", "plain encoder-decoder with skip connections", {}),
@@ -81,7 +91,8 @@ def known_networks() -> list[Known]:
         *(Known(f"smp/{decoder}/resnet18", "smp", cannot) for decoder, cannot in _ON_RESNET18.items()),
         *(Known(f"smp/unet/{encoder}", "smp") for encoder in _ENCODERS),
         Known("smp/segformer/mit_b0", "SegFormer-B0, smp"),
-        Known("smp/dpt/tu-vit_tiny_patch16_224", "smp", {}),
+        Known("smp/dpt/tu-vit_tiny_patch16_224", "any size", _RESAMPLED),
+        Known("smp/dpt/tu-vit_tiny_patch16_224", "one size", _ONE_SIZE, {"img_size": [128, 128]}),
     ]
 
 
