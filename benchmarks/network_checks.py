@@ -1,4 +1,4 @@
-"""The contract that every network is held to. Each check returns nothing and raises AssertionError where it is broken."""
+"""The contract that every network is held to. A check raises AssertionError where it is broken."""
 
 from dataclasses import dataclass
 

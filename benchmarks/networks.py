@@ -24,6 +24,12 @@ from stages.models.registry import ABILITIES, Known, known_networks
 RESULTS = Path(__file__).with_name("results")
 CHECKS = ("stride", "learning", "round_trip", *ABILITIES)
 _PACKAGES = ("torch", "torchvision", "segmentation_models_pytorch", "timm", "onnx", "onnxruntime-gpu", "tensorrt_rtx")
+_HEADINGS = {
+    "round_trip": "round trip",
+    "open_sizes": "open sizes",
+    "fp16_engine": "engine",
+    "batch_of_one": "batch 1",
+}
 _YES = "yes"
 
 
@@ -100,10 +106,9 @@ def _in_subprocess(index: int, timeout: float) -> dict[str, Any]:
     except subprocess.CalledProcessError as error:
         row["answers"] = dict.fromkeys(CHECKS, (error.stderr.strip().splitlines() or ["crashed"])[-1])
     row["seconds"] = round(time.monotonic() - started, 1)
-    row["broken"] = [
-        check for check in CHECKS if (row["answers"].get(check) == _YES) == (check in known.cannot)
-    ]
-    print(f"{known.title}: {row['seconds']} s{'; broken: ' + ', '.join(row['broken']) if row['broken'] else ''}", flush=True)
+    row["broken"] = [check for check in CHECKS if (row["answers"].get(check) == _YES) == (check in known.cannot)]
+    trouble = f"; broken: {', '.join(row['broken'])}" if row["broken"] else ""
+    print(f"{known.title}: {row['seconds']} s{trouble}", flush=True)
     return row
 
 
@@ -175,9 +180,7 @@ def _reasons(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _heading(check: str) -> str:
-    return {"round_trip": "round trip", "open_sizes": "open sizes", "fp16_engine": "engine", "batch_of_one": "batch 1"}.get(
-        check, check
-    )
+    return _HEADINGS.get(check, check)
 
 
 def _processor() -> str:

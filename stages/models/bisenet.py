@@ -139,9 +139,7 @@ class GuidedAggregation(nn.Module):
 
 
 def _head(channels: int, width: int, classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Sequential(ConvNormAct(channels, width), nn.Dropout(0.1)), nn.Conv2d(width, classes, 1)
-    )
+    return nn.Sequential(nn.Sequential(ConvNormAct(channels, width), nn.Dropout(0.1)), nn.Conv2d(width, classes, 1))
 
 
 def _quadruple(features: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ from typing import Any
 from stages.config import ModelConfig
 from stages.models.registry import ABILITIES, Known, find_known, known_networks
 
+COLUMNS = ("network", "stride", "multiple", "M parameters", "GFLOPs", "cannot")
 FILE = Path(__file__).with_name("catalogue.json")
+
+
+SIZE = (512, 1024)
+"""Height and width that GFLOPs are counted at, unless a network is made for one size."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,19 @@ class Line:
 
     known: Known
     figures: Figures
+
+    def cells(self) -> list[str]:
+        """For the table, under COLUMNS."""
+        figures = self.figures
+        at = "" if figures.gflops_size == SIZE else " at {}x{}".format(*figures.gflops_size)
+        return [
+            self.known.title,
+            str(figures.stride),
+            str(figures.size_multiple),
+            f"{figures.parameters / 1e6:.2f}",
+            f"{figures.gflops:.1f}{at}",
+            ", ".join(ability.replace("_", " ") for ability in self.known.cannot),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""

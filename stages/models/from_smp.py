@@ -30,14 +30,14 @@ def build_smp(decoder: str, encoder: str, channels: int, classes: int, **options
     _check_encoder(encoder)
     _check_options(decoder, encoder, kind, options)
     settings = options if "img_size" in options else {**_DEFAULTS.get(decoder, {}), **options}
-    network: Any = _construct(kind, encoder, channels, classes, None, settings)
+    network = _construct(decoder, encoder, settings, encoder_weights=None, in_channels=channels, classes=classes)
     _make_exportable(network)
     network.stride = _remove_upsampling(network)
     network.size_multiple = _size_multiple(network)
     network.encoder_parts, network.head_parts = ("encoder",), ("segmentation_head",)
     network.encoder_is_cut = settings.get("encoder_depth", _default_depth(kind)) < 5
     network.library = Library("smp", f"{decoder}/{encoder}", settings)
-    return network  # type: ignore[no-any-return]  # the library is untyped
+    return network
 
 
 def pretrained_encoder(library: Library, channels: int, weights: str) -> dict[str, Tensor]:
@@ -49,18 +49,17 @@ def pretrained_encoder(library: Library, channels: int, weights: str) -> dict[st
             f"[model] weights: '{weights}' is not published for the encoder {encoder}",
             hint=f"use {', '.join(available) or 'a file'}",
         )
-    kind = smp.MODEL_ARCHITECTURES_MAPPING[decoder]
-    wanted: Any = True if encoder.startswith("tu-") else weights
-    network = _construct(kind, encoder, channels, 2, wanted, library.options)
+    wanted: Any = True if encoder.startswith("tu-") else weights  # timm's models carry the set in their name
+    network = _construct(decoder, encoder, library.options, encoder_weights=wanted, in_channels=channels)
     return {f"encoder.{key}": value for key, value in network.encoder.state_dict().items()}
 
 
-def _construct(kind: Any, encoder: str, channels: int, classes: int, weights: Any, options: dict[str, Any]) -> Any:
+def _construct(decoder: str, encoder: str, options: dict[str, Any], **ours: Any) -> Any:
     try:
-        return kind(encoder_name=encoder, encoder_weights=weights, in_channels=channels, classes=classes, **options)
+        return smp.MODEL_ARCHITECTURES_MAPPING[decoder](encoder_name=encoder, **ours, **options)
     except (KeyError, ValueError, RuntimeError) as error:  # what smp and timm raise for options that do not go together
         raise ConfigError(
-            f"[model] smp refuses {kind.__name__} with {encoder}: {error}", hint="try other options or another encoder"
+            f"[model] smp/{decoder}/{encoder} is refused: {error}", hint="try other options or another encoder"
         ) from error
 
 

@@ -45,7 +45,9 @@ def match(file: Shapes, target: Target, source: str) -> Match:
     stems = {key for key in renamed if key in target.shapes and _is_stem(file[renamed[key]], target.shapes[key])}
     taken = {key: renamed[key] for key in renamed if key in fitting | stems}
     if not fitting:
-        raise _refusal(source, "fits no layer of this network", _listed(file, file), _listed(target.shapes, target.shapes))
+        raise _refusal(
+            source, "fits no layer of this network", _listed(file, file), _listed(target.shapes, target.shapes)
+        )
     wanted = _wanted(target, fitting)
     missing = [key for key in wanted if key not in renamed]
     mismatched = [key for key in wanted if key in renamed and key not in taken]

@@ -7,9 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.config import ModelConfig
 from stages.models import build_network
-from stages.models.catalogue import Figures
+from stages.models.catalogue import SIZE, Figures
 
-SIZE = (512, 1024)
 _CHANNELS, _OUTPUTS = 3, 19
 
 

@@ -146,7 +146,7 @@ def _published(network: nn.Module, config: ModelConfig, channels: int) -> Mappin
 
 
 def _of_own(config: ModelConfig) -> Mapping[str, Tensor]:
-    if config.name == "segnet" and not config.options.get("width", 64) != 64:
+    if config.name == "segnet" and config.options.get("width", 64) == 64:
         return _chosen("vgg16_bn", config.weights)
     raise ConfigError(
         f"[model] weights: nobody publishes '{config.weights}' for {config.name}",

@@ -32,50 +32,53 @@ class Known:
 
 @dataclass(frozen=True)
 class Factory:
-    """Where a network is made: `module:attribute`, called with the prefix arguments, then channels, classes, options."""
+    """Where a network is made: `module:attribute`, called with `arguments`, channels, classes and options."""
 
     target: str
     arguments: tuple[str, ...] = ()
 
 
-_GLOBAL_NORM = {"batch_of_one": "batch norm follows a global pooling: one value a channel has no variance"}
+_Limits = Mapping[Ability, str]
 
-_RESAMPLED = {
+_NONE: _Limits = {}
+_GLOBAL_NORM: _Limits = {"batch_of_one": "batch norm follows a global pooling: one value a channel has no variance"}
+
+_RESAMPLED: _Limits = {
     "fp16_engine": "position embeddings are resampled by antialiased bicubic, which TensorRT lacks; set img_size"
 }
-_ONE_SIZE = {"open_sizes": "position embeddings are made for img_size"}
+_ONE_SIZE: _Limits = {"open_sizes": "position embeddings are made for img_size"}
 
-_OWN = {
-    "skipnet": ("stages.models.skipnet:SkipNet", "plain encoder-decoder with skip connections", {}),
-    "allconv": ("stages.models.allconv:AllConv", "convolutions only: strided, then dilated", {}),
-    "segnet": ("stages.models.segnet:SegNet", "VGG16 mirrored, pooling indices (2015)", {}),
+_OWN: dict[str, tuple[str, str, _Limits]] = {
+    "skipnet": ("stages.models.skipnet:SkipNet", "plain encoder-decoder with skip connections", _NONE),
+    "allconv": ("stages.models.allconv:AllConv", "convolutions only: strided, then dilated", _NONE),
+    "segnet": ("stages.models.segnet:SegNet", "VGG16 mirrored, pooling indices (2015)", _NONE),
     "ddrnet23_slim": ("stages.models.ddrnet:DDRNet23Slim", "real-time, two branches (2021)", _GLOBAL_NORM),
     "bisenetv2": ("stages.models.bisenet:BiSeNetV2", "real-time, two branches (2021)", _GLOBAL_NORM),
 }
-_TORCHVISION = {
-    "fcn_resnet50": {},
-    "fcn_resnet101": {},
+_TORCHVISION: dict[str, _Limits] = {
+    "fcn_resnet50": _NONE,
+    "fcn_resnet101": _NONE,
     "deeplabv3_resnet50": _GLOBAL_NORM,
     "deeplabv3_resnet101": _GLOBAL_NORM,
     "deeplabv3_mobilenet_v3_large": _GLOBAL_NORM,
-    "lraspp_mobilenet_v3_large": {},
+    "lraspp_mobilenet_v3_large": _NONE,
 }
 _DECODERS = (
     "unet", "unetplusplus", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "linknet", "manet", "pan", "upernet",
     "segformer", "dpt",
 )  # fmt: skip
-_ON_RESNET18 = {
-    "unet": {},
-    "unetplusplus": {},
-    "fpn": {},
-    "pspnet": {},
+_ON_RESNET18: dict[str, _Limits] = {
+    "unet": _NONE,
+    "unetplusplus": _NONE,
+    "fpn": _NONE,
+    "pspnet": _NONE,
     "deeplabv3": _GLOBAL_NORM,
     "deeplabv3plus": _GLOBAL_NORM,
-    "linknet": {},
-    "manet": {},
+    "linknet": _NONE,
+    "manet": _NONE,
     "pan": _GLOBAL_NORM,
     "upernet": _GLOBAL_NORM,
-    "segformer": {},
+    "segformer": _NONE,
 }
 _ENCODERS = (
     "resnet50", "vgg11_bn", "mobilenet_v2", "efficientnet-b0", "densenet121", "mobileone_s0", "se_resnet50",
@@ -119,7 +122,7 @@ def find_factory(name: str) -> Factory:
 def _nearest(name: str) -> str:
     names = [known.name for known in known_networks()]
     family, _, rest = name.partition("/")
-    decoder, _, encoder = rest.partition("/")
+    encoder = rest.partition("/")[2]
     if family == "smp" and encoder:
         names = [f"smp/{known}/{encoder}" for known in _DECODERS]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
