@@ -28,6 +28,10 @@ _PACKAGES = {"torchvision", "segmentation_models_pytorch", "timm"}
 def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Module":
     """A network with random weights: `channels` in, `outputs` scores a pixel out. See `load_pretrained` for others."""
     factory = _resolve(config.name)
+    if decided := {"channels", "classes"} & config.options.keys():
+        raise ConfigError(
+            f"[model] options.{min(decided)} is not yours to set", hint="[input] channels and the data decide"
+        )
     try:
         network: nn.Module = factory(channels=channels, classes=outputs, **config.options)
     except TypeError as error:

@@ -17,7 +17,6 @@ _OURS = {
     "encoder_name": "name the encoder in [model] name",
     "encoder_weights": "use [model] weights",
     "in_channels": "use [input] channels",
-    "classes": "the data decides",
     "activation": "networks emit scores",
     "aux_params": "segpipe has no use for a classification head",
 }

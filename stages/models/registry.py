@@ -125,7 +125,8 @@ def _nearest(name: str) -> str:
     encoder = rest.partition("/")[2]
     if family == "smp" and encoder:
         names = [f"smp/{known}/{encoder}" for known in _DECODERS]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    begun = [known for known in names if known.startswith(name)]
+    near = begun[:3] or difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     if near:
         return f"did you mean {' or '.join(near)}?"
     return "`segpipe models` lists them; or package.module:factory of your own"
