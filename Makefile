@@ -24,8 +24,14 @@ test: .venv/.installed ## ruff, format check, mypy strict, pytest
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
 
+gpu: .venv/.installed ## prove the GPU path on this machine (folder gpu-results/; ARGS='--minutes 25')
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 gpu-pack: .venv/.installed ## pack what a GPU server without a network lacks (folder bundle/; see benchmarks/offline_bundle.py)
 	$(BIN)/python -m benchmarks.offline_bundle $(ARGS)
+
+matrix: .venv/.installed ## check every network by name, write benchmarks/results/networks.md (half an hour)
+	$(BIN)/python -m benchmarks.networks
 
 format: .venv/.installed ## format and sort imports
 	$(BIN)/ruff check --fix .
@@ -34,4 +40,4 @@ format: .venv/.installed ## format and sort imports
 clean: ## remove the virtual environment and caches, keep runs
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test soak gpu-pack format clean
+.PHONY: help demo test soak matrix gpu gpu-pack format clean

@@ -292,6 +292,25 @@ def report(run: Run) -> None:
 
 
 @app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Measure these, listed or not.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the networks: stride, parameters, GFLOPs at 512x1024, and what each can do."""
+    from stages.models.catalogue import COLUMNS, listed, measured
+
+    lines = measured(names) if names else listed()
+    if as_json:
+        return print_json([line.as_dict() for line in lines])
+    print_table(COLUMNS, [line.cells() for line in lines])
+    if not names:
+        print("\nsmp/<decoder>/<encoder> takes every encoder of segmentation_models_pytorch, and timm's as tu-<name>.")
+    return None
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Tell what this machine can do, and how to get what is missing."""
     from segpipe.doctor import examine

@@ -29,7 +29,7 @@ def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
     """Weights and description as one file's bytes; equal weights give equal bytes."""
     description = {
         "contract": trained.contract.model_dump(mode="json"),
-        "model": model.model_dump(mode="json"),
+        "model": model.model_dump(mode="json", exclude={"weights"}),  # where training started from is in its record
         "palette": trained.palette,
     }
     tensors = {name: tensor.contiguous() for name, tensor in trained.network.state_dict().items()}

@@ -104,6 +104,11 @@ class ModelConfig(Section):
 
     name: str = "skipnet"
     options: dict[str, Any] = {}
+    """Keyword arguments of the network's factory."""
+    weights: str = ""
+    """Pretrained weights: a .safetensors, .pth or .pt file relative to the TOML file (of the encoder or of the whole
+    network), `imagenet` (downloaded by torchvision, smp or timm), `coco` for torchvision/..., or another published
+    set's name. Empty: random."""
 
 
 class TrainConfig(Section):

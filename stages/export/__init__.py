@@ -31,7 +31,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             from stages.export.files import export_files
             from stages.export.source import imported_source, trained_source
 
-            source = imported_source(rundir) if imported else trained_source(rundir, config.export.opset)
+            source = imported_source(rundir) if imported else trained_source(file.read_bytes(), config.export.opset)
             frames = _frames(config, base, source.contract, "val" if imported else "train")
             exported = export_files(source, config.export, config.build, frames)
             for name, data in exported.files.items():

@@ -27,9 +27,9 @@ class Source:
     figures: dict[str, Any]
 
 
-def trained_source(rundir: RunDirectory, opset: int) -> Source:
-    """The network of stage `train`."""
-    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
+def trained_source(data: bytes, opset: int) -> Source:
+    """The network of a model.safetensors."""
+    trained = checkpoint.from_bytes(data)
 
     @torch.inference_mode()
     def reference(tensor: NDArray[Any]) -> NDArray[Any]:

@@ -1,5 +1,11 @@
-"""Networks by name. Every network emits scores at its own stride, without upsampling them."""
+"""Networks by name. Every network emits scores at its own stride, without upsampling them.
 
+What a network promises: one tensor of scores in eval mode; attributes `stride` and `size_multiple`; in training mode a
+network with deep supervision may return a tuple (scores, auxiliary scores, ...), each at its own stride, whose losses
+the training stage weights with `train.auxiliary_weight`. With one output channel the score is a sigmoid's argument.
+"""
+
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -7,18 +13,25 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segpipe.errors import ConfigError
+from segpipe.errors import BackendMissingError, ConfigError
+from segpipe.storage import sha256_of
 from stages.config import ModelConfig
+from stages.models.registry import find_factory
 
 if TYPE_CHECKING:
     from torch import nn
 
-_BUILT_IN = {"skipnet": "stages.models.skipnet:SkipNet"}
+_FILES = {".safetensors", ".pth", ".pt"}
+_PACKAGES = {"torchvision", "segmentation_models_pytorch", "timm"}
 
 
 def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Module":
-    """A network with random weights: `channels` in, `outputs` scores a pixel out."""
-    factory = _resolve(_BUILT_IN.get(config.name, config.name))
+    """A network with random weights: `channels` in, `outputs` scores a pixel out. See `load_pretrained` for others."""
+    factory = _resolve(config.name)
+    if decided := {"channels", "classes"} & config.options.keys():
+        raise ConfigError(
+            f"[model] options.{min(decided)} is not yours to set", hint="[input] channels and the data decide"
+        )
     try:
         network: nn.Module = factory(channels=channels, classes=outputs, **config.options)
     except TypeError as error:
@@ -28,7 +41,7 @@ def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Modul
 
 def source_hash(config: ModelConfig) -> str | None:
     """SHA-256 of the file a user's factory lives in; None for networks of this package (their stage has a version)."""
-    if config.name in _BUILT_IN or ":" not in config.name:
+    if ":" not in config.name:
         return None
     module = config.name.partition(":")[0]
     try:
@@ -40,13 +53,33 @@ def source_hash(config: ModelConfig) -> str | None:
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 
+def weights_file(config: ModelConfig, base: Path) -> Path | None:
+    """The file `[model] weights` names, relative to `base`; None for a published set or none at all."""
+    if Path(config.weights).suffix not in _FILES:
+        return None
+    path = base / config.weights
+    if not path.is_file():
+        raise ConfigError(f"[model] weights: {path} does not exist", hint="paths are relative to the TOML file")
+    return path
+
+
+def weights_hash(config: ModelConfig, base: Path) -> str | None:
+    """SHA-256 of the file `[model] weights` names: an input of training. Imports no torch."""
+    path = weights_file(config, base)
+    return sha256_of(path) if path else None
+
+
 def _resolve(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise ConfigError(
-            f"[model] there is no network '{name}'", hint=f"use {', '.join(_BUILT_IN)} or package.module:factory"
-        )
+    factory = find_factory(name)
+    module, _, attribute = factory.target.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name in _PACKAGES:
+            raise BackendMissingError(
+                f"[model] {name} needs {error.name}", hint="pip install 'segpipe[pipeline]'"
+            ) from error
+        raise ConfigError(f"[model] {name}: {error}", hint="check the name, and PYTHONPATH") from error
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"[model] {name}: {error}", hint="check the name, and PYTHONPATH") from error
+    return functools.partial(found, *factory.arguments) if factory.arguments else found

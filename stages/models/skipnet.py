@@ -4,12 +4,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stages.models.layers import ConvNormAct
+
 
 class SkipNet(nn.Module):
     """Five halvings down to 8 x `width` channels, three doublings back, joined by concatenation."""
 
     stride = 4
     size_multiple = 32
+    encoder_parts = ("stem", "down1", "down2", "down3", "down4")
+    head_parts = ("head",)
 
     def __init__(self, channels: int, classes: int, width: int = 16) -> None:
         super().__init__()
@@ -36,14 +40,7 @@ class SkipNet(nn.Module):
 
 
 def _block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-    )
+    return nn.Sequential(*ConvNormAct(channels, width, stride=stride), *ConvNormAct(width, width))
 
 
 def _double(features: Tensor) -> Tensor:

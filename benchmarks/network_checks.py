@@ -1,0 +1,173 @@
+"""The contract that every network is held to. A check raises AssertionError where it is broken."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segpipe.contract import Contract
+from stages import checkpoint
+from stages.build.engines import build_one, make_request
+from stages.checkpoint import Trained
+from stages.config import BuildConfig, ExportConfig, ModelConfig
+from stages.export.files import export_files
+from stages.export.source import trained_source
+from stages.input_shapes import shape_ranges
+from stages.models import build_network
+
+EXPORT_RELATIVE_L2 = 1e-4
+"""Of FP32 scores. The exporter folds batch norms into convolutions: rounding, 1e-7 to 1e-5 on random weights."""
+FP16_RELATIVE_L2 = 0.02
+"""Of FP16 scores, as the release gate's limit. ONNX Runtime computes this graph in FP32 from rounded weights."""
+LOSS_FALLS_TO = 0.9
+"""Of the first loss, within STEPS steps on one batch: a network that learns at all does far better."""
+STEPS = 8
+AUXILIARY_WEIGHT = 0.4
+SIZES = ((128, 128), (128, 192))
+"""Multiples of every listed network's deepest stride; smaller ones leave PAN nothing to pool."""
+
+_CHANNELS, _CLASSES = 3, ("a", "b", "c", "d")
+_MAX_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network under test, made as `config` says, in eval mode."""
+
+    config: ModelConfig
+    network: nn.Module
+
+    @classmethod
+    def make(cls, config: ModelConfig) -> "Subject":
+        """Random weights, the same each time."""
+        torch.manual_seed(0)
+        return cls(config, build_network(config, _CHANNELS, len(_CLASSES)).eval())
+
+    def contract(self, *, open_sizes: bool) -> Contract:
+        """What it promises, for one size or for every size."""
+        stride, multiple = vars_of(self.network)
+        return Contract(
+            classes=_CLASSES,
+            output_stride=stride,
+            size_multiple=multiple,
+            fit="pad" if open_sizes else "stretch",
+            network_size=None if open_sizes else SIZES[0],
+        )
+
+    def trained(self, *, open_sizes: bool) -> bytes:
+        """As model.safetensors."""
+        palette = tuple((index, index, index) for index in range(len(_CLASSES)))
+        return checkpoint.to_bytes(Trained(self.network, self.contract(open_sizes=open_sizes), palette), self.config)
+
+
+def vars_of(network: nn.Module) -> tuple[int, int]:
+    """Stride and size multiple as declared."""
+    stride, multiple = network.stride, network.size_multiple
+    assert isinstance(stride, int)
+    assert isinstance(multiple, int)
+    return stride, multiple
+
+
+def check_stride(subject: Subject) -> None:
+    """One finite tensor at the declared stride, for two sizes."""
+    stride, multiple = vars_of(subject.network)
+    for height, width in SIZES:
+        assert height % multiple == width % multiple == 0, f"size_multiple {multiple} does not divide {height}x{width}"
+        with torch.inference_mode():
+            scores = subject.network(torch.randn(1, _CHANNELS, height, width))
+        assert isinstance(scores, Tensor), f"eval mode gave {type(scores).__name__}"
+        assert scores.shape == (1, len(_CLASSES), height // stride, width // stride), f"{tuple(scores.shape)}"
+        assert bool(scores.isfinite().all()), "scores are not finite"
+
+
+def check_learning(subject: Subject, batch: int = 2) -> None:
+    """The loss falls on one batch, auxiliary heads included."""
+    torch.manual_seed(0)
+    images, labels = _batch(batch)
+    network = subject.network.train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(STEPS):
+        loss = _loss(network(images), labels)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    network.eval()
+    assert min(losses) <= LOSS_FALLS_TO * losses[0], f"loss went {losses[0]:.3f} -> {losses[-1]:.3f}"
+
+
+def check_batch_of_one(subject: Subject) -> None:
+    """A training step with a single image."""
+    images, labels = _batch(1)
+    network = subject.network.train()
+    try:
+        assert bool(_loss(network(images), labels).isfinite()), "loss is not finite"
+    finally:
+        network.eval()
+
+
+def check_round_trip(subject: Subject) -> None:
+    """safetensors gives the same scores, bit by bit."""
+    restored = checkpoint.from_bytes(subject.trained(open_sizes=False)).network
+    image = torch.randn(1, _CHANNELS, *SIZES[0])
+    with torch.inference_mode():
+        expected, found = subject.network(image), restored(image)
+    assert torch.equal(expected, found)
+
+
+def export(subject: Subject, *, open_sizes: bool) -> dict[str, bytes]:
+    """Both graphs, as the export stage makes them."""
+    source = trained_source(subject.trained(open_sizes=open_sizes), ExportConfig().opset)
+    config = ExportConfig(fp32_islands=("weights",))  # there are no frames to probe activations with
+    return export_files(source, config, BuildConfig(max_batch=_MAX_BATCH), lambda: ()).files
+
+
+def check_export(subject: Subject, files: dict[str, bytes], *, open_sizes: bool) -> None:
+    """ONNX Runtime gives PyTorch's scores, at two sizes where sizes are open."""
+    for size in SIZES if open_sizes else SIZES[:1]:
+        image = torch.randn(1, _CHANNELS, *size)
+        with torch.inference_mode():
+            expected = subject.network(image).numpy()
+        for name, limit in (("model.onnx", EXPORT_RELATIVE_L2), ("model.fp16.onnx", FP16_RELATIVE_L2)):
+            found = _run(files[name], image)
+            error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+            assert error <= limit, f"{name} at {size} differs by {error:.2e}"
+
+
+def check_fp16_engine(subject: Subject, files: dict[str, bytes], *, open_sizes: bool) -> float:
+    """TensorRT for RTX builds it; returns the share of compute layers in FP16, which the build limits."""
+    config, contract = BuildConfig(max_batch=_MAX_BATCH), subject.contract(open_sizes=open_sizes)
+    shapes = shape_ranges(contract, config, [None, _CHANNELS, *(contract.network_size or (None, None))])
+    request = make_request("tensorrt-rtx", files["model.fp16.onnx"], contract.input_name, shapes, config)
+    share = build_one("tensorrt-rtx", request, config, frozenset())[1]["fp16_share"]
+    assert isinstance(share, float)
+    return share
+
+
+def _batch(count: int) -> tuple[Tensor, Tensor]:
+    """Noise, coloured by quadrants that are also the labels."""
+    height, width = SIZES[0]
+    rows, columns = torch.arange(height)[:, None] >= height // 2, torch.arange(width)[None] >= width // 2
+    labels = (rows.long() * 2 + columns.long())[None].expand(count, -1, -1)
+    return torch.randn(count, _CHANNELS, height, width) + labels[:, None].float(), labels
+
+
+def _loss(output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    main, *others = output if isinstance(output, tuple) else (output,)
+    return _one_loss(main, labels) + sum((AUXILIARY_WEIGHT * _one_loss(o, labels) for o in others), torch.zeros(()))
+
+
+def _one_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(F.interpolate(scores, labels.shape[1:], mode="bilinear", align_corners=False), labels)
+
+
+def _run(graph: bytes, image: Tensor) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    return np.asarray(scores)

@@ -1,0 +1,25 @@
+"""Parameters and arithmetic of a network, counted without running it."""
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from stages.config import ModelConfig
+from stages.models import build_network
+from stages.models.catalogue import SIZE, Figures
+
+_CHANNELS, _OUTPUTS = 3, 19
+
+
+def measure(config: ModelConfig) -> Figures:
+    """With 3 channels and 19 classes. A multiply and an add count as two operations."""
+    network: Any = build_network(config, _CHANNELS, _OUTPUTS).eval()
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    stride, multiple = int(getattr(network, "stride", 1)), int(getattr(network, "size_multiple", 1))
+    size = [-(-side // multiple) * multiple for side in config.options.get("img_size", SIZE)]
+    network = network.to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, _CHANNELS, *size, device="meta"))
+    gflops = round(counter.get_total_flops() / 1e9, 2)
+    return Figures(stride, multiple, parameters, gflops, (size[0], size[1]))

@@ -1,0 +1,51 @@
+"""`segpipe models`: what it lists, and that the committed figures are true."""
+
+import json
+
+import pytest
+
+from stages.config import ModelConfig
+from stages.models.catalogue import listed
+from stages.models.measure import measure
+from stages.models.registry import ABILITIES, known_networks
+from tests.test_cli import call
+
+
+def test_every_listed_network_has_figures_and_says_what_it_can() -> None:
+    code, out, _ = call("models", "--json")
+    lines = json.loads(out)
+
+    assert code == 0
+    assert [line["name"] for line in lines] == [known.name for known in known_networks()]
+    assert all(set(line["can"]) | set(line["cannot"]) == set(ABILITIES) for line in lines)
+    assert all(line["gflops"] > 0 and line["parameters"] > 0 for line in lines)
+
+
+def test_the_table_names_networks_and_what_they_cannot_do() -> None:
+    code, out, _ = call("models")
+
+    assert code == 0
+    assert "ddrnet23_slim" in out
+    assert "batch of one" in out
+
+
+@pytest.mark.parametrize("name", ["skipnet", "allconv", "bisenetv2", "torchvision/lraspp_mobilenet_v3_large"])
+def test_committed_figures_are_those_measured(name: str) -> None:
+    committed = next(line.figures for line in listed() if line.known.title == name)
+
+    assert committed == measure(ModelConfig(name=name))
+
+
+def test_any_network_can_be_measured_by_name() -> None:
+    code, out, _ = call("models", "smp/fpn/mobilenet_v2", "--json")
+    (line,) = json.loads(out)
+
+    assert code == 0
+    assert (line["name"], line["stride"], line["gflops_size"]) == ("smp/fpn/mobilenet_v2", 4, [512, 1024])
+
+
+def test_a_wrong_name_is_one_line_with_the_nearest() -> None:
+    code, _, err = call("models", "skipnett")
+
+    assert code == 1
+    assert "did you mean skipnet" in err
