@@ -13,7 +13,13 @@ from segpipe.runtime.preprocess import preprocess
 from stages.augment import Augmentation, augment, shown
 from stages.config import AugmentConfig
 
-STILL = {"scale_range": (1.0, 1.0), "flip": False, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+STILL: dict[str, Any] = {
+    "scale_range": (1.0, 1.0),
+    "flip": False,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+}
 IGNORE = 255
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from segpipe.rundir import RunDirectory
 from stages.config import LossTerm
-from stages.losses import SegmentationLoss
+from stages.losses import Averaging, SegmentationLoss
 from tests.tiny import TOML
 
 LOSS_TOLERANCE = 1e-4  # two halves of a batch are summed in another order than the whole
@@ -75,7 +76,7 @@ def test_the_validation_confusion_matrix_is_exactly_the_same(trained: dict[int, 
     one, two = (json.loads(trained[n].artifact_bytes("train", "confusion.json")) for n in (1, PROCESSES))
 
     assert one["val"] == two["val"]
-    assert sum(map(sum, one["val"])) > 0.9 * 5 * 48 * 80 * 0.9, "every frame is counted, and counted once"
+    assert sum(map(sum, one["val"])) > 0.8 * 5 * 48 * 80, "every frame is counted, and counted once"
     assert sum(map(sum, one["val"])) <= 5 * 48 * 80
 
 
@@ -98,21 +99,30 @@ def test_only_the_first_process_writes(trained: dict[int, RunDirectory]) -> None
 
 
 @pytest.mark.parametrize("kind", ["cross-entropy", "focal", "boundary"])
-def test_parts_of_a_batch_average_to_the_loss_of_the_whole(kind: str) -> None:
+def test_parts_of_a_batch_average_to_the_loss_of_the_whole(
+    kind: Literal["cross-entropy", "focal", "boundary"],
+) -> None:
     """Also when one part is mostly ignored, where a mean of means would be wrong."""
     torch.manual_seed(0)
     scores, labels = torch.randn(4, 3, 8, 8), torch.randint(0, 3, (4, 8, 8))
     labels[:2, 2:] = 255
-    halves = [(scores[:2], labels[:2]), (scores[2:], labels[2:])]
-    term = LossTerm(kind=kind)
+    parts = [(scores[:2], labels[:2]), (scores[2:], labels[2:])]
+    counts: list[Tensor] = []
 
-    whole = SegmentationLoss([term], 255, (1.0, 2.0, 3.0), lambda value: value)(scores, labels)
-    parts = []
-    for mine in (0, 1):
-        counts: list[Tensor] = []
-        for half in halves:
-            SegmentationLoss([term], 255, (1.0, 2.0, 3.0), lambda value, seen=counts: seen.append(value) or value)(*half)
-        mean = torch.stack(counts).mean()
-        parts.append(SegmentationLoss([term], 255, (1.0, 2.0, 3.0), lambda _, mean=mean: mean)(*halves[mine]))
+    def alone(value: Tensor) -> Tensor:
+        counts.append(value)
+        return value
 
-    assert torch.stack(parts).mean() == pytest.approx(float(whole), rel=1e-5)
+    def together(_: Tensor) -> Tensor:
+        return torch.stack(counts[1:]).mean()
+
+    whole = _loss(kind, alone)(scores, labels)
+    for part in parts:
+        _loss(kind, alone)(*part)
+    mean = torch.stack([_loss(kind, together)(*part) for part in parts]).mean()
+
+    assert float(mean) == pytest.approx(float(whole), rel=1e-5)
+
+
+def _loss(kind: Literal["cross-entropy", "focal", "boundary"], averaging: Averaging) -> SegmentationLoss:
+    return SegmentationLoss([LossTerm(kind=kind)], 255, (1.0, 2.0, 3.0), averaging)

@@ -89,7 +89,7 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     with quiet_lightning(), full_memory_explained(config.train):
         trainer = trainer_of(config.train, points, folders, steps)
         if config.train.learning_rate == "find":
-            find_learning_rate(trainer_of(config.train, points, folders, steps), learner, data, folders.resume)
+            find_learning_rate(config.train, learner, data, folders.resume)
         trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
     return Learned(learner, points, labels.palette)
 

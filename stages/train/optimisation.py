@@ -32,8 +32,8 @@ def schedule_of(optimiser: Optimizer, config: TrainConfig, steps: int) -> Any:
     warmup = min(round(config.warmup_epochs * steps_an_epoch), steps - 1)
     if config.schedule == "one-cycle":
         highest = [float(group["lr"]) for group in optimiser.param_groups]
-        rise = warmup / steps if warmup else _ONE_CYCLE_RISE
-        return lr_scheduler.OneCycleLR(optimiser, highest, total_steps=steps + 1, pct_start=rise)
+        rise = max(1, warmup or round(_ONE_CYCLE_RISE * steps))  # without any, OneCycleLR divides by zero
+        return lr_scheduler.OneCycleLR(optimiser, highest, total_steps=steps + 1, pct_start=(rise + 1) / (steps + 1))
     main = _main_schedule(optimiser, config, steps - warmup, steps_an_epoch)
     if not warmup:
         return main

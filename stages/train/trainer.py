@@ -76,11 +76,24 @@ def trainer_of(config: TrainConfig, points: ResumePoints, folders: Folders, step
     )
 
 
-def find_learning_rate(trainer: Trainer, learner: Any, data: Any, folder: Path) -> None:
+def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Path) -> None:
     """Lightning's finder, once a training: what it found is kept for a resume."""
     found = folder / "learning_rate.txt"
     if not found.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(
+            default_root_dir=folder,
+            max_epochs=-1,
+            devices=1,
+            precision=_PRECISIONS[config.precision],
+            gradient_clip_val=config.clip_norm or None,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            reload_dataloaders_every_n_epochs=1,
+        )
         finder = Tuner(trainer).lr_find(learner, data, num_training=60, update_attr=False)
         suggestion = finder.suggestion() if finder is not None else None
         if suggestion is None:
@@ -88,6 +101,7 @@ def find_learning_rate(trainer: Trainer, learner: Any, data: Any, folder: Path) 
                 "the learning-rate finder saw no falling loss", hint="set train.learning_rate to a number"
             )
         write_atomically(found, f"{suggestion:.3e}\n".encode())
+        learner.losses.clear()
     learner.learning_rate = float(found.read_text())
 
 
