@@ -18,7 +18,7 @@ Rng = np.random.Generator
 Sample = tuple[NDArray[np.float32], NDArray[Any]]
 """A normalised CxHxW crop in the network's channel order, and its labels HxW."""
 Transform = Callable[[NDArray[np.float32], NDArray[Any], int], tuple[NDArray[np.float32], NDArray[Any]]]
-"""The user's own, last: CxHxW crop with the value range as 0..1, labels, seed -> the same changed."""
+"""The user's own, last: CxHxW crop in the frame's order with the value range as 0..1, labels, seed -> both changed."""
 
 _ALIASED = 0.75  # below this scale the frame is blurred first: bilinear sampling would skip pixels
 _CHANNELS_AT_ONCE = 4  # OpenCV's limit for warps with a border
@@ -66,8 +66,8 @@ def augment(frame: NDArray[Any], labels: NDArray[Any], contract: Contract, how: 
     if rng.random() < config.erase:
         _erase(crop, mask, contract, rng)
     if how.transform is not None:
-        crop, mask = how.transform(crop, mask, int(rng.integers(1 << 62)))
-    return _normalised(crop, contract), mask
+        crop, mask = _changed_by_user(crop, mask, contract, how.transform, int(rng.integers(1 << 62)))
+    return crop, mask
 
 
 def shown(crop: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
@@ -109,11 +109,9 @@ def _blurred(frame: NDArray[Any], sigma: float) -> NDArray[Any]:
 
 
 def _warp(frame: NDArray[Any], matrix: NDArray[Any], size: tuple[int, int], contract: Contract) -> NDArray[np.float32]:
-    """The crop as float32 HxWxC with the value range as 0..1; new pixels have the mean."""
+    """The crop as float32 HxWxC in the frame's own values; new pixels have the mean."""
     low, high = contract.value_range
-    border = [low + value * (high - low) for value in contract.mean]
-    if contract.channel_order == "bgr":
-        border = border[::-1]
+    border = [low + value * (high - low) for value in _in_frame_order(contract.mean, contract)]
     parts = []
     for first in range(0, contract.channels, _CHANNELS_AT_ONCE):
         group = slice(first, first + _CHANNELS_AT_ONCE)
@@ -127,23 +125,36 @@ def _warp(frame: NDArray[Any], matrix: NDArray[Any], size: tuple[int, int], cont
         )
         parts.append(part.reshape(*size, -1))
     image: NDArray[Any] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
-    return (image.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
+    return image.astype(np.float32)
 
 
 def _coloured(image: NDArray[np.float32], contract: Contract, config: AugmentConfig, rng: Rng) -> NDArray[np.float32]:
-    """HxWxC to CxHxW, with brightness, contrast, saturation and hue changed by one matrix, clipped to 0..1."""
+    """HxWxC pixels to a normalised CxHxW crop. Brightness, contrast, saturation, hue and the contract's mean, std and
+    channel order are one matrix; values that colours push out of the value range are cut to it."""
     contrast = 1 + float(rng.uniform(-1, 1)) * config.contrast
     brightness = float(rng.uniform(-1, 1)) * config.brightness / 2
     shift = 0.5 - 0.5 * contrast + brightness  # contrast turns around the middle of the range
     saturation = 1 + float(rng.uniform(-1, 1)) * config.saturation
     hue = float(rng.uniform(-1, 1)) * config.hue
+    low, high = contract.value_range
+    mean, std = np.array(contract.mean), np.array(contract.std)
+    crop = np.empty((contract.channels, *image.shape[:2]), np.float32)
     if contract.channels == 3:
-        matrix = np.column_stack([contrast * _saturated(saturation) @ _hue_turn(hue), np.full(3, shift)])
-        image = cv2.transform(image, matrix).astype(np.float32, copy=False)
+        colours = contrast * _saturated(saturation) @ _hue_turn(hue)
+        colours = colours[::-1] if contract.channel_order == "bgr" else colours
+        offset = shift - colours.sum(1) * low / (high - low)
+        matrix = np.column_stack([colours / (high - low), offset - mean]) / std[:, None]
+        cv2.transform(image, matrix, dst=image)
+        scale, offset = np.ones(3), np.zeros(3)
     else:
-        image = image * np.float32(contrast) + np.float32(shift)
-    np.clip(image, 0, 1, out=image)
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
+        scale, offset = contrast / ((high - low) * std), (shift - contrast * low / (high - low) - mean) / std
+    for number, plane in enumerate(crop):
+        cv2.extractChannel(image, number, dst=plane)
+        if contract.channels != 3:
+            plane *= np.float32(scale[number])
+            plane += np.float32(offset[number])
+        np.clip(plane, -mean[number] / std[number], (1 - mean[number]) / std[number], out=plane)
+    return crop
 
 
 def _saturated(strength: float) -> NDArray[Any]:
@@ -166,14 +177,19 @@ def _erase(crop: NDArray[np.float32], mask: NDArray[Any], contract: Contract, rn
     tall = min(height, max(1, round(np.sqrt(height * width * share * aspect))))
     wide = min(width, max(1, round(np.sqrt(height * width * share / aspect))))
     top, left = int(rng.integers(0, height - tall + 1)), int(rng.integers(0, width - wide + 1))
-    mean = contract.mean[::-1] if contract.channel_order == "bgr" else contract.mean
-    crop[:, top : top + tall, left : left + wide] = np.array(mean, np.float32)[:, None, None]
+    crop[:, top : top + tall, left : left + wide] = 0  # the mean, normalised
     mask[top : top + tall, left : left + wide] = contract.ignore_index
 
 
-def _normalised(crop: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    """Mean, std and channel order of the contract; its resize is in the warp."""
-    ordered = crop[::-1] if contract.channel_order == "bgr" else crop
-    mean = np.array(contract.mean, np.float32)[:, None, None]
-    scale = (1 / np.array(contract.std, np.float64)).astype(np.float32)[:, None, None]
-    return np.ascontiguousarray((ordered - mean) * scale)
+def _changed_by_user(
+    crop: NDArray[np.float32], mask: NDArray[Any], contract: Contract, transform: Transform, seed: int
+) -> Sample:
+    """The user's transform sees pixels of 0 to 1 in the frame's order, not normalised ones."""
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (contract.mean, contract.std))
+    turned = slice(None, None, -1 if contract.channel_order == "bgr" else 1)
+    pixels, mask = transform(np.ascontiguousarray((crop * std + mean)[turned]), mask, seed)
+    return np.ascontiguousarray((pixels[turned] - mean) / std), mask
+
+
+def _in_frame_order(values: tuple[float, ...], contract: Contract) -> tuple[float, ...]:
+    return values[::-1] if contract.channel_order == "bgr" else values
