@@ -39,11 +39,14 @@ app = typer.Typer(
     help="Semantic segmentation from PyTorch to a TensorRT engine, proved at every hop to be the same network.",
 )
 
+data_commands = typer.Typer(cls=_Commands, no_args_is_help=True, help="Look at the data before training.")
+app.add_typer(data_commands, name="data")
+
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config.")]
 Force = Annotated[bool, typer.Option("--force", help="Run although nothing changed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Template = Literal["demo", "folder", "camvid", "cityscapes", "voc"]
+Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet"]
 Backend = Annotated[str, typer.Option(help="auto picks the best that is usable here.")]
 Unvalidated = Annotated[bool, typer.Option("--allow-unvalidated", help="Skip the release gate, while developing.")]
 Split = Literal["train", "val", "test"]
@@ -332,6 +335,33 @@ def demo(
     from stages.demo import run_demo
 
     print_lines(run_demo(run, sets or []))
+
+
+@data_commands.command("check")
+def data_check(
+    config: Annotated[Path, typer.Argument(help="Run directory or TOML file.", show_default=False)],
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every frame: count and name the broken ones, count the classes, suggest their weights."""
+    from segpipe.errors import DataError
+    from stages.config_file import load_config
+    from stages.data import check
+
+    loaded = load_config(config, sets or [])
+    reports = check.check(loaded, config.parent if config.suffix == ".toml" else config)
+    if as_json:
+        print_json({split: vars(report) for split, report in reports.items()})
+    else:
+        print_table(["class", *reports, "median-frequency", "log-frequency"], list(check.summary(loaded, reports)))
+        print_table(
+            ["split", "frames", "faults"], [[s, str(r.frames), str(len(r.offenders))] for s, r in reports.items()]
+        )
+    offenders = check.all_offenders(reports)
+    for line in offenders[: check.NAMED]:
+        print(line, file=sys.stderr)
+    if offenders:
+        raise DataError(f"{len(offenders)} faults in the data, the first of them above", hint="mend or remove them")
 
 
 def _find_islands(run: Path, first: Stage, sets: list[str] | None) -> list[str]:

@@ -26,6 +26,8 @@ def read_image(path: Path) -> NDArray[Any]:
         raise InputError(f"{path} is not an image that OpenCV can read", hint="convert it to PNG or JPEG")
     if pixels.ndim == 2:
         return pixels[:, :, np.newaxis]
+    if pixels.shape[2] == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)  # several times faster than numpy's indexing
     return np.ascontiguousarray(pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
 
 

@@ -1,11 +1,42 @@
 """One TOML file to the typed config of every stage. Owns names, defaults and allowed values."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
+from stages.config_data import (
+    CamVidData,
+    CityscapesData,
+    DataConfig,
+    FolderData,
+    InputConfig,
+    PetData,
+    ShapesData,
+    VocData,
+)
+from stages.config_train import AugmentConfig, LossTerm, TrainConfig
+from stages.section import Section, Share
+
+__all__ = [
+    "AugmentConfig",
+    "BenchmarkConfig",
+    "BuildConfig",
+    "CamVidData",
+    "CityscapesData",
+    "Config",
+    "ExportConfig",
+    "FolderData",
+    "InputConfig",
+    "Limits",
+    "LossTerm",
+    "ModelConfig",
+    "PetData",
+    "Section",
+    "ShapesData",
+    "TrainConfig",
+    "ValidateConfig",
+    "VocData",
+]
 
 
 def _listed(value: Any) -> Any:
@@ -16,118 +47,16 @@ def _listed(value: Any) -> Any:
 Target = Literal["tensorrt-rtx", "tensorrt"]
 
 
-class Section(BaseModel):
-    """A table of the TOML file: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class ShapesData(Section):
-    """A synthetic set made on the fly: overlapping shapes on textured backgrounds, the same on every machine."""
-
-    kind: Literal["shapes"]
-    height: PositiveInt = 160
-    width: PositiveInt = 240
-    train: PositiveInt = 400
-    val: PositiveInt = 60
-    test: PositiveInt = 60
-    seed: int = 1
-
-
-class FileData(Section):
-    """What every set of files shares. `root` is relative to the TOML file."""
-
-    root: Path
-    remap: dict[str, int] = {}
-    """Label value in the files -> class number or the ignore index; values not named stay as they are."""
-
-
-class FolderData(FileData):
-    """Images and index masks in folders, paired by their name without suffix; or pairs listed in a text file."""
-
-    kind: Literal["folder"]
-    images: str = "{split}/images"
-    masks: str = "{split}/masks"
-    pairs: str = ""
-    """A text file a split (`{split}.txt`), an image and a mask a line; empty: pair the folders."""
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    palette: tuple[tuple[int, int, int], ...] = ()
-    ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
-
-
-class CamVidData(FileData):
-    """CamVid as split for SegNet: train.txt, val.txt and test.txt with an image and a mask a line, 11 classes."""
-
-    kind: Literal["camvid"]
-
-
-class CityscapesData(FileData):
-    """Cityscapes with fine labels: leftImg8bit/ and gtFine/, 19 classes; its val split serves as test too."""
-
-    kind: Literal["cityscapes"]
-
-
-class VocData(FileData):
-    """Pascal VOC 2012 (the VOC2012 folder), 21 classes; its val split serves as test too."""
-
-    kind: Literal["voc"]
-
-
-DataConfig = Annotated[ShapesData | FolderData | CamVidData | CityscapesData | VocData, Field(discriminator="kind")]
-
-
-class InputConfig(Section):
-    """How frames become the network's input; becomes part of the contract."""
-
-    height: PositiveInt | None = None
-    width: PositiveInt | None = None
-    fit: Literal["stretch", "letterbox", "pad"] = "stretch"
-    channels: PositiveInt = 3
-    channel_order: Literal["rgb", "bgr", "as_is"] = "rgb"
-    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
-    value_range: tuple[float, float] = (0.0, 255.0)
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-
-    @model_validator(mode="after")
-    def _sizes_match_fit(self) -> "InputConfig":
-        sized = self.height is not None and self.width is not None
-        if (self.height is None) != (self.width is None):
-            raise ValueError("height and width go together")
-        if sized == (self.fit == "pad"):
-            raise ValueError(f"fit '{self.fit}' {'takes no' if sized else 'needs'} height and width")
-        return self
-
-
 class ModelConfig(Section):
     """The network: a name from this package, or `package.module:factory` of your own."""
 
     name: str = "skipnet"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the network's factory."""
     weights: str = ""
     """Pretrained weights: a .safetensors, .pth or .pt file relative to the TOML file (of the encoder or of the whole
     network), `imagenet` (downloaded by torchvision, smp or timm), `coco` for torchvision/..., or another published
     set's name. Empty: random."""
-
-
-class TrainConfig(Section):
-    """Optimisation. AdamW, one-cycle schedule."""
-
-    epochs: PositiveInt = 20
-    batch_size: PositiveInt = 8
-    learning_rate: PositiveFloat = 3e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    scale_range: tuple[PositiveFloat, PositiveFloat] = (0.75, 1.5)
-    flip: bool = True
-    jitter: Share = 0.2
-    """Random change of brightness and contrast, as a share."""
-    crop_height: PositiveInt | None = None
-    crop_width: PositiveInt | None = None
-    workers: Annotated[int, Field(ge=0)] = 2
-    threads: Annotated[int, Field(ge=0)] = 0
-    """Threads of PyTorch; 0 takes one a core. Other counts may change the last bits of the weights."""
-    seed: int = 1
 
 
 class ExportConfig(Section):
@@ -266,7 +195,7 @@ class Config(Section):
 
 _WITHOUT_EFFECT: Any = {
     "data": {"root"},
-    "train": {"workers", "threads"},
+    "train": {"workers", "threads", "devices", "nodes", "compile", "tensorboard"},
     "benchmark": {"threads"},
     "build": {"timing_cache"},
 }

@@ -96,6 +96,9 @@ def _known_keys(location: list[int | str]) -> list[str]:
     for part in location:
         if part == "data":
             continue
+        if isinstance(part, int):  # an entry of a list of tables
+            model = next(kind for kind in get_args(model) if isinstance(kind, type))
+            continue
         kinds = dict(zip(_kinds(), _data_models(), strict=True))
         if model is Config and part in kinds and location[0] == "data":
             model = kinds[str(part)]

@@ -9,6 +9,7 @@ from segpipe.errors import InputError
 from segpipe.rundir import RunDirectory
 from stages import benchmark, build, export, train, validate
 from stages.config import Config
+from stages.train.processes import rank
 
 _STAGES: dict[str, Callable[[RunDirectory, Config, Path], object]] = {
     "train": train.run,
@@ -36,7 +37,12 @@ class Selection:
 
 
 def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> RunDirectory:
-    """Run the selected stages of a run directory; `base` is where relative data paths start."""
+    """Run the selected stages of a run directory; `base` is where relative data paths start.
+
+    Of the processes that torchrun or Lightning start for one training, only the first writes and goes on.
+    """
+    if rank():
+        train.assist(path, config, base, selection.force)
     rundir = RunDirectory.create(path, frozenset(selection.names() if selection.force else ()))
     if selection.last == "train" and "import" in rundir.manifest.stages:
         raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {path} --from export`")

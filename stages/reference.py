@@ -45,21 +45,22 @@ def decide(scores: Tensor, contract: Contract) -> NDArray[Any]:
         mask = scores[0, 0] >= limit
     else:
         mask = scores[0].argmax(0)
-    return mask.numpy().astype(contract.mask_dtype)
+    return mask.cpu().numpy().astype(contract.mask_dtype)
 
 
 @torch.inference_mode()
 def segment(network: nn.Module, frame: NDArray[Any], contract: Contract) -> NDArray[Any]:
     """Frame to mask by the definition."""
     placement = contract.place(*frame.shape[:2])
-    scores = network(preprocess(frame, contract, placement))
+    device = next(network.parameters()).device
+    scores = network(preprocess(frame, contract, placement).to(device))
     return decide(upsample(scores, placement), contract)
 
 
 def _upsample_axis(scores: Tensor, placement: Placement, axis: int) -> Tensor:
     """Interpolate one spatial axis where the frame covers only part of the canvas."""
     dim, length = axis + 2, scores.shape[axis + 2]
-    centres = torch.arange(placement.source[axis], dtype=torch.float64) + 0.5
+    centres = torch.arange(placement.source[axis], dtype=torch.float64, device=scores.device) + 0.5
     on_canvas = centres * (placement.resized[axis] / placement.source[axis]) + placement.offset[axis]
     position = (on_canvas * (length / placement.canvas[axis]) - 0.5).clamp(0, length - 1)
     first = position.floor().long()

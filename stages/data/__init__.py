@@ -39,14 +39,14 @@ def labels_of(config: Config) -> Labels:
     return Labels(kind.classes, kind.palette, kind.ignore_index)
 
 
-def open_split(config: Config, base: Path, split: SplitName) -> Split:
-    """One split; `base` is the directory that relative paths in the config start from."""
+def open_split(config: Config, base: Path, split: SplitName, complete: bool = True) -> Split:
+    """One split; `base` is where relative paths in the config start. Unless `complete`, missing files are left out."""
     if isinstance(config.data, ShapesData):
         return shapes.ShapesSplit(config.data, split)
-    return files.FileSplit(config.data, base, split, (config.input.channels, config.input.dtype))
+    return files.FileSplit(config.data, files.find_samples(config.data, base, split, complete), config.input)
 
 
-def fingerprint(config: Config, base: Path, cache: Path) -> str:
+def fingerprint(config: Config, base: Path, cache: Path | None) -> str:
     """A hash of everything that decides the pixels of all splits: files by content, synthetic data by its recipe."""
     if isinstance(config.data, ShapesData):
         recipe = {"version": shapes.VERSION, **config.data.model_dump(mode="json")}

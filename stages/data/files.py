@@ -1,23 +1,22 @@
-"""Data sets in files: finds the pairs of image and mask, reads them, refuses what contradicts the config."""
+"""Data sets in files: finds the pairs of image and mask of each kind, and gives out frames with class numbers."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from segpipe.errors import DataError, InputError
-from segpipe.images import SUFFIXES, read_image
+from segpipe.errors import DataError
+from segpipe.images import SUFFIXES
 from segpipe.storage import sha256_of, sha256_of_bytes, write_atomically
-from stages.config import CamVidData, CityscapesData, FolderData, VocData
+from stages.config import CamVidData, CityscapesData, FolderData, InputConfig, PetData, VocData
 from stages.data import known
+from stages.data.reading import Palette, read_frame, read_labels
 
-FilesConfig = FolderData | CamVidData | CityscapesData | VocData
+FilesConfig = FolderData | CamVidData | CityscapesData | VocData | PetData
 SPLITS = ("train", "val", "test")
-_INDEX_MODES = ("L", "P", "I;16")
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,13 @@ class Sample:
 
 
 class FileSplit:
-    """One split read from files. `frame_type` is (channels, dtype) of the frames the contract describes."""
+    """One split read from files. `frames` says what the contract takes."""
 
-    def __init__(self, config: FilesConfig, base: Path, split: str, frame_type: tuple[int, str]) -> None:
-        self._samples = find_samples(config, base, split)
-        self._frame_type = frame_type
+    def __init__(self, config: FilesConfig, samples: list[Sample], frames: InputConfig) -> None:
+        self._samples, self._frames = samples, frames
         self._labels = label_set(config)
         self._table = self._labels.table(config.remap)
+        self._palette = _mask_palette(config, self._labels)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -46,9 +45,9 @@ class FileSplit:
 
     def sample(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Frame and labels; refused when they are not of one size."""
-        frame, labels = self._frame(index), self._mask(index)
+        sample = self._samples[index]
+        frame, labels = read_frame(sample.image, self._frames), self._classes(sample.mask)
         if frame.shape[:2] != labels.shape:
-            sample = self._samples[index]
             raise DataError(
                 f"{sample.image} is {frame.shape[0]}x{frame.shape[1]}, its mask {sample.mask} is "
                 f"{labels.shape[0]}x{labels.shape[1]}",
@@ -56,77 +55,67 @@ class FileSplit:
             )
         return frame, labels
 
-    def _frame(self, index: int) -> NDArray[Any]:
-        """The image, HxWxC, RGB; refused when the config describes something else."""
-        path = self._samples[index].image
-        try:
-            pixels = read_image(path)
-        except InputError as error:
-            raise DataError(error.message, hint=error.hint) from None
-        channels, dtype = self._frame_type
-        if pixels.shape[2] != channels or pixels.dtype != dtype:
-            raise DataError(
-                f"{path} has {pixels.shape[2]} channels of {pixels.dtype}, the config says {channels} of {dtype}",
-                hint="change [input] channels and dtype, or convert the image",
-            )
-        return pixels
-
-    def _mask(self, index: int) -> NDArray[Any]:
+    def _classes(self, path: Path) -> NDArray[Any]:
         """Class numbers, HxW, after remapping; refused when a value is no class."""
-        sample = self._samples[index]
-        raw = _read_indices(sample.mask)
-        labels = self._table[raw]
-        if (foreign := self._foreign(labels)).any():
+        raw = read_labels(path, self._palette)
+        labels: NDArray[Any] = self._table[raw]
+        foreign = (labels >= len(self._labels.classes)) & (labels != self._labels.ignore_index)
+        if foreign.any():
             value = int(raw[foreign].flat[0])
             raise DataError(
-                f"{sample.mask} holds label {value}; the config has {len(self._labels.classes)} classes "
+                f"{path} holds label {value}; the config has {len(self._labels.classes)} classes "
                 f"and ignore index {self._labels.ignore_index}",
                 hint=f'add the class, or remap it: [data] remap = {{ "{value}" = {self._labels.ignore_index} }}',
             )
         return labels
 
-    def _foreign(self, labels: NDArray[Any]) -> NDArray[np.bool_]:
-        foreign: NDArray[np.bool_] = (labels >= len(self._labels.classes)) & (labels != self._labels.ignore_index)
-        return foreign
-
 
 def label_set(config: FilesConfig) -> known.LabelSet:
     """Classes, colours and label values of a kind of data."""
-    if isinstance(config, FolderData):
-        palette = config.palette or known.distinct_colours(len(config.classes))
-        if len(palette) != len(config.classes):
-            raise DataError(
-                f"[data] palette has {len(palette)} colours for {len(config.classes)} classes",
-                hint="give one colour a class, or leave the palette out",
-            )
-        return known.LabelSet(config.classes, palette, config.ignore_index)
-    return known.LABEL_SETS[config.kind]
-
-
-def find_samples(config: FilesConfig, base: Path, split: str) -> list[Sample]:
-    """The pairs of a split, in a fixed order. A set without test labels uses its val split for test."""
-    root = base / config.root
-    if not root.is_dir():
+    if not isinstance(config, FolderData):
+        return known.LABEL_SETS[config.kind]
+    palette = config.palette or known.distinct_colours(len(config.classes))
+    if len(palette) != len(config.classes):
         raise DataError(
-            f"the data folder {root} does not exist", hint="set [data] root; it is relative to segpipe.toml"
+            f"[data] palette has {len(palette)} colours for {len(config.classes)} classes",
+            hint="give one colour a class, or leave the palette out",
         )
+    return known.LabelSet(config.classes, palette, config.ignore_index)
+
+
+def find_samples(config: FilesConfig, base: Path, split: str, complete: bool = True) -> list[Sample]:
+    """The pairs of a split, in a fixed order. A set without test labels uses its val split for test."""
+    root = _root(config, base)
     samples = _pairs(config, root, split)
     if not samples and split == "test":
-        return find_samples(config, base, "val")
+        return find_samples(config, base, "val", complete)
     if not samples:
         raise DataError(f"the {split} split in {root} is empty", hint="check the names in [data]")
     absent = [path for sample in samples for path in (sample.image, sample.mask) if not path.is_file()]
-    if absent:
+    if absent and complete:
         raise DataError(
-            f"{len(absent)} files of the {split} split are missing, first {absent[0]}", hint="complete the set"
+            f"{len(absent)} files of the {split} split are missing, first {absent[0]}",
+            hint="complete the set; `segpipe data check` names them",
         )
-    return samples
+    return [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
 
 
-def fingerprint(config: FilesConfig, base: Path, cache: Path) -> str:
-    """Hash of the file list with contents; contents are hashed again only when size or time changed."""
+def unpaired(config: FilesConfig, base: Path, split: str) -> list[str]:
+    """What each file without a partner lacks."""
+    root = _root(config, base)
+    samples = _pairs(config, root, split)
+    lines = [f"{path} is missing" for s in samples for path in (s.image, s.mask) if not path.is_file()]
+    if isinstance(config, FolderData) and not config.pairs and not config.names:
+        masks = root / config.masks.format(split=split)
+        wanted = {sample.mask for sample in samples}
+        lines += [f"{mask} has no image" for mask in sorted(masks.glob("*.png")) if samples and mask not in wanted]
+    return lines
+
+
+def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
+    """Hash of the file list with contents; with a cache, contents are hashed again only when size or time changed."""
     root = base / config.root
-    remembered: dict[str, list[Any]] = json.loads(cache.read_text()) if cache.exists() else {}
+    remembered: dict[str, list[Any]] = json.loads(cache.read_text()) if cache and cache.exists() else {}
     lines, seen = [], {}
     for split in SPLITS:
         for sample in find_samples(config, base, split):
@@ -138,9 +127,18 @@ def fingerprint(config: FilesConfig, base: Path, cache: Path) -> str:
                     entry = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
                 seen[name] = entry
                 lines.append(f"{split} {name} {entry[2]}")
-    if seen != remembered:
+    if cache and seen != remembered:
         write_atomically(cache, json.dumps(seen).encode())
     return sha256_of_bytes("\n".join(lines).encode())
+
+
+def _root(config: FilesConfig, base: Path) -> Path:
+    root = base / config.root
+    if not root.is_dir():
+        raise DataError(
+            f"the data folder {root} does not exist", hint="set [data] root; it is relative to segpipe.toml"
+        )
+    return root
 
 
 def _pairs(config: FilesConfig, root: Path, split: str) -> list[Sample]:
@@ -151,16 +149,24 @@ def _pairs(config: FilesConfig, root: Path, split: str) -> list[Sample]:
             pictures = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")) if split != "test" else []
             return [Sample(image, _cityscapes_mask(root, image)) for image in pictures]
         case VocData():
-            listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-            names = listing.read_text().split() if listing.exists() and split != "test" else []
+            names = _names(root / "ImageSets" / "Segmentation" / f"{split}.txt") if split != "test" else []
             return [Sample(root / f"JPEGImages/{n}.jpg", root / f"SegmentationClass/{n}.png") for n in names]
+        case PetData():
+            names = _pet_names(root, split)
+            return [Sample(root / f"images/{n}.jpg", root / f"annotations/trimaps/{n}.png") for n in names]
         case FolderData(pairs=pairs) if pairs:
             return _listed(root, root / pairs.format(split=split))
         case FolderData():
-            images = root / config.images.format(split=split)
-            masks = root / config.masks.format(split=split)
-            found = sorted(path for path in images.glob("*") if path.suffix.lower() in SUFFIXES)
-            return [Sample(image, masks / f"{image.stem}.png") for image in found]
+            return _paired_by_name(config, root, split)
+
+
+def _paired_by_name(config: FolderData, root: Path, split: str) -> list[Sample]:
+    images, masks = root / config.images.format(split=split), root / config.masks.format(split=split)
+    found = {path.stem: path for path in sorted(images.glob("*")) if path.suffix.lower() in SUFFIXES}
+    if not config.names:
+        return [Sample(image, masks / f"{name}.png") for name, image in found.items()]
+    names = _names(root / config.names.format(split=split))
+    return [Sample(found.get(name, images / f"{name}.png"), masks / f"{name}.png") for name in names]
 
 
 def _listed(root: Path, listing: Path) -> list[Sample]:
@@ -176,20 +182,26 @@ def _listed(root: Path, listing: Path) -> list[Sample]:
     return samples
 
 
+def _names(listing: Path) -> list[str]:
+    return [line.strip() for line in listing.read_text().splitlines() if line.strip()] if listing.exists() else []
+
+
+def _pet_names(root: Path, split: str) -> list[str]:
+    """The set has no val split: a tenth of trainval, chosen by the names' hashes."""
+    listing = root / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
+    names = [line.split()[0] for line in _names(listing) if not line.startswith("#")]
+    if split == "test":
+        return names
+    return [name for name in names if (hashlib.sha256(name.encode()).digest()[0] % 10 == 0) == (split == "val")]
+
+
 def _cityscapes_mask(root: Path, image: Path) -> Path:
     name = image.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
     return root / "gtFine" / image.parent.parent.name / image.parent.name / name
 
 
-def _read_indices(path: Path) -> NDArray[Any]:
-    """A mask's values; of a palette PNG the indices, which OpenCV would turn into colours."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _INDEX_MODES:
-                raise DataError(
-                    f"{path} is no index mask: its mode is {image.mode}",
-                    hint="masks are PNGs of one channel or with a palette, whose values are class numbers",
-                )
-            return np.asarray(image).astype(np.uint16)
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a mask: {error}", hint="write it again as PNG") from None
+def _mask_palette(config: FilesConfig, labels: known.LabelSet) -> Palette | None:
+    if not isinstance(config, FolderData) or config.masks_are != "colours":
+        return None
+    values = {colour: number for number, colour in enumerate(labels.palette)}
+    return Palette(values | dict.fromkeys(config.ignore_colours, config.ignore_index))

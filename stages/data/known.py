@@ -106,4 +106,5 @@ LABEL_SETS = {
         values={value: _CITYSCAPES_IDS.get(value, _IGNORE) for value in range(256)},
     ),
     "voc": LabelSet(tuple(_VOC), tuple(_VOC.values())),
+    "pet": LabelSet(("background", "pet"), ((70, 80, 95), (240, 150, 60)), values={1: 1, 2: 0, 3: _IGNORE}),
 }

@@ -42,8 +42,9 @@ def freeze_encoder(network: nn.Module) -> None:
 
 
 def encoder_parts(network: nn.Module) -> tuple[str, ...]:
-    """Names of the modules that make up the encoder."""
-    return tuple(getattr(network, "encoder_parts", ()))
+    """Names of the modules that make up the encoder; a network that says nothing may call a module `encoder`."""
+    named = ("encoder",) if isinstance(getattr(network, "encoder", None), nn.Module) else ()
+    return tuple(getattr(network, "encoder_parts", named))
 
 
 def head_parts(network: nn.Module) -> tuple[str, ...]:

@@ -1,32 +1,65 @@
 """Stage `train`: data and config -> model.safetensors. Light: torch is imported when there is work."""
 
 from pathlib import Path
+from typing import Any, NoReturn
 
+from segpipe import manifest
 from segpipe.rundir import RunDirectory
+from segpipe.step import is_intact
 from stages.config import Config
 from stages.data import fingerprint
+from stages.data.check import refuse_broken
 from stages.environment import versions
-from stages.models import source_hash
+from stages.models import source_hash, weights_hash
 
 STAGE = "train"
-VERSION = 1
+VERSION = 2
 CHECKPOINT = "model.safetensors"
+SHEET = "augmentation.png"
 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Train, or continue a training that was cut short, unless a network with the same key is already there."""
-    inputs = {"data": fingerprint(config, base, rundir.path / ".fingerprints.json")}
-    if (source := source_hash(config.model)) is not None:
-        inputs["factory"] = source
-    params = {"stage_version": VERSION, **config.sections("data", "input", "model", "train")}
+    inputs, params = _key_parts(config, base, rundir.path / ".fingerprints.json")
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
-            from stages.train.fit import fit, outcome_files
+            refuse_broken(config, base, rundir.path / ".data-check", inputs["data"])
+            from stages.train.fit import fit
+            from stages.train.trainer import Folders
 
-            outcome = fit(config, base, step.scratch("resume"))
-            for name, data in outcome_files(outcome, config).items():
-                step.path(name).write_bytes(data)
+            outcome = fit(config, base, Folders(step.scratch("resume"), step.path(SHEET), _logs(rundir.path)))
+            for name, content in outcome.files.items():
+                step.path(name).write_bytes(content)
             step.contract_sha256 = outcome.trained.contract.sha256
             step.figures = outcome.figures
             step.environment |= versions("torch", "torchvision", "lightning", "torchmetrics", "numpy")
     return rundir.artifact(STAGE, CHECKPOINT)
+
+
+def assist(path: Path, config: Config, base: Path, forced: bool) -> NoReturn:
+    """What every process but the first does: train along, leave the run directory to the first, and end."""
+    inputs, params = _key_parts(config, base, cache=None)
+    key = manifest.stage_key(inputs, params)
+    record = manifest.load(path).stages.get(STAGE) if (path / manifest.FILE_NAME).exists() else None
+    fresh = record is not None and record.key == key and is_intact(path, record)
+    if forced or not fresh:
+        from stages.train.fit import learn
+        from stages.train.trainer import Folders
+
+        partial = path / STAGE / f"{key[:12]}.partial"
+        learn(config, base, Folders(partial / "resume", partial / SHEET, _logs(path)))
+    raise SystemExit(0)
+
+
+def _key_parts(config: Config, base: Path, cache: Path | None) -> tuple[dict[str, str], dict[str, Any]]:
+    """Inputs and parameters: what decides the weights."""
+    inputs = {"data": fingerprint(config, base, cache)}
+    if (source := source_hash(config.model)) is not None:
+        inputs["factory"] = source
+    if (weights := weights_hash(config.model, base)) is not None:
+        inputs["weights"] = weights
+    return inputs, {"stage_version": VERSION, **config.sections("data", "input", "model", "train")}
+
+
+def _logs(path: Path) -> Path:
+    return path / "logs" / STAGE

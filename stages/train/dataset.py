@@ -1,6 +1,7 @@
 """Training and validation samples for torch's loaders: every random number comes from (seed, epoch, index)."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,42 +11,72 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segpipe.contract import Contract
-from stages.augment import Augmentation, augment
+from segpipe.errors import DataError
+from stages.augment import Augmentation, augment, crop_size
 from stages.config import TrainConfig
 from stages.data import Split
+from stages.train.transform import open_transform
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images BxCxHxW, labels BxHxW, and the indices of the frames they come from."""
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """A permutation that depends on (seed, epoch) alone, so that a resumed epoch is the same epoch."""
+@dataclass(frozen=True)
+class Process:
+    """One of the processes that train together."""
 
-    def __init__(self, count: int, seed: int, epoch: int) -> None:
-        self._count, self._seed, self._epoch = count, seed, epoch
+    rank: int = 0
+    world: int = 1
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """This process's part of each batch. The order depends on (seed, epoch) alone, so a resumed epoch is the same."""
+
+    def __init__(self, count: int, config: TrainConfig, epoch: int, process: Process) -> None:
+        self._count, self._config, self._epoch, self._process = count, config, epoch, process
+        if count < config.batch_size and process.world > 1:
+            raise DataError(
+                f"the train split has {count} frames, less than one batch of {config.batch_size}",
+                hint="lower train.batch_size or train.devices",
+            )
 
     def __len__(self) -> int:
-        return self._count
+        return batches_an_epoch(self._count, self._config)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._count)
-        return ((self._epoch, int(index)) for index in order)
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self._config.seed, self._epoch)).permutation(self._count)
+        size, world = self._config.batch_size, self._process.world
+        for first in range(0, len(self) * size, size):
+            batch = order[first : first + size]
+            share = -(-len(batch) // world)
+            mine = batch[self._process.rank * share : (self._process.rank + 1) * share]
+            yield [(self._epoch, int(index)) for index in mine]
 
 
-class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented crops as normalised CxHxW tensors with their labels."""
+def batches_an_epoch(count: int, config: TrainConfig) -> int:
+    """A rest that fills no batch waits for another epoch: few frames upset batch normalisation."""
+    return max(1, count // config.batch_size)
+
+
+class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
+    """Augmented crops as normalised CxHxW tensors with their labels and index."""
 
     def __init__(self, split: Split, contract: Contract, config: TrainConfig) -> None:
-        self._split, self._contract, self._seed = split, contract, config.seed
-        self._how = Augmentation.from_config(config, contract)
+        self._split, self._contract, self._config = split, contract, config
+        self._transform = open_transform(config.augment.transform) if config.augment.transform else None
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, index = key
-        rng = np.random.default_rng((self._seed, epoch, index))
+        rng = np.random.default_rng((self._config.seed, epoch, index))
         frame, labels = self._split.sample(index)
-        image, mask = augment(frame, labels, self._contract, self._how, rng)
-        return _normalised(image, self._contract), torch.from_numpy(mask.astype(np.int64))
+        crop = crop_size(self._config, self._contract, epoch)
+        how = Augmentation(crop, self._config.augment, self._transform)
+        image, mask = augment(frame, labels, self._contract, how, rng)
+        return torch.from_numpy(image), torch.from_numpy(mask.astype(np.int64)), index
 
 
-class FrameSet(Dataset[tuple[NDArray[Any], NDArray[Any]]]):
-    """Whole frames with labels, untouched."""
+class FrameSet(Dataset[tuple[NDArray[Any], NDArray[Any], int]]):
+    """Whole frames with labels and index, untouched."""
 
     def __init__(self, split: Split) -> None:
         self._split = split
@@ -53,27 +84,29 @@ class FrameSet(Dataset[tuple[NDArray[Any], NDArray[Any]]]):
     def __len__(self) -> int:
         return len(self._split)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        return self._split.sample(index)
+    def __getitem__(self, index: int) -> tuple[NDArray[Any], NDArray[Any], int]:
+        return *self._split.sample(index), index
 
 
-def training_loader(split: Split, contract: Contract, config: TrainConfig, epoch: int) -> DataLoader[Any]:
+def training_loader(
+    split: Split, contract: Contract, config: TrainConfig, epoch: int, process: Process = Process()
+) -> DataLoader[Any]:
     """Batches of one epoch."""
     return DataLoader(
         TrainingSet(split, contract, config),
-        batch_size=config.batch_size,
-        sampler=EpochSampler(len(split), config.seed, epoch),
+        batch_sampler=EpochBatches(len(split), config, epoch, process),
         num_workers=config.workers,
-        drop_last=len(split) >= config.batch_size,  # a last batch of one frame upsets batch normalisation
         generator=torch.Generator().manual_seed(config.seed),
+        pin_memory=torch.cuda.is_available(),
     )
 
 
-def frame_loader(split: Split, workers: int) -> DataLoader[Any]:
-    """One untouched frame at a time."""
+def frame_loader(split: Split, workers: int, process: Process = Process()) -> DataLoader[Any]:
+    """One untouched frame at a time; every frame in exactly one process, also when they do not divide."""
     return DataLoader(
         FrameSet(split),
         batch_size=None,
+        sampler=range(process.rank, len(split), process.world),
         num_workers=workers,
         collate_fn=_as_is,
         generator=torch.Generator().manual_seed(0),
@@ -82,13 +115,3 @@ def frame_loader(split: Split, workers: int) -> DataLoader[Any]:
 
 def _as_is(sample: Any) -> Any:
     return sample
-
-
-def _normalised(image: NDArray[np.float32], contract: Contract) -> Tensor:
-    """The contract's arithmetic after its resize, which the augmentation has done."""
-    if contract.channel_order == "bgr":
-        image = image[:, :, ::-1]
-    low, high = contract.value_range
-    mean, std = np.array(contract.mean, np.float32), np.array(contract.std, np.float32)
-    scaled = ((image - low) / (high - low) - mean) / std
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32))

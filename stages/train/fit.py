@@ -2,34 +2,44 @@
 
 import csv
 import io
-import logging
+import json
 import math
 import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
-from torch import nn
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from segpipe import metrics
 from segpipe.contract import Contract
-from segpipe.errors import ConfigError
-from segpipe.metrics import Scores
 from stages import checkpoint
 from stages.checkpoint import Trained
 from stages.config import Config
-from stages.data import Labels, labels_of, open_split
+from stages.data import SplitName, labels_of, open_split
+from stages.data.check import class_weights
 from stages.models import build_network
-from stages.train.dataset import frame_loader, training_loader
-from stages.train.learner import Learner
+from stages.models.pretrained import MatchReport, load_pretrained
+from stages.train import pictures
+from stages.train.contract import contract_of, refuse_crops_off_the_multiple, score_channels
+from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
+from stages.train.learner import Learner, Plan
+from stages.train.processes import rank
 from stages.train.resume import ResumePoints, newest_resume_point
+from stages.train.trainer import Folders, find_learning_rate, full_memory_explained, quiet_lightning, trainer_of
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What every process has when training has ended."""
+
+    learner: Learner
+    points: ResumePoints
+    palette: tuple[tuple[int, int, int], ...]
+    pretrained: MatchReport | None
 
 
 @dataclass(frozen=True)
@@ -38,66 +48,55 @@ class Outcome:
 
     trained: Trained
     figures: dict[str, Any]
-    history: list[dict[str, float]]
+    files: dict[str, bytes]
 
 
-def fit(config: Config, base: Path, resume: Path) -> Outcome:
-    """Train to the end, from the newest resume point in `resume` if there is one."""
+def fit(config: Config, base: Path, folders: Folders) -> Outcome:
+    """Train to the end, from the newest resume point if there is one, then measure on the test split."""
+    learned = learn(config, base, folders)
+    learner, best = learned.learner, learned.points.best
+    learner.network.load_state_dict(best["weights"])
+    learner.network.eval()
+    gallery = pictures.Gallery()
+    matrix = _test(learner, config, base, gallery)
+    trained = Trained(learner.network.cpu(), learner.contract, learned.palette)
+    figures = {
+        "val_miou": best["val_miou"],
+        "best_epoch": best["epoch"],
+        "epochs": len(learned.points.history),
+        **_figures(matrix, learner.contract.classes),
+    }
+    if learned.pretrained is not None:
+        figures["pretrained"] = learned.pretrained.as_dict()
+    return Outcome(trained, figures, _files(learned, trained, matrix, gallery, config))
+
+
+def learn(config: Config, base: Path, folders: Folders) -> Learned:
+    """The part of a training that all its processes take part in."""
     torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
     torch.manual_seed(config.train.seed)
     labels = labels_of(config)
-    network = build_network(config.model, config.input.channels, len(labels.classes))
+    network = build_network(config.model, config.input.channels, score_channels(config, labels))
+    pretrained = load_pretrained(network, config.model, base, config.input.channels)
     contract = contract_of(config, labels, network)
+    refuse_crops_off_the_multiple(config, contract)
     data = _Data(config, base, contract)
-    steps = config.train.epochs * max(1, data.frames // config.train.batch_size)
+    batches = batches_an_epoch(len(data.train), config.train)
+    steps = config.train.epochs * math.ceil(batches / config.train.accumulate)
     network.to(memory_format=torch.channels_last)
-    learner = Learner(network, contract, config.train, steps)
-    points = ResumePoints(resume, config.train.epochs)
-    with _quiet_lightning():
-        trainer = _trainer(config, points)
-        trainer.fit(learner, data, ckpt_path=newest_resume_point(resume), weights_only=True)
-    network.load_state_dict(points.best["weights"])
-    network.eval()
-    figures = {"val_miou": points.best["val_miou"], "best_epoch": points.best["epoch"], **_test(learner, config, base)}
-    return Outcome(Trained(network, contract, labels.palette), figures, points.history)
-
-
-def outcome_files(outcome: Outcome, config: Config) -> dict[str, bytes]:
-    """The stage's outputs by name."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(outcome.history[0]))
-    writer.writeheader()
-    writer.writerows(outcome.history)
-    return {
-        checkpoint.FILE_NAME: checkpoint.to_bytes(outcome.trained, config.model),
-        "history.csv": table.getvalue().encode(),
-    }
-
-
-def contract_of(config: Config, labels: Labels, network: nn.Module) -> Contract:
-    """The contract that the config, the data and the network make together."""
-    frames = config.input
-    size = (frames.height, frames.width) if frames.height and frames.width else None
-    multiple, stride = int(getattr(network, "size_multiple", 1)), int(getattr(network, "stride", 1))
-    if size and (size[0] % multiple or size[1] % multiple):
-        fitting = " x ".join(str(max(multiple, round(side / multiple) * multiple)) for side in size)
-        raise ConfigError(
-            f"[input] {size[0]} x {size[1]}: {config.model.name} takes multiples of {multiple}", hint=f"use {fitting}"
-        )
-    return Contract(
-        channels=frames.channels,
-        channel_order=frames.channel_order,
-        dtype=frames.dtype,
-        value_range=frames.value_range,
-        mean=frames.mean,
-        std=frames.std,
-        fit=frames.fit,
-        network_size=size,
-        size_multiple=multiple,
-        classes=labels.classes,
-        ignore_index=labels.ignore_index,
-        output_stride=stride,
-    )
+    learner = Learner(network, contract, config.train, Plan(steps, class_weights(config, base), data.train.name))
+    if config.train.compile:
+        network.compile()
+    points = ResumePoints(folders.resume, config.train.epochs)
+    if rank() == 0:
+        pictures.write_sheet(folders.sheet, data.train, contract, config, labels.palette)
+    newest = newest_resume_point(folders.resume)
+    with quiet_lightning(), full_memory_explained(config.train):
+        trainer = trainer_of(config.train, points, folders, steps)
+        if config.train.learning_rate == "find":
+            find_learning_rate(config.train, learner, data, folders.resume)
+        trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
+    return Learned(learner, points, labels.palette, pretrained)
 
 
 class _Data(LightningDataModule):
@@ -105,65 +104,70 @@ class _Data(LightningDataModule):
 
     def __init__(self, config: Config, base: Path, contract: Contract) -> None:
         super().__init__()
-        self._train = open_split(config, base, "train")
+        self.train = open_split(config, base, "train")
         self._val = open_split(config, base, "val")
         self._contract, self._config = contract, config.train
-        self.frames = len(self._train)
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         progress: Any = self.trainer.fit_loop.epoch_progress.current
-        epoch = progress.processed
-        return training_loader(self._train, self._contract, self._config, epoch)
+        return training_loader(self.train, self._contract, self._config, progress.processed, self._process())
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return frame_loader(self._val, self._config.workers)
+        return frame_loader(self._val, self._config.workers, self._process())
+
+    def _process(self) -> Process:
+        assert self.trainer is not None
+        return Process(self.trainer.global_rank, self.trainer.world_size)
 
 
-def _trainer(config: Config, points: ResumePoints) -> Trainer:
-    bar = [RichProgressBar(leave=False, console_kwargs={"stderr": True})] if sys.stderr.isatty() else []
-    return Trainer(
-        max_epochs=config.train.epochs,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=bool(bar),
-        callbacks=[points, *bar],
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-    )
+def _test(learner: Learner, config: Config, base: Path, gallery: pictures.Gallery) -> metrics.Confusion:
+    """The confusion matrix on the held-out split, with the weights that are kept."""
+    name: SplitName = "test"
+    split = open_split(config, base, name)
+    classes = len(learner.contract.classes)
+    learner.to("cuda" if torch.cuda.is_available() else "cpu")
+    matrix = np.zeros((classes, classes), np.int64)
+    for frame, labels, index in frame_loader(split, config.train.workers):
+        mask = learner.judge(frame, labels)
+        own = metrics.confusion(labels, mask, classes)
+        matrix += own
+        gallery.consider(metrics.scores(own).mean_iou, pictures.Shot(split.name(index), frame, labels, mask))
+    learner.confusion.reset()
+    return matrix
 
 
-def _test(learner: Learner, config: Config, base: Path) -> dict[str, Any]:
-    """Figures on the held-out split, with the weights that are kept."""
-    learner.cpu()
-    for frame, labels in frame_loader(open_split(config, base, "test"), config.train.workers):
-        learner.judge(frame, labels)
-    result = learner.harvest()
-    return {
-        "test_miou": round(result.mean_iou, 6),
-        "test_pixel_accuracy": round(result.pixel_accuracy, 6),
-        "test_classes": _by_class(result, learner.contract.classes),
-    }
-
-
-def _by_class(result: Scores, classes: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
-    """IoU, F1, precision and recall of each class; None for a class that the split does not hold."""
+def _figures(matrix: metrics.Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Over the whole split, ignored pixels left out; None for a class that the split does not hold."""
+    result = metrics.scores(matrix)
     columns = {"iou": result.iou, "f1": result.f1, "precision": result.precision, "recall": result.recall}
-    return {
+    by_class = {
         name: {key: None if math.isnan(v[n]) else round(float(v[n]), 6) for key, v in columns.items()}
         for n, name in enumerate(classes)
     }
+    return {
+        "test_miou": round(result.mean_iou, 6),
+        "test_pixel_accuracy": round(result.pixel_accuracy, 6),
+        "test_classes": by_class,
+    }
 
 
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Drop Lightning's banners and advice; errors pass."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        yield
+def _files(
+    learned: Learned, trained: Trained, matrix: metrics.Confusion, gallery: pictures.Gallery, config: Config
+) -> dict[str, bytes]:
+    """The stage's outputs by name."""
+    history, classes = learned.points.history, trained.contract.classes
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    matrices = {"classes": classes, "val": learned.points.best["confusion"], "test": matrix.tolist()}
+    return {
+        checkpoint.FILE_NAME: checkpoint.to_bytes(trained, config.model),
+        "history.csv": table.getvalue().encode(),
+        "confusion.json": json.dumps(matrices).encode(),
+        "confusion.png": pictures.confusion_png(matrix, classes),
+        "curves.png": pictures.curves_png(history),
+        "best.png": pictures.overlays_png(gallery.best, trained),
+        "worst.png": pictures.overlays_png(gallery.worst, trained),
+    }

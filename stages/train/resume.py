@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from segpipe.errors import TrainingError
 from segpipe.storage import sha256_of, sync_directory, sync_file
 from stages.train.learner import Learner
 
@@ -26,11 +26,15 @@ def newest_resume_point(folder: Path) -> Path | None:
 
 
 class ResumePoints(Callback):
-    """After every epoch: keeps the best weights and the history, and makes the epoch durable."""
+    """After every epoch: keeps the best weights and the history, and makes the epoch durable.
+
+    Must stand before any callback that swaps weights for validation, to see those that were validated.
+    """
 
     def __init__(self, folder: Path, epochs: int) -> None:
-        self.best: dict[str, Any] = {"val_miou": -1.0, "epoch": -1, "weights": {}}
+        self.best: dict[str, Any] = {"val_miou": -1.0, "epoch": -1, "weights": {}, "confusion": []}
         self.history: list[dict[str, float]] = []
+        self._validated: dict[str, Tensor] = {}
         self._folder, self._epochs = folder, epochs
         self._clock = time.monotonic()
 
@@ -43,32 +47,48 @@ class ResumePoints(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = time.monotonic()
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Learner)
+        state = pl_module.network.state_dict()
+        self._validated = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Learner)
         self._note(trainer, pl_module)
-        self._keep(trainer)
 
     def _note(self, trainer: Trainer, learner: Learner) -> None:
-        """Add the epoch to the history, refuse NaN, and remember the weights if they are the best so far."""
+        """Add the epoch to the history, and remember the weights if they are the best so far."""
         loss = sum(learner.losses) / len(learner.losses)
         learner.losses.clear()
         epoch, miou = trainer.current_epoch + 1, float(trainer.callback_metrics["val_miou"])
-        if not loss < float("inf"):
-            raise TrainingError(
-                f"the loss became {loss} in epoch {epoch}", hint="lower train.learning_rate; earlier epochs are kept"
-            )
-        self.history.append({"epoch": epoch, "loss": round(loss, 6), "val_miou": round(miou, 6)})
-        if miou > self.best["val_miou"]:
-            weights = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
-            self.best = {"val_miou": miou, "epoch": epoch, "weights": weights}
-        seconds = time.monotonic() - self._clock
-        _log.info("train: epoch %d of %d, loss %.4f, mIoU %.4f, %.1f s", epoch, self._epochs, loss, miou, seconds)
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self.history.append(
+            {"epoch": epoch, "loss": round(loss, 6), "val_miou": round(miou, 6), "learning_rate": round(rate, 9)}
+        )
+        if miou > self.best["val_miou"] or not self.best["weights"]:
+            matrix = learner.validated.tolist()
+            self.best = {"val_miou": miou, "epoch": epoch, "weights": self._validated, "confusion": matrix}
+        if trainer.is_global_zero:
+            seconds = time.monotonic() - self._clock
+            _log.info("train: epoch %d of %d, loss %.4f, mIoU %.4f, %.1f s", epoch, self._epochs, loss, miou, seconds)
 
-    def _keep(self, trainer: Trainer) -> None:
-        """Write, sync, rename, and only then drop the epoch before."""
+
+class KeepResumePoint(Callback):
+    """Writes the epoch's checkpoint. Must stand last, so that it holds what all others did in the epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.keep(trainer)
+
+    def keep(self, trainer: Trainer) -> None:
+        """Write, sync, rename, and only then drop the epoch before. Every process must take part."""
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / "writing.tmp"
         trainer.save_checkpoint(temporary)
+        if not trainer.is_global_zero:
+            return
         sync_file(temporary)
         name = f"epoch-{trainer.current_epoch + 1:05d}.{sha256_of(temporary)[:16]}.ckpt"
         temporary.rename(self._folder / name)

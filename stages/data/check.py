@@ -1,0 +1,150 @@
+"""Checks a data set before anything rests on it: every broken frame, how often each class occurs, class weights."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.errors import ConfigError, DataError
+from segpipe.storage import sha256_of_bytes, write_atomically
+from stages.config import Config, ShapesData
+from stages.data import SplitName, files, labels_of, open_split
+
+_log = logging.getLogger(__name__)
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+NAMED = 20  # offenders that a message names
+_EVEN = 1.10  # of log-frequency: keeps the weight of the commonest class finite and the rarest below 11
+
+
+@dataclass
+class SplitReport:
+    """What one split holds."""
+
+    frames: int = 0
+    offenders: list[str] = field(default_factory=list)
+    pixels: list[int] = field(default_factory=list)
+    """Of each class."""
+    pixels_where_present: list[int] = field(default_factory=list)
+    """Labelled pixels of the frames that hold the class."""
+    ignored: int = 0
+
+
+def check(config: Config, base: Path) -> dict[SplitName, SplitReport]:
+    """Read every frame of every split with its labels."""
+    return {split: check_split(config, base, split) for split in SPLITS}
+
+
+def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
+    """Read one split; broken frames are listed and left out of the counts."""
+    classes = len(labels_of(config).classes)
+    report = SplitReport(pixels=[0] * classes, pixels_where_present=[0] * classes)
+    if not isinstance(config.data, ShapesData):
+        try:
+            report.offenders += files.unpaired(config.data, base, split)
+        except DataError as error:
+            report.offenders.append(error.message)
+            return report
+    try:
+        frames = open_split(config, base, split, complete=False)
+    except DataError as error:
+        report.offenders.append(error.message)
+        return report
+    report.frames = len(frames)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for outcome in pool.map(lambda index: _counted(frames, index, classes), range(len(frames))):
+            _add(report, outcome)
+    return report
+
+
+def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> None:
+    """Raise before the first step when any frame is broken. A set that was sound is not read again."""
+    if isinstance(config.data, ShapesData):
+        return
+    key = sha256_of_bytes(json.dumps([fingerprint, config.sections("data", "input")], sort_keys=True).encode())
+    if cache.exists() and cache.read_text() == key:
+        return
+    offenders = all_offenders(check(config, base))
+    if len(offenders) == 1:
+        raise DataError(offenders[0], hint="mend or remove it; `segpipe data check` looks again")
+    if offenders:
+        named = "; ".join(offenders[:NAMED])
+        more = f"; and {len(offenders) - NAMED} more" if len(offenders) > NAMED else ""
+        raise DataError(
+            f"the data set has {len(offenders)} faults: {named}{more}",
+            hint="mend them; `segpipe data check` counts them",
+        )
+    write_atomically(cache, key.encode())
+
+
+def all_offenders(reports: dict[SplitName, SplitReport]) -> list[str]:
+    """Each fault once: a val split that serves as test is read twice."""
+    return list(dict.fromkeys(line for report in reports.values() for line in report.offenders))
+
+
+def class_weights(config: Config, base: Path) -> tuple[float, ...] | None:
+    """The weights that [train] class_weights asks for."""
+    wanted = config.train.class_weights
+    if wanted == "none":
+        return None
+    classes = labels_of(config).classes
+    if not isinstance(wanted, str):
+        if len(wanted) != len(classes):
+            raise ConfigError(
+                f"train.class_weights has {len(wanted)} values for {len(classes)} classes", hint="give one a class"
+            )
+        return wanted
+    return suggested_weights(check_split(config, base, "train"), wanted)
+
+
+def suggested_weights(report: SplitReport, how: str) -> tuple[float, ...]:
+    """A weight for each class; 1 for classes that the split does not hold."""
+    pixels = np.array(report.pixels, np.float64)
+    held = pixels > 0
+    if not held.any():
+        raise DataError("the train split holds no labelled pixel", hint="check the masks and the ignore index")
+    if how == "median-frequency":
+        frequency = np.divide(pixels, report.pixels_where_present, out=np.ones_like(pixels), where=held)
+        weights = np.median(frequency[held]) / frequency
+    else:
+        weights = 1 / np.log(_EVEN + pixels / pixels.sum())
+    return tuple(round(float(weight), 4) if held[number] else 1.0 for number, weight in enumerate(weights))
+
+
+def _counted(frames: Any, index: int, classes: int) -> NDArray[np.int64] | str:
+    """Pixels of each class and, last, ignored ones; or what is wrong with the frame."""
+    try:
+        _, labels = frames.sample(index)
+    except DataError as error:
+        return error.message
+    counts = np.bincount(np.minimum(labels, classes).ravel(), minlength=classes + 1)
+    return counts.astype(np.int64)
+
+
+def _add(report: SplitReport, outcome: NDArray[np.int64] | str) -> None:
+    if isinstance(outcome, str):
+        report.offenders.append(outcome)
+        return
+    labelled = int(outcome[:-1].sum())
+    report.ignored += int(outcome[-1])
+    for number, count in enumerate(outcome[:-1].tolist()):
+        report.pixels[number] += count
+        report.pixels_where_present[number] += labelled if count else 0
+
+
+def summary(config: Config, reports: dict[SplitName, SplitReport]) -> Iterator[list[str]]:
+    """Rows of class, share of the pixels in each split, and the two suggestions of weights."""
+    train = reports["train"]
+    classes = labels_of(config).classes
+    sound = any(train.pixels)
+    median = suggested_weights(train, "median-frequency") if sound else (1.0,) * len(classes)
+    log = suggested_weights(train, "log-frequency") if sound else (1.0,) * len(classes)
+    for number, name in enumerate(classes):
+        shares = [report.pixels[number] / max(1, sum(report.pixels)) for report in reports.values()]
+        yield [name, *(f"{share:.3%}" for share in shares), f"{median[number]:.3f}", f"{log[number]:.3f}"]

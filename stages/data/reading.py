@@ -1,0 +1,111 @@
+"""Reads one image and one mask, and refuses what the config does not describe: nothing is turned or cut silently."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from segpipe.errors import DataError, InputError
+from segpipe.images import read_image
+from stages.config import InputConfig
+from stages.data.known import Colour
+
+Image.MAX_IMAGE_PIXELS = None  # maps and slides are large; a data set is no upload from a stranger
+
+_INDEX_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
+_UPRIGHT = 1
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of masks and the label value of each."""
+
+    values: dict[Colour, int]
+
+    def indices(self, pixels: NDArray[np.uint8], path: Path) -> NDArray[np.uint16]:
+        """HxWx3 colours to label values; a colour that stands for no class is refused."""
+        known = np.array([_code(colour) for colour in self.values], np.int64)
+        order = np.argsort(known)
+        codes = (pixels.astype(np.int64) * (65536, 256, 1)).sum(2)
+        place = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
+        foreign = known[order][place] != codes
+        if foreign.any():
+            colour = tuple(int(value) for value in pixels[foreign][0])
+            raise DataError(
+                f"{path} holds the colour {colour} on {int(foreign.sum())} pixels; it is in neither [data] palette "
+                "nor ignore_colours",
+                hint="add the colour; blurred or JPEG masks hold mixtures and must be made again as PNG",
+            )
+        return np.array(list(self.values.values()), np.uint16)[order][place]
+
+
+def read_frame(path: Path, wanted: InputConfig) -> NDArray[Any]:
+    """The image, HxWxC, RGB, in the type that the config describes."""
+    _refuse_hidden_conversions(path)
+    try:
+        pixels = read_image(path)
+    except InputError as error:
+        raise DataError(error.message, hint=error.hint) from None
+    if pixels.shape[2] != wanted.channels or pixels.dtype != wanted.dtype:
+        raise DataError(
+            f"{path} has {pixels.shape[2]} channels of {pixels.dtype}, "
+            f"the config says {wanted.channels} of {wanted.dtype}",
+            hint="change [input] channels and dtype, or convert the image",
+        )
+    low, high = wanted.value_range
+    if (low, high) != (0.0, 255.0) and not (low <= pixels.min() and pixels.max() <= high):
+        raise DataError(
+            f"{path} holds values of {pixels.min()} to {pixels.max()}, [input] value_range is {low:g} to {high:g}",
+            hint="widen value_range; values outside would be cut off by augmentation",
+        )
+    return pixels
+
+
+def read_labels(path: Path, palette: Palette | None) -> NDArray[np.uint16]:
+    """A mask's values, HxW; of a palette PNG the indices, which OpenCV would turn into colours."""
+    try:
+        with Image.open(path) as image:
+            if palette is not None:
+                if image.mode not in ("RGB", "P"):
+                    raise DataError(f"{path} is no colour mask: its mode is {image.mode}", hint="write it as RGB PNG")
+                return palette.indices(np.asarray(image.convert("RGB")), path)
+            if image.mode not in _INDEX_MODES:
+                raise DataError(
+                    f"{path} is no index mask: its mode is {image.mode}",
+                    hint="masks are PNGs of one channel or with a palette, whose values are class numbers; "
+                    'for colours set [data] masks_are = "colours"',
+                )
+            values = np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be read as a mask: {error}", hint="write it again as PNG") from None
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(f"{path} holds label {int(values.max())}", hint="labels are numbers of 0 to 65535")
+    return values.astype(np.uint16)
+
+
+def _refuse_hidden_conversions(path: Path) -> None:
+    """OpenCV would take the first of several pictures, leave a turned one unturned, and guess at CMYK."""
+    try:
+        with Image.open(path) as image:
+            frames = getattr(image, "n_frames", 1)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+            mode = image.mode
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        return  # what Pillow cannot open, OpenCV may: it has the last word
+    problem, hint = "", ""
+    if frames > 1:
+        problem, hint = f"holds {frames} pictures", "save each as a file of its own"
+    elif orientation not in (0, _UPRIGHT):
+        problem = f"is stored turned (EXIF orientation {orientation}), so its mask may not lie on it"
+        hint = "turn the pixels and drop the tag, for example with `mogrify -auto-orient`"
+    elif mode in {"CMYK", "YCCK", "LAB"}:
+        problem, hint = f"is {mode}, whose colours depend on a profile", "convert it to RGB"
+    if problem:
+        raise DataError(f"{path} {problem}", hint=hint)
+
+
+def _code(colour: Colour) -> int:
+    return colour[0] * 65536 + colour[1] * 256 + colour[2]

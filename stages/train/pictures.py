@@ -1,0 +1,134 @@
+"""What a person looks at: augmented samples, curves, the confusion matrix, best and worst frames. All are PNGs."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from segpipe import draw
+from segpipe.contract import Contract
+from segpipe.images import write_image
+from segpipe.metrics import Confusion
+from stages.augment import shown
+from stages.checkpoint import Trained
+from stages.config import Config
+from stages.data import Split
+from stages.train.dataset import TrainingSet
+
+_CELL = (240, 320)  # height and width of a picture on a sheet
+_KEPT = 4  # best and worst frames
+_SAMPLES = 12  # augmented ones
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame with its labels and the network's mask."""
+
+    name: str
+    frame: NDArray[Any]
+    labels: NDArray[Any]
+    mask: NDArray[Any]
+
+
+@dataclass
+class Gallery:
+    """The frames with the highest and the lowest IoU so far."""
+
+    best: list[tuple[float, Shot]] = field(default_factory=list)
+    worst: list[tuple[float, Shot]] = field(default_factory=list)
+
+    def consider(self, iou: float, shot: Shot) -> None:
+        """Keep the frame while it is among the extremes. Frames without labels have no IoU."""
+        if np.isnan(iou):
+            return
+        self.best = sorted([*self.best, (iou, shot)], key=lambda entry: -entry[0])[:_KEPT]
+        self.worst = sorted([*self.worst, (iou, shot)], key=lambda entry: entry[0])[:_KEPT]
+
+
+def write_sheet(path: Path, split: Split, contract: Contract, config: Config, palette: draw.Palette) -> None:
+    """Augmented samples as training sees them, with their labels, before the first step."""
+    samples = TrainingSet(split, contract, config.train)
+    cells = []
+    for number in range(_SAMPLES):
+        image, labels, _ = samples[(number // len(split), number % len(split))]
+        pixels = draw.displayable(shown(image.numpy(), contract), contract.value_range)
+        mask = labels.numpy().astype(contract.mask_dtype)
+        cells.append((_fitted(pixels), _fitted(draw.overlay(pixels, mask, palette))))
+    rows = [[*left, *right] for left, right in zip(cells[::2], cells[1::2], strict=True)]
+    legend = draw.legend(contract.classes, palette, 4 * _CELL[1])
+    write_image(path, draw.contact_sheet(rows, ("sample", "labels (grey: ignored)") * 2, legend))
+
+
+def curves_png(history: Sequence[dict[str, float]]) -> bytes:
+    """Loss, validation mIoU and learning rate by epoch."""
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    panels = (("loss", "training loss"), ("val_miou", "validation mIoU"), ("learning_rate", "learning rate"))
+    for axes, (key, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        axes.plot(epochs, [row[key] for row in history], marker="." if len(epochs) < 40 else "")
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def confusion_png(matrix: Confusion, classes: Sequence[str]) -> bytes:
+    """Rows are labels, columns predictions; colours and numbers are shares of the row in percent."""
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.45 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set(xlabel="prediction", ylabel="label", title="Test split: share of the label's pixels in %")
+    axes.set_xticks(range(len(classes)), classes, rotation=60, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    for row, column in np.argwhere(shares >= 0.5):
+        share = shares[row, column]
+        axes.text(column, row, f"{share:.0f}", ha="center", va="center", color="white" if share > 50 else "black")
+    return _png(figure)
+
+
+def overlays_png(shots: Sequence[tuple[float, Shot]], trained: Trained) -> bytes:
+    """Frame, labels, mask and the wrong pixels in red."""
+    contract, palette = trained.contract, trained.palette
+    rows = []
+    for _, shot in shots:
+        frame = draw.displayable(shot.frame, contract.value_range)
+        wrong = frame // 3
+        wrong[(shot.labels != shot.mask) & (shot.labels != contract.ignore_index)] = (255, 40, 40)
+        pictures = (frame, draw.overlay(frame, shot.labels, palette), draw.overlay(frame, shot.mask, palette), wrong)
+        rows.append([_fitted(picture) for picture in pictures])
+    if not rows:
+        return _encoded(np.full((*_CELL, 3), 255, np.uint8))
+    titles = ("frame", "label (grey: ignored)", "network", "wrong pixels")
+    legend = draw.legend(contract.classes, palette, 4 * _CELL[1])
+    return _encoded(draw.contact_sheet(rows, titles, legend))
+
+
+def _fitted(picture: draw.Image) -> draw.Image:
+    """Any size to a cell's, the aspect ratio kept, on white."""
+    scale = min(_CELL[0] / picture.shape[0], _CELL[1] / picture.shape[1])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    cell = np.full((*_CELL, 3), 255, np.uint8)
+    top, left = (_CELL[0] - height) // 2, (_CELL[1] - width) // 2
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    cell[top : top + height, left : left + width] = cv2.resize(picture, (width, height), interpolation=interpolation)
+    return cell
+
+
+def _encoded(picture: draw.Image) -> bytes:
+    data: bytes = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))[1].tobytes()
+    return data
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=100, metadata={"Software": None})
+    return target.getvalue()

@@ -1,0 +1,129 @@
+"""Lightning's Trainer for a config: callbacks, precision, processes, and the words for a full GPU."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.tuner.tuning import Tuner
+
+from segpipe.errors import TrainingError
+from segpipe.storage import write_atomically
+from stages.config import TrainConfig
+from stages.train.optimisation import averaging_of
+from stages.train.resume import KeepResumePoint, ResumePoints
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a training writes while it runs."""
+
+    resume: Path
+    sheet: Path
+    logs: Path
+
+
+class _Patience(EarlyStopping):
+    """Lightning's early stopping, which also remembers over a resume that it had stopped."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.stopped_epoch > 0
+
+
+def trainer_of(config: TrainConfig, points: ResumePoints, folders: Folders, steps: int) -> Trainer:
+    """In this order the callbacks keep the validated weights, average, and write what all of them know."""
+    callbacks: list[Callback] = [points, *averaging_of(config, steps)]
+    if config.patience:
+        callbacks.append(_Patience("val_miou", mode="max", patience=config.patience, check_finite=False))
+    bar = sys.stderr.isatty()
+    if bar:
+        callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))
+    several = config.devices * config.nodes > 1
+    return Trainer(
+        default_root_dir=folders.resume,
+        max_epochs=config.epochs,
+        accelerator="auto",
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy="ddp" if several else "auto",
+        precision=_PRECISIONS[config.precision],
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.clip_norm or None,
+        sync_batchnorm=several and torch.cuda.is_available(),
+        logger=TensorBoardLogger(folders.logs, name="", version="") if config.tensorboard else False,
+        log_every_n_steps=10,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=bar,
+        callbacks=[*callbacks, KeepResumePoint(folders.resume)],
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+    )
+
+
+def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Path) -> None:
+    """Lightning's finder, once a training: what it found is kept for a resume."""
+    found = folder / "learning_rate.txt"
+    if not found.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer = Trainer(
+            default_root_dir=folder,
+            max_epochs=-1,
+            devices=1,
+            precision=_PRECISIONS[config.precision],
+            gradient_clip_val=config.clip_norm or None,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+            reload_dataloaders_every_n_epochs=1,
+        )
+        finder = Tuner(trainer).lr_find(learner, data, num_training=60, update_attr=False)
+        suggestion = finder.suggestion() if finder is not None else None
+        if suggestion is None:
+            raise TrainingError(
+                "the learning-rate finder saw no falling loss", hint="set train.learning_rate to a number"
+            )
+        write_atomically(found, f"{suggestion:.3e}\n".encode())
+        learner.losses.clear()
+    learner.learning_rate = float(found.read_text())
+
+
+@contextmanager
+def full_memory_explained(config: TrainConfig) -> Iterator[None]:
+    """CUDA out of memory becomes a known error."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition(". ")[0]
+        raise TrainingError(
+            f"the GPU's memory is full with train.batch_size {config.batch_size} ({first})",
+            hint="lower train.batch_size (and raise train.accumulate), train.crop_height and crop_width, or "
+            'set train.precision = "bf16"',
+        ) from error
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Drop Lightning's banners and advice; errors pass."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        yield

@@ -1,0 +1,209 @@
+"""`segpipe data check`, and training's own look at the data: every fault counted, before the first step."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from segpipe.cli import app
+from segpipe.errors import DataError
+from segpipe.images import write_image
+from stages.config_file import load_config
+from stages.data.check import SplitReport, check, suggested_weights
+from stages.pipeline import Selection, run_stages
+
+TOML = """
+[data]
+kind = "folder"
+root = "data"
+classes = ["a", "b"]
+
+[input]
+height = 32
+width = 32
+
+[model]
+options = { width = 4 }
+
+[train]
+epochs = 1
+workers = 0
+"""
+SOUND, FAULTS = 3, 30
+
+
+def write_pair(root: Path, split: str, name: str, label: int = 1) -> None:
+    """A frame whose right half has this label."""
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, 4:] = label
+    write_image(root / f"{split}/images/{name}.png", np.full((8, 8, 3), 90, np.uint8))
+    write_image(root / f"{split}/masks/{name}.png", mask)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory with a sound set of three frames a split."""
+    (tmp_path / "segpipe.toml").write_text(TOML)
+    for split in ("train", "val"):
+        for number in range(SOUND):
+            write_pair(tmp_path / "data", split, f"{split}{number}")
+    return tmp_path
+
+
+def break_everything(root: Path) -> None:
+    """One frame for every kind of fault, and thirty with a foreign label."""
+    images, masks = root / "train/images", root / "train/masks"
+    for number in range(FAULTS):
+        write_pair(root, "train", f"foreign{number:02d}", label=9)
+    for name in ("partner", "orphan", "torn", "size", "grey", "deep", "cmyk", "turned", "moving", "alpha"):
+        write_pair(root, "train", name)
+    (masks / "partner.png").unlink()
+    (images / "orphan.png").unlink()
+    (images / "torn.png").write_bytes((images / "torn.png").read_bytes()[:40])
+    write_image(masks / "size.png", np.zeros((9, 8), np.uint8))
+    write_image(images / "grey.png", np.zeros((8, 8), np.uint8))
+    write_image(images / "deep.png", np.zeros((8, 8, 3), np.uint16))
+    Image.new("RGBA", (8, 8)).save(images / "alpha.png")
+    for name in ("cmyk", "turned", "moving"):
+        (images / f"{name}.png").unlink()
+    Image.new("CMYK", (8, 8)).save(images / "cmyk.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(images / "turned.jpg", exif=exif)
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pictures[0].save(images / "moving.webp", save_all=True, append_images=pictures[1:], lossless=True)
+
+
+SAID = (
+    "partner.png is missing",
+    "orphan.png has no image",
+    "torn.png is not an image that OpenCV can read",
+    "size.png is 8x8, its mask",
+    "grey.png has 1 channels of uint8",
+    "deep.png has 3 channels of uint16",
+    "alpha.png has 4 channels of uint8",
+    "cmyk.jpg is CMYK",
+    "turned.jpg is stored turned (EXIF orientation 6)",
+    "moving.webp holds 2 pictures",
+    "foreign29.png holds label 9",
+)
+
+
+def test_every_fault_is_counted_and_the_sound_frames_too(run: Path) -> None:
+    break_everything(run / "data")
+    report = check(load_config(run), run)["train"]
+
+    for said in SAID:
+        assert sum(said in line for line in report.offenders) == 1, said
+    assert len(report.offenders) == FAULTS + len(SAID) - 1
+    assert report.pixels == [SOUND * 32, SOUND * 32]
+
+
+def test_the_command_names_twenty_counts_all_and_fails(run: Path) -> None:
+    break_everything(run / "data")
+    result = CliRunner().invoke(app, ["data", "check", str(run)])
+    faults = [line for line in result.stderr.splitlines() if "data/train" in line]
+
+    assert result.exit_code == 1
+    assert len(faults) == 20
+    assert f"error: {FAULTS + len(SAID) - 1} faults in the data" in result.stderr
+    assert "median-frequency" in result.stdout
+
+
+def test_a_sound_set_passes_with_its_histogram_as_json(run: Path) -> None:
+    result = CliRunner().invoke(app, ["data", "check", str(run / "segpipe.toml"), "--json"])
+    report = json.loads(result.stdout)
+
+    assert result.exit_code == 0
+    assert report["train"]["pixels"] == [SOUND * 32, SOUND * 32]
+    assert report["test"]["frames"] == SOUND
+
+
+def test_training_refuses_a_broken_set_before_the_first_step(run: Path) -> None:
+    write_pair(run / "data", "val", "late", label=7)
+    write_pair(run / "data", "train", "early", label=8)
+    config = load_config(run)
+
+    with pytest.raises(
+        DataError, match=r"the data set has 2 faults: .*early.png holds label 8.*late.png holds label 7"
+    ):
+        run_stages(run, config, run, Selection(last="train"))
+    assert not list(run.rglob("augmentation.png")), "nothing was begun"
+    for split, name in (("val", "late"), ("train", "early")):
+        write_pair(run / "data", split, name)
+    run_stages(run, config, run, Selection(last="train"))
+
+
+def test_an_empty_split_is_a_fault(run: Path) -> None:
+    for path in (run / "data/val/images").iterdir():
+        path.unlink()
+
+    assert any("val split" in line and "is empty" in line for line in check(load_config(run), run)["val"].offenders)
+
+
+def test_values_outside_the_contracts_range_are_refused(run: Path) -> None:
+    config = load_config(run, ["input.value_range=[0, 80]"])
+
+    assert "holds values of 90 to 90, [input] value_range is 0 to 80" in check(config, run)["val"].offenders[0]
+
+
+def test_suggested_weights_are_median_frequency_and_log_frequency() -> None:
+    """Class b fills 1 % of the frames it is in, class a 99 % and all of another; class c is nowhere."""
+    report = SplitReport(pixels=[199, 1, 0], pixels_where_present=[200, 100, 0])
+    frequency_a, frequency_b = 199 / 200, 1 / 100
+    median = (frequency_a + frequency_b) / 2
+
+    assert suggested_weights(report, "median-frequency") == pytest.approx(
+        (median / frequency_a, median / frequency_b, 1.0), abs=1e-4
+    )
+    assert suggested_weights(report, "log-frequency") == pytest.approx(
+        (1 / np.log(1.1 + 0.995), 1 / np.log(1.105), 1.0), abs=1e-4
+    )
+
+
+def test_colour_masks_become_classes_by_the_palette(run: Path) -> None:
+    colours = np.zeros((8, 8, 3), np.uint8)
+    colours[:4], colours[4:], colours[0, 0] = (200, 10, 10), (10, 200, 10), (1, 2, 3)
+    for path in run.rglob("masks/*.png"):
+        write_image(path, colours)
+    palette = ["data.masks_are=colours", "data.palette=[[200,10,10],[10,200,10]]"]
+    report = check(load_config(run, [*palette, "data.ignore_colours=[[1,2,3]]"]), run)["train"]
+    strange = check(load_config(run, palette), run)["train"]
+
+    assert (report.pixels, report.ignored) == ([SOUND * 31, SOUND * 32], SOUND)
+    assert "holds the colour (1, 2, 3) on 1 pixels" in strange.offenders[0]
+    assert len(strange.offenders) == SOUND
+
+
+def test_splits_can_be_lists_of_names(run: Path) -> None:
+    for split, names in (("train", "train0\ntrain2\n"), ("val", "train1\n")):
+        (run / f"data/{split}.txt").write_text(names)
+    overrides = ["data.names={split}.txt", "data.images=train/images", "data.masks=train/masks"]
+    reports = check(load_config(run, overrides), run)
+
+    assert [reports[split].frames for split in ("train", "val", "test")] == [2, 1, 1]
+    (run / "data/val.txt").write_text("train1\nnowhere\n")
+    assert "nowhere.png is missing" in check(load_config(run, overrides), run)["val"].offenders[0]
+
+
+def test_pets_are_found_by_their_lists(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    names = [f"cat_{number}" for number in range(40)]
+    trimap = np.array([[1, 2], [3, 3]], np.uint8)
+    (tmp_path / "annotations/trainval.txt").write_text("#header\n" + "".join(f"{name} 1 1 1\n" for name in names))
+    (tmp_path / "annotations/test.txt").write_text("cat_0 1 1 1\n")
+    for name in names:
+        write_image(tmp_path / f"annotations/trimaps/{name}.png", trimap)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / f"images/{name}.jpg")
+    (tmp_path / "segpipe.toml").write_text('[data]\nkind = "pet"\nroot = "."\n[input]\nheight = 32\nwidth = 32\n')
+    reports = check(load_config(tmp_path), tmp_path)
+
+    frames = {split: report.frames for split, report in reports.items()}
+    assert frames["train"] + frames["val"] == len(names)
+    assert 0 < frames["val"] < 12
+    assert (frames["test"], reports["test"].pixels, reports["test"].ignored) == (1, [1, 1], 2)
+    assert not reports["train"].offenders

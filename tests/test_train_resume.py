@@ -1,0 +1,125 @@
+"""Training goes on after a stop and ends with the same bytes, and stops in plain words when it cannot go on."""
+
+from pathlib import Path
+
+import pytest
+
+from segpipe.errors import TrainingError
+from segpipe.rundir import RunDirectory
+from segpipe.storage import sha256_of
+from stages.pipeline import Selection, run_stages
+from tests.tiny import tiny_config
+
+CHECKPOINT = "model.safetensors"
+TRAIN = Selection(last="train")
+WAYS = {
+    "plain": (),
+    "ema, in workers": ("train.average=ema", "train.workers=2"),
+    "swa, accumulated, patient": (
+        "train.average=swa",
+        "train.swa_share=0.6",
+        "train.accumulate=2",
+        "train.clip_norm=1.0",
+        "train.patience=3",
+        "train.schedule=cosine",
+        "train.warmup_epochs=1",
+    ),
+}
+
+
+def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt training once the resume point of this epoch is written."""
+    from stages.train.resume import KeepResumePoint
+
+    real = KeepResumePoint.keep
+
+    def keep_then_stop(self: KeepResumePoint, trainer: object) -> None:
+        real(self, trainer)  # type: ignore[arg-type]
+        if trainer.current_epoch + 1 == epochs:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(KeepResumePoint, "keep", keep_then_stop)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_training_resumes_to_the_same_bytes(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by an error after the second epoch was kept, then continued in place."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    wanted = run_stages(whole, tiny_config(whole, *WAYS[way]), whole, TRAIN).record("train").outputs
+    config = tiny_config(stopped, *WAYS[way])
+
+    stop_after(2, monkeypatch)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_stages(stopped, config, stopped, TRAIN)
+    monkeypatch.undo()
+    assert list((stopped / "train").glob("*.partial/resume/epoch-00002.*.ckpt"))
+    run_stages(stopped, config, stopped, TRAIN)
+
+    assert RunDirectory(stopped).record("train").outputs == wanted, "weights, history and pictures alike"
+
+
+def test_averages_are_what_is_validated_and_kept(tmp_path: Path) -> None:
+    kept = {}
+    for average in ("none", "ema", "swa"):
+        path = tmp_path / average
+        run = run_stages(path, tiny_config(path, f"train.average={average}", "train.epochs=2"), path, TRAIN)
+        kept[average] = run.record("train").outputs[CHECKPOINT].sha256
+
+    assert len(set(kept.values())) == 3
+
+
+def test_a_torn_resume_point_is_passed_over(tmp_path: Path) -> None:
+    from stages.train.resume import newest_resume_point
+
+    (tmp_path / "old").write_bytes(b"good")
+    good = tmp_path / f"epoch-00001.{sha256_of(tmp_path / 'old')[:16]}.ckpt"
+    (tmp_path / "old").rename(good)
+    (tmp_path / f"epoch-00002.{'0' * 16}.ckpt").write_bytes(b"torn")
+
+    assert newest_resume_point(tmp_path) == good
+
+
+def test_a_loss_that_is_no_number_names_its_frames_and_keeps_the_last_epoch(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "model.name=tests.test_train_resume:diverging", "model.options={}")
+
+    with pytest.raises(TrainingError) as caught:
+        run_stages(tmp_path, config, tmp_path, TRAIN)
+    assert "the loss became nan in epoch 2, step 1, on the frames shapes-train-" in caught.value.message
+    assert "the network of epoch 1 is kept" in caught.value.message
+    assert "train.learning_rate" in caught.value.hint
+    assert list((tmp_path / "train").glob("*.partial/resume/epoch-00001.*.ckpt"))
+
+
+def test_a_full_gpu_says_what_to_lower(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "model.name=tests.test_train_resume:too_large", "model.options={}")
+
+    with pytest.raises(TrainingError, match=r"memory is full with train\.batch_size 4 .*lower train\.batch_size"):
+        run_stages(tmp_path, config, tmp_path, TRAIN)
+
+
+def diverging(channels: int, classes: int) -> object:
+    """A network that gives NaN from its fifth training step on: the second epoch's first."""
+    import torch
+    from torch import Tensor, nn
+
+    class Diverging(nn.Sequential):
+        steps = 0
+
+        def forward(self, image: Tensor) -> Tensor:
+            self.steps += self.training
+            scores: Tensor = self[0](image)
+            return scores * torch.nan if self.steps > 4 else scores
+
+    return Diverging(nn.Conv2d(channels, classes, 1))
+
+
+def too_large(channels: int, classes: int) -> object:
+    """A network for which no GPU is large enough."""
+    import torch
+    from torch import Tensor, nn
+
+    class TooLarge(nn.Sequential):
+        def forward(self, image: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 99 GiB.")
+
+    return TooLarge(nn.Conv2d(channels, classes, 1))
