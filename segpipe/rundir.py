@@ -48,6 +48,15 @@ class RunDirectory:
             )
         return self.manifest.stages[stage]
 
+    def recorded(self, stage: str, name: str) -> Output:
+        """What the manifest says of a finished file that is there; its bytes are not checked."""
+        record = self.record(stage)
+        if name not in record.outputs or not (self.path / record.path / name).is_file():
+            raise ArtifactMissingError(
+                f"{stage}/{name} is not in {self.path}", hint=f"run `segpipe run {self.path} --until {stage}`"
+            )
+        return record.outputs[name]
+
     def artifact(self, stage: str, name: str) -> Path:
         """Path of a finished file whose bytes were just checked."""
         path, output = self._locate(stage, name)
@@ -126,13 +135,8 @@ class RunDirectory:
                 self.manifest = step.commit(self.manifest)
 
     def _locate(self, stage: str, name: str) -> tuple[Path, Output]:
-        record = self.record(stage)
-        path = self.path / record.path / name
-        if name not in record.outputs or not path.is_file():
-            raise ArtifactMissingError(
-                f"{stage}/{name} is not in {self.path}", hint=f"run `segpipe run {self.path} --until {stage}`"
-            )
-        return path, record.outputs[name]
+        output = self.recorded(stage, name)
+        return self.path / self.record(stage).path / name, output
 
     def _vouch(self, stage: str, path: Path, found: str, output: Output) -> None:
         if found != output.sha256:

@@ -35,23 +35,26 @@ def stored_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
     return VERDICTS.validate_json(run.artifact_bytes(STAGE, FILE_NAME))
 
 
-def require_passed(run: RunDirectory, artifact_sha256: str, backend: str, device: str) -> None:
-    """Refuse an artifact that the gate has not passed for this backend and device."""
+def require_passed(run: RunDirectory, artifact_sha256: str, backend: str, device: str | None = None) -> None:
+    """Refuse an artifact that the gate has not passed for this backend and device (None: for any device)."""
+    where = f"{backend} ({device})" if device else backend
     command = f"run `segpipe validate {run.path}`"
     matching = [
         verdict
         for verdict in stored_verdicts(run)
-        if (verdict.artifact_sha256, verdict.backend, verdict.device) == (artifact_sha256, backend, device)
+        if (verdict.artifact_sha256, verdict.backend) == (artifact_sha256, backend)
+        and device in {None, verdict.device}
         and verdict.contract_sha256 == run.manifest.contract_sha256
     ]
     if not matching:
         raise NotValidatedError(
-            f"no verdict for artifact {artifact_sha256[:12]} on {backend} ({device}) in {run.path}",
+            f"no verdict for artifact {artifact_sha256[:12]} on {where} in {run.path}",
             hint=f"{command}, or pass allow_unvalidated=True while developing",
         )
-    verdict = matching[-1]
-    if verdict.status != "passed":
+    latest = {verdict.device: verdict for verdict in matching}
+    if all(verdict.status != "passed" for verdict in latest.values()):
+        verdict = matching[-1]
         raise NotValidatedError(
-            f"{verdict.artifact} on {backend} ({device}) was judged: {verdict.status} ({'; '.join(verdict.reasons)})",
+            f"{verdict.artifact} on {where} was judged: {verdict.status} ({'; '.join(verdict.reasons)})",
             hint=f"{command} and read its report, or pass allow_unvalidated=True while developing",
         )

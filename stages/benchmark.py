@@ -53,6 +53,7 @@ def measure(rundir: RunDirectory, config: Config, base: Path) -> "tuple[dict[str
 
     from segpipe.runtime.backends.onnxruntime import open as open_onnxruntime
     from segpipe.runtime.preprocess import preprocess
+    from segpipe.runtime.request import OpenOptions, Outputs
     from stages import checkpoint, reference
     from stages.data import open_split
     from stages.timing import interleave, latency, ratio_of_medians
@@ -62,15 +63,17 @@ def measure(rundir: RunDirectory, config: Config, base: Path) -> "tuple[dict[str
     contract = trained.contract
     split = open_split(config, base, "val")
     frames = [split.sample(index)[0] for index in range(min(config.benchmark.frames, len(split)))]
-    backend = open_onnxruntime(rundir.artifact_bytes("export", "model.onnx"), contract)
+    options = OpenOptions(threads=config.benchmark.threads)
+    backend = open_onnxruntime(rundir.artifact_bytes("export", "model.onnx"), contract, options)
     tensors = [preprocess(frame, contract, contract.place(*frame.shape[:2]))[np.newaxis] for frame in frames]
     contestants: dict[str, Contestant] = {
-        OURS: lambda n: backend.infer([frames[n % len(frames)]]),
+        OURS: lambda n: backend.infer([frames[n % len(frames)]], Outputs()),
         NETWORK: lambda n: backend.scores(tensors[n % len(frames)]),
         EAGER: lambda n: reference.segment(trained.network, frames[n % len(frames)], contract),
     }
     agreement = [
-        float((backend.infer([f])[0] == reference.segment(trained.network, f, contract)).mean()) for f in frames
+        float((backend.infer([f], Outputs())[0].mask == reference.segment(trained.network, f, contract)).mean())
+        for f in frames
     ]
     samples = interleave(contestants, config.benchmark.rounds, config.benchmark.seconds)
     report = {

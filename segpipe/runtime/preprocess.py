@@ -27,6 +27,20 @@ def check_frame(frame: Any, contract: Contract) -> Frame:
     return pixels
 
 
+def check_device_frame(frame: Any, contract: Contract) -> Any:
+    """An array on the GPU, of whatever library, with the contract's shape and type; handed on as it is."""
+    wanted = f"{contract.dtype} HxWx{contract.channels}"
+    if not (hasattr(frame, "__cuda_array_interface__") or hasattr(frame, "__dlpack__")):
+        raise InputError(
+            f"a frame is an array, got {type(frame).__name__}", hint=f"pass {wanted} of numpy, PyTorch or CuPy"
+        )
+    shape, dtype = tuple(frame.shape), str(frame.dtype).rpartition(".")[2]  # torch.uint8
+    if len(shape) != 3 or shape[2] != contract.channels or dtype != contract.dtype or 0 in shape:
+        found = "x".join(map(str, shape))
+        raise InputError(f"the frame is {dtype} {found}, the contract wants {wanted}", hint=f"pass {wanted}")
+    return frame
+
+
 def preprocess(frame: Frame, contract: Contract, placement: Placement) -> NDArray[Any]:
     """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type. The frame is not changed."""
     pixels: NDArray[Any] = frame.astype(np.float32)

@@ -1,25 +1,32 @@
 """Segmenter: the public runtime. Opens a run directory, picks a backend, turns frames into masks."""
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Literal, Self, overload
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import ContractError, InputError
+from segpipe.errors import InputError
 from segpipe.rundir import RunDirectory
-from segpipe.runtime.backends import ARTIFACTS, Backend, open_backend, require_known
-from segpipe.runtime.preprocess import check_frame
-from segpipe.verdict import require_passed
+from segpipe.runtime.backends import Backend
+from segpipe.runtime.opening import open_run, run_contract
+from segpipe.runtime.preprocess import check_device_frame, check_frame
+from segpipe.runtime.request import OpenOptions, Outputs, Result
+from segpipe.runtime.streaming import ordered
+from segpipe.runtime.tiling import Progress, Tiling, segment_tiled
 
-_log = logging.getLogger(__name__)
+_ONLY_MASK = Outputs()
+_WARM_UP_SIDE = 512  # for networks that follow the frame's size
 
 
 class Segmenter:
     """Frames in, masks out. Open it with `Segmenter.open`; safe to call from several threads."""
+
+    max_pixels = 1 << 26
+    """The largest frame taken whole; a class attribute that an instance may raise."""
 
     def __init__(self, backend: Backend, contract: Contract, palette: Sequence[Sequence[int]]) -> None:
         self.contract = contract
@@ -27,35 +34,62 @@ class Segmenter:
         self._backend: Backend | None = backend
 
     @classmethod
-    def open(cls, run: str | Path, backend: str = "auto", *, allow_unvalidated: bool = False) -> Self:
-        """Open a run directory. Every artifact is hashed, and refused without a passed verdict of the release gate."""
+    def open(
+        cls,
+        run: str | Path,
+        backend: str = "auto",
+        *,
+        device: int = 0,
+        threads: int = 0,
+        cuda: Literal["auto", "pycuda", "cuda-python"] = "auto",
+        allow_unvalidated: bool = False,
+    ) -> Self:
+        """Open a run directory or a bundle. Artifacts are hashed, and refused without a passed verdict of the gate."""
         directory = RunDirectory(Path(run))
-        name = next(iter(ARTIFACTS)) if backend == "auto" else backend
-        require_known(name)
-        stage, file = ARTIFACTS[name]
         contract = run_contract(directory)
-        artifact = directory.artifact_bytes(stage, file)
-        opened = open_backend(name, artifact, contract)
-        if not allow_unvalidated:
-            require_passed(directory, directory.record(stage).outputs[file].sha256, name, opened.device)
-        _log.info("%s: %s on %s runs %s/%s", run, name, opened.device, stage, file)
-        return cls(opened, contract, json.loads(directory.artifact_bytes("export", "palette.json")))
+        palette = json.loads(directory.artifact_bytes("export", "palette.json"))
+        opened = open_run(directory, backend, OpenOptions(device, threads, cuda), allow_unvalidated)
+        return cls(opened, contract, palette)
 
-    @overload
-    def __call__(self, frames: NDArray[Any]) -> NDArray[Any]: ...
     @overload
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]: ...
-    def __call__(self, frames: NDArray[Any] | Sequence[NDArray[Any]]) -> NDArray[Any] | list[NDArray[Any]]:
-        """One HxWxC frame to its HxW mask, or a list of frames to a list of masks. Masks belong to the caller."""
-        backend = self._opened()
+    @overload
+    def __call__(self, frames: Any) -> NDArray[Any]: ...
+    def __call__(self, frames: Any) -> NDArray[Any] | list[NDArray[Any]]:
+        """One HxWxC frame to its HxW mask, NxHxWxC to NxHxW, a list of frames to a list. Masks belong to the caller."""
         if isinstance(frames, (list, tuple)):
-            return backend.infer([check_frame(frame, self.contract) for frame in frames])
-        return backend.infer([check_frame(frames, self.contract)])[0]
+            return [result.mask for result in self._infer(frames, _ONLY_MASK)]
+        if isinstance(frames, np.ndarray) and frames.ndim == 4 and len(frames):
+            return np.stack(self([*frames]))
+        return self._infer([frames], _ONLY_MASK)[0].mask
 
-    def stream(self, frames: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-        """Masks of a sequence of frames, in order; one frame is in memory at a time."""
-        for frame in frames:
-            yield self(frame)
+    def detail(self, frame: Any, outputs: Outputs) -> Result:
+        """One frame's mask with what else `outputs` asks for: confidence, scores, or the mask at network size."""
+        if outputs.confidence and self.contract.output_kind == "labels":
+            raise InputError("this network gives labels, which have no confidence", hint="ask for the mask alone")
+        return self._infer([frame], outputs)[0]
+
+    def tiled(
+        self, frame: NDArray[Any], tiling: Tiling | None = None, progress: Progress | None = None
+    ) -> NDArray[Any]:
+        """The mask of a frame of any size, from overlapping tiles whose scores are blended."""
+        backend = self._opened()
+        pixels = check_frame(frame, self.contract)
+        return segment_tiled(backend, self.contract, pixels, tiling or Tiling(), progress)
+
+    def stream(self, frames: Iterable[Any], *, workers: int = 2) -> Iterator[NDArray[Any]]:
+        """Masks of a sequence of frames, in order, several frames in work at once; at most `workers` + 1 are held.
+
+        `frames` is advanced in the caller's thread. An error is raised where its frame's mask would have come.
+        """
+        self._opened()
+        return ordered(self, frames, workers)
+
+    def warm_up(self, size: tuple[int, int] | None = None, batch: int = 1) -> None:
+        """Pay the costs of the first call for frames of this (height, width) before real frames come."""
+        side = size or self.contract.network_size or (_WARM_UP_SIDE, _WARM_UP_SIDE)
+        blank = np.zeros((*side, self.contract.channels), self.contract.dtype)
+        self._infer([blank] * batch, _ONLY_MASK)
 
     def describe(self) -> dict[str, Any]:
         """What runs where: backend, device, versions and the contract's hash."""
@@ -69,9 +103,9 @@ class Segmenter:
 
     def close(self) -> None:
         """Free the backend; calling it twice is harmless."""
-        if self._backend is not None:
-            self._backend.close()
-            self._backend = None
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.close()
 
     def __enter__(self) -> Self:
         return self
@@ -79,19 +113,23 @@ class Segmenter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Result]:
+        backend = self._opened()
+        return backend.infer([self._checked(frame, backend) for frame in frames], outputs)
+
+    def _checked(self, frame: Any, backend: Backend) -> Any:
+        """The frame as the backend takes it, or an error that says what was wanted."""
+        on_device = backend.device != "cpu" and not isinstance(frame, np.ndarray)
+        pixels = check_device_frame(frame, self.contract) if on_device else check_frame(frame, self.contract)
+        height, width = pixels.shape[:2]
+        if height * width > self.max_pixels:
+            raise InputError(
+                f"the frame is {height}x{width}, more than {self.max_pixels} pixels",
+                hint="pass it to Segmenter.tiled, which takes any size, or raise max_pixels",
+            )
+        return pixels
+
     def _opened(self) -> Backend:
         if self._backend is None:
             raise InputError("this segmenter is closed", hint="open the run again with Segmenter.open")
         return self._backend
-
-
-def run_contract(run: RunDirectory) -> Contract:
-    """The contract a run was exported with, held against the manifest."""
-    contract = Contract.from_json(run.artifact_bytes("export", "contract.json"), f"{run.path}/export")
-    wanted = run.manifest.contract_sha256 or "none"
-    if contract.sha256 != wanted:
-        raise ContractError(
-            f"export was made for contract {contract.sha256[:12]}, the run has {wanted[:12]}",
-            hint=f"run `segpipe run {run.path}`",
-        )
-    return contract

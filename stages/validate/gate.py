@@ -43,7 +43,7 @@ class _Worst:
 
 def judge_run(rundir: RunDirectory, config: Config, base: Path) -> Judgement:
     """Judge every hop that runs here; name those that do not."""
-    from segpipe.runtime.segmenter import run_contract
+    from segpipe.runtime.opening import run_contract
 
     contract = run_contract(rundir)
     split = open_split(config, base, "val")

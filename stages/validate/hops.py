@@ -15,6 +15,7 @@ from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends.onnxruntime import OnnxRuntimeCpu
 from segpipe.runtime.backends.onnxruntime import open as open_onnxruntime
 from segpipe.runtime.preprocess import preprocess
+from segpipe.runtime.request import OpenOptions, Outputs
 from stages import checkpoint, reference
 from stages.config import Config
 from stages.half import to_half
@@ -79,7 +80,7 @@ class OnnxRuntimeAnswer:
 
     def mask(self, frame: NDArray[Any]) -> NDArray[Any]:
         """HxW."""
-        return self._backend.infer([frame])[0]
+        return self._backend.infer([frame], Outputs())[0].mask
 
 
 def reference_answer(rundir: RunDirectory) -> TorchAnswer:
@@ -93,7 +94,7 @@ def open_hops(rundir: RunDirectory, config: Config) -> Iterator[list[Hop]]:
     """Every hop that this machine can run. ONNX Runtime's CPU provider is no judge of FP16: PyTorch runs that."""
     half = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
     to_half(half.network, config.export.fp32_islands)
-    backend = open_onnxruntime(rundir.artifact_bytes("export", "model.onnx"), half.contract)
+    backend = open_onnxruntime(rundir.artifact_bytes("export", "model.onnx"), half.contract, OpenOptions())
     try:
         yield [
             Hop("onnx", "export", "model.onnx", backend.name, OnnxRuntimeAnswer(backend, half.contract)),

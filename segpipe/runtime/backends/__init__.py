@@ -1,18 +1,13 @@
 """The seam between the runtime and what computes: the Backend protocol, and opening one by name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
 from segpipe.contract import Contract
 from segpipe.errors import BackendMissingError, InputError
-
-_HOMES = {"onnxruntime-cpu": "segpipe.runtime.backends.onnxruntime"}
-_INSTALL = {"onnxruntime-cpu": "pip install 'segpipe[cpu]'"}
-ARTIFACTS = {"onnxruntime-cpu": ("export", "model.onnx")}
-"""Which finished file each backend runs, best backend first."""
+from segpipe.runtime.request import OpenOptions, Outputs, Result
 
 
 class Backend(Protocol):
@@ -20,9 +15,13 @@ class Backend(Protocol):
 
     name: str
     device: str
+    """'cpu', or the GPU's name: what a verdict of the release gate is for."""
 
-    def infer(self, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Checked HxWxC frames, of any sizes, to HxW masks that the caller owns."""
+    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Result]:
+        """Checked HxWxC frames, of any sizes, to results that the caller owns.
+
+        Frames are numpy arrays; on a GPU also anything that speaks `__cuda_array_interface__` or DLPack.
+        """
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -34,15 +33,47 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, artifact: bytes, contract: Contract) -> Backend:
-    """Load a backend's package and open an artifact whose bytes were checked."""
+class Opener(Protocol):
+    """How a backend module opens artifact bytes that were checked before."""
+
+    def __call__(self, artifact: bytes, contract: Contract, options: OpenOptions) -> Backend: ...
+
+
+@dataclass(frozen=True)
+class _Home:
+    """Where a backend lives, what it runs and how to get it."""
+
+    module: str
+    attribute: str
+    artifact: tuple[str, str]
+    """(stage, file) in the run directory."""
+    extra: str
+    flavour: str | None = None
+    """One module serves both TensorRT flavours: its attribute is called with this to give the opener."""
+
+
+_HOMES = {
+    "tensorrt": _Home("tensorrt", "open_tensorrt", ("build", "model.tensorrt.engine"), "tensorrt", "tensorrt"),
+    "tensorrt-rtx": _Home("tensorrt", "open_tensorrt", ("build", "model.rtx.engine"), "rtx", "tensorrt-rtx"),
+    "onnxruntime-cuda": _Home("onnxruntime_cuda", "open", ("export", "model.onnx"), "cuda"),
+    "onnxruntime-cpu": _Home("onnxruntime", "open", ("export", "model.onnx"), "cpu"),
+}
+ARTIFACTS = {name: home.artifact for name, home in _HOMES.items()}
+"""Which finished file each backend runs, best backend first."""
+
+
+def load_opener(name: str) -> Opener:
+    """Import a backend's package, or say how to get it."""
     require_known(name)
+    home = _HOMES[name]
     try:
-        module = import_module(_HOMES[name])
+        found = getattr(import_module(f"{__name__}.{home.module}"), home.attribute)
     except ImportError as error:
-        raise BackendMissingError(f"backend '{name}' cannot be imported: {error}", hint=_INSTALL[name]) from error
-    backend: Backend = module.open(artifact, contract)
-    return backend
+        raise BackendMissingError(
+            f"backend '{name}' cannot be imported: {error}", hint=f"pip install 'segpipe[{home.extra}]'"
+        ) from error
+    opener: Opener = found(home.flavour) if home.flavour else found
+    return opener
 
 
 def require_known(name: str) -> None:

@@ -11,6 +11,7 @@ from segpipe.contract import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.preprocess import preprocess
+from segpipe.runtime.request import OpenOptions, Outputs, Result
 
 onnxruntime.set_default_logger_severity(3)  # errors only; its warnings on a machine without a GPU are noise
 
@@ -25,8 +26,8 @@ class OnnxRuntimeCpu:
         self._session: onnxruntime.InferenceSession | None = session
         self._contract = contract
 
-    def infer(self, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """HxWxC frames to HxW masks."""
+    def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Result]:
+        """HxWxC frames to results, in order."""
         return [self._one(frame) for frame in frames]
 
     def scores(self, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -49,13 +50,13 @@ class OnnxRuntimeCpu:
         """Free the session."""
         self._session = None
 
-    def _one(self, frame: NDArray[Any]) -> NDArray[Any]:
+    def _one(self, frame: NDArray[Any]) -> Result:
         placement = self._contract.place(*frame.shape[:2])
         tensor = preprocess(frame, self._contract, placement)
-        return postprocess(self.scores(tensor[np.newaxis])[0], self._contract, placement)
+        return Result(postprocess(self.scores(tensor[np.newaxis])[0], self._contract, placement))
 
 
-def open(artifact: bytes, contract: Contract) -> OnnxRuntimeCpu:
+def open(artifact: bytes, contract: Contract, options: OpenOptions) -> OnnxRuntimeCpu:
     """Open ONNX bytes, refusing a graph made for another contract."""
     try:
         session = onnxruntime.InferenceSession(artifact, providers=["CPUExecutionProvider"])

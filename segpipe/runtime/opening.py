@@ -1,0 +1,71 @@
+"""From a run directory to an open backend: what is hashed and judged before it is opened, and what `auto` picks."""
+
+import logging
+
+from segpipe.contract import Contract
+from segpipe.errors import (
+    ArtifactMissingError,
+    BackendError,
+    BackendMissingError,
+    ContractError,
+    NotValidatedError,
+    SegpipeError,
+)
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.backends import ARTIFACTS, Backend, load_opener, require_known
+from segpipe.runtime.request import OpenOptions
+from segpipe.verdict import require_passed
+
+_log = logging.getLogger(__name__)
+
+_UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidatedError)
+"""What `auto` passes over. A damaged artifact or a wrong contract is an error whatever the backend."""
+
+
+def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> Backend:
+    """Open what `backend` runs, or with `auto` the best that is usable here."""
+    if backend != "auto":
+        require_known(backend)
+        return _open_named(run, backend, options, allow_unvalidated)
+    reasons: list[SegpipeError] = []
+    for name in ARTIFACTS:
+        try:
+            opened = _open_named(run, name, options, allow_unvalidated)
+        except _UNUSABLE as reason:
+            _log.log(
+                logging.INFO if isinstance(reason, NotValidatedError) else logging.DEBUG, "not %s: %s", name, reason
+            )
+            reasons.append(reason)
+        else:
+            return opened
+    raise next((reason for reason in reversed(reasons) if isinstance(reason, NotValidatedError)), reasons[-1])
+
+
+def run_contract(run: RunDirectory) -> Contract:
+    """The contract a run was exported with, held against the manifest."""
+    contract = Contract.from_json(run.artifact_bytes("export", "contract.json"), f"{run.path}/export")
+    wanted = run.manifest.contract_sha256 or "none"
+    if contract.sha256 != wanted:
+        raise ContractError(
+            f"export was made for contract {contract.sha256[:12]}, the run has {wanted[:12]}",
+            hint=f"run `segpipe run {run.path}`",
+        )
+    return contract
+
+
+def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> Backend:
+    """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
+    stage, file = ARTIFACTS[name]
+    sha256 = run.recorded(stage, file).sha256
+    opener = load_opener(name)
+    if not allow_unvalidated:
+        require_passed(run, sha256, name)
+    opened = opener(run.artifact_bytes(stage, file), run_contract(run), options)
+    if not allow_unvalidated:
+        try:
+            require_passed(run, sha256, name, opened.device)
+        except NotValidatedError:
+            opened.close()
+            raise
+    _log.info("%s: %s on %s runs %s/%s", run.path, name, opened.device, stage, file)
+    return opened
