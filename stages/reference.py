@@ -12,16 +12,18 @@ from torch.nn import functional as F
 from segpipe.contract import Contract, Placement
 
 
-def preprocess(frame: NDArray[Any], contract: Contract, placement: Placement) -> Tensor:
-    """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it)."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frame).astype(np.float32)).permute(2, 0, 1)[None]
+def preprocess(
+    frame: NDArray[Any], contract: Contract, placement: Placement, device: torch.device | None = None
+) -> Tensor:
+    """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it), computed on `device`."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(device).float().permute(2, 0, 1)[None]
     if placement.resized != placement.source:
         pixels = F.interpolate(pixels, placement.resized, mode="bilinear", align_corners=False, antialias=False)
     if contract.channel_order == "bgr":
         pixels = pixels.flip(1)
     low, high = contract.value_range
-    mean = torch.tensor(contract.mean, dtype=torch.float32).view(1, -1, 1, 1)
-    std = torch.tensor(contract.std, dtype=torch.float32).view(1, -1, 1, 1)
+    mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(contract.std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
     pixels = ((pixels - low) / (high - low) - mean) / std
     (top, left), (height, width) = placement.offset, placement.resized
     below, right = placement.canvas[0] - top - height, placement.canvas[1] - left - width
@@ -45,7 +47,7 @@ def decide(scores: Tensor, contract: Contract) -> NDArray[Any]:
         mask = scores[0, 0] >= limit
     else:
         mask = scores[0].argmax(0)
-    return mask.numpy().astype(contract.mask_dtype)
+    return mask.cpu().numpy().astype(contract.mask_dtype)
 
 
 @torch.inference_mode()
@@ -59,7 +61,7 @@ def segment(network: nn.Module, frame: NDArray[Any], contract: Contract) -> NDAr
 def _upsample_axis(scores: Tensor, placement: Placement, axis: int) -> Tensor:
     """Interpolate one spatial axis where the frame covers only part of the canvas."""
     dim, length = axis + 2, scores.shape[axis + 2]
-    centres = torch.arange(placement.source[axis], dtype=torch.float64) + 0.5
+    centres = torch.arange(placement.source[axis], dtype=torch.float64, device=scores.device) + 0.5
     on_canvas = centres * (placement.resized[axis] / placement.source[axis]) + placement.offset[axis]
     position = (on_canvas * (length / placement.canvas[axis]) - 0.5).clamp(0, length - 1)
     first = position.floor().long()

@@ -1,10 +1,8 @@
 """Every stage on the tiny run: what comes out, what reruns, and that training resumes bit for bit."""
 
-import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
@@ -31,7 +29,7 @@ def test_every_stage_leaves_its_files_and_figures(finished_run: Path) -> None:
     assert set(stages["export"].outputs) == {"model.onnx", "model.fp16.onnx", "contract.json", "palette.json"}
     assert set(stages["build"].outputs) == {"model.rtx.engine"}
     assert set(stages["validate"].outputs) == {"report.json", "verdicts.json", "worst.png"}
-    assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv"}
+    assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv", "frames.png"}
     assert all(record.environment["python"] for record in stages.values())
 
 
@@ -166,16 +164,6 @@ def test_verdicts_say_what_was_not_judged(finished_run: Path) -> None:
     assert verdicts["export/model.onnx"].status == "passed"
     assert verdicts["build/model.rtx.engine"].status == "not judged"
     assert "not run" in verdicts["build/model.rtx.engine"].reasons[0]
-
-
-def test_the_benchmark_keeps_every_sample(finished_run: Path) -> None:
-    run = RunDirectory(finished_run)
-    report = json.loads(run.artifact_bytes("benchmark", "report.json"))
-    samples = np.loadtxt(run.artifact("benchmark", "samples.csv"), delimiter=",", skiprows=1)
-
-    assert samples.shape == (3, len(report["latency"]))
-    assert report["latency"]["segpipe onnxruntime-cpu"]["p50_ms"] == pytest.approx(np.median(samples[:, 0]) / 1e6, 1e-3)
-    assert report["agreement_with_eager"] > 0.99
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(run_copy: Path) -> None:

@@ -39,6 +39,10 @@ max_iou_drop = 0.2
 [benchmark]
 frames = 2
 rounds = 3
+peers = ["eager", "half", "onnxruntime"]
+batches = [1, 2]
+callers = [1, 2]
+throughput_seconds = 0.05
 """
 
 
