@@ -88,9 +88,21 @@ def duel(
         for name, values in rounds.samples.items():
             taken[name].append(values)
         over = time.monotonic() >= end
-        outcome = _judge(np.concatenate(taken["a"]), np.concatenate(taken["b"]), terms.margin, over)
+        outcome = judge(np.concatenate(taken["a"]), np.concatenate(taken["b"]), terms.margin, over)
         if over or (outcome.rounds >= _LEAST and outcome.verdict != "not decided"):
             return outcome
+
+
+def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> Outcome:
+    """Decided when the whole interval is on one side. At the end the estimate decides, if it is no chance at all."""
+    ratio, low, high = median_of_ratios(b, a)
+    verdict: Verdict = "not decided"
+    if low > 1 + margin or (over and ratio > 1 + margin and low > 1):
+        verdict = "slower"
+    elif high <= 1 + margin:
+        verdict = "within the margin"
+    a_ms, b_ms = (round(float(np.median(values)) / 1e6, 4) for values in (a, b))
+    return Outcome(ratio, low, high, len(a), a_ms, b_ms, verdict)
 
 
 def require_within_margin(outcome: Outcome, margin: float) -> None:
@@ -121,18 +133,6 @@ def compare_reports(a: Path, b: Path) -> list[list[str]]:
 
 def _ratio(a: float, b: float) -> str:
     return f"{b / a:.3f} (measured apart)"
-
-
-def _judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> Outcome:
-    """Decided when the whole interval is on one side. At the end the estimate decides, if it is no chance at all."""
-    ratio, low, high = median_of_ratios(b, a)
-    verdict: Verdict = "not decided"
-    if low > 1 + margin or (over and ratio > 1 + margin and low > 1):
-        verdict = "slower"
-    elif high <= 1 + margin:
-        verdict = "within the margin"
-    a_ms, b_ms = (round(float(np.median(values)) / 1e6, 4) for values in (a, b))
-    return Outcome(ratio, low, high, len(a), a_ms, b_ms, verdict)
 
 
 def _read(path: Path) -> Report:

@@ -1,6 +1,7 @@
 """The report's pictures of training, accuracy and origin. Each returns inline SVG, or nothing without figures."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,13 +9,14 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from stages.report.reading import ClassScores, Confusion, Facts, producers
 from stages.report.speed import budget, latency, latency_by_run, peers, throughput
-from stages.report.svg import GRID, INK, MUTED, SERIES, SURFACE, new_axes, to_svg
+from stages.report.svg import GRID, INK, MUTED, SERIES, SURFACE, new_axes, new_panels, to_svg
 
 __all__ = [
     "accuracy_by_run", "budget", "class_iou", "confusion", "curves", "latency", "latency_by_run", "lineage", "peers",
     "throughput",
 ]  # fmt: skip
 
+_ARROW: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "color": MUTED, "lw": 1, "shrinkA": 1, "shrinkB": 1}
 _MOST_CELLS = 30  # classes up to which a confusion matrix is readable
 
 
@@ -33,13 +35,15 @@ def lineage(facts: Facts) -> str:
     half = min(0.24, 0.46 / max(len(row) for row in rows))
     for source, target in edges:
         (x1, y1), (x2, y2) = place[source], place[target]
-        bend = 0.0 if depth[target] - depth[source] == 1 else 0.25
-        axes.add_patch(
-            FancyArrowPatch(
-                (x1, y1 - 0.3), (x2, y2 + 0.3), arrowstyle="-|>", mutation_scale=9, color=MUTED, lw=1,
-                connectionstyle=f"arc3,rad={bend}",
+        if depth[target] - depth[source] == 1:
+            axes.add_patch(FancyArrowPatch((x1, y1 - 0.3), (x2, y2 + 0.3), **_ARROW))
+        else:  # past the stages between: around their right side, the farther the wider
+            bend = 0.25 + 0.1 * (depth[target] - depth[source])
+            axes.add_patch(
+                FancyArrowPatch(
+                    (x1 + half, y1 - 0.1), (x2 + half, y2 + 0.1), connectionstyle=f"arc3,rad=-{bend}", **_ARROW
+                )
             )
-        )  # fmt: skip
     for name, (x, y) in place.items():
         axes.add_patch(
             FancyBboxPatch(
@@ -48,7 +52,7 @@ def lineage(facts: Facts) -> str:
             )
         )  # fmt: skip
         axes.text(x, y + 0.1, name, ha="center", va="center", weight="bold", color=INK)
-        axes.text(x, y - 0.13, _subtitle(facts, name), ha="center", va="center", size=7, color=MUTED)
+        axes.text(x, y - 0.13, _subtitle(facts, name), ha="center", va="center", size=8, color=MUTED)
     told = "; ".join(f"{target} from {source}" for source, target in edges)
     return to_svg(figure, f"What was made from what: {told}")
 
@@ -59,21 +63,17 @@ def curves(history: Mapping[str, list[float]]) -> str:
     shown = [name for name in ("loss", "val_miou") if name in history]
     if len(epochs) < 2 or not shown:
         return ""
-    figure, first = new_axes(1.4 * len(shown) + 0.3)
-    panels = [first]
-    if len(shown) == 2:
-        first.remove()
-        panels = list(figure.subplots(2, 1, sharex=True))
+    figure, panels = new_panels(1.4 * len(shown) + 0.3, len(shown))
     for panel, name, colour in zip(panels, shown, SERIES, strict=False):
         values = np.array(history[name])
-        panel.patch.set_alpha(0)
         panel.plot(epochs, values, color=colour)
         panel.set_title({"loss": "training loss", "val_miou": "validation mIoU"}[name], loc="left", size=9, color=INK)
         best = int(values.argmin() if name == "loss" else values.argmax())
         panel.plot(epochs[best], values[best], "o", color=colour, ms=5)
         panel.annotate(f"{values[best]:.3f}", (epochs[best], values[best]), textcoords="offset points",
-                       xytext=(-4, 5 if name == "loss" else -12), ha="right", color=INK, size=8)  # fmt: skip
+                       xytext=(-4, 5 if name == "loss" else -12), ha="right", color=INK, size=8.5)  # fmt: skip
         _plain(panel)
+    panels[-1].locator_params(axis="x", integer=True)
     panels[-1].set_xlabel("epoch", color=MUTED)
     told = "; ".join(f"{name} from {history[name][0]:.3f} to {history[name][-1]:.3f}" for name in shown)
     return to_svg(figure, f"Training over {len(epochs)} epochs: {told}")
@@ -87,7 +87,7 @@ def class_iou(classes: Sequence[ClassScores]) -> str:
     figure, axes = new_axes(0.26 * len(known) + 0.5)
     values = [entry.iou or 0.0 for entry in known]
     bars = axes.barh([entry.name for entry in known], values, color=SERIES[0], height=0.62)
-    axes.bar_label(bars, [f"{value:.3f}" for value in values], padding=3, color=INK, size=8)
+    axes.bar_label(bars, [f"{value:.3f}" for value in values], padding=3, color=INK, size=8.5)
     axes.set(xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
@@ -107,7 +107,7 @@ def confusion(matrix: Confusion) -> str:
     for (row, column), share in np.ndenumerate(shares):
         axes.add_patch(_cell(column, row, float(share)))
         if classes <= 12 and share >= 0.005:
-            axes.text(column, row, f"{share:.0%}", ha="center", va="center", size=7, color=INK)
+            axes.text(column, row, f"{share:.0%}", ha="center", va="center", size=8, color=INK)
     axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="auto")
     axes.set_xticks(range(classes), matrix.classes, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(classes), matrix.classes)
@@ -126,7 +126,7 @@ def accuracy_by_run(runs: Sequence[Facts]) -> str:
         return ""
     figure, axes = new_axes(0.4 * len(known) + 0.5)
     bars = axes.barh(range(len(known)), [value for _, value in known], color=SERIES[0], height=0.55)
-    axes.bar_label(bars, [f"{value:.4f}" for _, value in known], padding=3, color=INK, size=8)
+    axes.bar_label(bars, [f"{value:.4f}" for _, value in known], padding=3, color=INK, size=8.5)
     axes.set_yticks(range(len(known)), [name for name, _ in known])
     axes.set(xlim=(0, 1.15), xticks=[0, 0.25, 0.5, 0.75, 1])
     axes.invert_yaxis()

@@ -27,9 +27,9 @@ def latency(benchmark: Benchmarked) -> str:
         axes.scatter(values, row + 0.12 + spread.uniform(-0.13, 0.13, len(values)), s=7, color=colour, alpha=0.5, lw=0)
         median = entry.latency.p50_ms if entry.latency else 0.0
         axes.plot([median, median], [row - 0.12, row + 0.34], color=INK, lw=1.6)
-        axes.text(0.0, row - 0.2, entry.name, transform=axes.get_yaxis_transform(), va="center", size=8, color=INK)
+        axes.text(0.0, row - 0.2, entry.name, transform=axes.get_yaxis_transform(), va="center", size=8.5, color=INK)
         axes.text(1.0, row - 0.2, f"{median:.2f} ms", transform=axes.get_yaxis_transform(), va="center", ha="right",
-                  size=8, color=INK)  # fmt: skip
+                  size=8.5, color=INK)  # fmt: skip
     axes.set_xscale("log")
     axes.set(ylim=(len(entries) - 0.45, -0.5), yticks=[])
     axes.set_xlabel("milliseconds a frame (logarithmic)", color=MUTED)
@@ -52,7 +52,10 @@ def budget(parts: Budget | None) -> str:
     for row, (value, colour) in enumerate(zip(known.values(), SERIES, strict=False)):
         left = sum(list(known.values())[:row])
         axes.barh(row, value, left=left, color=colour, height=0.6)
-        axes.text(left + value, row, f"  {value:.2f} ms, {value / whole:.0%}", va="center", size=8, color=INK)
+        axes.annotate(
+            f"{value:.2f} ms, {value / whole:.0%}", (left + value, row), textcoords="offset points", xytext=(4, 0),
+            va="center", size=8.5, color=INK,
+        )  # fmt: skip
     axes.set_yticks(range(len(known)), list(known))
     axes.set(xlim=(0, whole * 1.38))
     axes.invert_yaxis()
@@ -73,9 +76,9 @@ def peers(report: Report) -> str:
     for row, ratio in enumerate(shown):
         axes.barh(row + 0.13, ratio.ratio, color=SERIES[2], height=0.3)
         axes.plot([ratio.low, ratio.high], [row + 0.13] * 2, color=INK, lw=1.2)
-        axes.text(0.0, row - 0.2, ratio.slow, transform=axes.get_yaxis_transform(), va="center", size=8, color=INK)
+        axes.text(0.0, row - 0.2, ratio.slow, transform=axes.get_yaxis_transform(), va="center", size=8.5, color=INK)
         axes.text(1.0, row - 0.2, f"{ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})", va="center", ha="right",
-                  transform=axes.get_yaxis_transform(), size=8, color=INK)  # fmt: skip
+                  transform=axes.get_yaxis_transform(), size=8.5, color=INK)  # fmt: skip
     axes.axvline(1, color=SERIES[0], lw=1.6)
     axes.set(ylim=(len(shown) - 0.5, -0.5), yticks=[], xlim=(0, None))
     axes.set_xlabel("times as long as ours (the line at 1)", color=MUTED)
@@ -95,8 +98,11 @@ def throughput(report: Report) -> str:
     ):
         if series:
             axes.plot(*_points(series), "o-", color=colour, ms=5, label=name)
-    axes.legend(loc="lower right", fontsize=8, labelcolor=INK)
-    axes.set(ylim=(0, None), xticks=sorted({point.count for point in (*report.batches, *report.callers)}))
+    axes.legend(loc="lower right", fontsize=8.5, labelcolor=INK, frameon=False)
+    axes.set(
+        ylim=(0, 1.12 * max(p.frames_per_second for p in (*report.batches, *report.callers))),
+        xticks=sorted({point.count for point in (*report.batches, *report.callers)}),
+    )
     axes.set_xlabel("how many", color=MUTED)
     axes.set_ylabel("frames a second", color=MUTED)
     axes.tick_params(colors=MUTED)

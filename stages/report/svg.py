@@ -18,10 +18,10 @@ _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface", GOOD
 }
 """Colours that no picture needs, each standing for one of the page's CSS variables."""
 
-WIDTH = 4.6  # inches; drawn narrow, so that text stays readable on a phone
+WIDTH = 4.2  # inches; drawn narrow, so that text stays readable on a phone
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be selected, and it takes the page's font
-    "font.size": 9,
+    "font.size": 9.5,
     "font.family": "DejaVu Sans",
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -44,14 +44,20 @@ _serial = count(1)
 _QUOTED = "@description@"  # put in last: a description may hold what a replacement would read as a command
 
 
-def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+def new_axes(height: float) -> tuple[Figure, Axes]:
     """An empty figure in the page's style; finish it with `to_svg`."""
+    figure, axes = new_panels(height, 1)
+    return figure, axes[0]
+
+
+def new_panels(height: float, rows: int) -> tuple[Figure, list[Axes]]:
+    """As `new_axes`, with several axes one above the other that share x."""
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.subplots()
-        axes.patch.set_alpha(0)
-    return figure, axes
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        panels = list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+    for patch in (figure.patch, *(axes.patch for axes in panels)):
+        patch.set_alpha(0)
+    return figure, panels
 
 
 def to_svg(figure: Figure, description: str) -> str:
