@@ -1,4 +1,4 @@
-"""The report: what it shows of a run, what it does with less, that it stands alone, and how several runs are compared."""
+"""The report: what it shows of a run, what it does with less, that it stands alone, how runs are compared."""
 
 import json
 import re
