@@ -17,11 +17,13 @@ typedef struct { unsigned pid; unsigned long long used; unsigned gi, ci; } Proce
 int nvmlInit_v2(void) { return INIT; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = (void *)7; return index ? 2 : 0; }
 int nvmlDeviceGetName(void *device, char *name, unsigned length) { strncpy(name, "Stand-in 1000", length); return 0; }
-int nvmlDeviceGetClockInfo(void *device, int which, unsigned *mhz) { *mhz = which == 0 ? 1500 : 2600; return device != (void *)7; }
+int nvmlDeviceGetClockInfo(void *device, int which, unsigned *mhz) {
+  *mhz = which == 0 ? 1500 : 2600; return device != (void *)7; }
 int nvmlDeviceGetTemperature(void *device, int which, unsigned *c) { *c = 61; return which; }
 int nvmlDeviceGetPowerUsage(void *device, unsigned *mw) { *mw = 250500; return 0; }
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *r) { *r = 4; return 0; }
-int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *mj) { static unsigned long long e; *mj = e += 5000; return 0; }
+int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *mj) {
+  static unsigned long long e; *mj = e += 5000; return 0; }
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *count, Process *p) {
   p[0] = (Process){1, 5, 0, 0}; p[1] = (Process){PID, 123456789, 0, 0}; *count = 2; return 0; }
 """
@@ -63,7 +65,9 @@ def test_sensors_are_read_with_their_units(tmp_path: Path) -> None:
 def test_without_a_driver_every_answer_is_none_and_the_reason_is_told() -> None:
     watch = nvml.watch("libthere-is-none.so")
 
-    assert watch.state("before") is watch.energy_joules() is watch.own_bytes() is None
+    assert watch.state("before") is None
+    assert watch.energy_joules() is None
+    assert watch.own_bytes() is None
     assert "no NVIDIA driver" in watch.unread
 
 
