@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from segpipe.rundir import RunDirectory
-from stages.benchmark.schema import Report
+from stages.benchmark_report import Report
 
 RESULTS = Path(__file__).parent / "results"
 

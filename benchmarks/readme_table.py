@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.keep import RESULTS
-from stages.benchmark.schema import Report
+from stages.benchmark_report import Report
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- speeds: made by `python -m benchmarks.readme_table` -->", "<!-- /speeds -->"

@@ -128,8 +128,8 @@ app.add_typer(benchmarks, name="benchmark")
 def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
     """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""
     finished = _run_stages(run, "benchmark", "benchmark", force, sets)
-    from stages.benchmark.schema import Report
     from stages.benchmark.table import COLUMNS, remarks, rows
+    from stages.benchmark_report import Report
 
     text = finished.artifact_bytes("benchmark", "report.json")
     if as_json:

@@ -18,7 +18,7 @@ FAILURES = (ArithmeticError, ImportError, LookupError, MemoryError, OSError, Run
 
 _BEYOND = 10  # samples that must lie beyond a percentile before it is told
 _RESAMPLES = 2000
-_BLOCK = 5  # rounds resampled together: neighbouring rounds share what else the machine is doing
+_BLOCK = 10  # rounds resampled together: neighbouring rounds share what else the machine is doing
 _WINDOW = 4  # calls whose median is compared with the next window's
 _SETTLED = 0.05  # medians of two windows this near: caches, clocks and compilers have settled
 
@@ -128,10 +128,10 @@ def ratio_of_medians(slow: Nanoseconds, fast: Nanoseconds) -> tuple[float, float
     return _rounded(np.median(slow) / np.median(fast)), _rounded(low), _rounded(high)
 
 
-def median_of_ratios(slow: Nanoseconds, fast: Nanoseconds) -> tuple[float, float, float]:
+def median_of_ratios(slow: Nanoseconds, fast: Nanoseconds, level: float = 0.95) -> tuple[float, float, float]:
     """The median over the rounds of slow / fast, with its interval: what both met in a round cancels."""
     ratios = slow / fast
-    low, high = _interval(np.median(ratios[_resampled(len(ratios))], 1))
+    low, high = _interval(np.median(ratios[_resampled(len(ratios))], 1), level)
     return _rounded(np.median(ratios)), _rounded(low), _rounded(high)
 
 
@@ -175,8 +175,8 @@ def _resampled(rounds: int) -> NDArray[np.int64]:
     return drawn.reshape(_RESAMPLES, -1)[:, :rounds]
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
+def _interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 
 

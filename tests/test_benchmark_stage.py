@@ -14,9 +14,9 @@ from segpipe.cli import app
 from segpipe.rundir import RunDirectory
 from stages.benchmark import measure
 from stages.benchmark.contestants import Entrant, OurBackends
-from stages.benchmark.schema import SCHEMA_FILE, Entry, Report, schema_text
 from stages.benchmark.table import remarks, rows
 from stages.benchmark.torch_peers import TorchPeer
+from stages.benchmark_report import SCHEMA_FILE, Entry, Report, schema_text
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
 

@@ -92,16 +92,19 @@ def test_the_ratio_has_an_interval_that_holds_it() -> None:
     assert low <= ratio <= high
 
 
-def test_the_interval_of_equals_holds_one_and_that_of_a_slowdown_does_not() -> None:
-    """Both meet the same slow spells, as neighbours in a round do."""
-    rng = np.random.default_rng(2)
-    spells = np.repeat(rng.uniform(1, 3, 40), 5)
-    a, b = (1e6 * spells * rng.normal(1, 0.03, 200) for _ in range(2))
-    same = median_of_ratios(a.astype(np.int64), b.astype(np.int64))
-    slower = median_of_ratios((1.1 * a).astype(np.int64), b.astype(np.int64))
+def test_a_95_percent_interval_holds_the_truth_about_19_times_in_20() -> None:
+    """Both meet the same slow spells, as neighbours in a round do; 30 of 40 leaves room for chance."""
+    held = found = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        spells = np.repeat(rng.uniform(1, 3, 20), 5)
+        a, b = (1e6 * spells * rng.normal(1, 0.03, 100) for _ in range(2))
+        _, low, high = median_of_ratios((1.1 * a).astype(np.int64), b.astype(np.int64))
+        held += low <= 1.1 <= high
+        found += low > 1.05
 
-    assert same[1] <= 1 <= same[2]
-    assert slower[1] > 1.05
+    assert held >= 30
+    assert found == 40
 
 
 def test_the_interval_is_wide_where_the_machine_was_noisy() -> None:

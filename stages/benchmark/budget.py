@@ -9,7 +9,7 @@ from segpipe.errors import BackendError
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.postprocess import postprocess
 from stages.benchmark.contestants import NetworkAlone, Scene, network_input
-from stages.benchmark.schema import Budget
+from stages.benchmark_report import Budget
 from stages.timing import Nanoseconds
 
 

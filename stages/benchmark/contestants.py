@@ -16,7 +16,7 @@ from segpipe.runtime.opening import open_run
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.verdict import require_passed
-from stages.benchmark.schema import Kind
+from stages.benchmark_report import Kind
 
 _MASK = Outputs()
 

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from segpipe.errors import GateFailedError, InputError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-from stages.benchmark.schema import Report
+from stages.benchmark_report import Report
 from stages.config import Config
 from stages.data import open_split
 from stages.timing import interleave, median_of_ratios, warm_up
 
-_ROUNDS = 20  # between two looks at the interval
-_LEAST = 60  # rounds before the first verdict: an interval over fewer is itself too uncertain
+_ROUNDS = 20  # measured at a time
+_LEAST = 80  # rounds before the first look: an interval over fewer is itself too uncertain; then at each doubling
+_LEVEL = 0.99  # of the interval: there are several looks, and each may err
 
 Verdict = Literal["within the margin", "slower", "not decided"]
 
@@ -35,7 +36,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Outcome:
-    """B's time over A's, round by round, with a 95 % interval."""
+    """B's time over A's, round by round, with a 99 % interval."""
 
     ratio: float
     low: float
@@ -79,6 +80,7 @@ def duel(
         warm_up(call, terms.seconds / 10)
     end = time.monotonic() + terms.seconds
     taken: dict[str, list[NDArray[np.int64]]] = {name: [] for name in calls}
+    look = _LEAST
     while True:
         rounds = interleave(calls, _ROUNDS, max(0.0, end - time.monotonic()), seed=len(taken["a"]))
         if rounds.interrupted:
@@ -87,15 +89,18 @@ def duel(
             raise InputError(f"run {name.upper()} {reason}", hint="run `segpipe benchmark` on it")
         for name, values in rounds.samples.items():
             taken[name].append(values)
+        measured = sum(map(len, taken["a"]))
         over = time.monotonic() >= end
-        outcome = judge(np.concatenate(taken["a"]), np.concatenate(taken["b"]), terms.margin, over)
-        if over or (outcome.rounds >= _LEAST and outcome.verdict != "not decided"):
-            return outcome
+        if over or measured >= look:
+            outcome = judge(np.concatenate(taken["a"]), np.concatenate(taken["b"]), terms.margin, over)
+            if over or outcome.verdict != "not decided":
+                return outcome
+            look *= 2
 
 
 def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> Outcome:
     """Decided when the whole interval is on one side. At the end the estimate decides, if it is no chance at all."""
-    ratio, low, high = median_of_ratios(b, a)
+    ratio, low, high = median_of_ratios(b, a, _LEVEL)
     verdict: Verdict = "not decided"
     if low > 1 + margin or (over and ratio > 1 + margin and low > 1):
         verdict = "slower"

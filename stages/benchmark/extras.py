@@ -11,7 +11,7 @@ from segpipe.runtime.backends import Backend
 from segpipe.runtime.request import Outputs
 from stages.benchmark import floor, memory, nvml
 from stages.benchmark.contestants import OurBackends, Scene
-from stages.benchmark.schema import Floor, Memory, Throughput
+from stages.benchmark_report import Floor, Memory, Throughput
 from stages.config import BenchmarkConfig
 from stages.timing import FAILURES, first_line
 

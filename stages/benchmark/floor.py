@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from segpipe.rundir import RunDirectory
 from stages import checkpoint
 from stages.benchmark.contestants import Scene, network_input
-from stages.benchmark.schema import Floor
 from stages.benchmark.torch_peers import device
+from stages.benchmark_report import Floor
 
 _TRIES = 5  # the best of them: a rate is what the machine can do, not what it did while busy
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.benchmark.schema import Machine
+from stages.benchmark_report import Machine
 
 _BUSY = 0.1  # share of the processor taken by other work from which figures are doubtful
 

@@ -22,7 +22,7 @@ from stages.benchmark.budget import Steps
 from stages.benchmark.contestants import Candidate, Entrant, OurBackends, Scene, network_input
 from stages.benchmark.machine import Moment, load_warnings, machine, others_share, usable_cores
 from stages.benchmark.pictures import frame_sheet
-from stages.benchmark.schema import Budget, Conditions, Entry, GpuState, LatencyFigures, Ratio, Report
+from stages.benchmark_report import Budget, Conditions, Entry, GpuState, LatencyFigures, Ratio, Report
 from stages.config import Config
 from stages.data import open_split
 from stages.timing import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from stages.benchmark.schema import Entry, Report
+from stages.benchmark_report import Entry, Report
 
 COLUMNS = ("contestant", "p50 ms", "95 % interval", "p90", "p99", "max", "samples", "same masks", "slower than ours")
 
@@ -22,21 +22,11 @@ def remarks(report: Report) -> list[str]:
         for entry in report.contestants
         if entry.same_answer is False
     ]
-    lines += [f"not measured: {entry.name}: {entry.reason}" for entry in absent(report)]
+    lines += [f"not measured: {entry.name}: {entry.reason}" for entry in report.absent()]
     lines += [
         f"cut short: {entry.name}: {entry.reason}" for entry in report.contestants if entry.latency and entry.reason
     ]
     return [*lines, *_beside(report)]
-
-
-def absent(report: Report) -> list[Entry]:
-    """Contestants without figures; a network alone is named only where its backend could be opened at all."""
-    ran = {entry.name.removeprefix("segpipe ") for entry in report.contestants if entry.ours and entry.latency}
-    return [
-        entry
-        for entry in report.contestants
-        if not entry.latency and (entry.kind == "end to end" or entry.name.partition(",")[0] in ran)
-    ]
 
 
 def _row(report: Report, entry: Entry) -> list[str]:

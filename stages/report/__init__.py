@@ -8,8 +8,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segpipe.rundir import RunDirectory
 from segpipe.storage import write_atomically
-from stages.benchmark.schema import Entry
-from stages.benchmark.table import absent
 from stages.report import figures
 from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
@@ -20,9 +18,7 @@ FILE_NAME = "report.html"
 def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     """Write RUN/report.html from the manifest and the stages' own files; what a stage did not leave is left out."""
     facts = read_facts(rundir)
-    page = _render(
-        "report.html.j2", facts=facts, pictures=_pictures(facts), images=_images(rundir), absent=_absent(facts)
-    )
+    page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=_images(rundir))
     return _write(out or rundir.path / FILE_NAME, page)
 
 
@@ -53,11 +49,6 @@ def _pictures(facts: Facts) -> dict[str, str]:
         **(_benchmark_pictures(facts.benchmark) if facts.benchmark else {}),
     }
     return {name: svg for name, svg in drawn.items() if svg}
-
-
-def _absent(facts: Facts) -> list[Entry]:
-    """Contestants that the benchmark could not measure."""
-    return absent(facts.benchmark.report) if facts.benchmark else []
 
 
 def _benchmark_pictures(benchmark: Benchmarked) -> dict[str, str]:

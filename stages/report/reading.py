@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from segpipe.manifest import StageRecord, logical_name
 from segpipe.rundir import RunDirectory
-from stages.benchmark.schema import Report
+from stages.benchmark_report import Report
 
 ORDER = ("train", "import", "export", "build", "validate", "benchmark")
 

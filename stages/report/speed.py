@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from stages.benchmark.schema import Budget, Report, Throughput
+from stages.benchmark_report import Budget, Report, Throughput
 from stages.report.reading import Benchmarked, Facts
 from stages.report.svg import INK, MUTED, SERIES, new_axes, to_svg
 

@@ -1,4 +1,4 @@
-"""report.json of the benchmark: its published schema. `python -m stages.benchmark` writes it anew."""
+"""report.json of the benchmark: its published schema, which `python -m stages.benchmark` writes anew."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "benchmark-report.schema.json"
+SCHEMA_FILE = Path(__file__).parent / "schemas" / "benchmark-report.schema.json"
 SCHEMA = 1
 
 Kind = Literal["end to end", "network alone"]
@@ -161,6 +161,15 @@ class Report(_Part):
         """Ours end to end, on the best backend that ran."""
         own = (entry for entry in self.contestants if entry.ours and entry.kind == "end to end")
         return next((entry for entry in own if entry.latency), None)
+
+    def absent(self) -> list[Entry]:
+        """Contestants without figures; a network alone is named only where its backend could be opened at all."""
+        ran = {entry.name.removeprefix("segpipe ") for entry in self.contestants if entry.ours and entry.latency}
+        return [
+            entry
+            for entry in self.contestants
+            if not entry.latency and (entry.kind == "end to end" or entry.name.partition(",")[0] in ran)
+        ]
 
     @property
     def unvalidated(self) -> tuple[str, ...]:
