@@ -30,14 +30,15 @@ from segpipe.runtime.postprocess import argmax, mixed_cells, postprocess
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter
-from stages.benchmark import machine
+from stages.benchmark.machine import machine
 from stages.config import ShapesData
 from stages.data.shapes import ShapesSplit
-from stages.timing import interleave, latency, ratio_of_medians
+from stages.timing import Contestant, interleave, latency, ratio_of_medians
 
 FRAME, NETWORK, STRIDE = (1024, 2048), (512, 1024), 8
 RESULTS = Path(__file__).parent / "results" / "runtime_cpu.json"
 STREAMED = 12  # frames a round of the throughput contest
+_SECONDS = 600.0  # at most, for each contest
 
 
 class WithScores(nn.Module):
@@ -134,7 +135,7 @@ def whole_frame(setting: Setting, rounds: int) -> dict[str, Any]:
         preprocess(frame, contract, placement, buffer[0])
         postprocess(scores, contract, placement)
 
-    samples = interleave(
+    samples = timed(
         {
             "bare": lambda _: setting.backend.scores(tensor),
             "whole": lambda _: setting.segmenter(frame),
@@ -170,7 +171,7 @@ def post_alone(run: RunDirectory, classes: int, rounds: int) -> dict[str, Any]:
     def ours(_: int) -> NDArray[Any]:
         return postprocess(scores, contract, placement)
 
-    samples = interleave({"ours": ours, "torch": by_torch, "opencv": by_opencv}, rounds)
+    samples = timed({"ours": ours, "torch": by_torch, "opencv": by_opencv}, rounds)
     return {
         "latency": {name: latency(values).as_dict() for name, values in samples.items()},
         "faster_than_torch": ratio_of_medians(samples["torch"], samples["ours"]),
@@ -180,16 +181,22 @@ def post_alone(run: RunDirectory, classes: int, rounds: int) -> dict[str, Any]:
     }
 
 
+def timed(contestants: dict[str, Contestant], rounds: int) -> dict[str, NDArray[np.int64]]:
+    """Interleaved rounds after a warm-up of each."""
+    for contestant in contestants.values():
+        contestant(0)
+    return interleave(contestants, rounds, _SECONDS).samples
+
+
 def streaming(setting: Setting, rounds: int) -> dict[str, Any]:
     """Throughput of `stream` beside a plain loop."""
     frames = [setting.frame] * STREAMED
-    samples = interleave(
+    samples = timed(
         {
             "loop": lambda _: [setting.segmenter(frame) for frame in frames],
             "stream": lambda _: list(setting.segmenter.stream(frames)),
         },
         rounds,
-        warm_up=1,
     )
     return {
         "frames": STREAMED,
@@ -215,7 +222,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
     run = RunDirectory(options.run)
-    report: dict[str, Any] = {"machine": machine(), "threads": options.threads, "rounds": options.rounds}
+    report: dict[str, Any] = {"machine": machine().model_dump(), "threads": options.threads, "rounds": options.rounds}
     for classes in (11, 19):
         setting = prepare(run, classes, options.threads)
         report[f"whole frame, {classes} classes"] = whole_frame(setting, options.rounds)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.runtime.segmenter import Segmenter
-from stages.benchmark import machine
+from stages.benchmark.machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "runtime_memory.json"
 SETTLED = 200  # frames after which nothing may grow
@@ -43,7 +43,12 @@ def main() -> None:
                 curve[number + 1] = resident_mb()
         described = segmenter.describe()
     growth = round(max(mb for frame, mb in curve.items() if frame >= SETTLED) - curve[SETTLED], 1)
-    report = {"machine": machine(), "backend": described["backend"], "growth_mb": growth, "resident_mb": curve}
+    report = {
+        "machine": machine().model_dump(),
+        "backend": described["backend"],
+        "growth_mb": growth,
+        "resident_mb": curve,
+    }
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from segpipe import __version__
-from segpipe.console import print_error, print_json, print_table, start_logging
+from segpipe.console import print_error, print_json, print_lines, print_table, start_logging
 from segpipe.errors import InputError, SegpipeError
 
 if TYPE_CHECKING:
@@ -30,6 +30,15 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+
+
+class _RunByDefault(TyperGroup):
+    """`benchmark RUN` is `benchmark run RUN`: what is no command of the group is handed to `run`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -155,20 +164,52 @@ def validate(
     return print(_run_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
 
 
-@app.command()
-def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Measure milliseconds per frame beside PyTorch."""
-    import json
+benchmarks = typer.Typer(cls=_RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
+app.add_typer(benchmarks, name="benchmark")
 
+
+@benchmarks.command("run")
+def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""
     finished = _run_stages(run, "benchmark", "benchmark", force, sets)
-    report = json.loads(finished.artifact_bytes("benchmark", "report.json"))
+    from stages.benchmark.table import COLUMNS, remarks, rows
+    from stages.benchmark_report import Report
+
+    text = finished.artifact_bytes("benchmark", "report.json")
     if as_json:
-        return print_json(report)
-    rows = [
-        [name, *(f"{v[k]:.2f}" for k in ("p50_ms", "p25_ms", "p75_ms", "max_ms"))]
-        for name, v in report["latency"].items()
-    ]
-    return print_table(["contestant", "p50 ms", "p25", "p75", "max"], rows)
+        return print(text.decode().rstrip())
+    measured = Report.model_validate_json(text)
+    print_table(COLUMNS, rows(measured))
+    return print_lines(["", *remarks(measured)])
+
+
+@benchmarks.command("compare")
+def compare(
+    a: Annotated[Path, typer.Argument(help="Run directory, or a benchmark's report.json.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="The one that must not be slower.", show_default=False)],
+    *,
+    margin: Annotated[float, typer.Option(help="B may take this share longer.", min=0)] = 0.05,
+    seconds: Annotated[float, typer.Option(help="Time limit.", min=0.1)] = 60,
+    backend: Annotated[str, typer.Option(help="auto picks the best that is usable here.")] = "auto",
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure two runs turn by turn; exit 3 when B is slower than the margin. Two report files: ratios, no verdict."""
+    from stages.benchmark import duel
+    from stages.config_file import load_config
+
+    if not (a.is_dir() and b.is_dir()):
+        return print_table(["contestant", "A p50 ms", "B p50 ms", "B / A"], duel.compare_reports(a, b))
+    terms = duel.Terms(margin, seconds)
+    outcome = duel.compare_runs((a, b), load_config(a, sets or []), backend, terms)
+    if as_json:
+        print_json(outcome.as_dict())
+    else:
+        print(
+            f"A {outcome.a_ms:.2f} ms, B {outcome.b_ms:.2f} ms: B / A {outcome.ratio:.3f} "
+            f"({outcome.low:.3f} to {outcome.high:.3f}, {outcome.rounds} rounds): {outcome.verdict}"
+        )
+    return duel.require_within_margin(outcome, margin)
 
 
 @app.command()
@@ -286,12 +327,18 @@ def verify(run: Run, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def report(run: Run) -> None:
-    """Write the run's report as one self-contained HTML page."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the page is written.")] = None,
+) -> None:
+    """Write a run's report, or a comparison of several runs, as one self-contained HTML page."""
     from segpipe.rundir import RunDirectory
-    from stages.report import write_report
+    from stages.report import write_comparison, write_report
 
-    print(write_report(RunDirectory(run)))
+    if len(runs) == 1:
+        print(write_report(RunDirectory(runs[0]), out))
+    else:
+        print(write_comparison([RunDirectory(run) for run in runs], out or Path("comparison.html")))
 
 
 @app.command()
@@ -331,7 +378,6 @@ def demo(
     sets: Sets = None,
 ) -> None:
     """Train, export, build, validate, measure and use a small network on synthetic data."""
-    from segpipe.console import print_lines
     from stages.demo import run_demo
 
     print_lines(run_demo(run, sets or []))

@@ -45,6 +45,7 @@ def _listed(value: Any) -> Any:
 
 
 Target = Literal["tensorrt-rtx", "tensorrt"]
+Peer = Literal["eager", "half", "compile", "onnxruntime", "onnxruntime-cuda", "openvino"]
 
 
 class ModelConfig(Section):
@@ -158,12 +159,22 @@ class ValidateConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """Latency."""
+    """Latency, and what stands beside it."""
 
     frames: PositiveInt = 16
-    rounds: PositiveInt = 60
-    seconds: PositiveFloat = 60
-    """Time limit; a machine that is busy with other work gives fewer rounds."""
+    """Of the val split, in turn."""
+    rounds: PositiveInt = 100
+    """Samples of each contestant; 100 tell the 90th percentile, 1000 the 99th."""
+    seconds: PositiveFloat = 30
+    """Time limit of the rounds; a machine that is busy with other work gives fewer."""
+    peers: tuple[Peer, ...] = ("eager", "half", "compile", "onnxruntime", "onnxruntime-cuda", "openvino")
+    """Whom to measure beside this run. Those that cannot run here are listed with the reason."""
+    batches: tuple[PositiveInt, ...] = (1, 4, 8)
+    """Frames a call, for throughput."""
+    callers: tuple[PositiveInt, ...] = (1, 2, 4)
+    """Threads calling at once, for throughput."""
+    throughput_seconds: PositiveFloat = 1
+    """For each of them."""
     threads: Annotated[int, Field(ge=0)] = 0
     """0 takes one a core."""
 

@@ -12,16 +12,18 @@ from torch.nn import functional as F
 from segpipe.contract import Contract, Placement
 
 
-def preprocess(frame: NDArray[Any], contract: Contract, placement: Placement) -> Tensor:
-    """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it)."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frame).astype(np.float32)).permute(2, 0, 1)[None]
+def preprocess(
+    frame: NDArray[Any], contract: Contract, placement: Placement, device: torch.device | None = None
+) -> Tensor:
+    """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it), computed on `device`."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(device).float().permute(2, 0, 1)[None]
     if placement.resized != placement.source:
         pixels = F.interpolate(pixels, placement.resized, mode="bilinear", align_corners=False, antialias=False)
     if contract.channel_order == "bgr":
         pixels = pixels.flip(1)
     low, high = contract.value_range
-    mean = torch.tensor(contract.mean, dtype=torch.float32).view(1, -1, 1, 1)
-    std = torch.tensor(contract.std, dtype=torch.float32).view(1, -1, 1, 1)
+    mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(contract.std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
     pixels = ((pixels - low) / (high - low) - mean) / std
     (top, left), (height, width) = placement.offset, placement.resized
     below, right = placement.canvas[0] - top - height, placement.canvas[1] - left - width

@@ -1,8 +1,9 @@
 """The maths of measuring: interleaved rounds, medians with their spread, ratios with an interval. numpy only."""
 
+import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,16 @@ from numpy.typing import NDArray
 
 Contestant = Callable[[int], object]
 """Called with the number of the round; does one frame."""
+Nanoseconds = NDArray[np.int64]
+
+FAILURES = (ArithmeticError, ImportError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
+"""What a contestant may fail with: it is listed with the reason, the others go on. Anything else is our bug."""
 
 _BEYOND = 10  # samples that must lie beyond a percentile before it is told
 _RESAMPLES = 2000
+_BLOCK = 10  # rounds resampled together: neighbouring rounds share what else the machine is doing
+_WINDOW = 4  # calls whose median is compared with the next window's
+_SETTLED = 0.05  # medians of two windows this near: caches, clocks and compilers have settled
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,14 @@ class Latency:
 
     samples: int
     p50_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
+    """A 95 % bootstrap interval of the median."""
     p25_ms: float
     p75_ms: float
     p90_ms: float | None
     p99_ms: float | None
+    p99_9_ms: float | None
     max_ms: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -32,52 +44,144 @@ class Latency:
         return asdict(self)
 
 
-def interleave(
-    contestants: Mapping[str, Contestant], rounds: int, seconds: float = 600, warm_up: int = 3
-) -> dict[str, NDArray[np.int64]]:
-    """Nanoseconds of each call, A B C A B C ..., so that a drift of the machine meets all alike.
+@dataclass(frozen=True)
+class WarmUp:
+    """Calls made before the first sample, and whether the median had settled by then."""
 
-    Ends after `rounds`, or with the round in which `seconds` are over: a busy machine gives fewer samples.
-    """
-    taken: dict[str, list[int]] = {name: [] for name in contestants}
+    calls: int
+    settled: bool
+
+
+@dataclass
+class Rounds:
+    """What came of the rounds: samples in nanoseconds, and why a contestant has none or too few."""
+
+    samples: dict[str, Nanoseconds] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def warm_up(contestant: Contestant, seconds: float, most: int = 40) -> WarmUp:
+    """Call until the medians of two neighbouring windows agree, or the time or the calls are used up."""
+    taken: list[float] = []
     end = time.monotonic() + seconds
-    for number in range(-warm_up, rounds):
-        if number > 0 and time.monotonic() > end:
+    while len(taken) < most:
+        start = time.perf_counter_ns()
+        contestant(len(taken))
+        taken.append(time.perf_counter_ns() - start)
+        if _has_settled(taken):
+            return WarmUp(len(taken), True)
+        if time.monotonic() > end:
             break
-        for name, contestant in contestants.items():
-            start = time.perf_counter_ns()
-            contestant(number)
-            stop = time.perf_counter_ns()
-            if number >= 0:
-                taken[name].append(stop - start)
-    return {name: np.array(values, np.int64) for name, values in taken.items()}
+    return WarmUp(len(taken), False)
 
 
-def latency(nanoseconds: NDArray[np.int64]) -> Latency:
+def interleave(contestants: Mapping[str, Contestant], rounds: int, seconds: float, seed: int = 0) -> Rounds:
+    """Time each contestant once a round, in an order that changes, so that none always runs in another's wake.
+
+    Ends after `rounds`, or with the round in which `seconds` are over: a busy machine gives fewer samples. A contestant
+    that fails drops out. Ctrl-C ends the rounds and keeps the whole ones.
+    """
+    result = Rounds()
+    taken: dict[str, list[int]] = {name: [] for name in contestants}
+    order, shuffle = list(contestants), random.Random(seed)
+    end = time.monotonic() + seconds
+    try:
+        for number in range(rounds):
+            if number > 0 and time.monotonic() > end:
+                break
+            shuffle.shuffle(order)
+            _one_round(contestants, [name for name in order if name not in result.failed], number, taken, result.failed)
+    except KeyboardInterrupt:
+        result.interrupted = True
+    whole = min((len(values) for name, values in taken.items() if name not in result.failed), default=0)
+    result.samples = {
+        name: np.array(values if name in result.failed else values[:whole], np.int64) for name, values in taken.items()
+    }
+    return result
+
+
+def latency(nanoseconds: Nanoseconds) -> Latency:
     """Summarise one contestant."""
     milliseconds = nanoseconds / 1e6
+    low, high = _interval(np.median(milliseconds[_resampled(len(milliseconds))], 1))
     return Latency(
         samples=len(milliseconds),
         p50_ms=_rounded(np.percentile(milliseconds, 50)),
+        p50_low_ms=_rounded(low),
+        p50_high_ms=_rounded(high),
         p25_ms=_rounded(np.percentile(milliseconds, 25)),
         p75_ms=_rounded(np.percentile(milliseconds, 75)),
         p90_ms=_tail(milliseconds, 90),
         p99_ms=_tail(milliseconds, 99),
+        p99_9_ms=_tail(milliseconds, 99.9),
         max_ms=_rounded(milliseconds.max()),
     )
 
 
-def ratio_of_medians(slow: NDArray[np.int64], fast: NDArray[np.int64]) -> tuple[float, float, float]:
-    """median(slow) / median(fast), with a 95 % bootstrap interval over the paired rounds."""
+def ratio_of_medians(slow: Nanoseconds, fast: Nanoseconds) -> tuple[float, float, float]:
+    """median(slow) / median(fast), with a 95 % bootstrap interval over the rounds that both have."""
+    common = min(len(slow), len(fast))
+    slow, fast = slow[:common], fast[:common]
+    rounds = _resampled(common)
+    low, high = _interval(np.median(slow[rounds], 1) / np.median(fast[rounds], 1))
+    return _rounded(np.median(slow) / np.median(fast)), _rounded(low), _rounded(high)
+
+
+def median_of_ratios(slow: Nanoseconds, fast: Nanoseconds, level: float = 0.95) -> tuple[float, float, float]:
+    """The median over the rounds of slow / fast, with its interval: what both met in a round cancels."""
+    ratios = slow / fast
+    low, high = _interval(np.median(ratios[_resampled(len(ratios))], 1), level)
+    return _rounded(np.median(ratios)), _rounded(low), _rounded(high)
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """An error as a reason that fits a table."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _one_round(
+    contestants: Mapping[str, Contestant],
+    order: list[str],
+    number: int,
+    taken: dict[str, list[int]],
+    failed: dict[str, str],
+) -> None:
+    for name in order:
+        try:
+            start = time.perf_counter_ns()
+            contestants[name](number)
+            stop = time.perf_counter_ns()
+        except FAILURES as error:
+            failed[name] = f"failed in round {number + 1}: {first_line(error)}"
+        else:
+            taken[name].append(stop - start)
+
+
+def _has_settled(taken: list[float]) -> bool:
+    if len(taken) < 2 * _WINDOW:
+        return False
+    before, now = np.median(taken[-2 * _WINDOW : -_WINDOW]), np.median(taken[-_WINDOW:])
+    return bool(abs(now / before - 1) < _SETTLED)
+
+
+def _resampled(rounds: int) -> NDArray[np.int64]:
+    """Rounds drawn with replacement in blocks of neighbours: resamples x rounds."""
     rng = np.random.default_rng(0)
-    rounds = rng.integers(0, len(slow), (_RESAMPLES, len(slow)))
-    ratios = np.median(slow[rounds], 1) / np.median(fast[rounds], 1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return round(float(np.median(slow) / np.median(fast)), 3), round(float(low), 3), round(float(high), 3)
+    block = min(_BLOCK, max(1, rounds // 10))
+    starts = rng.integers(0, rounds, (_RESAMPLES, -(-rounds // block)))
+    drawn: NDArray[np.int64] = (starts[:, :, None] + np.arange(block)) % rounds
+    return drawn.reshape(_RESAMPLES, -1)[:, :rounds]
+
+
+def _interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)
 
 
 def _tail(milliseconds: NDArray[np.float64], percentile: float) -> float | None:
-    if len(milliseconds) * (1 - percentile / 100) < _BEYOND:
+    if round(len(milliseconds) * (100 - percentile)) < 100 * _BEYOND:
         return None
     return _rounded(np.percentile(milliseconds, percentile))
 

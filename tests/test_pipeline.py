@@ -1,10 +1,8 @@
 """Every stage on the tiny run: what comes out, and what reruns."""
 
-import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
@@ -37,7 +35,7 @@ def test_every_stage_leaves_its_files_and_figures(finished_run: Path) -> None:
     }
     assert {name for name in stages["build"].outputs if not name.startswith("kernels.")} == {"model.rtx.engine"}
     assert {"report.json", "verdicts.json", "gate.html", "worst.png"} <= set(stages["validate"].outputs)
-    assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv"}
+    assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv", "frames.png"}
     assert all(record.environment["python"] for record in stages.values())
 
 
@@ -120,16 +118,6 @@ def test_verdicts_say_what_was_not_judged(finished_run: Path) -> None:
     if not has_gpu():
         assert verdicts["tensorrt-rtx"].status == verdicts["onnxruntime-cuda"].status == "not judged"
         assert "not run here" in verdicts["tensorrt-rtx"].reasons[0]
-
-
-def test_the_benchmark_keeps_every_sample(finished_run: Path) -> None:
-    run = RunDirectory(finished_run)
-    report = json.loads(run.artifact_bytes("benchmark", "report.json"))
-    samples = np.loadtxt(run.artifact("benchmark", "samples.csv"), delimiter=",", skiprows=1)
-
-    assert samples.shape == (3, len(report["latency"]))
-    assert report["latency"]["segpipe onnxruntime-cpu"]["p50_ms"] == pytest.approx(np.median(samples[:, 0]) / 1e6, 1e-3)
-    assert report["agreement_with_eager"] > 0.99
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(run_copy: Path) -> None:

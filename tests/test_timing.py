@@ -3,31 +3,84 @@
 import time
 
 import numpy as np
+import pytest
 
-from stages.timing import interleave, latency, ratio_of_medians
+from stages.timing import WarmUp, interleave, latency, median_of_ratios, ratio_of_medians, warm_up
 
 
-def test_contestants_take_turns_and_warm_up_is_not_counted() -> None:
+def test_contestants_take_turns_each_once_a_round() -> None:
     order: list[tuple[str, int]] = []
-    samples = interleave(
-        {"a": lambda n: order.append(("a", n)), "b": lambda n: order.append(("b", n))}, 2, 60, warm_up=1
-    )
+    result = interleave({"a": lambda n: order.append(("a", n)), "b": lambda n: order.append(("b", n))}, 20, 60)
 
-    assert order == [("a", -1), ("b", -1), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert {name: len(values) for name, values in samples.items()} == {"a": 2, "b": 2}
+    rounds = [tuple(order[2 * n : 2 * n + 2]) for n in range(20)]
+    assert all({name for name, _ in pair} == {"a", "b"} for pair in rounds)
+    assert all({number for _, number in pair} == {n} for n, pair in enumerate(rounds))
+    assert {pair[0][0] for pair in rounds} == {"a", "b"}  # neither always runs in the other's wake
+    assert {name: len(values) for name, values in result.samples.items()} == {"a": 20, "b": 20}
 
 
 def test_the_time_limit_ends_with_a_whole_round() -> None:
-    samples = interleave({"a": lambda n: time.sleep(0.02), "b": lambda n: None}, 1000, seconds=0.05)
+    samples = interleave({"a": lambda n: time.sleep(0.02), "b": lambda n: None}, 1000, seconds=0.05).samples
 
     assert 1 <= len(samples["a"]) == len(samples["b"]) < 10
 
 
-def test_a_percentile_needs_ten_samples_beyond_it() -> None:
-    few, many = (np.full(n, 1_000_000, np.int64) for n in (99, 1000))
+def test_a_contestant_that_crashes_in_the_middle_drops_out_with_the_reason() -> None:
+    def crash(number: int) -> None:
+        if number == 3:
+            raise RuntimeError("out of memory\nlong trace")
 
-    assert latency(few).p90_ms is None
-    assert latency(many).p90_ms == latency(many).p99_ms == 1.0
+    result = interleave({"good": lambda n: None, "bad": crash}, 10, 60)
+
+    assert result.failed == {"bad": "failed in round 4: out of memory"}
+    assert (len(result.samples["good"]), len(result.samples["bad"])) == (10, 3)
+
+
+def test_a_bug_of_ours_is_not_taken_for_a_contestant_that_failed() -> None:
+    def wrong(number: int) -> None:
+        raise TypeError("a bug")
+
+    with pytest.raises(TypeError):
+        interleave({"a": wrong}, 1, 60)
+
+
+def test_ctrl_c_keeps_the_whole_rounds() -> None:
+    def interrupted(number: int) -> None:
+        if number == 5:
+            raise KeyboardInterrupt
+
+    result = interleave({"a": lambda n: None, "b": interrupted}, 10, 60)
+
+    assert result.interrupted
+    assert len(result.samples["a"]) == len(result.samples["b"]) == 5
+
+
+def test_warm_up_goes_on_until_the_median_settles() -> None:
+    naps = [0.02] * 4 + [0.01] * 4
+    slow_start = warm_up(lambda n: time.sleep(naps[n] if n < len(naps) else 0.002), seconds=60)
+    never = warm_up(lambda n: time.sleep(0.0005 * 1.5 ** min(n, 12)), seconds=60, most=10)
+
+    assert slow_start.settled
+    assert slow_start.calls > 8
+    assert never == WarmUp(10, False)
+
+
+def test_warm_up_has_a_time_limit() -> None:
+    assert warm_up(lambda n: time.sleep(0.02), seconds=0.01).calls == 1
+
+
+def test_the_harness_costs_under_one_percent_of_a_5_ms_frame() -> None:
+    samples = interleave({"empty": lambda n: None}, 2000, 60).samples["empty"]
+
+    assert np.median(samples) < 0.01 * 5e6
+
+
+def test_a_percentile_needs_ten_samples_beyond_it() -> None:
+    few, some, many = (latency(np.full(n, 1_000_000, np.int64)) for n in (99, 1000, 10_000))
+
+    assert few.p90_ms is None
+    assert (some.p90_ms, some.p99_ms, some.p99_9_ms) == (1.0, 1.0, None)
+    assert many.p99_9_ms == 1.0
 
 
 def test_the_ratio_has_an_interval_that_holds_it() -> None:
@@ -37,3 +90,26 @@ def test_the_ratio_has_an_interval_that_holds_it() -> None:
 
     assert ratio == 2.0
     assert low <= ratio <= high
+
+
+def test_a_95_percent_interval_holds_the_truth_about_19_times_in_20() -> None:
+    """Both meet the same slow spells, as neighbours in a round do; 30 of 40 leaves room for chance."""
+    held = found = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        spells = np.repeat(rng.uniform(1, 3, 20), 5)
+        a, b = (1e6 * spells * rng.normal(1, 0.03, 100) for _ in range(2))
+        _, low, high = median_of_ratios((1.1 * a).astype(np.int64), b.astype(np.int64))
+        held += low <= 1.1 <= high
+        found += low > 1.05
+
+    assert held >= 30
+    assert found == 40
+
+
+def test_the_interval_is_wide_where_the_machine_was_noisy() -> None:
+    rng = np.random.default_rng(3)
+    quiet, noisy = (latency((1e6 * rng.lognormal(0, spread, 100)).astype(np.int64)) for spread in (0.01, 0.5))
+
+    assert quiet.p50_high_ms - quiet.p50_low_ms < 0.02
+    assert noisy.p50_high_ms - noisy.p50_low_ms > 0.1

@@ -39,6 +39,12 @@ max_iou_drop = 0.2
 [benchmark]
 frames = 2
 rounds = 3
+seconds = 5
+threads = 1
+peers = ["eager", "half", "onnxruntime"]
+batches = [1, 2]
+callers = [1, 2]
+throughput_seconds = 0.05
 """
 
 

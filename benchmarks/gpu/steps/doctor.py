@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.gpu.plan import Folders
 from segpipe.doctor import examine
-from stages.benchmark import machine
+from stages.benchmark.machine import machine
 from stages.environment import versions
 
 _PACKAGES = (
@@ -16,4 +16,4 @@ _PACKAGES = (
 def run(folders: Folders) -> dict[str, Any]:
     """Hardware, driver and versions."""
     found = {finding.name: finding.detail for finding in examine()}
-    return {"found": found, "versions": versions(*_PACKAGES), **machine()}
+    return {"found": found, "versions": versions(*_PACKAGES), **machine().model_dump()}

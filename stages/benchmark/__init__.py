@@ -1,0 +1,72 @@
+"""Stage `benchmark`: how long a frame takes here, beside what a user would have otherwise."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segpipe.rundir import RunDirectory
+from segpipe.step import Step
+from stages.benchmark.machine import machine
+from stages.config import Config
+from stages.environment import versions
+
+if TYPE_CHECKING:
+    from stages.benchmark.measure import Measured
+
+STAGE = "benchmark"
+VERSION = 2
+_PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy", "opencv-python-headless")
+
+
+class _CutShort(Exception):  # noqa: N818 - no error: carries what was measured past the step that must not commit it
+    def __init__(self, measured: "Measured") -> None:
+        super().__init__()
+        self.measured = measured
+
+
+def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
+    """Measure this run's deployed network, unless the same one was measured on this machine before."""
+    artifacts = _artifacts(rundir)
+    params = {"stage_version": VERSION, "machine": machine().model_dump(), **config.sections("benchmark")}
+    try:
+        with rundir.step(STAGE, artifacts, params) as step:
+            if step.stale:
+                from stages.benchmark.measure import measure
+
+                measured = measure(rundir, config, base)
+                if measured.report.partial:
+                    raise _CutShort(measured)
+                _keep(step, measured, rundir)
+    except _CutShort as cut:  # kept under a key of its own, so that the next command measures again
+        with rundir.step(STAGE, artifacts, {**params, "partial": True}) as step:
+            _keep(step, cut.measured, rundir)
+        raise KeyboardInterrupt from None
+    return rundir.artifact(STAGE, "report.json")
+
+
+def _artifacts(rundir: RunDirectory) -> list[Path]:
+    """What the figures are of. An imported run has no checkpoint, a run may be without engines and verdicts."""
+    stages = rundir.manifest.stages
+    names = [("train", "model.safetensors")] if "train" in stages else []
+    names += [("export", "model.onnx")]
+    names += [("build", name) for name in (stages["build"].outputs if "build" in stages else ()) if "engine" in name]
+    names += [("validate", "verdicts.json")] if "validate" in stages else []
+    return [rundir.artifact(stage, name) for stage, name in names]
+
+
+def _keep(step: Step, measured: "Measured", rundir: RunDirectory) -> None:
+    step.path("report.json").write_text(measured.report.model_dump_json(indent=2) + "\n")
+    step.path("samples.csv").write_text(measured.samples_csv())
+    step.path("frames.png").write_bytes(measured.sheet)
+    step.contract_sha256 = rundir.manifest.contract_sha256
+    step.figures = _figures(measured)
+    step.environment |= versions(*_PACKAGES)
+
+
+def _figures(measured: "Measured") -> dict[str, Any]:
+    report = measured.report
+    ours = report.headline()
+    figures: dict[str, Any] = {"p50_ms": ours.latency.p50_ms if ours and ours.latency else None}
+    for ratio in report.ratios:
+        if ratio.slow == "PyTorch eager FP32":
+            figures["faster_than_eager"] = [ratio.ratio, ratio.low, ratio.high]
+    return figures | ({"partial": True} if report.partial else {})

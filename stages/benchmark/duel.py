@@ -1,0 +1,155 @@
+"""`benchmark compare`: two runs against each other, live and interleaved, with a verdict; two reports without one."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from segpipe.errors import GateFailedError, InputError
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.segmenter import Segmenter
+from stages.benchmark_report import Report
+from stages.config import Config
+from stages.data import open_split
+from stages.timing import interleave, median_of_ratios, warm_up
+
+_ROUNDS = 20  # measured at a time
+_LEAST = 80  # rounds before the first look: an interval over fewer is itself too uncertain; then at each doubling
+_LEVEL = 0.99  # of the interval: there are several looks, and each may err
+
+Verdict = Literal["within the margin", "slower", "not decided"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """When two runs count as different, and how long it may take to find out."""
+
+    margin: float = 0.05
+    """B may take this share longer than A."""
+    seconds: float = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """B's time over A's, round by round, with a 99 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    a_ms: float
+    b_ms: float
+    verdict: Verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+
+def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: Terms) -> Outcome:
+    """Measure both on frames of the first run's val split, in one process, turn by turn."""
+    split = open_split(config, runs[0], "val")
+    frames = [split.sample(index)[0] for index in range(min(config.benchmark.frames, len(split)))]
+    if not frames:
+        raise InputError("the val split holds no frames to compare with", hint="check [data] in segpipe.toml")
+    threads = config.benchmark.threads
+    with (
+        Segmenter.open(runs[0], backend, threads=threads, allow_unvalidated=True) as a,
+        Segmenter.open(runs[1], backend, threads=threads, allow_unvalidated=True) as b,
+    ):
+        return duel(a, b, frames, terms)
+
+
+def duel(
+    a: Callable[[NDArray[Any]], object],
+    b: Callable[[NDArray[Any]], object],
+    frames: Sequence[NDArray[Any]],
+    terms: Terms,
+) -> Outcome:
+    """Rounds of both until the interval lies on one side of the margin, or the time is over."""
+    calls = {
+        "a": lambda number: a(frames[number % len(frames)]),
+        "b": lambda number: b(frames[number % len(frames)]),
+    }
+    for call in calls.values():
+        warm_up(call, terms.seconds / 10)
+    end = time.monotonic() + terms.seconds
+    taken: dict[str, list[NDArray[np.int64]]] = {name: [] for name in calls}
+    look = _LEAST
+    while True:
+        rounds = interleave(calls, _ROUNDS, max(0.0, end - time.monotonic()), seed=len(taken["a"]))
+        if rounds.interrupted:
+            raise KeyboardInterrupt
+        for name, reason in rounds.failed.items():
+            raise InputError(f"run {name.upper()} {reason}", hint="run `segpipe benchmark` on it")
+        for name, values in rounds.samples.items():
+            taken[name].append(values)
+        measured = sum(map(len, taken["a"]))
+        over = time.monotonic() >= end
+        if over or measured >= look:
+            outcome = judge(np.concatenate(taken["a"]), np.concatenate(taken["b"]), terms.margin, over)
+            if over or outcome.verdict != "not decided":
+                return outcome
+            look *= 2
+
+
+def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> Outcome:
+    """Decided when the whole interval is on one side. At the end the estimate decides, if it is no chance at all."""
+    ratio, low, high = median_of_ratios(b, a, _LEVEL)
+    verdict: Verdict = "not decided"
+    if low > 1 + margin or (over and ratio > 1 + margin and low > 1):
+        verdict = "slower"
+    elif high <= 1 + margin:
+        verdict = "within the margin"
+    a_ms, b_ms = (round(float(np.median(values)) / 1e6, 4) for values in (a, b))
+    return Outcome(ratio, low, high, len(a), a_ms, b_ms, verdict)
+
+
+def require_within_margin(outcome: Outcome, margin: float) -> None:
+    """Exit code 3 for a run that is slower than it may be."""
+    if outcome.verdict == "slower":
+        raise GateFailedError(
+            f"B takes {outcome.ratio:.3f} times as long as A ({outcome.low:.3f} to {outcome.high:.3f}), "
+            f"the margin is {1 + margin:.3f}",
+            hint="look at both reports' budgets, or raise --margin",
+        )
+
+
+def compare_reports(a: Path, b: Path) -> list[list[str]]:
+    """Rows of contestant, A, B and B / A. Measured apart, so without interval and without verdict."""
+    first, second = _read(a), _read(b)
+    theirs = {entry.name: entry.latency.p50_ms for entry in second.contestants if entry.latency}
+    return [
+        [
+            entry.name,
+            f"{entry.latency.p50_ms:.2f}",
+            f"{theirs[entry.name]:.2f}",
+            _ratio(entry.latency.p50_ms, theirs[entry.name]),
+        ]
+        for entry in first.contestants
+        if entry.latency and entry.name in theirs
+    ]
+
+
+def _ratio(a: float, b: float) -> str:
+    return f"{b / a:.3f} (measured apart)"
+
+
+def _read(path: Path) -> Report:
+    """A report file, or that of a run directory."""
+    try:
+        text = RunDirectory(path).artifact_bytes("benchmark", "report.json") if path.is_dir() else path.read_bytes()
+        return Report.model_validate_json(text)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist", hint="give a run directory or a benchmark's report.json") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"{path} is no benchmark report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            hint="measure again with `segpipe benchmark`",
+        ) from None

@@ -1,0 +1,95 @@
+"""The exported graph as a user would run it otherwise: ONNX Runtime or OpenVINO between PyTorch's pre and post."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import BackendError, BackendMissingError
+from stages import reference
+from stages.benchmark.contestants import Candidate, Entrant, Scene
+
+ORT, ORT_CUDA, OPENVINO = (
+    "ONNX Runtime, PyTorch pre/post",
+    "ONNX Runtime CUDA, PyTorch pre/post",
+    "OpenVINO, PyTorch pre/post",
+)
+NAMES = {"onnxruntime": ORT, "onnxruntime-cuda": ORT_CUDA, "openvino": OPENVINO}
+
+_Network = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def candidates(graph: Callable[[], bytes], scene: Scene) -> Iterator[Candidate]:
+    """The same ONNX file that ours runs, with the parts around it that are easiest to write."""
+    openers: dict[str, Callable[[bytes, Scene], _Network]] = {
+        ORT: partial(_onnxruntime, provider="CPUExecutionProvider"),
+        ORT_CUDA: partial(_onnxruntime, provider="CUDAExecutionProvider"),
+        OPENVINO: _openvino,
+    }
+    for name, opener in openers.items():
+        yield Candidate(name, "end to end", False, partial(_entrant, opener, graph, scene))
+
+
+def _entrant(opener: Callable[[bytes, Scene], _Network], graph: Callable[[], bytes], scene: Scene) -> Entrant:
+    network = opener(graph(), scene)
+    contract = scene.contract
+
+    def mask(frame: NDArray[Any]) -> NDArray[Any]:
+        return _segment(network, frame, contract)
+
+    return Entrant(lambda number: mask(scene.frame(number)), mask, lambda: None)
+
+
+@torch.inference_mode()
+def _segment(network: _Network, frame: NDArray[Any], contract: Contract) -> NDArray[Any]:
+    placement = contract.place(*frame.shape[:2])
+    tensor = reference.preprocess(frame, contract, placement).numpy()
+    scores = torch.from_numpy(network(tensor))
+    return reference.decide(reference.upsample(scores, placement), contract)
+
+
+def _onnxruntime(graph: bytes, scene: Scene, provider: str) -> _Network:
+    ort = _package("onnxruntime", "pip install 'segpipe[cpu]'")
+    if provider not in ort.get_available_providers() or (provider.startswith("CUDA") and not torch.cuda.is_available()):
+        raise BackendError(f"{provider} is not available here", hint="it needs an NVIDIA GPU and 'segpipe[cuda]'")
+    state = ort.capi.onnxruntime_pybind11_state
+    failures = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = scene.threads
+    name, wanted = scene.contract.input_name, [scene.contract.output_name]
+
+    def run(tensor: NDArray[Any]) -> NDArray[Any]:
+        try:
+            return session.run(wanted, {name: tensor})[0]
+        except failures as error:
+            raise BackendError(f"ONNX Runtime failed: {error}") from error
+
+    try:
+        session = ort.InferenceSession(graph, options, providers=[provider])
+    except failures as error:
+        raise BackendError(f"ONNX Runtime cannot open the graph: {error}") from error
+    return run
+
+
+def _openvino(graph: bytes, scene: Scene) -> _Network:
+    """In FP32, as the others: where a processor has bf16 OpenVINO would take that by itself."""
+    openvino = _package("openvino", "pip install openvino")
+    core = openvino.Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": scene.threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(core.read_model(graph, b""), "CPU", settings).create_infer_request()
+    return lambda tensor: next(iter(request.infer([tensor]).values()))
+
+
+def _package(name: str, hint: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise BackendMissingError(f"{name} is not installed", hint=hint) from error

@@ -1,0 +1,80 @@
+"""PyTorch as a user would run it: eager FP32, half precision with channels_last, torch.compile."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from segpipe.contract import Contract
+from stages import checkpoint, reference
+from stages.benchmark.contestants import Candidate, Entrant, Scene
+
+EAGER, HALF, COMPILED = "PyTorch eager FP32", "PyTorch half channels_last", "PyTorch torch.compile"
+NAMES = {"eager": EAGER, "half": HALF, "compile": COMPILED}
+
+
+def candidates(weights: Callable[[], bytes], scene: Scene) -> Iterator[Candidate]:
+    """The PyTorch contestants; each loads a network of its own, since half precision changes it in place."""
+    for name, opener in ((EAGER, _eager), (HALF, _half), (COMPILED, _compiled)):
+        yield Candidate(name, "end to end", False, partial(_entrant, opener, weights, scene))
+
+
+def device() -> torch.device:
+    """The GPU where PyTorch sees one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def half_type() -> torch.dtype:
+    """The half precision that is worth trying here; raises where there is none."""
+    if device().type == "cuda":
+        return torch.float16
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags.split():
+        return torch.bfloat16
+    raise NotImplementedError("this processor has no arithmetic in bf16 or FP16")
+
+
+class TorchPeer:
+    """A network with the definition of pre- and post-processing around it, on one device."""
+
+    def __init__(self, network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> None:
+        self._network, self._contract, self._dtype = network, contract, dtype
+        self._device = device()
+        self._channels_last = dtype != torch.float32 and contract.input_layout == "nchw"
+
+    @torch.inference_mode()
+    def __call__(self, frame: NDArray[Any]) -> NDArray[Any]:
+        """Frame to mask."""
+        placement = self._contract.place(*frame.shape[:2])
+        tensor = reference.preprocess(frame, self._contract, placement, self._device).to(self._dtype)
+        if self._channels_last:
+            tensor = tensor.to(memory_format=torch.channels_last)
+        scores = self._network(tensor).float()
+        return reference.decide(reference.upsample(scores, placement), self._contract)
+
+
+def _entrant(opener: Callable[[nn.Module, Contract], TorchPeer], weights: Callable[[], bytes], scene: Scene) -> Entrant:
+    network = checkpoint.from_bytes(weights()).network.to(device())
+    peer = opener(network, scene.contract)
+    return Entrant(lambda number: peer(scene.frame(number)), peer, lambda: None)
+
+
+def _eager(network: nn.Module, contract: Contract) -> TorchPeer:
+    return TorchPeer(network, contract)
+
+
+def _half(network: nn.Module, contract: Contract) -> TorchPeer:
+    dtype = half_type()
+    return TorchPeer(network.to(dtype).to(memory_format=torch.channels_last), contract, dtype)
+
+
+def _compiled(network: nn.Module, contract: Contract) -> TorchPeer:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled: Any = torch.compile(network)
+    return TorchPeer(compiled, contract)

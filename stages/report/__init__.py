@@ -1,0 +1,98 @@
+"""The report: one self-contained HTML page of what was built from what, with its figures and pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from segpipe.rundir import RunDirectory
+from segpipe.storage import write_atomically
+from stages.report import figures
+from stages.report.images import picture
+from stages.report.reading import Benchmarked, Facts, differences, read_facts
+
+FILE_NAME = "report.html"
+
+
+def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
+    """Write RUN/report.html from the manifest and the stages' own files; what a stage did not leave is left out."""
+    facts = read_facts(rundir)
+    page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=_images(rundir))
+    return _write(out or rundir.path / FILE_NAME, page)
+
+
+def write_comparison(rundirs: Sequence[RunDirectory], out: Path) -> Path:
+    """Write one page that puts several runs side by side."""
+    runs = [read_facts(rundir) for rundir in rundirs]
+    pictures = {
+        "accuracy": figures.accuracy_by_run(runs),
+        "latency": figures.latency_by_run(runs),
+    }
+    page = _render(
+        "report_comparison.html.j2",
+        runs=runs,
+        pictures={name: svg for name, svg in pictures.items() if svg},
+        classes=list(dict.fromkeys(entry.name for run in runs for entry in run.classes)),
+        differences=differences(runs),
+    )
+    return _write(out, page)
+
+
+def _pictures(facts: Facts) -> dict[str, str]:
+    """Inline SVG by name; a picture whose figures are missing is missing too."""
+    drawn = {
+        "lineage": figures.lineage(facts),
+        "curves": figures.curves(facts.history),
+        "classes": figures.class_iou(facts.classes),
+        "confusion": figures.confusion(facts.confusion) if facts.confusion else "",
+        **(_benchmark_pictures(facts.benchmark) if facts.benchmark else {}),
+    }
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
+def _benchmark_pictures(benchmark: Benchmarked) -> dict[str, str]:
+    return {
+        "latency": figures.latency(benchmark),
+        "budget": figures.budget(benchmark.report.budget),
+        "peers": figures.peers(benchmark.report),
+        "throughput": figures.throughput(benchmark.report),
+    }
+
+
+def _images(rundir: RunDirectory) -> dict[str, str]:
+    """Photographs of what happened, as data URIs."""
+    wanted = {
+        "samples": ("train", "samples.png"),
+        "worst": ("validate", "worst.png"),
+        "measured": ("benchmark", "frames.png"),
+    }
+    found = {name: picture(rundir, stage, file) for name, (stage, file) in wanted.items()}
+    return {name: uri for name, uri in found.items() if uri}
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("stages", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share}
+    environment.filters.update(filters)
+    return environment.get_template(template).render(**values)
+
+
+def _write(path: Path, page: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode())
+    return path
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "–" if value is None else format(value, form)  # noqa: RUF001 - the sign for no figure
+
+
+def _share(value: float | None, form: str = ".3%") -> str:
+    return _number(value, form)

@@ -1,0 +1,236 @@
+"""What a report tells, read from the manifest and the stages' own files. Tolerates what a stage did not leave."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from segpipe.manifest import StageRecord, logical_name
+from segpipe.rundir import RunDirectory
+from stages.benchmark_report import Report
+
+ORDER = ("train", "import", "export", "build", "validate", "benchmark")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit of the release gate, or one line of it that holds no limit."""
+
+    name: str
+    value: float | None
+    limit: float | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One judged step from the trained network to what is deployed."""
+
+    name: str
+    status: str
+    agreement: float | None
+    flips: int | None
+    flips_inside: float | None
+    miou: float | None
+    checks: tuple[Check, ...]
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class on held-out frames."""
+
+    name: str
+    iou: float | None
+    f1: float | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows are labels, columns predictions."""
+
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    """The benchmark's report with its samples in milliseconds."""
+
+    report: Report
+    samples: dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a page needs."""
+
+    name: str
+    contract: str
+    stages: dict[str, StageRecord]
+    classes: tuple[ClassScores, ...]
+    miou: float | None
+    pixel_accuracy: float | None
+    history: dict[str, list[float]]
+    confusion: Confusion | None
+    hops: tuple[Hop, ...]
+    engines: dict[str, dict[str, Any]]
+    islands: tuple[str, ...]
+    benchmark: Benchmarked | None
+    benchmark_unread: str
+
+    @property
+    def gate(self) -> str:
+        """The release gate in one word or two."""
+        if not self.hops:
+            return "not validated"
+        return "failed" if any(hop.status == "failed" for hop in self.hops) else "passed"
+
+
+def read_facts(rundir: RunDirectory) -> Facts:
+    """Read a run, whatever stages it has."""
+    stages = {name: rundir.manifest.stages[name] for name in ORDER if name in rundir.manifest.stages}
+    trained = stages["train"].figures if "train" in stages else {}
+    benchmark, unread = _benchmark(rundir)
+    return Facts(
+        name=rundir.path.resolve().name,
+        contract=rundir.manifest.contract_sha256 or "",
+        stages=stages,
+        classes=_classes(trained),
+        miou=_float(trained, "test_miou"),
+        pixel_accuracy=_float(trained, "test_pixel_accuracy"),
+        history=_history(_text(rundir, "train", "history.csv")),
+        confusion=_confusion(_json(rundir, "train", "confusion.json")),
+        hops=_hops(_json(rundir, "validate", "report.json")),
+        engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
+        islands=_islands(stages),
+        benchmark=benchmark,
+        benchmark_unread=unread,
+    )
+
+
+def producers(record: StageRecord) -> list[tuple[str, str]]:
+    """(stage, file) of each input; the stage is empty for what came from outside the run."""
+    pairs = (logical_name(path).partition("/") for path in record.inputs)
+    return [(stage, name) if name else ("", stage) for stage, _, name in pairs]
+
+
+def differences(runs: Sequence[Facts]) -> dict[str, list[str]]:
+    """Settings of the stages that are not the same in all runs, by their dotted names."""
+    settings = [_leaves({name: record.params for name, record in run.stages.items()}) for run in runs]
+    names = sorted({name for each in settings for name in each})
+    found = {name: [each.get(name, "default") for each in settings] for name in names}
+    return {name: values for name, values in found.items() if len(set(values)) > 1}
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, str]:
+    if isinstance(value, Mapping):
+        return {k: v for key, inner in value.items() for k, v in _leaves(inner, f"{name}.{key}".strip(".")).items()}
+    return {name: str(value)}
+
+
+def _hops(gate: Any) -> tuple[Hop, ...]:
+    """The one place that knows how the release gate writes its report."""
+    found = gate.get("hops", {}) if isinstance(gate, dict) else {}
+    named = found.items() if isinstance(found, dict) else ((hop.get("name", "?"), hop) for hop in found)
+    return tuple(_hop(str(name), entry) for name, entry in named if isinstance(entry, dict))
+
+
+def _hop(name: str, entry: Mapping[str, Any]) -> Hop:
+    figures = entry.get("figures") or {}
+    checks = tuple(
+        Check(str(c.get("name", "?")), _float(c, "value"), _float(c, "limit"), str(c.get("status", "?")))
+        for c in entry.get("checks", ())
+    )
+    statuses = {check.status for check in checks}
+    own = "failed" if "failed" in statuses else ("passed" if "passed" in statuses else "not judged")
+    flips = figures.get("flips")
+    return Hop(
+        name=name,
+        status=str(entry.get("status") or entry.get("verdict") or own),
+        agreement=_float(figures, "agreement"),
+        flips=flips if isinstance(flips, int) else None,
+        flips_inside=_float(figures, "flips_inside"),
+        miou=_float(figures, "miou"),
+        checks=checks,
+        reasons=tuple(map(str, entry.get("reasons") or ())),
+    )
+
+
+def _benchmark(rundir: RunDirectory) -> tuple[Benchmarked | None, str]:
+    """Figures of another version's form are not guessed at."""
+    text = _text(rundir, "benchmark", "report.json")
+    if not text:
+        return None, ""
+    try:
+        report = Report.model_validate_json(text)
+    except ValidationError:
+        return None, "This benchmark was made by another version; run `segpipe benchmark` again."
+    samples: dict[str, list[float]] = {}
+    for row in csv.DictReader(io.StringIO(_text(rundir, "benchmark", "samples.csv"))):
+        samples.setdefault(row["contestant"], []).append(int(row["nanoseconds"]) / 1e6)
+    return Benchmarked(report, {name: np.array(values) for name, values in samples.items()}), ""
+
+
+def _classes(figures: Mapping[str, Any]) -> tuple[ClassScores, ...]:
+    entries = figures.get("test_classes") or {}
+    keys = ("iou", "f1", "precision", "recall")
+    return tuple(ClassScores(name, *(_float(values, key) for key in keys)) for name, values in entries.items())
+
+
+def _history(text: str) -> dict[str, list[float]]:
+    """Columns of history.csv that are numbers in every row."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    columns: dict[str, list[float]] = {}
+    for name in rows[0] if rows else ():
+        try:
+            columns[name] = [float(row[name]) for row in rows]
+        except (TypeError, ValueError):
+            continue
+    return columns
+
+
+def _confusion(content: Any) -> Confusion | None:
+    if not isinstance(content, dict) or not content.get("test"):
+        return None
+    counts = np.array(content["test"], np.int64)
+    classes = tuple(map(str, content.get("classes", ())))
+    return Confusion(classes, counts) if counts.shape == (len(classes), len(classes)) else None
+
+
+def _islands(stages: Mapping[str, StageRecord]) -> tuple[str, ...]:
+    """Parts of the network that stay in FP32, as the export recorded or was told."""
+    if "export" not in stages:
+        return ()
+    record = stages["export"]
+    chosen = record.figures.get("fp32_islands") or record.params.get("export", {}).get("fp32_islands") or ()
+    return (chosen,) if isinstance(chosen, str) else tuple(map(str, chosen))
+
+
+def _figures(stages: Mapping[str, StageRecord], stage: str) -> dict[str, Any]:
+    return stages[stage].figures if stage in stages else {}
+
+
+def _float(values: Any, key: str) -> float | None:
+    value = values.get(key) if isinstance(values, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _json(rundir: RunDirectory, stage: str, name: str) -> Any:
+    text = _text(rundir, stage, name)
+    return json.loads(text) if text else None
+
+
+def _text(rundir: RunDirectory, stage: str, name: str) -> str:
+    record = rundir.manifest.stages.get(stage)
+    if record is None or name not in record.outputs:
+        return ""
+    return rundir.artifact_bytes(stage, name).decode()

@@ -1,0 +1,209 @@
+"""The benchmark stage: who takes part, what is listed with a reason, what a report holds, Ctrl-C."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segpipe.cli import app
+from segpipe.rundir import RunDirectory
+from stages.benchmark import measure
+from stages.benchmark.contestants import Entrant, OurBackends
+from stages.benchmark.table import remarks, rows
+from stages.benchmark.torch_peers import TorchPeer
+from stages.benchmark_report import SCHEMA_FILE, Entry, Report, schema_text
+from stages.pipeline import Selection, run_stages
+from tests.tiny import tiny_config
+
+OURS, EAGER = "segpipe onnxruntime-cpu", "PyTorch eager FP32"
+BENCHMARK = Selection("benchmark", "benchmark")
+
+
+def report_of(run: Path) -> Report:
+    """The run's benchmark."""
+    return Report.model_validate_json(RunDirectory(run).artifact_bytes("benchmark", "report.json"))
+
+
+def entry(report: Report, name: str) -> Entry:
+    """One contestant."""
+    return next(found for found in report.contestants if found.name == name)
+
+
+def without_stage(run: Path, stage: str) -> Path:
+    """Forget a stage, as if it had never run."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["stages"][stage]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    return run
+
+
+def test_the_committed_schema_is_the_reports(finished_run: Path) -> None:
+    assert SCHEMA_FILE.read_text() == schema_text(), "write it anew with `python -m stages.benchmark`"
+    content = json.loads(RunDirectory(finished_run).artifact_bytes("benchmark", "report.json"))
+    assert set(json.loads(schema_text())["properties"]) >= set(content) - {"schema_version"}
+    with pytest.raises(ValueError, match="surprise"):
+        Report.model_validate({**content, "surprise": 1})
+
+
+def test_every_sample_is_kept_and_the_medians_are_theirs(finished_run: Path) -> None:
+    report = report_of(finished_run)
+    samples: dict[str, list[int]] = {}
+    with RunDirectory(finished_run).artifact("benchmark", "samples.csv").open() as file:
+        for row in csv.DictReader(file):
+            samples.setdefault(row["contestant"], []).append(int(row["nanoseconds"]))
+
+    measured = {found.name: found.latency for found in report.contestants if found.latency}
+    assert set(samples) == set(measured)
+    for name, latency in measured.items():
+        assert latency.samples == len(samples[name]) == 3
+        assert latency.p50_ms == pytest.approx(np.median(samples[name]) / 1e6, abs=1e-4)
+        assert latency.p90_ms is None  # three samples say nothing of a tail
+
+
+def test_contestants_that_cannot_run_are_listed_with_the_reason(finished_run: Path) -> None:
+    report = report_of(finished_run)
+
+    assert entry(report, EAGER).latency is not None
+    assert entry(report, OURS).validated is True
+    missing = entry(report, "segpipe tensorrt")
+    assert missing.latency is None
+    assert missing.reason
+    assert any("segpipe tensorrt" in line for line in remarks(report))
+    assert next(row[0] for row in rows(report)) == OURS
+
+
+def test_masks_are_compared_with_pytorch_before_timing(finished_run: Path) -> None:
+    report = report_of(finished_run)
+
+    assert report.reference == EAGER
+    assert entry(report, EAGER).agreement == 1.0
+    assert entry(report, OURS).same_answer is True
+    assert entry(report, "onnxruntime-cpu, network alone").agreement is None
+
+
+def test_the_budget_adds_up_and_the_extras_are_there(finished_run: Path) -> None:
+    report = report_of(finished_run)
+
+    budget = report.budget
+    assert budget is not None
+    assert min(budget.pre_ms, budget.network_ms, budget.post_ms) > 0
+    assert budget.pre_ms + budget.network_ms + budget.post_ms + budget.rest_ms > 0
+    assert [t.count for t in report.batches] == [t.count for t in report.callers] == [1, 2]
+    assert report.memory is not None
+    assert report.memory.host_peak_bytes > report.memory.host_before_bytes > 10_000_000
+    assert report.floor is not None
+    assert report.floor.operations > 0
+    assert "energy" in report.missing or report.energy_joules is not None
+
+
+def test_a_wrong_answer_is_marked_and_a_crash_lets_the_others_go_on(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TorchPeer.__call__
+    calls = {"half": 0}
+
+    def sabotaged(self: TorchPeer, frame: np.ndarray) -> np.ndarray:
+        mask = real(self, frame)
+        if not self._channels_last:
+            return mask
+        calls["half"] += 1
+        if calls["half"] > 12:
+            raise RuntimeError("device lost")
+        return (1 - mask.clip(0, 1)).astype(mask.dtype)
+
+    monkeypatch.setattr(TorchPeer, "__call__", sabotaged)
+    monkeypatch.setattr("stages.benchmark.torch_peers.half_type", lambda: __import__("torch").bfloat16)
+    config = tiny_config(run_copy, "benchmark.rounds=30", 'benchmark.peers=["eager","half"]')
+    run_stages(run_copy, config, run_copy, BENCHMARK)
+    report = report_of(run_copy)
+
+    half = entry(report, "PyTorch half channels_last")
+    assert half.same_answer is False
+    assert "device lost" in half.reason
+    ours = entry(report, OURS).latency
+    assert ours is not None
+    assert ours.samples == 30
+
+
+def test_an_unvalidated_run_is_measured_with_a_loud_mark(run_copy: Path) -> None:
+    without_stage(run_copy, "validate")
+    run_stages(run_copy, tiny_config(run_copy, "benchmark.peers=[]"), run_copy, BENCHMARK)
+    report = report_of(run_copy)
+
+    assert report.unvalidated[0] == OURS
+    assert remarks(report)[0].startswith("NOT VALIDATED: segpipe onnxruntime-cpu")
+
+
+def test_a_run_without_checkpoint_is_measured_without_the_pytorch_contestants(run_copy: Path) -> None:
+    without_stage(run_copy, "train")
+    run_stages(run_copy, tiny_config(run_copy), run_copy, BENCHMARK)
+    report = report_of(run_copy)
+
+    assert "imported run" in entry(report, EAGER).reason
+    assert report.reference == OURS
+    assert entry(report, "ONNX Runtime, PyTorch pre/post").latency is not None
+    assert "faster_than_eager" not in RunDirectory(run_copy).record("benchmark").figures
+
+
+def test_ctrl_c_keeps_what_was_measured_and_the_next_command_measures_again(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OurBackends._end_to_end
+
+    def interrupted(self: OurBackends, name: str) -> Entrant:
+        entrant = real(self, name)
+
+        def call(number: int) -> object:
+            if number == 4 and stop:
+                raise KeyboardInterrupt
+            return entrant.call(number)
+
+        return Entrant(call, entrant.mask, entrant.close, entrant.validated)
+
+    stop = False
+    monkeypatch.setattr(OurBackends, "_end_to_end", interrupted)
+    real_turns = measure._take_turns
+
+    def turns(*arguments: Any) -> object:
+        nonlocal stop
+        stop = True  # not in the warm-up, which counts from 0 too
+        return real_turns(*arguments)
+
+    monkeypatch.setattr("stages.benchmark.measure._take_turns", turns)
+    config = tiny_config(run_copy, "benchmark.peers=[]", "benchmark.rounds=50")
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(run_copy, config, run_copy, BENCHMARK)
+    kept = report_of(run_copy)
+    assert kept.partial
+    ours = entry(kept, OURS).latency
+    assert ours is not None
+    assert ours.samples == 4
+    monkeypatch.undo()
+    run_stages(run_copy, config, run_copy, BENCHMARK)
+
+    assert not report_of(run_copy).partial
+
+
+def test_the_command_prints_the_table_and_run_may_be_left_out(run_copy: Path) -> None:
+    short, long = (CliRunner().invoke(app, ["benchmark", *words, str(run_copy)]) for words in ([], ["run"]))
+
+    assert short.exit_code == 0
+    assert OURS in short.stdout
+    assert "frames a second by batch" in short.stdout
+    assert short.stdout == long.stdout
+
+
+def test_frames_that_are_not_there_are_named(run_copy: Path) -> None:
+    shutil.rmtree(run_copy / "benchmark")
+    (run_copy / "segpipe.toml").write_text(
+        '[data]\nkind = "folder"\nroot = "nowhere"\nclasses = ["a", "b"]\n[input]\nheight = 64\nwidth = 96\n'
+    )
+    result = CliRunner().invoke(app, ["benchmark", str(run_copy)])
+
+    assert result.exit_code == 1
+    assert "nowhere does not exist" in result.stderr

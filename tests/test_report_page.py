@@ -1,0 +1,181 @@
+"""The report: what it shows of a run, what it does with less, that it stands alone, how runs are compared."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from segpipe.cli import app
+from segpipe.manifest import StageRecord
+from segpipe.rundir import RunDirectory
+from stages.report import write_comparison, write_report
+from stages.report.reading import Confusion, _hops, read_facts
+from stages.report.svg import new_axes, to_svg
+
+ROOT = Path(__file__).parents[1]
+LARGEST_BYTES = 5_000_000
+LONGEST_CPU_S = 2.0  # of processor time: wall time on a shared machine says nothing of the page
+
+
+@pytest.fixture(scope="module")
+def page(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The finished run's report."""
+    return write_report(RunDirectory(finished_run), tmp_path_factory.mktemp("page") / "report.html").read_text()
+
+
+def test_the_page_needs_nothing_else(page: str) -> None:
+    assert "http" not in page
+    assert not re.search(r"<script|@import|url\((?!#)", page)
+    assert all(source.startswith("data:") for source in re.findall(r'(?:src|<link[^>]*href)="([^"]*)"', page))
+    assert len(page.encode()) < LARGEST_BYTES
+
+
+def test_the_page_tells_of_every_stage(page: str) -> None:
+    for heading in ("What was made from what", "Accuracy", "Release gate", "Precision", "Speed", "hashes"):
+        assert heading in page
+    for picture in ("What was made from what: train from", "Training over 3 epochs", "IoU by class", "Latency of every",
+                    "Where a frame&#x27;s time goes", "Median time over ours", "Frames a second"):  # fmt: skip
+        assert f'aria-label="{picture}' in page
+    assert page.count("data:image/") >= 2
+
+
+def test_no_two_elements_share_an_id(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', page)) <= set(ids)
+
+
+def test_pictures_take_the_pages_colours() -> None:
+    figure, axes = new_axes(1)
+    axes.plot([0, 1], [0, 1])
+    svg = to_svg(figure, 'a "quoted" <picture>')
+
+    assert 'aria-label="a &quot;quoted&quot; &lt;picture&gt;"' in svg
+    assert "var(--grid)" in svg
+    assert "xmlns" not in svg
+    assert "#0101" not in svg
+
+
+def test_a_run_with_nothing_done_has_a_report_too(empty_run: RunDirectory) -> None:
+    text = write_report(empty_run).read_text()
+
+    assert "not validated" in text
+    assert "Speed" not in text
+
+
+@pytest.mark.parametrize("stage", ["train", "build", "validate", "benchmark"])
+def test_a_missing_stage_is_left_out(run_copy: Path, stage: str) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    del manifest["stages"][stage]
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    text = write_report(RunDirectory(run_copy)).read_text()
+
+    assert f'<th scope="row">{stage}</th>' not in text
+
+
+def test_a_benchmark_of_an_older_form_is_named_not_guessed_at(run_copy: Path) -> None:
+    path = RunDirectory(run_copy).artifact("benchmark", "report.json")
+    replace_output(run_copy, "benchmark", path, b'{"latency": {"ours": {"p50_ms": 1.0}}}')
+
+    assert "made by another version" in write_report(RunDirectory(run_copy)).read_text()
+
+
+def test_an_unvalidated_benchmark_is_loud_in_the_report(run_copy: Path) -> None:
+    path = RunDirectory(run_copy).artifact("benchmark", "report.json")
+    content = json.loads(path.read_text())
+    for entry in content["contestants"]:
+        entry["validated"] = False if entry["ours"] else None
+    replace_output(run_copy, "benchmark", path, json.dumps({**content, "partial": True}).encode())
+    text = write_report(RunDirectory(run_copy)).read_text()
+
+    assert "<strong>Not validated.</strong>" in text
+    assert "<strong>Partial.</strong>" in text
+
+
+def test_names_cannot_inject_markup(run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    classes = manifest["stages"]["train"]["figures"]["test_classes"]
+    manifest["stages"]["train"]["figures"]["test_classes"] = {"<b onclick=x>": next(iter(classes.values()))}
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+
+    assert "<b onclick" not in write_report(RunDirectory(run_copy)).read_text()
+
+
+def test_a_confusion_matrix_is_drawn_when_training_left_one() -> None:
+    from stages.report.figures import confusion
+
+    svg = confusion(Confusion(("road", "sky"), np.array([[90, 10], [0, 0]])))
+
+    assert "road 90.0%, sky 0.0%" in svg
+
+
+def test_the_gate_is_read_in_either_form() -> None:
+    checks = [{"name": "agreement", "value": None, "limit": 0.9, "status": "failed"}]
+    entry = {"figures": {"agreement": 0.5, "flips": 7}, "checks": checks}
+
+    (by_name,) = _hops({"hops": {"onnx": entry}})
+    (in_list,) = _hops({"hops": [{"name": "onnx", **entry}]})
+    assert by_name == in_list
+    assert (by_name.status, by_name.flips, by_name.checks[0].value) == ("failed", 7, None)
+    assert _hops(None) == _hops({"hops": {"odd": "text"}}) == ()
+
+
+def test_several_runs_are_compared_on_one_page(finished_run: Path, run_copy: Path, tmp_path: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    manifest["stages"]["train"]["params"]["train"]["epochs"] = 99
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "both.html"
+    result = CliRunner().invoke(app, ["report", str(finished_run), str(run_copy), "-o", str(out)])
+    text = out.read_text()
+
+    assert (result.exit_code, result.stdout.strip()) == (0, str(out))
+    assert "train.train.epochs" in text
+    assert "<code>99</code>" in text
+    assert "measured apart" in text
+    assert len(text.encode()) < LARGEST_BYTES
+
+
+def test_runs_without_figures_can_be_compared(empty_run: RunDirectory, tmp_path: Path) -> None:
+    assert "2 runs compared" in write_comparison([empty_run, empty_run], tmp_path / "c.html").read_text()
+
+
+def test_facts_of_a_finished_run(finished_run: Path) -> None:
+    facts = read_facts(RunDirectory(finished_run))
+
+    assert facts.gate == "passed"
+    assert facts.engines["tensorrt-rtx"]["fp16_share"] == 1.0
+    assert len(facts.history["epoch"]) == 3
+
+
+def test_the_report_is_ready_in_two_seconds(run_copy: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom segpipe.rundir import RunDirectory\n"
+        "from stages.report import write_report\n"
+        "write_report(RunDirectory(Path(sys.argv[1])))\nprint(time.process_time())\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run_copy)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    seconds, torch = done.stdout.split()
+
+    assert float(seconds) < LONGEST_CPU_S
+    assert torch == "False"
+
+
+def replace_output(run: Path, stage: str, path: Path, data: bytes) -> None:
+    """Put other bytes in the place of a stage's output, vouched for like the first."""
+    import hashlib
+
+    path.write_bytes(data)
+    manifest = json.loads((run / "manifest.json").read_text())
+    record = StageRecord.model_validate(manifest["stages"][stage]).model_dump()
+    record["outputs"][path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    manifest["stages"][stage] = record
+    (run / "manifest.json").write_text(json.dumps(manifest))
