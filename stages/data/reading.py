@@ -56,7 +56,7 @@ def read_frame(path: Path, wanted: InputConfig) -> NDArray[Any]:
             hint="change [input] channels and dtype, or convert the image",
         )
     low, high = wanted.value_range
-    if (low, high) != (0.0, 255.0) and not (low <= pixels.min() and pixels.max() <= high):
+    if wanted.dtype != "uint8" and not (low <= pixels.min() and pixels.max() <= high):
         raise DataError(
             f"{path} holds values of {pixels.min()} to {pixels.max()}, [input] value_range is {low:g} to {high:g}",
             hint="widen value_range; values outside would be cut off by augmentation",
