@@ -28,7 +28,7 @@ def test_pooling_indices_equal_max_unpool_bit_by_bit_also_on_ties(values: list[f
     pooled, keep = IndexedPool()(features)
 
     assert torch.equal(pooled, expected)
-    assert torch.equal(IndexedUnpool()(small, keep), F.max_unpool2d(small, indices, 2))
+    assert torch.equal(IndexedUnpool()(small, keep), F.max_unpool2d(small, indices, [2, 2]))
 
 
 @pytest.mark.parametrize("bins", [2, 3, 6])
