@@ -1,6 +1,7 @@
 """The contract that every network is held to. A check raises AssertionError where it is broken."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnxruntime
@@ -28,6 +29,8 @@ STEPS = 8
 AUXILIARY_WEIGHT = 0.4
 SIZES = ((128, 128), (128, 192))
 """Multiples of every listed network's deepest stride; smaller ones leave PAN nothing to pool."""
+SMALL_SIZES = ((64, 64), (64, 96))
+"""For where time matters."""
 
 _CHANNELS, _CLASSES = 3, ("a", "b", "c", "d")
 _MAX_BATCH = 2
@@ -39,12 +42,13 @@ class Subject:
 
     config: ModelConfig
     network: nn.Module
+    sizes: tuple[tuple[int, int], ...] = SIZES
 
     @classmethod
-    def make(cls, config: ModelConfig) -> "Subject":
+    def make(cls, config: ModelConfig, sizes: tuple[tuple[int, int], ...] = SIZES) -> Self:
         """Random weights, the same each time."""
         torch.manual_seed(0)
-        return cls(config, build_network(config, _CHANNELS, len(_CLASSES)).eval())
+        return cls(config, build_network(config, _CHANNELS, len(_CLASSES)).eval(), sizes)
 
     def contract(self, *, open_sizes: bool) -> Contract:
         """What it promises, for one size or for every size."""
@@ -54,7 +58,7 @@ class Subject:
             output_stride=stride,
             size_multiple=multiple,
             fit="pad" if open_sizes else "stretch",
-            network_size=None if open_sizes else SIZES[0],
+            network_size=None if open_sizes else self.sizes[0],
         )
 
     def trained(self, *, open_sizes: bool) -> bytes:
@@ -74,7 +78,7 @@ def vars_of(network: nn.Module) -> tuple[int, int]:
 def check_stride(subject: Subject) -> None:
     """One finite tensor at the declared stride, for two sizes."""
     stride, multiple = vars_of(subject.network)
-    for height, width in SIZES:
+    for height, width in subject.sizes:
         assert height % multiple == width % multiple == 0, f"size_multiple {multiple} does not divide {height}x{width}"
         with torch.inference_mode():
             scores = subject.network(torch.randn(1, _CHANNELS, height, width))
@@ -86,7 +90,7 @@ def check_stride(subject: Subject) -> None:
 def check_learning(subject: Subject, batch: int = 2) -> None:
     """The loss falls on one batch, auxiliary heads included."""
     torch.manual_seed(0)
-    images, labels = _batch(batch)
+    images, labels = _batch(batch, subject.sizes[0])
     network = subject.network.train()
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []
@@ -102,7 +106,7 @@ def check_learning(subject: Subject, batch: int = 2) -> None:
 
 def check_batch_of_one(subject: Subject) -> None:
     """A training step with a single image."""
-    images, labels = _batch(1)
+    images, labels = _batch(1, subject.sizes[0])
     network = subject.network.train()
     try:
         assert bool(_loss(network(images), labels).isfinite()), "loss is not finite"
@@ -113,7 +117,7 @@ def check_batch_of_one(subject: Subject) -> None:
 def check_round_trip(subject: Subject) -> None:
     """safetensors gives the same scores, bit by bit."""
     restored = checkpoint.from_bytes(subject.trained(open_sizes=False)).network
-    image = torch.randn(1, _CHANNELS, *SIZES[0])
+    image = torch.randn(1, _CHANNELS, *subject.sizes[0])
     with torch.inference_mode():
         expected, found = subject.network(image), restored(image)
     assert torch.equal(expected, found)
@@ -128,7 +132,7 @@ def export(subject: Subject, *, open_sizes: bool) -> dict[str, bytes]:
 
 def check_export(subject: Subject, files: dict[str, bytes], *, open_sizes: bool) -> None:
     """ONNX Runtime gives PyTorch's scores, at two sizes where sizes are open."""
-    for size in SIZES if open_sizes else SIZES[:1]:
+    for size in subject.sizes if open_sizes else subject.sizes[:1]:
         image = torch.randn(1, _CHANNELS, *size)
         with torch.inference_mode():
             expected = subject.network(image).numpy()
@@ -148,9 +152,9 @@ def check_fp16_engine(subject: Subject, files: dict[str, bytes], *, open_sizes: 
     return share
 
 
-def _batch(count: int) -> tuple[Tensor, Tensor]:
+def _batch(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Noise, coloured by quadrants that are also the labels."""
-    height, width = SIZES[0]
+    height, width = size
     rows, columns = torch.arange(height)[:, None] >= height // 2, torch.arange(width)[None] >= width // 2
     labels = (rows.long() * 2 + columns.long())[None].expand(count, -1, -1)
     return torch.randn(count, _CHANNELS, height, width) + labels[:, None].float(), labels

@@ -92,7 +92,8 @@ def test_stride_follows_the_options() -> None:
     config = ModelConfig(name="smp/fpn/resnet18", options={"upsampling": 2, "encoder_depth": 4})
     network = build_network(config, 3, 2)
 
-    assert [network.stride, network.size_multiple] == [2, 16]
+    assert network.stride == 2
+    assert network.size_multiple == 16
 
 
 def test_a_network_of_ones_own_takes_keyword_arguments_and_its_source_counts(own_module: Path) -> None:

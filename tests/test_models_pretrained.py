@@ -182,6 +182,24 @@ def test_weights_that_nobody_has_are_refused(name: str, weights: str, said: str,
         load_pretrained(make(config=ModelConfig(name=name)), config, tmp_path, 3)
 
 
+def test_torchvisions_own_loader_fills_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    config = ModelConfig(name="torchvision/lraspp_mobilenet_v3_large", weights="imagenet")
+    donor = torchvision.models.mobilenet_v3_large(weights=None)
+    url = torchvision.models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.url
+    cached = tmp_path / "hub/checkpoints" / url.rpartition("/")[2]  # where its loader keeps what it downloaded
+    cached.parent.mkdir(parents=True)
+    torch.save(donor.state_dict(), cached)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = make(config=config)
+    report = load_pretrained(network, config, tmp_path, 3)
+
+    assert report is not None
+    assert torch.equal(network.get_parameter("backbone.0.0.weight"), donor.get_parameter("features.0.0.weight"))
+    assert not any(key.startswith("backbone") for key in report.random)
+
+
 def test_no_weights_means_no_report(tmp_path: Path) -> None:
     assert load_pretrained(make(), SKIPNET, tmp_path, 3) is None
 
