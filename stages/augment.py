@@ -152,8 +152,8 @@ def _coloured(image: NDArray[np.float32], contract: Contract, config: AugmentCon
     for number, plane in enumerate(crop):
         cv2.extractChannel(image, number, dst=plane)
         if contract.channels != 3:
-            plane *= np.float32(scale[number])
-            plane += np.float32(offset[number])
+            np.multiply(plane, np.float32(scale[number]), out=plane)
+            np.add(plane, np.float32(offset[number]), out=plane)
         np.clip(plane, -mean[number] / std[number], (1 - mean[number]) / std[number], out=plane)
     return crop
 
