@@ -132,12 +132,13 @@ def _coloured(image: NDArray[np.float32], contract: Contract, config: AugmentCon
     """HxWxC pixels to a normalised CxHxW crop. Brightness, contrast, saturation, hue and the contract's mean, std and
     channel order are one matrix; values that colours push out of the value range are cut to it."""
     contrast = 1 + float(rng.uniform(-1, 1)) * config.contrast
-    brightness = float(rng.uniform(-1, 1)) * config.brightness / 2
-    shift = 0.5 - 0.5 * contrast + brightness  # contrast turns around the middle of the range
+    brightness = 1 + float(rng.uniform(-1, 1)) * config.brightness
     saturation = 1 + float(rng.uniform(-1, 1)) * config.saturation
     hue = float(rng.uniform(-1, 1)) * config.hue
     low, high = contract.value_range
     mean, std = np.array(contract.mean), np.array(contract.std)
+    centre = (float(image.mean()) - low) / (high - low)  # a dark frame with more contrast must not turn black
+    shift, contrast = brightness * centre * (1 - contrast), brightness * contrast
     crop = np.empty((contract.channels, *image.shape[:2]), np.float32)
     if contract.channels == 3:
         colours = contrast * _saturated(saturation) @ _hue_turn(hue)

@@ -57,7 +57,7 @@ def write_sheet(path: Path, split: Split, contract: Contract, config: Config, pa
     samples = TrainingSet(split, contract, config.train)
     cells = []
     for number in range(_SAMPLES):
-        image, labels, _ = samples[(number // len(split), number % len(split))]
+        image, labels, _ = samples[(number // len(split), number * len(split) // _SAMPLES % len(split))]
         pixels = draw.displayable(shown(image.numpy(), contract), contract.value_range)
         mask = labels.numpy().astype(contract.mask_dtype)
         cells.append((_fitted(pixels), _fitted(draw.overlay(pixels, mask, palette))))
