@@ -134,11 +134,11 @@ def as_markdown(content: dict[str, Any]) -> str:
         f"`make matrix` on {environment}. No GPU: engines are built, not run.",
         "",
         "Every network with random weights, 128x128 and 128x192. *scores*: finite, at the declared stride. *learning*: "
-        "the loss falls on one batch. *round trip*: safetensors gives the same scores bit by bit. "
-        "*export*: ONNX Runtime equals PyTorch (FP32 relative L2 <= "
-        "1e-4). *open sizes*: one graph for every height and width, equal at two. *engine*: TensorRT for RTX builds "
-        "the FP16 graph with at least 90 % of the compute layers in FP16. *batch 1*: trains with one image a step. "
-        "GFLOPs at 512x1024 with 19 classes, a multiply and an add as two; parameters with auxiliary heads.",
+        "the loss falls on one batch. *round trip*: safetensors gives the same scores bit by bit. *export*: ONNX "
+        "Runtime equals PyTorch (FP32 relative L2 <= 1e-4). *open sizes*: one graph for every height and width, equal "
+        "at two. *engine*: TensorRT for RTX builds the FP16 graph with at least 90 % of the compute layers in FP16. "
+        "*batch 1*: trains with one image a step. GFLOPs at 512x1024 with 19 classes, a multiply and an add as two; "
+        "parameters with auxiliary heads.",
         "",
         "| network | stride | multiple | parameters, M | GFLOPs | " + " | ".join(map(_heading, CHECKS)) + " |",
         "|---|---:|---:|---:|---:|" + "---|" * len(CHECKS),

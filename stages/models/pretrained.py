@@ -140,7 +140,7 @@ def _published(network: nn.Module, config: ModelConfig, channels: int) -> Mappin
         return pretrained_encoder(library, channels, config.weights)
     except OSError as error:
         raise InputError(
-            f"[model] weights: '{config.weights}' could not be downloaded: {error}",
+            f"[model] weights: '{config.weights}' could not be downloaded: {str(error).rstrip('.')}",
             hint="check the connection, or name a file: weights = 'encoder.safetensors'",
         ) from error
 
