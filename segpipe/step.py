@@ -89,7 +89,7 @@ class Step:
     def _refuse_other_contract(self, ours: str | None) -> None:
         """A stage that starts a run sets its contract; one that builds on others must share theirs."""
         theirs = self.contract_sha256
-        builds_on_others = any((self._run / name).exists() for name in self._inputs)
+        builds_on_others = any(manifest.logical_name(name) != name for name in self._inputs)
         if builds_on_others and ours and theirs and ours != theirs:
             raise ContractError(
                 f"stage '{self._stage}' was made for contract {theirs[:12]}, the run has {ours[:12]}",

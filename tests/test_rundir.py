@@ -183,6 +183,16 @@ def test_stages_that_build_on_others_must_share_the_contract(empty_run: RunDirec
     assert "export" not in empty_run.manifest.stages
 
 
+def test_a_folder_named_like_an_outside_input_is_no_stage(empty_run: RunDirectory) -> None:
+    (empty_run.path / "data").mkdir()
+    for data, contract in ((A, A), (B, B)):
+        with empty_run.step("train", {"data": data}, {}) as step:
+            step.contract_sha256 = contract
+            step.path("model.bin").write_text("one")
+
+    assert empty_run.manifest.contract_sha256 == B
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
