@@ -7,6 +7,7 @@ from typing import Any
 from segpipe.freshness import stale_against_config
 from segpipe.manifest import StageRecord
 from segpipe.rundir import RunDirectory
+from segpipe.step import own_folders
 
 _HEADLINES = (
     ("test_miou", "test mIoU {:.4f}"),
@@ -41,8 +42,9 @@ def run_status(run: RunDirectory) -> list[StageStatus]:
         size = sum(output.size_bytes for output in record.outputs.values())
         state = "stale" if why else "fresh"
         lines.append(StageStatus(stage, state, why or "", record.started_utc, size, _headline(record)))
-    for folder in sorted(run.path.glob("*/*.partial")):
-        lines.append(StageStatus(folder.parent.name, "in progress", "not finished", "", 0, ""))
+    for folder in [folder for home in sorted(run.path.glob("*/")) for folder in own_folders(home)]:
+        if folder.suffix == ".partial":
+            lines.append(StageStatus(folder.parent.name, "in progress", "not finished", "", 0, ""))
     return lines
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import re
 import shutil
 import time
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from segpipe.manifest import Manifest, Output, StageRecord
 from segpipe.storage import sha256_of, sync_directory, sync_file
 
 _log = logging.getLogger(__name__)
+
+_OWN_FOLDER = re.compile(r"[0-9a-f]{12}(-\d)?(\.partial)?")
 
 
 class Step:
@@ -86,7 +89,7 @@ class Step:
     def _refuse_other_contract(self, ours: str | None) -> None:
         """A stage that starts a run sets its contract; one that builds on others must share theirs."""
         theirs = self.contract_sha256
-        builds_on_others = any((self._run / name).exists() for name in self._inputs)
+        builds_on_others = any(manifest.logical_name(name) != name for name in self._inputs)
         if builds_on_others and ours and theirs and ours != theirs:
             raise ContractError(
                 f"stage '{self._stage}' was made for contract {theirs[:12]}, the run has {ours[:12]}",
@@ -108,8 +111,8 @@ class Step:
 
     def _recover(self, named: set[str]) -> None:
         """A kill between the rename and the commit left a finished but unnamed folder: back to work in progress."""
-        for folder in sorted(self._home.glob(f"{self._key[:12]}*")):
-            if folder.suffix == ".partial" or folder.relative_to(self._run).as_posix() in named:
+        for folder in own_folders(self._home):
+            if not folder.name.startswith(self._key[:12]) or folder.suffix == ".partial" or folder.relative_to(self._run).as_posix() in named:
                 continue
             if self._partial.exists():
                 shutil.rmtree(folder)
@@ -117,8 +120,11 @@ class Step:
                 folder.rename(self._partial)
 
     def _tidy(self, final: Path, keep: set[str], keep_partials: bool) -> None:
-        """Delete what the manifest no longer names: superseded folders and scratch files. Goes on after a kill."""
-        for folder in self._home.iterdir():
+        """Delete what the manifest no longer names: superseded folders and scratch files. Goes on after a kill.
+
+        Whatever else lies beside them is the user's.
+        """
+        for folder in own_folders(self._home):
             if folder != final and not (keep_partials and folder.suffix == ".partial"):
                 shutil.rmtree(folder)
         for parent, _, files in os.walk(final, topdown=False):
@@ -128,6 +134,11 @@ class Step:
                     path.unlink()
             if not any(Path(parent).iterdir()):
                 Path(parent).rmdir()
+
+
+def own_folders(home: Path) -> list[Path]:
+    """The folders in a stage's home that were named by a key, finished and in progress; the rest is the user's."""
+    return sorted(path for path in home.glob("*") if _OWN_FOLDER.fullmatch(path.name) and path.is_dir())
 
 
 def is_intact(run: Path, record: StageRecord) -> bool:

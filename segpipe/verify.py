@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from segpipe.rundir import RunDirectory
+from segpipe.step import own_folders
 from segpipe.storage import sha256_of
 
 
@@ -37,10 +38,13 @@ def verify(run: RunDirectory) -> tuple[int, list[Finding]]:
 
 
 def _unnamed(run: RunDirectory) -> list[Finding]:
-    """Folders of stages that the manifest does not name, and files in named folders that it does not list."""
+    """Folders of stages that the manifest does not name, and files in named folders that it does not list.
+
+    A kill kept the folders out of the manifest, or superseded ones from deletion.
+    """
     named = {record.path: set(record.outputs) for record in run.manifest.stages.values()}
     findings = []
-    for folder in sorted(run.path.glob("*/*")):
+    for folder in [folder for home in sorted(run.path.glob("*/")) for folder in own_folders(home)]:
         relative = folder.relative_to(run.path).as_posix()
         if relative in named:
             findings += [
@@ -48,15 +52,9 @@ def _unnamed(run: RunDirectory) -> list[Finding]:
                 for name in _files(folder)
                 if name not in named[relative]
             ]
-        elif folder.suffix == ".partial" or _is_unnamed_stage(folder):
+        else:
             findings.append(Finding(relative, "work in progress"))
     return findings
-
-
-def _is_unnamed_stage(folder: Path) -> bool:
-    """A finished folder that a kill kept out of the manifest, or a superseded one that it kept from deletion."""
-    name = folder.name.partition("-")[0]
-    return folder.is_dir() and len(name) == 12 and all(letter in "0123456789abcdef" for letter in name)
 
 
 def _files(folder: Path) -> list[str]:

@@ -120,6 +120,21 @@ def test_the_commit_drops_scratch_and_superseded_folders(empty_run: RunDirectory
     assert verify(empty_run) == (1, [])
 
 
+def test_what_a_user_keeps_beside_the_stages_stays(empty_run: RunDirectory) -> None:
+    home = empty_run.path / "train"
+    (home / "images").mkdir(parents=True)
+    (home / "images" / "0.png").write_bytes(b"picture")
+    for name in ("notes.txt", "0123456789ab", "0123456789ab-copy"):
+        (home / name).write_text("mine")
+
+    assert (make(empty_run), make(empty_run, "two"), make(empty_run, "two")) == (True, True, False)
+    kept = {path.name for path in home.iterdir()}
+    assert kept > {"images", "notes.txt", "0123456789ab", "0123456789ab-copy"}
+    assert len(kept) == 5, "the superseded folder is gone"
+    assert (home / "images" / "0.png").read_bytes() == b"picture"
+    assert verify(empty_run) == (1, [])
+
+
 def test_a_declared_output_that_was_not_written_is_a_defect_of_the_stage(empty_run: RunDirectory) -> None:
     with pytest.raises(StorageError, match=r"did not write its output model\.bin"), empty_run.step("x", {}, {}) as step:
         step.path("model.bin")
@@ -166,6 +181,16 @@ def test_stages_that_build_on_others_must_share_the_contract(empty_run: RunDirec
         step.contract_sha256 = B
         step.path("model.onnx").write_text("graph")
     assert "export" not in empty_run.manifest.stages
+
+
+def test_a_folder_named_like_an_outside_input_is_no_stage(empty_run: RunDirectory) -> None:
+    (empty_run.path / "data").mkdir()
+    for data, contract in ((A, A), (B, B)):
+        with empty_run.step("train", {"data": data}, {}) as step:
+            step.contract_sha256 = contract
+            step.path("model.bin").write_text("one")
+
+    assert empty_run.manifest.contract_sha256 == B
 
 
 @pytest.mark.parametrize(
