@@ -112,7 +112,11 @@ class Step:
     def _recover(self, named: set[str]) -> None:
         """A kill between the rename and the commit left a finished but unnamed folder: back to work in progress."""
         for folder in own_folders(self._home):
-            if not folder.name.startswith(self._key[:12]) or folder.suffix == ".partial" or folder.relative_to(self._run).as_posix() in named:
+            if (
+                not folder.name.startswith(self._key[:12])
+                or folder.suffix == ".partial"
+                or folder.relative_to(self._run).as_posix() in named
+            ):
                 continue
             if self._partial.exists():
                 shutil.rmtree(folder)

@@ -67,9 +67,9 @@ def test_the_encoder_learns_at_its_own_rate(name: str) -> None:
     assert [len(group["params"]) for group in groups] == [2, 2]
 
 
-def test_an_encoder_factor_needs_an_encoder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="SkipNet does not say what its encoder is"):
-        train(tmp_path, "train.encoder_factor=0.1")
+def test_an_encoder_factor_needs_an_encoder() -> None:
+    with pytest.raises(ConfigError, match="Linear does not say what its encoder is"):
+        optimiser_of(nn.Linear(2, 2), TrainConfig(encoder_factor=0.1), 0.1)
 
 
 def test_batches_of_several_processes_are_those_of_one() -> None:

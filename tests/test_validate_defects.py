@@ -162,7 +162,7 @@ DEFECTS: dict[str, tuple[Plant, bool, set[str], str]] = {
     "a shift of one pixel": (shifted, True, {"flips_boundary"}, "looks shifted by 0 rows and 1 columns"),
     "one class swapped": (swapped_class, True, {"flips_inside", "iou_drop"}, "'disc' and 'box' look exchanged"),
     "one layer scaled by 1.01": (scaled_layer, True, {"relative_l2"}, "relative_l2"),
-    "FP16 head scaled by 1.01": (scaled_head, False, {"relative_l2"}, "scores look scaled by 1.01"),
+    "FP16 head scaled by 1.01": (scaled_head, False, {"relative_l2"}, "scores look scaled by 1.0"),
     "1e5 in FP16": (fp16_overflow, False, {"non_finite"}, "NaN"),
     "NaN in one pixel": (nan_in_one_pixel, True, {"non_finite"}, "1 NaN, 0 Inf, first in shapes-val-0003"),
     "another checkpoint": (another_checkpoint, True, {"agreement", "relative_l2"}, "relative_l2"),

@@ -56,7 +56,8 @@ def read_frame(path: Path, wanted: InputConfig) -> NDArray[Any]:
             hint="change [input] channels and dtype, or convert the image",
         )
     low, high = wanted.value_range
-    if wanted.dtype != "uint8" and not (low <= pixels.min() and pixels.max() <= high):
+    takes_pixels_as_they_are = wanted.dtype == "uint8" and (low, high) == (0.0, 1.0)
+    if not takes_pixels_as_they_are and not (low <= pixels.min() and pixels.max() <= high):
         raise DataError(
             f"{path} holds values of {pixels.min()} to {pixels.max()}, [input] value_range is {low:g} to {high:g}",
             hint="widen value_range; values outside would be cut off by augmentation",

@@ -40,17 +40,20 @@ def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Modul
 
 
 def source_hash(config: ModelConfig) -> str | None:
-    """SHA-256 of the file a user's factory lives in; None for networks of this package (their stage has a version)."""
+    """SHA-256 of the sources of a user's factory: every file of its package, or its single module; None for ours."""
     if ":" not in config.name:
         return None
     module = config.name.partition(":")[0]
     try:
-        spec = importlib.util.find_spec(module)
+        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module.partition(".")[0])
     except ImportError:
-        spec = None
-    if spec is None or spec.origin is None:
+        found = spec = None
+    if found is None or found.origin is None or spec is None:
         raise ConfigError(f"[model] name: module '{module}' cannot be imported", hint="put it on PYTHONPATH")
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    files = sorted(path for folder in folders for path in folder.rglob("*.py")) or [Path(found.origin)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def weights_file(config: ModelConfig, base: Path) -> Path | None:

@@ -26,6 +26,7 @@ from stages.models.pretrained import MatchReport, load_pretrained
 from stages.train import pictures
 from stages.train.contract import contract_of, refuse_crops_off_the_multiple, score_channels
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
+from stages.train.interrupt import StopOnCtrlC
 from stages.train.learner import Learner, Plan
 from stages.train.processes import rank
 from stages.train.resume import ResumePoints, newest_resume_point
@@ -95,7 +96,9 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
         trainer = trainer_of(config.train, points, folders, steps)
         if config.train.learning_rate == "find":
             find_learning_rate(config.train, learner, data, folders.resume)
-        trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
+        with StopOnCtrlC() as stop:
+            trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]  # Lightning's property, a plain list
+            trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
     return Learned(learner, points, labels.palette, pretrained)
 
 

@@ -25,6 +25,7 @@ from stages.validate.ranges import activations, peaks
 from stages.validate.sides import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
 from stages.validate.torch_hops import Reference
 
+_HALF_AGREES = "given the reference's tensor every layer stays within FP16's rounding"
 _GRAPH_AGREES = "given the reference's tensor the graph agrees layer by layer"
 _ELSEWHERE = ": what differs is pre- or post-processing (mean and std, channel order, resize, upsampling)"
 _FP32, _FP16 = Tolerance(layer=1e-6, network=1e-4), Tolerance(layer=5e-4, network=1e-2)
@@ -138,7 +139,8 @@ def _explain_graph(case: Case, network: nn.Module, name: str) -> Explanation:
     side = make_side(graph, case.tensor, tensors | {ROOT: case.contract.output_name})
     found, runs = first_divergence([*tensors, ROOT], ModuleSide(network, case.tensor), side, tolerance)
     if found is None:
-        return case.nothing(runs + 1, _GRAPH_AGREES + (_ELSEWHERE if case.failed else ""))
+        agrees = _HALF_AGREES if half else _GRAPH_AGREES
+        return case.nothing(runs + 1, agrees + (_ELSEWHERE if case.failed else ""))
     module = found.checkpoint
     if half:
         island, peak = enclosing_island(module, watched.peaks), watched.peaks.get(module)
