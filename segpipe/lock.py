@@ -11,12 +11,25 @@ from segpipe.storage import explained_refusals
 
 FILE_NAME = ".lock"
 
+_held: set[int] = set()
+"""Descriptors of the locks this process holds."""
+
+
+def _close_inherited() -> None:
+    """A forked worker that outlives its parent would keep the lock: the kernel frees it with the last descriptor."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_inherited)
+
 
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold the directory for writing, or raise RunLockedError at once with the holder's process number."""
     with explained_refusals(str(directory / FILE_NAME)):
         descriptor = os.open(directory / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,4 +43,6 @@ def exclusive(directory: Path) -> Iterator[None]:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _held:  # not in a forked child, where the number may be another file's by now
+            _held.remove(descriptor)
+            os.close(descriptor)

@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -252,6 +253,50 @@ def test_a_dead_process_leaves_no_lock(empty_run: RunDirectory) -> None:
     assert died.returncode == -9
     assert (empty_run.path / ".lock").read_text().strip() != str(os.getpid())
     assert make(empty_run)
+
+
+def test_a_forked_worker_that_outlives_its_parent_keeps_no_lock(empty_run: RunDirectory) -> None:
+    script = f"""
+        import os, signal, time
+        from pathlib import Path
+        from segpipe.rundir import RunDirectory
+        with RunDirectory(Path({str(empty_run.path)!r})).writing():
+            ready, told = os.pipe()
+            worker = os.fork()
+            if worker == 0:
+                os.write(told, b"x")
+                os.close(1)
+                time.sleep(60)
+            os.read(ready, 1)
+            print(worker, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    died = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, check=False)
+    worker = int(died.stdout)
+    try:
+        os.kill(worker, 0)  # it is still there
+
+        assert make(empty_run)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_forked_child_that_leaves_the_block_closes_no_other_file(empty_run: RunDirectory) -> None:
+    script = f"""
+        import os
+        from pathlib import Path
+        from segpipe.rundir import RunDirectory
+        with RunDirectory(Path({str(empty_run.path)!r})).writing():
+            child = os.fork()
+            if child == 0:
+                reused = os.open("/dev/null", os.O_RDONLY)
+            else:
+                code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.fstat(reused) if child == 0 else exit(code)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+
+    assert ended.returncode == 0
 
 
 def test_a_full_disk_leaves_the_old_result(empty_run: RunDirectory) -> None:
