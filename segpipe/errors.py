@@ -52,7 +52,7 @@ class RunLockedError(SegpipeError, RuntimeError):
 
 
 class StorageError(SegpipeError, OSError):
-    """The operating system refused a write: disk full, read-only, no permission."""
+    """The operating system refused a read or a write: disk full, read-only, no permission."""
 
 
 class TrainingError(SegpipeError, RuntimeError):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError
-from segpipe.storage import write_atomically
+from segpipe.storage import explained_refusals, write_atomically
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -21,7 +21,12 @@ def read_image(path: Path) -> NDArray[Any]:
         raise InputError(
             f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
         ) from None
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error as error:  # a header that claims more than OpenCV takes
+        raise InputError(
+            f"{path} is not an image that OpenCV can read: {error.err}", hint="convert it to PNG or JPEG"
+        ) from None
     if pixels is None:
         raise InputError(f"{path} is not an image that OpenCV can read", hint="convert it to PNG or JPEG")
     if pixels.ndim == 2:
@@ -37,5 +42,6 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(shown))
     if not encoded:
         raise InputError(f"{path}: {pixels.dtype} {pixels.shape} cannot be a PNG", hint="pass uint8 or uint16")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explained_refusals(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, data.tobytes())

@@ -1,10 +1,10 @@
 """manifest.json: what every stage made, from what, how. Owns its schema, parsing and the key of a stage."""
 
 import json
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from segpipe.errors import ManifestError, NotARunError
 from segpipe.storage import sha256_of_bytes, write_atomically
@@ -22,17 +22,24 @@ class Output(BaseModel):
     size_bytes: int
 
 
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} does not lie inside the run")
+    return name
+
+
 class StageRecord(BaseModel):
     """Everything known about one finished stage. `path` and `inputs` are relative to the run directory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
-    path: str
+    path: Annotated[str, Field(pattern=r"^[a-z]+/[0-9a-f]{12}(-\d)?$")]
     inputs: dict[str, str]
     params: dict[str, Any]
     environment: dict[str, str]
-    outputs: dict[str, Output]
+    outputs: dict[Annotated[str, AfterValidator(_inside)], Output]
     started_utc: str
     seconds: float
     figures: dict[str, Any]

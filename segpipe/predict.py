@@ -15,7 +15,7 @@ from segpipe.errors import InputError
 from segpipe.images import SUFFIXES, read_image, write_image
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
-from segpipe.storage import write_atomically
+from segpipe.storage import explained_reads, explained_refusals, write_atomically
 from segpipe.video import VIDEO_SUFFIXES, count_frames, predict_video
 
 _log = logging.getLogger(__name__)
@@ -141,9 +141,11 @@ def _stamped(segmenter: Segmenter, out: Path) -> bool:
     """Whether what lies in the folder was made by this artifact; from now on it is."""
     stamp = json.dumps({"artifact_sha256": segmenter.artifact_sha256}).encode()
     path = out / STAMP
-    if path.is_file() and path.read_bytes() == stamp:
-        return True
-    out.mkdir(parents=True, exist_ok=True)
+    with explained_reads(path):
+        if path.is_file() and path.read_bytes() == stamp:
+            return True
+    with explained_refusals(str(out)):
+        out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, stamp)
     return False
 

@@ -1,18 +1,20 @@
 """RunDirectory: the one place where stages meet. Owns reading what is vouched for, and the writer's lock."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segpipe import lock, manifest
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError
 from segpipe.manifest import Manifest, Output, StageRecord
 from segpipe.step import Step
-from segpipe.storage import explained_refusals, sha256_of, sha256_of_bytes, write_atomically
+from segpipe.storage import explained_reads, explained_refusals, sha256_of, sha256_of_bytes, write_atomically
 
 CONFIG_NAME = "config.json"
+
+_T = TypeVar("_T")
 
 
 class RunDirectory:
@@ -50,25 +52,36 @@ class RunDirectory:
 
     def recorded(self, stage: str, name: str) -> Output:
         """What the manifest says of a finished file that is there; its bytes are not checked."""
-        record = self.record(stage)
-        if name not in record.outputs or not (self.path / record.path / name).is_file():
-            raise ArtifactMissingError(
-                f"{stage}/{name} is not in {self.path}", hint=f"run `segpipe run {self.path} --until {stage}`"
-            )
-        return record.outputs[name]
+        return self._outlasting_commits(lambda: self._locate(stage, name))[1]
 
     def artifact(self, stage: str, name: str) -> Path:
         """Path of a finished file whose bytes were just checked."""
-        path, output = self._locate(stage, name)
-        self._vouch(stage, path, sha256_of(path), output)
-        return path
+
+        def check() -> Path:
+            path, output = self._locate(stage, name)
+            with explained_reads(path):
+                found = sha256_of(path)
+            self._vouch(stage, path, found, output)
+            return path
+
+        return self._outlasting_commits(check)
 
     def artifact_bytes(self, stage: str, name: str) -> bytes:
         """A finished file's bytes, checked as read: nothing can change between the check and the use."""
-        path, output = self._locate(stage, name)
-        data = path.read_bytes()
-        self._vouch(stage, path, sha256_of_bytes(data), output)
-        return data
+
+        def read() -> bytes:
+            path, output = self._locate(stage, name)
+            with explained_reads(path):
+                data = path.read_bytes()
+            self._vouch(stage, path, sha256_of_bytes(data), output)
+            return data
+
+        return self._outlasting_commits(read)
+
+    def refresh(self) -> bool:
+        """Take the manifest as it is now; whether another process has committed since it was read."""
+        before, self.manifest = self.manifest, manifest.load(self.path)
+        return self.manifest != before
 
     def recorded_sha256(self, path: Path) -> str:
         """The hash that an artifact was just checked against."""
@@ -85,7 +98,8 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            stored: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+            with explained_reads(path):
+                stored: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
             chosen = {table: stored["chosen"].get(table, {}) for table in stored["resolved"]}
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ManifestError(
@@ -113,8 +127,9 @@ class RunDirectory:
         """Keep the config of this command; `segpipe show` compares the records with it."""
         data = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
         path = self.path / CONFIG_NAME
-        if path.exists() and path.read_bytes() == data:
-            return
+        with explained_reads(path):
+            if path.exists() and path.read_bytes() == data:
+                return
         with self.writing():
             write_atomically(path, data)
 
@@ -134,9 +149,25 @@ class RunDirectory:
             if step.stale:
                 self.manifest = step.commit(self.manifest)
 
+    def _outlasting_commits(self, read: Callable[[], _T]) -> _T:
+        """Read again, once, where a commit of another process superseded the file meanwhile."""
+        try:
+            return read()
+        except (FileNotFoundError, ArtifactDamagedError):
+            if not self.refresh():
+                raise
+        return read()
+
     def _locate(self, stage: str, name: str) -> tuple[Path, Output]:
-        output = self.recorded(stage, name)
-        return self.path / self.record(stage).path / name, output
+        record = self.record(stage)
+        path = self.path / record.path / name
+        with explained_reads(path):
+            present = name in record.outputs and path.is_file()
+        if not present:
+            raise ArtifactMissingError(
+                f"{stage}/{name} is not in {self.path}", hint=f"run `segpipe run {self.path} --until {stage}`"
+            )
+        return path, record.outputs[name]
 
     def _vouch(self, stage: str, path: Path, found: str, output: Output) -> None:
         if found != output.sha256:

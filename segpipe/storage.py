@@ -16,6 +16,14 @@ _HINTS = {
     errno.EROFS: "the file system is read-only: use a run directory on a writable one",
     errno.EACCES: "give this user write permission, or use another run directory",
     errno.EPERM: "give this user write permission, or use another run directory",
+    errno.ENOTDIR: "a file lies where a directory is needed: move it, or name another path",
+    errno.EEXIST: "a file lies where a directory is needed: move it, or name another path",
+    errno.EISDIR: "a directory lies where a file is needed: move it, or name another path",
+    errno.EIO: "the device reports a fault: check it, and its connection, before trusting what it holds",
+}
+_READ_HINTS = _HINTS | {
+    errno.EACCES: "give this user permission to read it",
+    errno.EPERM: "give this user permission to read it",
 }
 
 
@@ -29,6 +37,18 @@ def explained_refusals(doing: str) -> Iterator[None]:
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise StorageError(f"cannot write {doing}: {error.strerror}{where}", hint=_HINTS[error.errno]) from error
+
+
+@contextmanager
+def explained_reads(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals of a read into a StorageError; a file that is gone passes."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        hint = _READ_HINTS.get(error.errno or 0, "check the path and the file system it is on")
+        raise StorageError(f"cannot use {path}: {error.strerror}", hint=hint) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -14,6 +14,7 @@ from segpipe.contract import Contract
 from segpipe.errors import InputError
 from segpipe.images import write_image
 from segpipe.runtime.segmenter import Segmenter
+from segpipe.storage import explained_refusals
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 _DEFAULT_FPS = 25.0  # for files that do not tell
@@ -43,7 +44,8 @@ def predict_video(
         )
     waiting: deque[NDArray[Any]] = deque()
     partial = side_by_side.with_name(f".{side_by_side.stem}.partial{side_by_side.suffix}")
-    side_by_side.parent.mkdir(parents=True, exist_ok=True)
+    with explained_refusals(str(side_by_side)):
+        side_by_side.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with _Capture(path) as capture, _Writer(partial, capture.fps) as writer:
         for mask in segmenter.stream(_kept(capture.frames(), waiting)):

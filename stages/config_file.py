@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from segpipe.errors import ConfigError
+from segpipe.storage import explained_reads
 from stages.config import Config
 
 FILE_NAME = "segpipe.toml"
@@ -19,8 +20,9 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a run: RUN/segpipe.toml (or the TOML file itself), then `table.key=value` overrides."""
     path = run if run.suffix == ".toml" else run / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+        with explained_reads(path):
+            text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
         raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {path.parent}`") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None

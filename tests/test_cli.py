@@ -2,8 +2,10 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,35 @@ def test_report_and_benchmark_print_a_path_and_json(run_copy: Path) -> None:
     assert code == 0
     assert "contestants" in json.loads(out)
     assert err == "benchmark: fresh, nothing to do\n"
+
+
+def test_paths_that_the_system_refuses_are_one_line(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "run" / "segpipe.toml").mkdir(parents=True)
+    write_image(tmp_path / "frame.png", np.zeros((20, 30, 3), np.uint8))
+    refused = [
+        (("new", tmp_path / "file"), "cannot write"),
+        (("new", tmp_path / "file" / "run"), "cannot write"),
+        (("run", tmp_path / "run"), "cannot use"),
+        (("run", tmp_path / "file"), "cannot use"),
+        (("report", finished_run, "-o", tmp_path / "file" / "page.html"), "cannot write"),
+        (("report", finished_run, "-o", tmp_path / "run"), "cannot write"),
+        (("predict", finished_run, tmp_path / "frame.png", "-o", tmp_path / "file"), "cannot write"),
+    ]
+    for arguments, said in refused:
+        code, _, err = call(*arguments)
+
+        assert (code, err.splitlines()[-1].startswith(f"error: {said} {tmp_path}")) == (1, True), err
+        assert "Traceback" not in err
+
+
+def test_an_image_with_an_absurd_header_is_wrong_input(tmp_path: Path) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 1 << 24, 1 << 24, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+
+    with pytest.raises(InputError, match=r"huge\.png is not an image that OpenCV can read"):
+        read_image(tmp_path / "huge.png")
 
 
 def test_a_bug_keeps_its_traceback_and_exits_70() -> None:

@@ -159,6 +159,20 @@ def test_one_changed_byte_is_refused(empty_run: RunDirectory) -> None:
     assert verify(empty_run)[1] == [Finding(path.relative_to(empty_run.path).as_posix(), "damaged")]
 
 
+def test_a_read_that_the_system_refuses_is_explained(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    (empty_run.path / "config.json").mkdir()
+    path = empty_run.artifact("train", "model.bin")
+    path.unlink()
+    path.symlink_to(Path("/proc/self/mem"))  # a regular file whose first page cannot be read
+
+    with pytest.raises(StorageError, match=r"cannot use .*config\.json: Is a directory"):
+        empty_run.config()
+    for read in (lambda: empty_run.artifact_bytes("train", "model.bin"), lambda: verify(empty_run)):
+        with pytest.raises(StorageError, match=r"cannot use .*model\.bin: Input/output error.*fault"):
+            read()
+
+
 def test_a_missing_file_is_named(empty_run: RunDirectory) -> None:
     make(empty_run)
     path = empty_run.artifact("train", "model.bin")
@@ -215,6 +229,29 @@ def test_a_broken_manifest_is_told_in_one_line(empty_run: RunDirectory, text: st
     assert (empty_run.path / "train").is_dir(), "nothing is lost"
 
 
+@pytest.mark.parametrize("folder", ["/etc", "../other/0123456789ab", "train/../../0123456789ab", "train", ""])
+def test_a_manifest_names_no_folder_outside_its_run(empty_run: RunDirectory, folder: str) -> None:
+    make(empty_run)
+    content = json.loads((empty_run.path / "manifest.json").read_text())
+    content["stages"]["train"]["path"] = folder
+    (empty_run.path / "manifest.json").write_text(json.dumps(content))
+
+    with pytest.raises(ManifestError, match=r"is not a manifest: stages\.train\.path"):
+        RunDirectory(empty_run.path)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../model.bin", "pictures/../../../x", ""])
+def test_a_manifest_names_no_file_outside_its_run(empty_run: RunDirectory, name: str) -> None:
+    make(empty_run)
+    content = json.loads((empty_run.path / "manifest.json").read_text())
+    outputs = content["stages"]["train"]["outputs"]
+    outputs[name] = outputs.pop("model.bin")
+    (empty_run.path / "manifest.json").write_text(json.dumps(content))
+
+    with pytest.raises(ManifestError, match="does not lie inside the run"):
+        RunDirectory(empty_run.path)
+
+
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(NotARunError, match=r"is no run directory.*segpipe new"):
         RunDirectory(tmp_path)
@@ -238,6 +275,16 @@ def test_a_reader_needs_no_lock(empty_run: RunDirectory) -> None:
 
     with empty_run.writing():
         assert RunDirectory(empty_run.path).artifact("train", "model.bin").read_text() == "one"
+
+
+def test_a_reader_follows_what_another_process_commits(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    readers = [RunDirectory(empty_run.path) for _ in range(3)]
+    make(empty_run, "two")
+
+    assert readers[0].artifact("train", "model.bin").read_text() == "two"
+    assert readers[1].artifact_bytes("train", "model.bin") == b"two"
+    assert verify(readers[2]) == (1, [])
 
 
 def test_a_dead_process_leaves_no_lock(empty_run: RunDirectory) -> None:

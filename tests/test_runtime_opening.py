@@ -17,6 +17,7 @@ from segpipe.errors import (
 )
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import load_opener
+from segpipe.runtime.opening import open_run
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.segmenter import Segmenter
 
@@ -81,3 +82,18 @@ def test_a_backend_that_is_not_installed_says_what_to_install() -> None:
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no run directory"):
         Segmenter.open(tmp_path)
+
+
+@pytest.mark.parametrize("status", ["passed", "failed"])
+def test_a_run_that_was_made_anew_meanwhile_is_opened_as_it_is_now(tmp_path: Path, status: str) -> None:
+    path = testing.make_run(tmp_path)
+    reader = RunDirectory(path)
+    testing.make_run(path, FIXED, status=status)
+
+    if status == "failed":
+        with pytest.raises(NotValidatedError, match="failed"):
+            open_run(reader, "onnxruntime-cpu", OpenOptions(), allow_unvalidated=False)
+        return
+    backend, sha256 = open_run(reader, "onnxruntime-cpu", OpenOptions(), allow_unvalidated=False)
+    backend.close()
+    assert sha256 == RunDirectory(path).recorded("export", "model.onnx").sha256

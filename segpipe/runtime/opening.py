@@ -74,12 +74,16 @@ def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOpt
 def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
     stage, file = ARTIFACTS[name]
+    before = run.manifest
     sha256 = run.recorded(stage, file).sha256
     opener = load_opener(name)
     if not allow_unvalidated:
         require_passed(run, sha256, name)
-    options = build_options(run, name, options)
-    opened = opener(run.artifact_bytes(stage, file), run_contract(run), options)
+    built = build_options(run, name, options)
+    data, contract = run.artifact_bytes(stage, file), run_contract(run)
+    if run.manifest is not before:  # superseded while it was read: verdict and bytes must be of one state
+        return _open_named(run, name, options, allow_unvalidated)
+    opened = opener(data, contract, built)
     if not allow_unvalidated:
         try:
             require_passed(run, sha256, name, opened.device)

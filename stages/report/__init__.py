@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segpipe.rundir import RunDirectory
-from segpipe.storage import write_atomically
+from segpipe.storage import explained_refusals, write_atomically
 from stages.report import figures
 from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
@@ -85,7 +85,8 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _write(path: Path, page: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with explained_refusals(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
     return path
 
