@@ -120,6 +120,8 @@ try:
             print("running", flush=True)
 except KeyboardInterrupt:
     frame = testing.make_frame(8, 8)[0]
+    for thread in threading.enumerate()[1:]:
+        thread.join(20)  # the signal may come between two frames: then its threads end a moment later
     print(segmenter(frame).shape, [t.name for t in threading.enumerate()], flush=True)
     sys.exit(130)
 """
