@@ -36,10 +36,35 @@ def stale_against_config(manifest: Manifest, stage: str, config: Mapping[str, An
         if config is not None and section in config
         for line in changed_values(recorded, config[section], section)
     ]
-    changed += [
-        f"{logical_name(path)} changed" for path, digest in record.inputs.items() if _moved(manifest, path, digest)
-    ]
+    changed += [f"{name} changed" for name in moved_inputs(manifest, stage)]
     return "; ".join(changed[:3]) or None
+
+
+def stale_by_descent(manifest: Manifest, stale: Mapping[str, str]) -> dict[str, str]:
+    """`stale` (why, by stage) and every stage that was made from one of them, however far down."""
+    reasons = dict(stale)
+    while True:
+        found = {
+            stage: f"{source} is stale"
+            for stage, record in manifest.stages.items()
+            if stage not in reasons
+            for source in _sources(record)
+            if source in reasons
+        }
+        if not found:
+            return reasons
+        reasons |= found
+
+
+def moved_inputs(manifest: Manifest, stage: str) -> list[str]:
+    """The inputs of a finished stage that this run no longer holds as they were."""
+    inputs = manifest.stages[stage].inputs
+    return [logical_name(path) for path, digest in inputs.items() if _moved(manifest, path, digest)]
+
+
+def _sources(record: StageRecord) -> list[str]:
+    """The stages whose outputs it was made from."""
+    return [path.partition("/")[0] for path in record.inputs if logical_name(path) != path]
 
 
 def _moved(manifest: Manifest, path: str, digest: str) -> bool:

@@ -10,9 +10,17 @@ from segpipe import lock, manifest
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError
 from segpipe.manifest import Manifest, Output, StageRecord
 from segpipe.step import Step
-from segpipe.storage import explained_reads, explained_refusals, sha256_of, sha256_of_bytes, write_atomically
+from segpipe.storage import (
+    explained_reads,
+    explained_refusals,
+    sha256_of,
+    sha256_of_bytes,
+    sweep_temporaries,
+    write_atomically,
+)
 
 CONFIG_NAME = "config.json"
+TOML_NAME = "segpipe.toml"
 
 _T = TypeVar("_T")
 
@@ -94,18 +102,19 @@ class RunDirectory:
 
     def config(self) -> dict[str, Any] | None:
         """Every table of the last command's config with what was chosen in it: all that is no default."""
-        path = self.path / CONFIG_NAME
-        if not path.exists():
-            return None
-        try:
-            with explained_reads(path):
-                stored: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-            chosen = {table: stored["chosen"].get(table, {}) for table in stored["resolved"]}
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ManifestError(
-                f"{path} is no stored config: {error}", hint="delete it; the next command writes it anew"
-            ) from None
-        return chosen
+        stored = self._stored_config()
+        return {table: stored["chosen"].get(table, {}) for table in stored["resolved"]} if stored else None
+
+    def config_edited(self) -> bool:
+        """Whether segpipe.toml is another than the last command read."""
+        stored = self._stored_config() or {}
+        return "toml_sha256" in stored and stored["toml_sha256"] != self.toml_sha256()
+
+    def toml_sha256(self) -> str | None:
+        """SHA-256 of segpipe.toml; None where there is none."""
+        path = self.path / TOML_NAME
+        with explained_reads(path):
+            return sha256_of(path) if path.is_file() else None
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -117,8 +126,10 @@ class RunDirectory:
             return
         with lock.exclusive(self.path):
             self._locked = True
-            self.manifest = manifest.load(self.path)
             try:
+                with explained_refusals(str(self.path)):
+                    sweep_temporaries(self.path)
+                self.manifest = manifest.load(self.path)
                 yield
             finally:
                 self._locked = False
@@ -157,6 +168,21 @@ class RunDirectory:
             if not self.refresh():
                 raise
         return read()
+
+    def _stored_config(self) -> dict[str, Any] | None:
+        path = self.path / CONFIG_NAME
+        if not path.exists():
+            return None
+        try:
+            with explained_reads(path):
+                stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            wrong = "" if all(isinstance(stored[key], dict) for key in ("chosen", "resolved")) else "no tables"
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            wrong = str(error)
+        if wrong:
+            hint = "delete it; the next command writes it anew"
+            raise ManifestError(f"{path} is no stored config: {wrong}", hint=hint)
+        return stored
 
     def _locate(self, stage: str, name: str) -> tuple[Path, Output]:
         record = self.record(stage)

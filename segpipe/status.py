@@ -1,13 +1,19 @@
 """What `segpipe show` tells of a run: each stage's state, age, size and headline figure. Knows no stage's code."""
 
+import logging
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from segpipe.freshness import stale_against_config
+from segpipe.freshness import stale_against_config, stale_by_descent
 from segpipe.manifest import StageRecord
-from segpipe.rundir import RunDirectory
+from segpipe.rundir import TOML_NAME, RunDirectory
 from segpipe.step import own_folders
+
+_log = logging.getLogger(__name__)
+
+_ORDER = ("train", "import", "export", "build", "validate", "benchmark")
+"""Rows follow the pipeline; what else left a record comes last."""
 
 _HEADLINES = (
     ("test_miou", "test mIoU {:.4f}"),
@@ -33,12 +39,15 @@ class StageStatus:
 
 
 def run_status(run: RunDirectory) -> list[StageStatus]:
-    """Finished stages in the order they were made, then those that a kill or Ctrl-C left in progress."""
-    config = run.config()
-    records = sorted(run.manifest.stages.items(), key=lambda item: item[1].started_utc)
+    """Finished stages in the order of the pipeline, then those that a kill or Ctrl-C left in progress."""
+    if run.config_edited():
+        _log.warning(
+            "%s changed since the last command; what is stale is judged by the one before", run.path / TOML_NAME
+        )
+    reasons = _reasons(run)
     lines = []
-    for stage, record in records:
-        why = stale_against_config(run.manifest, stage, config) or _files_gone(run, record)
+    for stage, record in sorted(run.manifest.stages.items(), key=lambda item: _place(*item)):
+        why = reasons.get(stage)
         size = sum(output.size_bytes for output in record.outputs.values())
         state = "stale" if why else "fresh"
         lines.append(StageStatus(stage, state, why or "", record.started_utc, size, _headline(record)))
@@ -65,6 +74,20 @@ def readable_size(size_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def _place(stage: str, record: StageRecord) -> tuple[int, str]:
+    return (_ORDER.index(stage) if stage in _ORDER else len(_ORDER), record.started_utc)
+
+
+def _reasons(run: RunDirectory) -> dict[str, str]:
+    """Why each stale stage is stale."""
+    config = run.config()
+    own = {
+        stage: stale_against_config(run.manifest, stage, config) or _files_gone(run, record)
+        for stage, record in run.manifest.stages.items()
+    }
+    return stale_by_descent(run.manifest, {stage: why for stage, why in own.items() if why})
 
 
 def _files_gone(run: RunDirectory, record: StageRecord) -> str | None:

@@ -53,12 +53,17 @@ class Step:
         self._clock = time.monotonic()
 
     def path(self, name: str) -> Path:
-        """Where the body writes the output `name`."""
-        self._names.add(name)
-        return self.scratch(name)
+        """Where the body writes the output `name`; what a killed attempt left there is no output."""
+        path = self.scratch(name)
+        if name not in self._names:
+            path.unlink(missing_ok=True)
+            self._names.add(name)
+        return path
 
     def scratch(self, name: str) -> Path:
         """Where the body keeps work in progress; it survives a kill and goes away with the commit."""
+        if not self.stale:
+            raise RuntimeError(f"stage '{self._stage}' is fresh and writes nothing, yet its body asks for {name}")
         path = self._partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

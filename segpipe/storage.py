@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ _READ_HINTS = _HINTS | {
     errno.EACCES: "give this user permission to read it",
     errno.EPERM: "give this user permission to read it",
 }
+
+_TEMPORARY = re.compile(r"\..+\.([1-9]\d*)\.tmp")
 
 
 @contextmanager
@@ -64,6 +67,24 @@ def write_atomically(path: Path, data: bytes) -> None:
             sync_directory(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sweep_temporaries(directory: Path) -> None:
+    """Delete what killed processes left of `write_atomically` in a directory; a living process still needs its own."""
+    for path in directory.glob(".*.tmp"):
+        writer = _TEMPORARY.fullmatch(path.name)
+        if writer and not _is_alive(int(writer[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_file(path: Path) -> None:

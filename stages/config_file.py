@@ -10,10 +10,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from segpipe.errors import ConfigError
+from segpipe.rundir import TOML_NAME
 from segpipe.storage import explained_reads
 from stages.config import Config
 
-FILE_NAME = "segpipe.toml"
+FILE_NAME = TOML_NAME
 
 
 def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:

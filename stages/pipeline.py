@@ -47,7 +47,7 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
     if selection.last == "train" and "import" in rundir.manifest.stages:
         raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {path} --from export`")
     with rundir.writing():
-        rundir.save_config(config.stored())
+        rundir.save_config({**config.stored(), "toml_sha256": rundir.toml_sha256()})
         for name in selection.names():
             if name == "train" and "import" in rundir.manifest.stages:
                 _log.info("train: nothing to do, the network was imported")

@@ -53,8 +53,31 @@ def test_show_lists_stages_and_why_they_are_stale(run_copy: Path) -> None:
 
     assert code == 0
     assert (lines["train"]["state"], lines["train"]["why"]) == ("stale", "train.epochs 3 -> 9")
-    assert {lines[name]["state"] for name in ("export", "build", "validate", "benchmark")} == {"fresh"}
+    assert lines["export"]["why"] == "train is stale"
+    assert {lines[name]["state"] for name in ("export", "build", "validate", "benchmark")} == {"stale"}
     assert "test mIoU" in call("show", run_copy)[1]
+
+
+def test_show_keeps_the_order_of_the_pipeline(run_copy: Path) -> None:
+    with RunDirectory(run_copy).step("islands", {}, {}) as step:
+        step.path("islands.json").write_text("[]")
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    manifest["stages"]["train"]["started_utc"] = "2999-01-01T00:00:00+00:00"
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+
+    names = [line["stage"] for line in json.loads(call("show", run_copy, "--json")[1])]
+    assert names == ["train", "export", "build", "validate", "benchmark", "islands"]
+
+
+def test_show_says_that_the_config_was_edited(run_copy: Path) -> None:
+    assert "changed since" not in call("show", run_copy)[2]
+    with (run_copy / "segpipe.toml").open("a") as file:
+        file.write("# edited\n")
+
+    code, _, err = call("show", run_copy)
+
+    assert code == 0
+    assert "segpipe.toml changed since the last command" in err
 
 
 def test_verify_names_damaged_files_and_exits_1(run_copy: Path) -> None:

@@ -143,6 +143,42 @@ def test_a_declared_output_that_was_not_written_is_a_defect_of_the_stage(empty_r
     assert empty_run.manifest.stages == {}
 
 
+def test_what_a_killed_attempt_wrote_is_no_output(empty_run: RunDirectory) -> None:
+    with pytest.raises(RuntimeError, match="killed"), empty_run.step("train", {}, {}) as step:
+        step.path("model.bin").write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(StorageError, match=r"did not write its output model\.bin"):  # noqa: SIM117
+        with empty_run.step("train", {}, {}) as step:
+            step.path("model.bin")
+    with empty_run.step("train", {}, {}) as step:
+        step.path("model.bin").write_text("whole")
+        assert step.path("model.bin").read_text() == "whole", "asked again, it is this attempt's"
+
+
+def test_a_fresh_step_hands_out_no_paths(empty_run: RunDirectory) -> None:
+    make(empty_run)
+
+    with empty_run.step("train", {"data": A}, {"content": "one"}) as step:
+        for ask in (step.path, step.scratch):
+            with pytest.raises(RuntimeError, match="stage 'train' is fresh"):
+                ask("model.bin")
+    assert not list(empty_run.path.glob("train/*.partial"))
+
+
+def test_temporary_files_of_dead_processes_are_swept(empty_run: RunDirectory) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = empty_run.path / f".manifest.json.{dead.pid}.tmp"
+    others = [empty_run.path / name for name in (f".report.html.{os.getppid()}.tmp", ".notes.tmp", "a.1.tmp")]
+    for path in (left, *others):
+        path.touch()
+    make(empty_run)
+
+    assert not left.exists()
+    assert all(path.exists() for path in others)
+
+
 def test_artifacts_name_the_command_that_makes_them(empty_run: RunDirectory) -> None:
     with pytest.raises(ArtifactMissingError, match=r"stage 'train' has not run.*segpipe run .* --until train"):
         empty_run.artifact("train", "model.bin")

@@ -97,3 +97,25 @@ def test_a_run_that_was_made_anew_meanwhile_is_opened_as_it_is_now(tmp_path: Pat
     backend, sha256 = open_run(reader, "onnxruntime-cpu", OpenOptions(), allow_unvalidated=False)
     backend.close()
     assert sha256 == RunDirectory(path).recorded("export", "model.onnx").sha256
+
+
+def test_an_export_of_an_earlier_checkpoint_is_opened_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunDirectory(testing.make_run(tmp_path))
+    Segmenter.open(run.path).close()
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    export = {name: run.artifact_bytes("export", name) for name in run.record("export").outputs}
+    for checkpoint in ("one", "two"):
+        with run.step("train", {}, {"seed": checkpoint}) as step:
+            step.path("model.safetensors").write_text(checkpoint)
+        if checkpoint == "one":
+            with run.step("export", [run.artifact("train", "model.safetensors")], {}) as step:
+                for name, content in export.items():
+                    step.path(name).write_bytes(content)
+
+    Segmenter.open(run.path).close()
+
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "made from another train/model.safetensors than the run holds now" in warnings[0]

@@ -12,6 +12,7 @@ from segpipe.errors import (
     NotValidatedError,
     SegpipeError,
 )
+from segpipe.freshness import moved_inputs
 from segpipe.manifest import Output
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import ARTIFACTS, Backend, load_opener, require_known
@@ -26,6 +27,19 @@ _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidat
 
 def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """Open what `backend` runs, or with `auto` the best that is usable here; with the artifact's SHA-256."""
+    opened = _open_usable(run, backend, options, allow_unvalidated)
+    if moved := moved_inputs(run.manifest, "export"):
+        _log.warning(
+            "%s: the export was made from another %s than the run holds now; run `segpipe run %s --from export`",
+            run.path,
+            ", ".join(moved),
+            run.path,
+        )
+    return opened
+
+
+def _open_usable(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
+    """Open the named backend, or with `auto` the first that can be opened."""
     if backend != "auto":
         require_known(backend)
         return _open_named(run, backend, options, allow_unvalidated)
