@@ -4,11 +4,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from segpipe.rundir import RunDirectory
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
 from tests.trained import trained_config
+
+settings.register_profile("segpipe", deadline=None)  # a busy machine is no slow code
+settings.load_profile("segpipe")
 
 
 @pytest.fixture(scope="session")
