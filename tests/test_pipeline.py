@@ -54,7 +54,8 @@ def test_a_users_factory_is_an_input_of_every_stage_that_runs_its_network(
     """A change of what eval mode does may leave the weights as they are."""
     source, path = tmp_path / "their_eval.py", tmp_path / "run"
     source.write_text(
-        "from torch import nn\ndef make(channels, classes):\n    return nn.Sequential(nn.Conv2d(channels, classes, 1))\n"
+        "from torch.nn import Conv2d, Sequential\n"
+        "def make(channels, classes):\n    return Sequential(Conv2d(channels, classes, 1))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = tiny_config(
