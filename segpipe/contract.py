@@ -32,7 +32,7 @@ class Placement:
 class Contract(BaseModel):
     """What training, export, validation and the runtime must agree on. Frozen, and equal when its hash is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1] = 1
     # frames

@@ -12,8 +12,6 @@ from segpipe.contract import Contract
 from segpipe.errors import ConfigError
 from stages.config import AugmentConfig, TrainConfig
 
-cv2.setNumThreads(0)  # loader workers are the parallelism
-
 Rng = np.random.Generator
 Sample = tuple[NDArray[np.float32], NDArray[Any]]
 """A normalised CxHxW crop in the network's channel order, and its labels HxW."""

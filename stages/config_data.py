@@ -57,6 +57,15 @@ class FolderData(FileData):
     ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
 
     @model_validator(mode="after")
+    def _only_the_split_is_filled_in(self) -> "FolderData":
+        for name in ("images", "masks", "pairs", "names"):
+            try:
+                getattr(self, name).format(split="train")
+            except (LookupError, ValueError, AttributeError):
+                raise ValueError(f"{name} may hold {{split}}, and no other braces") from None
+        return self
+
+    @model_validator(mode="after")
     def _colours_are_given(self) -> "FolderData":
         if self.masks_are == "colours" and not self.palette:
             raise ValueError("masks_are 'colours' needs a palette, one colour a class")

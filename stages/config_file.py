@@ -13,6 +13,7 @@ from segpipe.errors import ConfigError
 from segpipe.rundir import TOML_NAME
 from segpipe.storage import explained_reads
 from stages.config import Config
+from stages.draft import draft_contract
 
 FILE_NAME = TOML_NAME
 
@@ -39,11 +40,17 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
 def parse_config(content: dict[str, Any], source: str) -> Config:
     """Validate a whole config, or name the first thing wrong, the nearest known key and what is allowed."""
     try:
-        return Config.model_validate(content)
+        config = Config.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         message, hint = _worded(first)
         raise ConfigError(f"{source}: {message}", hint=hint) from None
+    try:
+        draft_contract(config)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{source}: {problem}", hint="change [input], [data] or [train] output") from None
+    return config
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -11,7 +11,7 @@ from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
 from tests.trained import trained_config
 
-settings.register_profile("segpipe", deadline=None)  # a busy machine takes longer than any deadline
+settings.register_profile("segpipe", deadline=None)  # a busy machine is no slow code
 settings.load_profile("segpipe")
 
 

@@ -55,6 +55,34 @@ def test_mistakes_are_named_with_the_next_action(tmp_path: Path, old: str, new: 
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[input]", "[input]\nchannels = 1", "mean and std need one value for each of the 1 channels"),
+        ("[input]", "[input]\nmean = [0.5]", "mean and std need one value"),
+        ("[input]", "[input]\nvalue_range = [255, 0]", "low < high"),
+        ("[input]", "[input]\nstd = [0.2, 0, 0.2]", "std must be positive"),
+        ("[input]", "[input]\nmean = [0.2, nan, 0.2]", "should be a finite number"),
+        ("[train]", "[train]\noutput = 'sigmoid'", "output_kind 'sigmoid' needs exactly 2 classes"),
+        ("FOLDER", "classes = ['a', 'a']", "class names must differ"),
+        ("FOLDER", "classes = ['a', 'b']\nignore_index = 1", "ignore_index is the number of a class"),
+        ("FOLDER", "classes = ['a', 'b']\nimages = '{splt}/images'", "images may hold {split}, and no other braces"),
+        ("FOLDER", "classes = ['a', 'b']\nmasks = '{split'", "masks may hold {split}, and no other braces"),
+        ("FOLDER", "classes = ['a', 'b']\npalette = [[0, 0, 256], [1, 1, 1]]", "should be less than or equal to 255"),
+        ("FOLDER", "classes = ['a', 'b']\nremap = { x = 1 }", "'x', which is no number of 0 to 65535"),
+        ("FOLDER", "classes = ['a', 'b']\nremap = { 65536 = 1 }", "which is no number of 0 to 65535"),
+    ],
+)
+def test_contradictions_are_found_in_the_file_itself(tmp_path: Path, old: str, new: str, said: str) -> None:
+    folder = "[data]\nkind = 'folder'\nroot = 'd'\n" + new + TOML[TOML.index("\n[input]") :]
+    text = folder if old == "FOLDER" else TOML.replace(old, new, 1)
+    (write_tiny(tmp_path) / "segpipe.toml").write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path)
+    assert said in str(caught.value)
+
+
 def test_overrides_replace_values(tmp_path: Path) -> None:
     config = tiny_config(
         tmp_path,

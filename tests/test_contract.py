@@ -93,3 +93,8 @@ def test_pad_only_rounds_up(height: int, width: int, multiple: int) -> None:
     assert placement.resized == (height, width)
     assert all(side % multiple == 0 for side in placement.canvas)
     assert all(0 <= side - source < multiple for side, source in zip(placement.canvas, (height, width), strict=True))
+
+
+def test_numbers_must_be_finite() -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        Contract(**contract_fields(mean=(0.5, float("nan"), 0.5)))

@@ -74,6 +74,15 @@ def test_folders_are_paired_by_name_and_val_serves_as_test(folder: Path) -> None
     assert len(labels_of(config).palette) == 2
 
 
+@pytest.mark.parametrize("content", [b'{"a": [1, 2', b"[]", b"\xff\xfe", b'{"train/images/train0.png": 3}'])
+def test_a_torn_cache_of_hashes_is_made_again(content: bytes, folder: Path) -> None:
+    cache = folder / ".fingerprints.json"
+    wanted = fingerprint(folder_config(), folder, cache)
+    cache.write_bytes(content)
+
+    assert fingerprint(folder_config(), folder, cache) == wanted
+
+
 def test_palette_pngs_are_read_as_indices(folder: Path) -> None:
     image = Image.fromarray(np.eye(8, dtype=np.uint8), "P")
     image.putpalette([200, 10, 10, 10, 200, 10])

@@ -207,3 +207,13 @@ def test_pets_are_found_by_their_lists(tmp_path: Path) -> None:
     assert 0 < frames["val"] < 12
     assert (frames["test"], reports["test"].pixels, reports["test"].ignored) == (1, [1, 1], 2)
     assert not reports["train"].offenders
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_a_labelled_pixel_is_refused_before_training(split: str, run: Path) -> None:
+    for mask in (run / "data" / split / "masks").iterdir():
+        write_image(mask, np.full((8, 8), 255, np.uint8))
+
+    with pytest.raises(DataError, match=f"the {split} split holds no labelled pixel"):
+        run_stages(run, load_config(run), run, Selection(last="train"))
+    assert not list(run.glob("train/*.partial/resume/*.ckpt"))

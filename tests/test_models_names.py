@@ -107,6 +107,23 @@ def test_a_network_of_ones_own_takes_keyword_arguments_and_its_source_counts(own
     assert source_hash(ModelConfig(name="smp/unet/resnet18")) is None
 
 
+def test_every_file_of_the_factorys_package_counts_and_none_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "their_package/deep/layers.py"
+    part.parent.mkdir(parents=True)
+    part.write_text("WIDTH = 1\n")
+    (tmp_path / "their_package/__init__.py").write_text("raise RuntimeError\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = ModelConfig(name="their_package.networks:make")
+    before = source_hash(config)
+    part.write_text("WIDTH = 2\n")
+
+    assert before != source_hash(config)
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        source_hash(ModelConfig(name="their_absent_package:make"))
+
+
 def test_the_registry_and_its_figures_load_nothing_heavy() -> None:
     loaded = modules_after("from stages.models.catalogue import listed\nassert listed()")
 

@@ -48,6 +48,32 @@ def test_a_second_run_does_nothing(run_copy: Path, caplog: pytest.LogCaptureFixt
     assert [record.message for record in caplog.records] == [f"{name}: fresh, nothing to do" for name in NAMES]
 
 
+def test_a_users_factory_is_an_input_of_every_stage_that_runs_its_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A change of what eval mode does may leave the weights as they are."""
+    source, path = tmp_path / "their_eval.py", tmp_path / "run"
+    source.write_text(
+        "from torch.nn import Conv2d, Sequential\n"
+        "def make(channels, classes):\n    return Sequential(Conv2d(channels, classes, 1))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tiny_config(
+        path, "model.name=their_eval:make", "model.options={}", "train.epochs=1", "benchmark.seconds=1"
+    )
+    stages = run_stages(path, config, path, Selection()).manifest.stages
+    source.write_text(source.read_text() + "# changed\n")
+    caplog.set_level(logging.INFO)
+    run_stages(path, config, path, Selection())
+
+    hashes = {name: record.inputs.get("factory") for name, record in stages.items()}
+    assert hashes.pop("build") is None
+    assert len(set(hashes.values())) == 1
+    assert None not in hashes.values()
+    messages = [record.message for record in caplog.records]
+    assert {f"{name}: factory changed" for name in hashes} <= set(messages)
+
+
 def test_a_changed_setting_reruns_only_what_depends_on_it(run_copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     run_stages(run_copy, tiny_config(run_copy, "validate.boundary_px=2"), run_copy, Selection(last="validate"))

@@ -1,5 +1,6 @@
 """Options of [train]: each is a line in the config that changes what it says."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,14 @@ def test_the_encoder_learns_at_its_own_rate(name: str) -> None:
     assert [len(group["params"]) for group in groups] == [2, 2]
 
 
-def test_an_encoder_factor_needs_an_encoder() -> None:
-    with pytest.raises(ConfigError, match="Linear does not say what its encoder is"):
-        optimiser_of(nn.Linear(2, 2), TrainConfig(encoder_factor=0.1), 0.1)
+def test_an_encoder_factor_needs_an_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Auxiliary does not say what its encoder is"):
+        train(
+            tmp_path,
+            "train.encoder_factor=0.1",
+            "model.name=tests.test_train_options:with_auxiliary",
+            "model.options={}",
+        )
 
 
 def test_batches_of_several_processes_are_those_of_one() -> None:
@@ -150,6 +156,77 @@ def test_inputs_that_contradict_themselves_are_refused(changes: dict[str, object
         parse_config({"data": {"kind": "shapes"}, "input": {"height": 32, "width": 32, **changes}}, "test")
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("mapping", "gives a dict in eval mode"),
+        ("always_two", "gives a tuple in eval mode"),
+        ("without_stride", "gives 16 x 24 scores for 64 x 96 pixels, but it has no `stride`, which means 1"),
+        ("wrong_stride", "but its `stride` is 2. set the network's attribute `stride`, here 4"),
+        ("bare_layer", "the attribute `stride` of Conv2d is (1, 1), wanted a whole number"),
+        ("one_channel", "gives 1 channels of scores, wanted 5"),
+    ],
+)
+def test_networks_that_break_their_promises_are_refused_before_the_first_epoch(
+    factory: str, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path, f"model.name=tests.test_train_options:{factory}", "model.options={}")
+
+    assert said in str(caught.value)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+class Promising(nn.Sequential):
+    """One convolution, whose answer a function wraps."""
+
+    def __init__(self, layer: nn.Module, wrap: Callable[[Tensor], object]) -> None:
+        super().__init__(layer)
+        self.wrap = wrap
+
+    def forward(self, image: Tensor) -> object:
+        return self.wrap(self[0](image))
+
+
+def promising(
+    channels: int, outputs: int, stride: int = 1, wrap: Callable[[Tensor], object] = lambda scores: scores
+) -> nn.Module:
+    """A network as factories make them."""
+    return Promising(nn.Conv2d(channels, outputs, stride, stride), wrap)
+
+
+def mapping(channels: int, classes: int) -> nn.Module:
+    """As torchvision's networks answer."""
+    return promising(channels, classes, wrap=lambda scores: {"out": scores})
+
+
+def always_two(channels: int, classes: int) -> nn.Module:
+    """Auxiliary scores in eval mode too."""
+    return promising(channels, classes, wrap=lambda scores: (scores, scores))
+
+
+def without_stride(channels: int, classes: int) -> nn.Module:
+    """Does not say that it halves twice."""
+    return promising(channels, classes, stride=4)
+
+
+def wrong_stride(channels: int, classes: int) -> nn.Module:
+    """Says that it halves once."""
+    network = promising(channels, classes, stride=4)
+    network.stride = 2  # type: ignore[assignment]
+    return network
+
+
+def bare_layer(channels: int, classes: int) -> nn.Module:
+    """Its `stride` is the convolution's own."""
+    return nn.Conv2d(channels, classes, 1)
+
+
+def one_channel(channels: int, classes: int) -> nn.Module:
+    """Scores of one class."""
+    return promising(channels, 1)
 
 
 class Auxiliary(nn.Sequential):

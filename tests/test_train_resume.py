@@ -1,5 +1,6 @@
 """Training goes on after a stop and ends with the same bytes, and stops in plain words when it cannot go on."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -42,19 +43,25 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_training_resumes_to_the_same_bytes(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_resumes_to_the_same_bytes(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Stopped by an error after the second epoch was kept, then continued in place."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     wanted = run_stages(whole, tiny_config(whole, *WAYS[way]), whole, TRAIN).record("train").outputs
     config = tiny_config(stopped, *WAYS[way])
 
     stop_after(2, monkeypatch)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
+    with pytest.raises(KeyboardInterrupt):
         run_stages(stopped, config, stopped, TRAIN)
     monkeypatch.undo()
     assert list((stopped / "train").glob("*.partial/resume/epoch-00002.*.ckpt"))
+    caplog.set_level(logging.INFO)
+    caplog.clear()
     run_stages(stopped, config, stopped, TRAIN)
 
+    epochs = [record.message.partition(",")[0] for record in caplog.records if "train: epoch" in record.message]
+    assert epochs == ["train: epoch 3 of 3"], "finished epochs are not trained again"
     assert RunDirectory(stopped).record("train").outputs == wanted, "weights, history and pictures alike"
 
 

@@ -8,6 +8,7 @@ from segpipe.step import Step
 from stages.benchmark.machine import machine
 from stages.config import Config
 from stages.environment import versions
+from stages.models import factory_inputs
 
 if TYPE_CHECKING:
     from stages.benchmark.measure import Measured
@@ -25,10 +26,11 @@ class _CutShort(Exception):  # noqa: N818 - no error: carries what was measured 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Measure this run's deployed network, unless the same one was measured on this machine before."""
-    artifacts = _artifacts(rundir)
+    inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in _artifacts(rundir)}
+    inputs |= factory_inputs(rundir, config.model)
     params = {"stage_version": VERSION, "machine": machine().model_dump(), **config.sections("benchmark")}
     try:
-        with rundir.step(STAGE, artifacts, params) as step:
+        with rundir.step(STAGE, inputs, params) as step:
             if step.stale:
                 from stages.benchmark.measure import measure
 
@@ -37,7 +39,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                     raise _CutShort(measured)
                 _keep(step, measured, rundir)
     except _CutShort as cut:  # kept under a key of its own, so that the next command measures again
-        with rundir.step(STAGE, artifacts, {**params, "partial": True}) as step:
+        with rundir.step(STAGE, inputs, {**params, "partial": True}) as step:
             _keep(step, cut.measured, rundir)
         raise KeyboardInterrupt from None
     return rundir.artifact(STAGE, "report.json")

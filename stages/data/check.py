@@ -60,6 +60,8 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for outcome in pool.map(lambda index: _counted(frames, index, classes), range(len(frames))):
             _add(report, outcome)
+    if split != "test" and not report.offenders and not any(report.pixels):
+        report.offenders.append(f"the {split} split holds no labelled pixel: check its masks and the ignore index")
     return report
 
 
@@ -68,7 +70,7 @@ def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> 
     if isinstance(config.data, ShapesData):
         return
     key = sha256_of_bytes(json.dumps([fingerprint, config.sections("data", "input")], sort_keys=True).encode())
-    if cache.exists() and cache.read_text() == key:
+    if cache.exists() and cache.read_bytes() == key.encode():
         return
     offenders = all_offenders(check(config, base))
     if len(offenders) == 1:

@@ -115,7 +115,7 @@ def unpaired(config: FilesConfig, base: Path, split: str) -> list[str]:
 def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
     """Hash of the file list with contents; with a cache, contents are hashed again only when size or time changed."""
     root = base / config.root
-    remembered: dict[str, list[Any]] = json.loads(cache.read_text()) if cache and cache.exists() else {}
+    remembered = _remembered(cache)
     lines, seen = [], {}
     for split in SPLITS:
         for sample in find_samples(config, base, split):
@@ -130,6 +130,18 @@ def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
     if cache and seen != remembered:
         write_atomically(cache, json.dumps(seen).encode())
     return sha256_of_bytes("\n".join(lines).encode())
+
+
+def _remembered(cache: Path | None) -> dict[str, list[Any]]:
+    """Size, time and hash of each file; nothing when the cache is torn, so that all is hashed again."""
+    if cache is None or not cache.exists():
+        return {}
+    try:
+        content = json.loads(cache.read_bytes())
+    except ValueError:
+        return {}
+    entries = content.items() if isinstance(content, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, list) and len(entry) == 3}
 
 
 def _root(config: FilesConfig, base: Path) -> Path:

@@ -12,7 +12,7 @@ from segpipe.rundir import RunDirectory
 from stages.config import Config
 from stages.data import SplitName, fingerprint, open_split
 from stages.environment import versions
-from stages.models import source_hash
+from stages.models import factory_inputs
 
 STAGE = "export"
 VERSION = 2
@@ -23,9 +23,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Export this run's network, unless an export with the same key is already there."""
     imported = "import" in rundir.manifest.stages
     file = rundir.artifact("import", "model.onnx") if imported else rundir.artifact("train", "model.safetensors")
-    inputs = {rundir.relative(file): rundir.recorded_sha256(file)}
-    if not imported and (source_code := source_hash(config.model)) is not None:
-        inputs["factory"] = source_code  # a changed forward() changes the graph, not the weights
+    inputs = {rundir.relative(file): rundir.recorded_sha256(file), **factory_inputs(rundir, config.model)}
     if _AUTO in config.export.fp32_islands:  # the frames decide what stays FP32
         inputs["data"] = fingerprint(config, base, rundir.path / ".fingerprints.json")
     params = {"stage_version": VERSION, **config.sections("export")}

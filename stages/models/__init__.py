@@ -6,7 +6,6 @@ the training stage weights with `train.auxiliary_weight`. With one output channe
 """
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import BackendMissingError, ConfigError
-from segpipe.storage import sha256_of
+from segpipe.rundir import RunDirectory
+from segpipe.storage import sha256_of, sha256_of_bytes
 from stages.config import ModelConfig
 from stages.models.registry import find_factory
 
@@ -40,20 +40,24 @@ def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Modul
 
 
 def source_hash(config: ModelConfig) -> str | None:
-    """SHA-256 of the sources of a user's factory: every file of its package, or its single module; None for ours."""
+    """SHA-256 of every *.py of a user's top-level package; None for networks of this package (stages have versions).
+
+    Imports nothing of theirs.
+    """
     if ":" not in config.name:
         return None
     module = config.name.partition(":")[0]
-    try:
-        found = importlib.util.find_spec(module)
-        spec = importlib.util.find_spec(module.partition(".")[0])
-    except ImportError:
-        found = spec = None
-    if found is None or found.origin is None or spec is None:
+    files = _sources(module.partition(".")[0])
+    if not files:
         raise ConfigError(f"[model] name: module '{module}' cannot be imported", hint="put it on PYTHONPATH")
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = sorted(path for folder in folders for path in folder.rglob("*.py")) or [Path(found.origin)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    lines = [f"{name} {sha256_of(path)}" for name, path in sorted(files.items())]
+    return sha256_of_bytes("\n".join(lines).encode())
+
+
+def factory_inputs(rundir: RunDirectory, config: ModelConfig) -> dict[str, str]:
+    """The user's factory as an input of every stage that runs its network. Imported runs have none."""
+    source = None if "import" in rundir.manifest.stages else source_hash(config)
+    return {} if source is None else {"factory": source}
 
 
 def weights_file(config: ModelConfig, base: Path) -> Path | None:
@@ -70,6 +74,21 @@ def weights_hash(config: ModelConfig, base: Path) -> str | None:
     """SHA-256 of the file `[model] weights` names: an input of training. Imports no torch."""
     path = weights_file(config, base)
     return sha256_of(path) if path else None
+
+
+def _sources(top: str) -> dict[str, Path]:
+    """Every source file of a top-level package or module, by its name in it."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return {}
+    if spec is None:
+        return {}
+    if spec.submodule_search_locations is None:
+        file = Path(spec.origin or "")
+        return {file.name: file} if file.is_file() else {}
+    folders = map(Path, spec.submodule_search_locations)
+    return {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
 
 
 def _resolve(name: str) -> Any:

@@ -1,50 +1,33 @@
 """The contract that the config, the data and the network make together."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from segpipe.contract import Contract
 from segpipe.errors import ConfigError
+from stages.augment import crop_size
 from stages.config import Config
 from stages.data import Labels
+from stages.draft import draft_contract
 
 
-def contract_of(config: Config, labels: Labels, network: nn.Module) -> Contract:
+def contract_of(config: Config, network: nn.Module) -> Contract:
     """Everything that export, validation and the runtime must agree on with training."""
     frames = config.input
     size = (frames.height, frames.width) if frames.height and frames.width else None
-    multiple, stride = int(getattr(network, "size_multiple", 1)), int(getattr(network, "stride", 1))
+    multiple, stride = _promised(network, "size_multiple"), _promised(network, "stride")
     if size and (size[0] % multiple or size[1] % multiple):
         fitting = " x ".join(str(max(multiple, round(side / multiple) * multiple)) for side in size)
         raise ConfigError(
             f"[input] {size[0]} x {size[1]}: {config.model.name} takes multiples of {multiple}", hint=f"use {fitting}"
         )
-    return Contract(
-        channels=frames.channels,
-        channel_order=frames.channel_order,
-        dtype=frames.dtype,
-        value_range=frames.value_range,
-        mean=frames.mean,
-        std=frames.std,
-        fit=frames.fit,
-        network_size=size,
-        size_multiple=multiple,
-        classes=labels.classes,
-        ignore_index=labels.ignore_index,
-        output_stride=stride,
-        output_kind="sigmoid" if config.train.output == "sigmoid" else "logits",
-        threshold=config.train.threshold if config.train.output == "sigmoid" else 0.5,
-    )
+    known = draft_contract(config).model_dump()
+    return Contract.model_validate(known | {"size_multiple": multiple, "output_stride": stride})
 
 
 def score_channels(config: Config, labels: Labels) -> int:
     """Channels of the network's output."""
-    if config.train.output == "softmax":
-        return len(labels.classes)
-    if len(labels.classes) != 2:
-        raise ConfigError(
-            f"train.output = 'sigmoid' needs 2 classes, the data has {len(labels.classes)}", hint="use 'softmax'"
-        )
-    return 1
+    return len(labels.classes) if config.train.output == "softmax" else 1
 
 
 def refuse_crops_off_the_multiple(config: Config, contract: Contract) -> None:
@@ -60,3 +43,44 @@ def refuse_crops_off_the_multiple(config: Config, contract: Contract) -> None:
                 f"{name}: {crop[0]} x {crop[1]}, {config.model.name} takes multiples of {multiple}",
                 hint=f"use multiples of {multiple}",
             )
+
+
+def refuse_broken_promises(network: nn.Module, config: Config, contract: Contract) -> None:
+    """One frame of zeros: what the network gives must be what the contract says of it."""
+    size = crop_size(config.train, contract, 0)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    with torch.inference_mode():
+        answer = network(torch.zeros(1, contract.channels, *size))
+    for module, mode in modes:
+        module.training = mode
+    name = config.model.name
+    if not isinstance(answer, Tensor) or answer.ndim != 4:
+        raise ConfigError(
+            f"[model] {name} gives a {type(answer).__name__} in eval mode",
+            hint="return one tensor of scores, batch x channels x height x width, unless self.training",
+        )
+    if answer.shape[1] != contract.score_channels:
+        raise ConfigError(
+            f"[model] {name} gives {answer.shape[1]} channels of scores, wanted {contract.score_channels}",
+            hint="make as many as the factory's argument `classes` says",
+        )
+    stride = contract.output_stride
+    if any(abs(side - given * stride) >= stride for side, given in zip(size, answer.shape[2:], strict=True)):
+        said = f"its `stride` is {stride}" if hasattr(network, "stride") else "it has no `stride`, which means 1"
+        height, width = answer.shape[2:]
+        raise ConfigError(
+            f"[model] {name} gives {height} x {width} scores for {size[0]} x {size[1]} pixels, but {said}",
+            hint=f"set the network's attribute `stride`, here {max(1, round(size[0] / height))}",
+        )
+
+
+def _promised(network: nn.Module, name: str) -> int:
+    """A number that the network carries; 1 where it says nothing."""
+    value = getattr(network, name, 1)
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(
+            f"the attribute `{name}` of {type(network).__name__} is {value!r}, wanted a whole number of 1 or more",
+            hint="set it on the network that the factory returns; wrap a bare layer in nn.Sequential",
+        )
+    return value

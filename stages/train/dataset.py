@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from segpipe.contract import Contract
-from segpipe.errors import DataError
+from segpipe.errors import DataError, SegpipeError
 from stages.augment import Augmentation, augment, crop_size
 from stages.config import TrainConfig
 from stages.data import Split
@@ -92,10 +93,12 @@ def training_loader(
     split: Split, contract: Contract, config: TrainConfig, epoch: int, process: Process = Process()
 ) -> DataLoader[Any]:
     """Batches of one epoch."""
-    return DataLoader(
-        TrainingSet(split, contract, config),
+    return _Loader(
+        _ErrorsAsValues(TrainingSet(split, contract, config)),
         batch_sampler=EpochBatches(len(split), config, epoch, process),
         num_workers=config.workers,
+        collate_fn=_collated,
+        worker_init_fn=_one_thread,
         generator=torch.Generator().manual_seed(config.seed),
         pin_memory=torch.cuda.is_available(),
     )
@@ -103,14 +106,47 @@ def training_loader(
 
 def frame_loader(split: Split, workers: int, process: Process = Process()) -> DataLoader[Any]:
     """One untouched frame at a time; every frame in exactly one process, also when they do not divide."""
-    return DataLoader(
-        FrameSet(split),
+    return _Loader(
+        _ErrorsAsValues(FrameSet(split)),
         batch_size=None,
         sampler=range(process.rank, len(split), process.world),
         num_workers=workers,
         collate_fn=_as_is,
+        worker_init_fn=_one_thread,
         generator=torch.Generator().manual_seed(0),
     )
+
+
+class _ErrorsAsValues(Dataset[Any]):
+    """Hands known errors out instead of raising them: torch would make a worker's traceback their message."""
+
+    def __init__(self, samples: Dataset[Any]) -> None:
+        self._samples = samples
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self._samples[key]
+        except SegpipeError as error:
+            return error
+
+
+class _Loader(DataLoader[Any]):
+    """Raises the errors that `_ErrorsAsValues` handed out, as they were in the worker."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            if isinstance(batch, SegpipeError):
+                raise batch
+            yield batch
+
+
+def _collated(samples: list[Any]) -> Any:
+    errors = [sample for sample in samples if isinstance(sample, SegpipeError)]
+    return errors[0] if errors else default_collate(samples)
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(0)  # workers are the parallelism
 
 
 def _as_is(sample: Any) -> Any:

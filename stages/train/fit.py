@@ -24,9 +24,9 @@ from stages.data.check import class_weights
 from stages.models import build_network
 from stages.models.pretrained import MatchReport, load_pretrained
 from stages.train import pictures
-from stages.train.contract import contract_of, refuse_crops_off_the_multiple, score_channels
+from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
-from stages.train.interrupt import StopOnCtrlC
+from stages.train.interrupts import Interrupts
 from stages.train.learner import Learner, Plan
 from stages.train.processes import rank
 from stages.train.resume import ResumePoints, newest_resume_point
@@ -79,8 +79,10 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     labels = labels_of(config)
     network = build_network(config.model, config.input.channels, score_channels(config, labels))
     pretrained = load_pretrained(network, config.model, base, config.input.channels)
-    contract = contract_of(config, labels, network)
+    contract = contract_of(config, network)
     refuse_crops_off_the_multiple(config, contract)
+    with full_memory_explained(config.train):
+        refuse_broken_promises(network, config, contract)
     data = _Data(config, base, contract)
     batches = batches_an_epoch(len(data.train), config.train)
     steps = config.train.epochs * math.ceil(batches / config.train.accumulate)
@@ -92,13 +94,12 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     if rank() == 0:
         pictures.write_sheet(folders.sheet, data.train, contract, config, labels.palette)
     newest = newest_resume_point(folders.resume)
-    with quiet_lightning(), full_memory_explained(config.train):
-        trainer = trainer_of(config.train, points, folders, steps)
+    interrupts = Interrupts()
+    with interrupts.watching(), quiet_lightning(), full_memory_explained(config.train):
+        trainer = trainer_of(config.train, points, folders, steps, interrupts)
         if config.train.learning_rate == "find":
-            find_learning_rate(config.train, learner, data, folders.resume)
-        with StopOnCtrlC() as stop:
-            trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]  # Lightning's property, a plain list
-            trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
+            find_learning_rate(config.train, learner, data, folders.resume, interrupts)
+        trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
     return Learned(learner, points, labels.palette, pretrained)
 
 
@@ -131,11 +132,14 @@ def _test(learner: Learner, config: Config, base: Path, gallery: pictures.Galler
     classes = len(learner.contract.classes)
     learner.to("cuda" if torch.cuda.is_available() else "cpu")
     matrix = np.zeros((classes, classes), np.int64)
-    for frame, labels, index in frame_loader(split, config.train.workers):
-        mask = learner.judge(frame, labels)
-        own = metrics.confusion(labels, mask, classes)
-        matrix += own
-        gallery.consider(metrics.scores(own).mean_iou, pictures.Shot(split.name(index), frame, labels, mask))
+    interrupts = Interrupts()
+    with interrupts.watching():
+        for frame, labels, index in frame_loader(split, config.train.workers):
+            interrupts.stop_if_asked()
+            mask = learner.judge(frame, labels)
+            own = metrics.confusion(labels, mask, classes)
+            matrix += own
+            gallery.consider(metrics.scores(own).mean_iou, pictures.Shot(split.name(index), frame, labels, mask))
     learner.confusion.reset()
     return matrix
 

@@ -18,6 +18,7 @@ from lightning.pytorch.tuner.tuning import Tuner
 from segpipe.errors import TrainingError
 from segpipe.storage import write_atomically
 from stages.config import TrainConfig
+from stages.train.interrupts import Interrupts
 from stages.train.optimisation import averaging_of
 from stages.train.resume import KeepResumePoint, ResumePoints
 
@@ -44,9 +45,11 @@ class _Patience(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.stopped_epoch > 0
 
 
-def trainer_of(config: TrainConfig, points: ResumePoints, folders: Folders, steps: int) -> Trainer:
+def trainer_of(
+    config: TrainConfig, points: ResumePoints, folders: Folders, steps: int, interrupts: Interrupts
+) -> Trainer:
     """In this order the callbacks keep the validated weights, average, and write what all of them know."""
-    callbacks: list[Callback] = [points, *averaging_of(config, steps)]
+    callbacks: list[Callback] = [interrupts, points, *averaging_of(config, steps)]
     if config.patience:
         callbacks.append(_Patience("val_miou", mode="max", patience=config.patience, check_finite=False))
     bar = sys.stderr.isatty()
@@ -76,7 +79,7 @@ def trainer_of(config: TrainConfig, points: ResumePoints, folders: Folders, step
     )
 
 
-def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Path) -> None:
+def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Path, interrupts: Interrupts) -> None:
     """Lightning's finder, once a training: what it found is kept for a resume."""
     found = folder / "learning_rate.txt"
     if not found.exists():
@@ -93,6 +96,7 @@ def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Pat
             enable_progress_bar=False,
             limit_val_batches=0,
             reload_dataloaders_every_n_epochs=1,
+            callbacks=[interrupts],
         )
         finder = Tuner(trainer).lr_find(learner, data, num_training=60, update_attr=False)
         suggestion = finder.suggestion() if finder is not None else None

@@ -10,7 +10,7 @@ from segpipe.rundir import RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config import Config
 from stages.environment import versions
-from stages.models import source_hash
+from stages.models import factory_inputs
 
 VERSION = 2
 REPORT = "report.json"
@@ -25,11 +25,8 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
 
     artifacts = [path for stage in ("train", "export", "build") for path in _artifacts(rundir, stage)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
-    inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts} | {
-        "data": data
-    }
-    if "train" in rundir.manifest.stages and (source := source_hash(config.model)) is not None:
-        inputs["factory"] = source
+    inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
+    inputs |= {"data": data, **factory_inputs(rundir, config.model)}
     params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate")}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
