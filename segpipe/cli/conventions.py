@@ -1,0 +1,56 @@
+"""What every command shares: option types, one way to run stages, errors as one line and an exit code."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from segpipe.console import print_error
+from segpipe.errors import SegpipeError
+
+if TYPE_CHECKING:
+    from segpipe.rundir import RunDirectory
+
+INTERRUPTED = 130
+
+Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config.")]
+Force = Annotated[bool, typer.Option("--force", help="Run although nothing changed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Backend = Annotated[str, typer.Option(help="auto picks the best that is usable here.")]
+Unvalidated = Annotated[bool, typer.Option("--allow-unvalidated", help="Skip the release gate, while developing.")]
+Stage = Literal["train", "export", "build", "validate", "benchmark"]
+
+
+class Commands(TyperGroup):
+    """Turns known errors into one line and an exit code, for every command alike."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SegpipeError as error:
+            print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+class RunByDefault(TyperGroup):
+    """`benchmark RUN` is `benchmark run RUN`: what is no command of the group is handed to `run`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+def run_config_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":
+    from stages.config_file import load_config
+    from stages.pipeline import NAMES, Selection, run_stages
+
+    if NAMES.index(first) > NAMES.index(last):
+        raise typer.BadParameter(f"--from {first} comes after --until {last}")
+    return run_stages(run, load_config(run, sets or []), run, Selection(first, last, force))

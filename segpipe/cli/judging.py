@@ -1,0 +1,123 @@
+"""Commands that judge a run: the release gate, the benchmark and the report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segpipe.cli.conventions import AsJson, Force, Run, RunByDefault, Sets, run_config_stages
+from segpipe.console import print_json, print_lines, print_table
+
+app = typer.Typer()
+benchmarks = typer.Typer(cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
+
+
+@app.command()
+def validate(
+    run: Run,
+    *,
+    force: Force = False,
+    sets: Sets = None,
+    hop: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Judge 'engine' or one backend by the stored reference; needs no PyTorch."),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Name the layer where each hop parts.")] = False,
+    against: Annotated[Path | None, typer.Option(metavar="OTHER_RUN", help="Compare with an earlier run.")] = None,
+) -> None:
+    """Compare every hop with PyTorch; exit 3 when the release gate fails."""
+    if sum((hop is not None, explain, against is not None)) > 1 or ((force or sets) and (hop or against)):
+        raise typer.BadParameter("--hop, --explain and --against exclude each other; the first and last take no --set")
+    if hop is not None:
+        return _validate_hop(run, hop)
+    if against is not None:
+        return _validate_against(run, against)
+    if explain:
+        return _explain(run, sets)
+    return print(run_config_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
+
+
+benchmarks = typer.Typer(cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
+
+
+@benchmarks.command("run")
+def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""
+    finished = run_config_stages(run, "benchmark", "benchmark", force, sets)
+    from stages.benchmark.table import COLUMNS, remarks, rows
+    from stages.benchmark_report import Report
+
+    text = finished.artifact_bytes("benchmark", "report.json")
+    if as_json:
+        return print(text.decode().rstrip())
+    measured = Report.model_validate_json(text)
+    print_table(COLUMNS, rows(measured))
+    return print_lines(["", *remarks(measured)])
+
+
+@benchmarks.command("compare")
+def compare(
+    a: Annotated[Path, typer.Argument(help="Run directory, or a benchmark's report.json.", show_default=False)],
+    b: Annotated[Path, typer.Argument(help="The one that must not be slower.", show_default=False)],
+    *,
+    margin: Annotated[float, typer.Option(help="B may take this share longer.", min=0)] = 0.05,
+    seconds: Annotated[float, typer.Option(help="Time limit.", min=0.1)] = 60,
+    backend: Annotated[str, typer.Option(help="auto picks the best that is usable here.")] = "auto",
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure two runs turn by turn; exit 3 when B is slower than the margin. Two report files: ratios, no verdict."""
+    from stages.benchmark import duel
+    from stages.config_file import load_config
+
+    if not (a.is_dir() and b.is_dir()):
+        return print_table(["contestant", "A p50 ms", "B p50 ms", "B / A"], duel.compare_reports(a, b))
+    terms = duel.Terms(margin, seconds)
+    outcome = duel.compare_runs((a, b), load_config(a, sets or []), backend, terms)
+    if as_json:
+        print_json(outcome.as_dict())
+    else:
+        print(
+            f"A {outcome.a_ms:.2f} ms, B {outcome.b_ms:.2f} ms: B / A {outcome.ratio:.3f} "
+            f"({outcome.low:.3f} to {outcome.high:.3f}, {outcome.rounds} rounds): {outcome.verdict}"
+        )
+    return duel.require_within_margin(outcome, margin)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the page is written.")] = None,
+) -> None:
+    """Write a run's report, or a comparison of several runs, as one self-contained HTML page."""
+    from segpipe.rundir import RunDirectory
+    from stages.report import write_comparison, write_report
+
+    if len(runs) == 1:
+        print(write_report(RunDirectory(runs[0]), out))
+    else:
+        print(write_comparison([RunDirectory(run) for run in runs], out or Path("comparison.html")))
+
+
+def _validate_hop(run: Path, hop: str) -> None:
+    from segpipe.rundir import RunDirectory
+    from stages.validate.elsewhere import validate_hop
+
+    print_lines(validate_hop(RunDirectory(run), hop))
+
+
+def _validate_against(run: Path, other: Path) -> None:
+    from segpipe.rundir import RunDirectory
+    from stages.validate.against import COLUMNS, compare_runs, refuse_drift, table
+
+    reports = compare_runs(RunDirectory(run), RunDirectory(other))
+    print_table(COLUMNS, table(reports))
+    refuse_drift(reports)
+
+
+def _explain(run: Path, sets: list[str] | None) -> None:
+    from segpipe.rundir import RunDirectory
+    from stages.config_file import load_config
+    from stages.validate import explain_run
+
+    print_lines(explain_run(RunDirectory(run), load_config(run, sets or []), run))

@@ -1,0 +1,111 @@
+"""Commands that look and change nothing: runs, data, networks, this machine."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segpipe.cli.conventions import AsJson, Commands, Run, Sets
+from segpipe.console import print_json, print_table
+
+app = typer.Typer()
+data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at the data before training.")
+
+
+@app.command()
+def show(run: Run, as_json: AsJson = False) -> None:
+    """Show each stage's state, age, size and headline figure."""
+    from datetime import UTC, datetime
+
+    from segpipe.rundir import RunDirectory
+    from segpipe.status import age, readable_size, run_status
+
+    lines = run_status(RunDirectory(run))
+    if as_json:
+        return print_json([line.as_dict() for line in lines])
+    now = datetime.now(UTC)
+    return print_table(
+        ["stage", "state", "why", "made", "size", "figure"],
+        [
+            [line.stage, line.state, line.why, age(line.made_utc, now) if line.made_utc else "",
+             readable_size(line.size_bytes), line.headline]
+            for line in lines
+        ],
+    )  # fmt: skip
+
+
+@app.command()
+def verify(run: Run, as_json: AsJson = False) -> None:
+    """Hash every file again; exit 1 with the names of damaged ones."""
+    from segpipe.errors import ArtifactDamagedError
+    from segpipe.rundir import RunDirectory
+    from segpipe.verify import verify as verify_run
+
+    checked, findings = verify_run(RunDirectory(run))
+    if as_json:
+        print_json({"checked": checked, "findings": [vars(finding) for finding in findings]})
+    else:
+        print_table(["file", "state"], [[finding.path, finding.state] for finding in findings])
+        print(f"{checked} files checked")
+    damaged = [finding.path for finding in findings if finding.is_damage]
+    if damaged:
+        raise ArtifactDamagedError(f"{', '.join(damaged)} damaged or missing", hint=f"run `segpipe run {run}`")
+
+
+@app.command()
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Measure these, listed or not.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the networks: stride, parameters, GFLOPs at 512x1024, and what each can do."""
+    from stages.models.catalogue import COLUMNS, listed, measured
+
+    lines = measured(names) if names else listed()
+    if as_json:
+        return print_json([line.as_dict() for line in lines])
+    print_table(COLUMNS, [line.cells() for line in lines])
+    if not names:
+        print("\nsmp/<decoder>/<encoder> takes every encoder of segmentation_models_pytorch, and timm's as tu-<name>.")
+    return None
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what this machine can do, and how to get what is missing."""
+    from segpipe.doctor import examine
+
+    findings = examine()
+    if as_json:
+        return print_json([vars(finding) for finding in findings])
+    rows = [["yes" if f.present else "no", f.name, f.detail + (f" -> {f.hint}" if f.hint else "")] for f in findings]
+    return print_table(["", "what", "detail"], rows)
+
+
+@data_commands.command("check")
+def data_check(
+    config: Annotated[Path, typer.Argument(help="Run directory or TOML file.", show_default=False)],
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every frame: count and name the broken ones, count the classes, suggest their weights."""
+    from segpipe.errors import DataError
+    from stages.config_file import load_config
+    from stages.data import check
+
+    loaded = load_config(config, sets or [])
+    reports = check.check(loaded, config.parent if config.suffix == ".toml" else config)
+    if as_json:
+        print_json({split: vars(report) for split, report in reports.items()})
+    else:
+        print_table(["class", *reports, "median-frequency", "log-frequency"], list(check.summary(loaded, reports)))
+        print_table(
+            ["split", "frames", "faults"], [[s, str(r.frames), str(len(r.offenders))] for s, r in reports.items()]
+        )
+    offenders = check.all_offenders(reports)
+    for line in offenders[: check.NAMED]:
+        print(line, file=sys.stderr)
+    if offenders:
+        raise DataError(f"{len(offenders)} faults in the data, the first of them above", hint="mend or remove them")

@@ -1,0 +1,89 @@
+"""Commands that use a finished run: masks, bundles, figures of what is deployed."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from segpipe.cli.conventions import AsJson, Backend, Run, Sets, Unvalidated
+from segpipe.console import print_json, print_table
+from segpipe.errors import InputError
+
+app = typer.Typer()
+
+Split = Literal["train", "val", "test"]
+
+
+@app.command()
+def predict(
+    run: Run,
+    inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders, globs; - reads raw frames.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks/, overlays/ ...; - writes raw masks.")],
+    backend: Backend = "auto",
+    overlay: Annotated[bool, typer.Option(help="Write the masks' colours laid over the images.")] = True,
+    colour: Annotated[bool, typer.Option("--colour", help="Write masks in colours.")] = False,
+    tiled: Annotated[bool, typer.Option(help="Cut images into overlapping tiles.")] = False,
+    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the raw frames.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Make again what is there.")] = False,
+    allow_unvalidated: Unvalidated = False,
+) -> None:
+    """Segment images, videos or a raw stream with the runtime that production uses."""
+    from segpipe.console import frame_progress
+    from segpipe.predict import Job, find_inputs, predict_files
+    from segpipe.runtime.segmenter import Segmenter
+    from segpipe.video import VIDEO_SUFFIXES, count_frames, predict_raw
+
+    raw = inputs == ["-"]
+    if raw != (str(out) == "-") or raw != (size is not None and min(size) > 0):
+        raise typer.BadParameter("a raw stream is `- -o - --size HEIGHT WIDTH`, all three")
+    files = [] if raw else find_inputs(inputs)
+    total = None if raw else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
+    with Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter, frame_progress(total) as tick:
+        if size is not None:
+            predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, tick)
+            return
+        _, broken = predict_files(segmenter, files, Job(out, overlay, colour, tiled, force), tick)
+    print(out)
+    if broken:
+        raise InputError(f"{len(broken)} of {len(files)} inputs could not be segmented", hint="see the lines above")
+
+
+@app.command()
+def bundle(
+    run: Run,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle; must be new or empty.")],
+) -> None:
+    """Copy what the runtime needs, and nothing else, into a folder to deploy."""
+    from segpipe.bundle import write_bundle
+    from segpipe.rundir import RunDirectory
+
+    print(write_bundle(RunDirectory(run), out))
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    split: Annotated[Split, typer.Option(help="Which frames.")] = "test",
+    backend: Backend = "auto",
+    as_json: AsJson = False,
+    allow_unvalidated: Unvalidated = False,
+    sets: Sets = None,
+) -> None:
+    """Measure what is deployed on labelled frames: mIoU and figures of each class. Needs no torch."""
+    from segpipe.console import frame_progress
+    from segpipe.evaluate import evaluate_frames
+    from segpipe.runtime.segmenter import Segmenter
+    from stages.config_file import load_config
+    from stages.data import open_split
+
+    samples = open_split(load_config(run, sets or []), run, split)
+    with (
+        Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter,
+        frame_progress(len(samples)) as tick,
+    ):
+        figures = evaluate_frames(segmenter, map(samples.sample, range(len(samples))), tick)
+    if as_json:
+        return print_json(figures.as_dict())
+    print_table(["class", "IoU", "F1", "precision", "recall"], figures.rows())
+    return print(f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}")
