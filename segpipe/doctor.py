@@ -3,9 +3,11 @@
 import ctypes
 import importlib.util
 import platform
-import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+
+from segpipe.errors import BackendMissingError
+from segpipe.runtime.cuda.driver_library import load_driver
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ def _onnxruntime() -> Finding:
 def _gpu() -> Finding:
     """Ask the driver itself: it needs no toolkit and no Python package."""
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
+        driver = load_driver()
+    except BackendMissingError:
         return Finding("NVIDIA GPU", False, "no driver", "install NVIDIA's driver; everything else works on the CPU")
     if (status := driver.cuInit(0)) != 0:
         return Finding("NVIDIA GPU", False, f"the driver refuses to start (cuInit gave {status})", "run nvidia-smi")

@@ -15,7 +15,8 @@ from segpipe.errors import (
 from segpipe.freshness import moved_inputs
 from segpipe.manifest import Output
 from segpipe.rundir import RunDirectory
-from segpipe.runtime.backends import ARTIFACTS, Backend, load_opener, require_known
+from segpipe.runtime.backends import ARTIFACTS, WITHOUT_GPU, Backend, load_opener, require_known
+from segpipe.runtime.cuda.driver_library import load_driver
 from segpipe.runtime.request import BuiltFor, OpenOptions
 from segpipe.verdict import require_passed
 
@@ -46,6 +47,8 @@ def _open_usable(run: RunDirectory, backend: str, options: OpenOptions, allow_un
     reasons: list[SegpipeError] = []
     for name in ARTIFACTS:
         try:
+            if name != WITHOUT_GPU:
+                load_driver()
             opened = _open_named(run, name, options, allow_unvalidated)
         except _UNUSABLE as reason:
             _log.log(

@@ -58,6 +58,7 @@ _HOMES = {
 }
 ARTIFACTS = {name: home.artifact for name, home in _HOMES.items()}
 """Which finished file each backend runs, best backend first."""
+WITHOUT_GPU = "onnxruntime-cpu"
 
 
 def load_opener(name: str) -> Opener:

@@ -10,8 +10,8 @@ import numpy as np
 from cuda.bindings import driver
 from numpy.typing import NDArray
 
-from segpipe.errors import BackendMissingError
 from segpipe.runtime.cuda.device import BLOCK, cuda_error
+from segpipe.runtime.cuda.driver_library import load_driver
 
 _NON_BLOCKING = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
 _THREAD_LOCAL = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -28,14 +28,8 @@ class CudaPythonDevice:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        try:
-            _check("cuInit", driver.cuInit(0))
-        except RuntimeError as error:  # the bindings' own error when there is no driver library
-            if type(error).__module__.partition(".")[0] != "cuda":
-                raise
-            raise BackendMissingError(
-                f"there is no NVIDIA driver: {error}", hint="use backend onnxruntime-cpu"
-            ) from error
+        load_driver()  # an error of ours where there is none
+        _check("cuInit", driver.cuInit(0))
         self._device = _check("cuDeviceGet", driver.cuDeviceGet(index))
         self.name = _check("cuDeviceGetName", driver.cuDeviceGetName(128, self._device)).rstrip(b"\0").decode()
         major, minor = (

@@ -12,16 +12,19 @@ _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _STATUSES = 1000  # CUDA_ERROR_UNKNOWN is 999
 
 
+def load_driver() -> ctypes.CDLL:
+    """The library itself; a GPU backend asks for it before anything else."""
+    try:
+        return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError as error:
+        raise BackendMissingError("there is no NVIDIA driver", hint="use backend onnxruntime-cpu") from error
+
+
 class DriverLibrary:
     """Some ten functions. Handles are integers; the caller's context is the current one."""
 
     def __init__(self) -> None:
-        try:
-            self._library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        except OSError as error:
-            raise BackendMissingError(
-                f"there is no NVIDIA driver: {error}", hint="use backend onnxruntime-cpu"
-            ) from error
+        self._library = load_driver()
 
     def wait_for(self, stream: int, other: int) -> None:
         """Order `stream` behind `other`."""
