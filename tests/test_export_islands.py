@@ -41,6 +41,15 @@ def test_weights_that_vanish_are_found_and_the_result_is_right() -> None:
     assert relative_error(run(model, image()), run(rounded(to_half(model, set(islands))), image())) < FP16_ERROR
 
 
+@pytest.mark.parametrize(("scale", "found"), [(1.0, set()), (1e-8, {"a"})], ids=["beside weights of 1", "alone"])
+def test_a_tiny_bias_matters_where_its_weights_are_tiny_too(scale: float, found: set[str]) -> None:
+    node = helper.make_node("Conv", ["image", "w", "bias"], ["a"], name="a", pads=[1, 1, 1, 1])
+    nodes = [node, helper.make_node("Mul", ["a", "up"], ["logits"], name="up")]
+    tensors = [weights("w", 4, 3, 3, 3, scale=scale), weights("bias", 4, scale=1e-8), constant("up", 1.0)]
+
+    assert set(islands_of(graph(nodes, tensors), "weights")) == found
+
+
 def test_weights_are_probed_without_frames() -> None:
     nodes = [conv("image", "w", "a"), helper.make_node("Mul", ["a", "up"], ["logits"], name="up")]
     model = graph(nodes, [weights("w", 4, 3, 3, 3, scale=1e-8), constant("up", 1e4)])
