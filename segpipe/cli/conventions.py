@@ -8,12 +8,17 @@ import typer
 from typer.core import TyperGroup
 
 from segpipe.console import print_error
-from segpipe.errors import SegpipeError
+from segpipe.errors import BackendMissingError, SegpipeError
 
 if TYPE_CHECKING:
     from segpipe.rundir import RunDirectory
 
 INTERRUPTED = 130
+PIPELINE = {
+    "jinja2", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "segmentation_models_pytorch",
+    "tensorboard", "torch", "torchmetrics", "torchvision",
+}  # fmt: skip
+"""Modules of the extra `pipeline`, which a machine that only segments does without."""
 
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config.")]
@@ -33,6 +38,12 @@ class Commands(TyperGroup):
         except SegpipeError as error:
             print_error(error)
             raise typer.Exit(error.exit_code) from None
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] not in PIPELINE:
+                raise
+            missing = BackendMissingError(f"this needs {error.name}", hint="pip install 'segpipe[pipeline]'")
+            print_error(missing)
+            raise typer.Exit(missing.exit_code) from None
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None

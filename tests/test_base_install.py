@@ -1,0 +1,64 @@
+"""What works where the extra `pipeline` is not installed, and what the rest says."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from segpipe import testing
+from segpipe.cli.conventions import PIPELINE
+from segpipe.images import write_image
+
+ROOT = Path(__file__).parents[1]
+MODULES = {"segmentation-models-pytorch": "segmentation_models_pytorch"}
+ABSENT = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {PIPELINE!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+from segpipe.cli import main
+main()
+"""
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in an interpreter that finds none of the pipeline's packages."""
+    command = [sys.executable, "-c", ABSENT, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_the_list_is_the_extra_of_that_name() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["pipeline"]
+
+    assert {MODULES.get(name, name) for name in (line.partition(">")[0] for line in extra)} == PIPELINE
+
+
+@pytest.mark.parametrize("command", ["run", "show", "verify", "evaluate", "predict", "bundle", "validate"])
+def test_a_finished_run_is_used_without_the_pipeline(command: str, run_copy: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "one.png", testing.make_frame(40, 60)[0])
+    more: dict[str, tuple[str | Path, ...]] = {
+        "predict": (tmp_path / "one.png", "-o", tmp_path / "out"),
+        "bundle": ("-o", tmp_path / "bundle"),
+        "validate": ("--hop", "onnxruntime-cpu"),
+    }
+
+    done = call(command, run_copy, *more.get(command, ()))
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("train", "--force"), ("export", "--force"), ("benchmark", "--force"), ("report",), ("validate", "--explain")],
+)
+def test_what_needs_the_pipeline_says_how_to_get_it(command: tuple[str, ...], run_copy: Path) -> None:
+    done = call(command[0], run_copy, *command[1:])
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: this needs ")
+    assert done.stderr.endswith("pip install 'segpipe[pipeline]'\n")
+    assert "Traceback" not in done.stderr
