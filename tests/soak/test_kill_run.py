@@ -19,8 +19,9 @@ REPRODUCIBLE = ("train", "export")  # engines are not: two builds of one graph d
 
 
 def start(path: Path) -> "subprocess.Popen[bytes]":
-    """`segpipe run` in a process group of its own, so that loader workers die with it."""
+    """`segpipe run` with two loader workers, which outlive its kill for a moment."""
     command = [sys.executable, "-c", "from segpipe.cli import main; main()", "run", str(path)]
+    command += ["--set", "train.workers=2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
