@@ -6,7 +6,9 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from segpipe import __version__
 from segpipe.errors import BackendMissingError
+from segpipe.runtime import trt
 from segpipe.runtime.cuda.driver_library import load_driver
 
 
@@ -23,13 +25,11 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; nothing missing is an error."""
     return [
-        Finding("segpipe", True, f"{version('segpipe')} on Python {platform.python_version()}, {platform.platform()}"),
+        Finding("segpipe", True, f"{__version__} on Python {platform.python_version()}, {platform.platform()}"),
         _gpu(),
         _onnxruntime(),
-        _package("TensorRT", "tensorrt", "tensorrt", "pip install 'segpipe[tensorrt]' (builds on the GPU it runs on)"),
-        _package(
-            "TensorRT for RTX", "tensorrt_rtx", "tensorrt_rtx", "pip install 'segpipe[rtx]' (builds without a GPU)"
-        ),
+        _tensorrt("TensorRT", "tensorrt", "pip install 'segpipe[tensorrt]' (builds on the GPU it runs on)"),
+        _tensorrt("TensorRT for RTX", "tensorrt-rtx", "pip install 'segpipe[rtx]' (builds without a GPU)"),
         _package("cuda-python", "cuda.bindings", "cuda-bindings", "pip install 'segpipe[cuda]'"),
         _package("PyCUDA", "pycuda", "pycuda", "pip install 'segpipe[pycuda]' (needs the CUDA toolkit and a driver)"),
         _package("PyTorch", "torch", "torch", "pip install 'segpipe[pipeline]' (for training, export and validation)"),
@@ -46,6 +46,12 @@ def _package(name: str, module: str, distribution: str, hint: str) -> Finding:
     except (PackageNotFoundError, ModuleNotFoundError):
         return Finding(name, False, "not installed", hint)
     return Finding(name, present, detail, "" if present else hint)
+
+
+def _tensorrt(name: str, flavour: trt.Flavour, hint: str) -> Finding:
+    if not trt.is_installed(flavour):
+        return Finding(name, False, "not installed", hint)
+    return Finding(name, True, trt.installed_version(flavour) or "of unknown version")
 
 
 def _onnxruntime() -> Finding:

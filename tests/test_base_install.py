@@ -62,3 +62,21 @@ def test_what_needs_the_pipeline_says_how_to_get_it(command: tuple[str, ...], ru
     assert done.stderr.splitlines()[-1].startswith("error: this needs ")
     assert done.stderr.endswith("pip install 'segpipe[pipeline]'\n")
     assert "Traceback" not in done.stderr
+
+
+def test_the_wheels_of_tensorrt_are_enough(tmp_path: Path) -> None:
+    bindings = pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'segpipe[rtx]'")
+    for found in Path(bindings.__file__).parents[1].glob("tensorrt_rtx_*"):
+        if "bindings" in found.name or "libs" in found.name:  # not the module that pip makes from a source archive
+            (tmp_path / found.name).symlink_to(found)
+    code = f"""
+import sys
+sys.path += [{str(ROOT)!r}, {str(tmp_path)!r}]
+from segpipe.runtime.trt import installed_version, is_installed, version
+assert is_installed("tensorrt-rtx") and not is_installed("tensorrt")
+print(version("tensorrt-rtx"), installed_version("tensorrt-rtx"))
+"""
+
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+
+    assert result.stdout.split() == [bindings.__version__] * 2, result.stderr

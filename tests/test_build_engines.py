@@ -225,6 +225,7 @@ def test_engine_that_says_it_is_fp32_fails_although_its_network_was_fp16() -> No
         ({"Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
          {"a": False, "b": False}),
         ({"Metadata": "[ONNX Layer: b]", "Inputs": [{"Format/Datatype": "Channel major FP16 format"}]}, {"b": True}),
+        ({"Name": "a", "Inputs": [{"Name": "x"}]}, {}),
         ("a", {}),
     ],
 )  # fmt: skip

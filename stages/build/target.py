@@ -2,20 +2,14 @@
 
 import ctypes
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from segpipe.runtime.trt import Flavour
-
-_DISTRIBUTIONS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+from segpipe.runtime.trt import Flavour, installed_version
 
 
 def describe_target(flavour: Flavour) -> dict[str, str]:
     """Part of the stage's key: an engine for another GPU or version is another engine."""
-    try:
-        installed = version(_DISTRIBUTIONS[flavour])
-    except PackageNotFoundError:
-        installed = "not installed"
+    installed = installed_version(flavour) or "not installed"
     if flavour == "tensorrt-rtx":
         return {"version": installed}  # the GPUs are build.compute_capabilities
     return {"version": installed, "gpu": gpu_name() or "none"}

@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import logging
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
 from typing import Any, Literal
 
 from segpipe.errors import BackendMissingError
@@ -10,6 +12,8 @@ from segpipe.errors import BackendMissingError
 Flavour = Literal["tensorrt", "tensorrt-rtx"]
 
 _MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_BINDINGS = "_bindings"  # what wheels bring; pip builds the module itself, so it is missing where wheels were copied
+_BUILDS = ("", "_cu13_bindings", "_cu12_bindings")
 _INSTALL = "pip install 'segpipe[rtx]' (no GPU needed to build) or pip install 'segpipe[tensorrt]' (on the GPU)"
 _LEVELS = {0: logging.ERROR, 1: logging.ERROR, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.DEBUG}
 
@@ -18,13 +22,23 @@ _log = logging.getLogger(__name__)
 
 def is_installed(flavour: Flavour) -> bool:
     """Whether the flavour's package is there; does not import it."""
-    return importlib.util.find_spec(_MODULES[flavour]) is not None
+    return importlib.util.find_spec(_module(flavour)) is not None
+
+
+def installed_version(flavour: Flavour) -> str | None:
+    """The installed package's version; does not import it."""
+    for build in _BUILDS:
+        try:
+            return distribution_version(_MODULES[flavour] + build)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def load(flavour: Flavour) -> Any:
     """The flavour's module, or an error with both pip lines."""
     try:
-        return importlib.import_module(_MODULES[flavour])
+        return importlib.import_module(_module(flavour))
     except ImportError as error:
         raise BackendMissingError(f"{flavour} cannot be imported: {error}", hint=_INSTALL) from error
 
@@ -56,3 +70,8 @@ def logger(trt: Any, quiet: bool = False) -> Any:
             _log.log(logging.DEBUG if quiet else _LEVELS[level], "%s", msg)
 
     return Logger()
+
+
+def _module(flavour: Flavour) -> str:
+    name = _MODULES[flavour]
+    return next((found for found in (name, name + _BINDINGS) if importlib.util.find_spec(found)), name)

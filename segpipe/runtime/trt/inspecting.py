@@ -35,9 +35,11 @@ def half_nodes(information: str, nodes: set[str]) -> dict[str, bool]:
     for layer in json.loads(information).get("Layers", []):
         if not isinstance(layer, dict):  # without detail the inspector gives names only
             continue
-        mentioned = nodes & _names(layer)
-        half = any(any(word in _format(value) for word in _HALF) for value in layer.get("Inputs", []))
-        for node in mentioned:
+        formats = [told for value in layer.get("Inputs", []) if (told := _format(value))]
+        if not formats:  # nothing is known of this layer: no reason to call it slow
+            continue
+        half = any(word in told for told in formats for word in _HALF)
+        for node in nodes & _names(layer):
             found[node] = found.get(node, False) or half
     return found
 
