@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu.__main__ import _ended, _reported
 from benchmarks.gpu.plan import NAMES, STEPS, Step, chosen, fitting
 from benchmarks.gpu.results import SCHEMA_FILE, SuiteResult, load, schema_text
 from segpipe.errors import InputError
@@ -72,3 +73,39 @@ def test_done_and_unwanted_steps_are_left_out() -> None:
     assert [step.name for step in chosen(("demo", "tests"), {"tests"})] == ["demo"]
     assert chosen((), set(NAMES)) == []
     assert chosen((), ()) == list(STEPS)
+    assert [step.name for step in chosen((), (), {"doctor"})][-1] == "doctor", "what failed before comes last"
+
+
+def test_a_step_that_hangs_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
+    child = "import os, sys, time; pid = os.fork(); pid and open(sys.argv[1], 'w').write(str(pid)); time.sleep(60)"
+    with (tmp_path / "log").open("wb") as log:
+        ended = _ended([sys.executable, "-c", child, str(tmp_path / "pid")], log, 2)
+
+    assert ended == ("timed out", "stopped after 2 s")
+    assert not _is_running(int((tmp_path / "pid").read_text()))
+
+
+def _is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(") ")[2][0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("reported", "state", "detail", "figures"),
+    [
+        (None, "failed", "exit code -11", {}),
+        ({"state": "failed", "figures": {"a": 1}}, "failed", "exit code -11", {"a": 1}),
+        ({"state": "failed", "detail": "no GPU backend", "figures": {"a": 1}}, "failed", "no GPU backend", {"a": 1}),
+        ({"state": "passed", "figures": {"a": 1}}, "passed", "", {"a": 1}),
+    ],
+)  # fmt: skip
+def test_figures_outlive_the_step(
+    tmp_path: Path, reported: dict[str, object] | None, state: str, detail: str, figures: dict[str, int]
+) -> None:
+    report = tmp_path / "report.json"
+    if reported is not None:
+        report.write_text(json.dumps({"seconds": 0, **reported}))
+
+    result = _reported(report, 1.0, "failed", "exit code -11")
+
+    assert (result.state, result.detail, result.figures) == (state, detail, figures)

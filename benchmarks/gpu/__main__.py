@@ -1,18 +1,20 @@
 """`python -m benchmarks.gpu`: every step in its own process, with a time limit, its result written at once."""
 
-import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
 from benchmarks.gpu.plan import NAMES, Step, chosen, fitting
-from benchmarks.gpu.results import StepResult, SuiteResult, load, save
+from benchmarks.gpu.results import State, StepResult, SuiteResult, load, save
 
 _LOG = "log.txt"
 _app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
@@ -37,7 +39,8 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
     result = load(out) or SuiteResult(started_utc=datetime.now(UTC).isoformat(timespec="seconds"))
     done = {name for name, step in result.steps.items() if step.state == "passed"}
-    waiting, end = chosen(only or (), done), time.monotonic() + 60 * minutes
+    tried = {name for name, step in result.steps.items() if step.state in {"failed", "timed out"}}
+    waiting, end = chosen(only or (), done, tried), time.monotonic() + 60 * minutes
     while waiting and (step := fitting(waiting, end - time.monotonic())):
         waiting.remove(step)
         result.steps[step.name] = _run(step, (work, out), min(step.limit_s, end - time.monotonic()), dry_run)
@@ -60,32 +63,38 @@ def _run(step: Step, folders: tuple[Path, Path], limit_s: float, dry_run: bool) 
     report = out / f".{step.name}.json"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu.child", step.name, str(work), str(out), str(report)]
+    command += ["--dry-run"] if dry_run else []
     started = time.monotonic()
     with (out / _LOG).open("ab") as log:
         log.write(f"\n=== {step.name}: {step.proves}\n".encode())
         log.flush()
-        process = subprocess.Popen(
-            [*command, "--dry-run"] if dry_run else command, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-            return _reported(report, started, "timed out", f"stopped after {limit_s:.0f} s")
-    return _reported(report, started, "failed", f"exit code {code}, see {_LOG}")
+        state, reason = _ended(command, log, limit_s)
+    return _reported(report, time.monotonic() - started, state, reason)
 
 
-def _reported(report: Path, started: float, otherwise: str, reason: str) -> StepResult:
-    """The step's own result; without one, why there is none."""
-    seconds = round(time.monotonic() - started, 1)
-    if not report.exists():
-        return StepResult.model_validate({"state": otherwise, "seconds": seconds, "detail": reason})
-    content = json.loads(report.read_bytes())
-    report.unlink()
-    if otherwise == "timed out":
-        content |= {"state": otherwise, "detail": reason}
-    return StepResult.model_validate({**content, "seconds": seconds})
+def _ended(command: Sequence[str], log: BinaryIO, limit_s: float) -> tuple[State, str]:
+    """How a process ended that reported nothing itself. Nothing of it goes on, also after Ctrl-C."""
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}  # the log must tell where a killed step was
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=unbuffered)
+    try:
+        return "failed", f"exit code {process.wait(limit_s)}, see {_LOG}"
+    except subprocess.TimeoutExpired:
+        return "timed out", f"stopped after {limit_s:.0f} s"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _reported(report: Path, seconds: float, state: State, reason: str) -> StepResult:
+    """The step's own result, or the figures it had when it ended without one."""
+    result = StepResult(state=state, seconds=0, detail=reason)
+    if report.exists():
+        found = StepResult.model_validate_json(report.read_bytes())
+        report.unlink()
+        unfinished = found.state == "failed" and not found.detail
+        result = result.model_copy(update={"figures": found.figures}) if unfinished else found
+    return result.model_copy(update={"seconds": round(seconds, 1)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One step of the suite in its own process: says why it cannot run, or runs and reports its figures."""
+"""One step of the suite in its own process: says why it cannot run, or runs and reports its figures as they come."""
 
 import argparse
 import json
@@ -29,10 +29,12 @@ def main() -> None:
         reason = "dry run" if gpu.present else gpu.detail
         print(f"{step.name} needs an NVIDIA GPU: {reason}")
         return _report(arguments.report, "not run", f"needs an NVIDIA GPU: {reason}", {})
+    figures: dict[str, Any] = {}
     try:
-        figures = module.run(Folders(arguments.work, arguments.out))
+        for figures in module.run(Folders(arguments.work, arguments.out)):
+            _report(arguments.report, "failed", "", figures)  # what stands there when this process is killed
     except (SegpipeError, AssertionError) as error:
-        _report(arguments.report, "failed", str(error), {})
+        _report(arguments.report, "failed", str(error), figures)
         sys.exit(1)
     return _report(arguments.report, "passed", "", figures)
 

@@ -1,26 +1,29 @@
 """Throughput of 1, 2, 4 and 8 threads on one segmenter, and that nobody's mask is another's."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu.plan import Folders
-from benchmarks.gpu.runs import engine_backends
+from benchmarks.gpu.runs import finished_demo, gpu_backends
 from segpipe.runtime.segmenter import Segmenter
 
-_FRAMES, _SIZE = 200, (1024, 2048)
+_FRAMES, _SIZE = 400, (1024, 2048)
 
 
-def run(folders: Folders) -> dict[str, Any]:
-    """Frames a second by number of threads, for every engine of the demo run."""
-    path = folders.work / "demo"
-    assert path.is_dir(), "the step `demo` must run first"
-    return {backend: _measured(path, backend) for backend in engine_backends(path)}
+def run(folders: Folders) -> Iterator[dict[str, Any]]:
+    """Frames a second by number of threads, for every GPU backend of the demo run."""
+    path, found = finished_demo(folders), {}
+    for backend in gpu_backends(path):
+        found[backend] = _measured(path, backend)
+        yield found
 
 
-def _measured(path: Any, backend: str) -> dict[str, Any]:
+def _measured(path: Path, backend: str) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     frames = [rng.integers(0, 256, (*_SIZE, 3), np.uint8) for _ in range(8)]
     with Segmenter.open(path, backend, allow_unvalidated=True) as segmenter:
@@ -28,7 +31,7 @@ def _measured(path: Any, backend: str) -> dict[str, Any]:
         rates = {}
         for threads in (1, 2, 4, 8):
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(segmenter, frames * 2))  # every lane warm, every graph captured
+                list(pool.map(segmenter, frames * 4))  # every lane warm, every graph captured
                 started = time.perf_counter()
                 masks = list(pool.map(lambda n: segmenter(frames[n % len(frames)]), range(_FRAMES)))
                 rates[threads] = round(_FRAMES / (time.perf_counter() - started), 1)

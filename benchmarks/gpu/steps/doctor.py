@@ -1,5 +1,6 @@
 """What is on this machine."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.gpu.plan import Folders
@@ -8,12 +9,13 @@ from stages.benchmark.machine import machine
 from stages.environment import versions
 
 _PACKAGES = (
-    "torch", "torchvision", "lightning", "onnx", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings",
-    "cuda-bindings", "pycuda", "numpy", "opencv-python-headless",
+    "torch", "torchvision", "lightning", "onnx", "onnxscript", "onnx-ir", "onnxruntime-gpu", "tensorrt",
+    "tensorrt-rtx-cu13-bindings", "cuda-bindings", "cupy-cuda13x", "pycuda", "triton", "numpy", "pydantic",
+    "opencv-python-headless",
 )  # fmt: skip
 
 
-def run(folders: Folders) -> dict[str, Any]:
+def run(folders: Folders) -> Iterator[dict[str, Any]]:
     """Hardware, driver and versions."""
     found = {finding.name: finding.detail for finding in examine()}
-    return {"found": found, "versions": versions(*_PACKAGES), **machine().model_dump()}
+    yield {"found": found, "versions": versions(*_PACKAGES), **machine().model_dump()}

@@ -1,7 +1,7 @@
 """Pre and post kernels against the bytes they must move over the bandwidth measured in the same run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ _COPY = 256 * 2**20
 _CONTRACT = Contract(classes=tuple(f"class {n}" for n in range(_CLASSES)), network_size=_CANVAS, output_stride=_STRIDE)
 
 
-def run(folders: Folders) -> dict[str, Any]:
+def run(folders: Folders) -> Iterator[dict[str, Any]]:
     """Microseconds of each kernel, its floor, and PyTorch's interpolate and argmax beside the post kernels."""
     device = open_device()
     code = "{}{}".format(*device.capability)
@@ -30,7 +30,8 @@ def run(folders: Folders) -> dict[str, Any]:
         kernels = Kernels(device, {f"kernels.sm_{code}.cubin": compile_kernel(code)})
         found = _measure(device, kernels)
         kernels.close()
-    return found | {"torch": _torch()}
+    yield found
+    yield found | {"torch": _torch()}
 
 
 def _measure(device: Device, kernels: Kernels) -> dict[str, Any]:
