@@ -62,7 +62,7 @@ def _summary(rundir: RunDirectory) -> list[str]:
     agreement = ", ".join(f"{name} {gate['agreement'][name]:.4%}" for name in ("onnx", "fp16"))
     return [
         f"accuracy    mIoU {train['test_miou']:.4f} on held-out frames",
-        f"engine      {'; '.join(engines)}",
+        f"engine      {'; '.join(engines) or 'none built'}",
         f"agreement   {agreement} of pixels equal to PyTorch FP32: the release gate passed",
         _latency(rundir),
     ]
