@@ -13,9 +13,13 @@ from benchmarks.gpu.graphs import Subject, make, make_all
 from benchmarks.gpu.plan import Folders
 from benchmarks.gpu.results import StepResult, SuiteResult, save
 from benchmarks.gpu.runs import build_settings, usable_flavours
+from benchmarks.gpu.steps import kernels as kernels_step
 from benchmarks.gpu.steps.camvid import RECIPE
+from segpipe.runtime.cuda.kernels import Kernels
 from stages import reference
 from stages.config_file import FILE_NAME, load_config
+from tests.host_device import HostDevice
+from tests.host_engine import IMAGE
 
 SUBJECT = Subject("ddrnet23_slim", (64, 128))
 
@@ -80,3 +84,16 @@ def test_the_camvid_recipe_is_a_config(tmp_path: Path) -> None:
     config = load_config(tmp_path, ["data.root=/data/camvid", "model.weights=/data/b.pth", *build_settings(folders)])
 
     assert (config.train.precision, config.build.compute_capabilities) == ("bf16", ())
+
+
+def test_kernels_are_measured_on_memory_that_is_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, small in {"_LAUNCHES": 3, "_ROUNDS": 1, "_SETS": 2, "_COPY": 4096}.items():
+        monkeypatch.setattr(kernels_step, name, small)
+    device = HostDevice()  # notices writes past the end
+
+    with device.current():
+        found = kernels_step._measure(device, Kernels(device, IMAGE))
+
+    assert found["pre"]["us"] > 0
+    assert found["post"]["us"] > 0
+    assert device.held == 0

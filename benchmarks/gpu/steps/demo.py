@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.gpu.plan import Folders
 from benchmarks.gpu.runs import build_settings, gpu_backends, judged
+from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from stages.config import Config
 from stages.config_file import FILE_NAME, load_config
@@ -35,6 +36,7 @@ def run(folders: Folders) -> Iterator[dict[str, Any]]:
     assert passed, "the release gate failed"
     figures["summary"] = run_demo(path, overrides)
     shutil.copy(path / "pictures" / "sheet.png", folders.out / "demo.png")
+    shutil.copy(RunDirectory(path).artifact("benchmark", "report.json"), folders.out / "demo-report.json")
     with Segmenter.open(path) as chosen:
         figures["chosen"] = chosen.describe()
     yield figures

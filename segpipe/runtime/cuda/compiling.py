@@ -55,6 +55,11 @@ def _nvrtc() -> Any:
         from cuda.bindings import nvrtc
     except ImportError as error:
         raise BackendMissingError(f"NVRTC cannot be imported: {error}", hint=_INSTALL) from error
+    try:
+        nvrtc.nvrtcVersion()  # loads the library itself, which is a package of its own
+    except RuntimeError as error:
+        message = f"NVRTC's library is missing: {error}"
+        raise BackendMissingError(message, hint="pip install nvidia-cuda-nvrtc nvidia-cuda-runtime") from error
     return nvrtc
 
 
