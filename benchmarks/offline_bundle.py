@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (39, 35, 34, 31, 28, 27, 24, 17, 12, 5)]
 PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
-LEFT_TO_THE_SERVER = ("nvidia-", "cuda-toolkit", "torch", "triton")
+LEFT_TO_THE_SERVER = re.compile(r"nvidia-.*|cuda-toolkit|torch|torchvision|triton")
 """Gigabytes that belong to the server's own PyTorch."""
 
 
@@ -32,21 +32,35 @@ def wanted(constraints: str, have: str) -> list[str]:
         pin
         for pin in pins
         if _name(pin) not in present
-        and not _name(pin).startswith(LEFT_TO_THE_SERVER)
+        and not LEFT_TO_THE_SERVER.fullmatch(_name(pin))
         and not (_name(pin) == "onnxruntime" and any(_name(other) == "onnxruntime-gpu" for other in pins))
     ]
 
 
 def download(requirements: Sequence[str], python: str, folder: Path) -> list[str]:
-    """Fetch wheels for Linux x86-64; returns the requirements that have no wheel there."""
+    """Fetch wheels for Linux x86-64, or make them from pure Python sources; returns the requirements with neither."""
     platforms = [argument for platform in PLATFORMS for argument in ("--platform", platform)]
     refused = []
     for requirement in requirements:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         command += ["--python-version", python, "--implementation", "cp", *platforms, "-d", str(folder), requirement]
-        if subprocess.run(command, check=False, capture_output=True).returncode:
+        failed = subprocess.run(command, check=False, capture_output=True).returncode != 0
+        if failed and not build_pure_wheel(requirement, folder):
             refused.append(requirement)
     return refused
+
+
+def build_pure_wheel(requirement: str, folder: Path) -> bool:
+    """A source archive's wheel, where it fits every machine: TensorRT's own module comes this way."""
+    made = folder / "made"
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(made), requirement]
+    built = subprocess.run(command, check=False, capture_output=True).returncode == 0
+    wheels = list(made.glob("*.whl"))
+    fits = built and all(wheel.name.endswith("-none-any.whl") for wheel in wheels)
+    for wheel in wheels if fits else ():
+        wheel.rename(folder / wheel.name)
+    shutil.rmtree(made, ignore_errors=True)
+    return fits
 
 
 def build_own_wheel(folder: Path) -> None:

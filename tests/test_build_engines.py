@@ -252,6 +252,7 @@ def test_timing_caches_differ_by_gpu_and_version(monkeypatch: pytest.MonkeyPatch
 def test_target_names_a_gpu_only_for_the_flavour_that_measures_on_it() -> None:
     assert "gpu" in describe_target("tensorrt")
     assert "gpu" not in describe_target("tensorrt-rtx")
+    assert "gpu" in describe_target("tensorrt-rtx", here=True)
 
 
 def test_parsed_types_are_those_of_the_graph() -> None:

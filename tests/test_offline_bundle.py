@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.offline_bundle import wanted, write_pieces
+from benchmarks.offline_bundle import build_pure_wheel, wanted, write_pieces
 
 PINS = (
     "numpy==2.4.6",
@@ -15,14 +15,21 @@ PINS = (
     "onnxruntime==1.31.1",
     "onnxruntime-gpu==1.31.1",
     "torch==2.14.1",
+    "torchmetrics==1.9.0",
     "pydantic_core==2",
 )
 CONSTRAINTS = "\n".join(("# pins", *PINS))
 
 
 def test_what_the_server_has_and_its_pytorch_stay_out() -> None:
-    assert wanted(CONSTRAINTS, "numpy==1.26.0\n") == ["onnxruntime-gpu==1.31.1", "pydantic_core==2"]
-    assert wanted(CONSTRAINTS, "pydantic-core @ file:///x\nonnxruntime_gpu==1.0") == ["numpy==2.4.6"]
+    present = "pydantic-core @ file:///x\nonnxruntime_gpu==1.0\ntorchmetrics==1"
+
+    assert wanted(CONSTRAINTS, "numpy==1.26.0\n") == [
+        "onnxruntime-gpu==1.31.1",
+        "torchmetrics==1.9.0",
+        "pydantic_core==2",
+    ]
+    assert wanted(CONSTRAINTS, present) == ["numpy==2.4.6"]
 
 
 def write_wheel(folder: Path) -> Path:
@@ -36,6 +43,28 @@ def write_wheel(folder: Path) -> Path:
         )
         wheel.writestr("tiny_thing-1.0.dist-info/RECORD", "")
     return path
+
+
+@pytest.mark.parametrize("pure", [True, False])
+def test_sources_become_a_wheel_where_it_fits_every_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pure: bool
+) -> None:
+    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    monkeypatch.setenv(
+        "PIP_NO_BUILD_ISOLATION", "false"
+    )  # pip's way to say: take setuptools from here, not the network
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
+    source.mkdir()
+    extension = "" if pure else ", ext_modules=[Extension('tiny_part', ['part.c'], optional=True)]"
+    (source / "setup.py").write_text(
+        f"from setuptools import Extension, setup; setup(name='tiny', version='1', py_modules=['tiny']{extension})"
+    )
+    (source / "tiny.py").write_text("ANSWER = 42\n")
+    wheels.mkdir()
+
+    assert build_pure_wheel(str(source), wheels) is pure
+    assert [path.name for path in wheels.iterdir()] == (["tiny-1-py3-none-any.whl"] if pure else [])
 
 
 @pytest.fixture

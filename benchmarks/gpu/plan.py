@@ -34,7 +34,7 @@ STEPS = (  # most valuable first; none is longer than a server that ends command
     Step("networks", "five networks, two sizes, batches and precisions, against PyTorch and ONNX Runtime", 420),
     Step("kernels", "pre and post kernels against the bytes they must move", 60),
     Step("compiled", "the fastest networks against torch.compile (max-autotune, FP16, channels_last)", 300),
-    Step("camvid", "CamVid by the full recipe, and its engine's accuracy", 540),
+    Step("camvid", "CamVid by the full recipe, and its engine's accuracy", 520),
     Step("concurrency", "throughput of 1, 2, 4 and 8 threads", 60),
     Step("faults", "20,000 frames, open and close 200 times, out of memory", 240),
 )

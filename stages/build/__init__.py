@@ -18,7 +18,8 @@ def run(rundir: RunDirectory, config: Config) -> list[Path]:
     """Build an engine for every target, unless engines with the same key are already there."""
     graph = rundir.artifact("export", _GRAPHS[config.build.precision])
     precision = rundir.artifact("export", "precision.json")
-    target = {flavour: describe_target(flavour) for flavour in config.build.targets}
+    here = not config.build.compute_capabilities
+    target = {flavour: describe_target(flavour, here) for flavour in config.build.targets}
     params = {"stage_version": VERSION, "target": target, "kernels": kernels_key(), **config.sections("build")}
     with rundir.step(STAGE, [graph, precision], params) as step:
         if step.stale:

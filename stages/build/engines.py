@@ -110,12 +110,13 @@ def build_one(
 
 def _built_for(flavour: Flavour, config: BuildConfig) -> dict[str, Any]:
     """What the runtime compares with the machine it is on, before it touches the engine."""
-    gpu = gpu_name() if flavour == "tensorrt" else None
+    gpu, _, capability = (gpu_name() or "").rpartition(" (")
+    listed = config.compute_capabilities or ((capability.removesuffix(")"),) if gpu else ())
     return asdict(
         BuiltFor(
             version=describe_target(flavour)["version"],
-            gpu=gpu.rpartition(" (")[0] if gpu else None,
-            compute_capabilities=config.compute_capabilities if flavour == "tensorrt-rtx" else (),
+            gpu=gpu if gpu and flavour == "tensorrt" else None,
+            compute_capabilities=listed if flavour == "tensorrt-rtx" else (),
             system=platform.system(),
             version_compatible=config.version_compatible,
             hardware_compatibility=config.hardware_compatibility,

@@ -7,10 +7,13 @@ from pathlib import Path
 from segpipe.runtime.trt import Flavour, installed_version
 
 
-def describe_target(flavour: Flavour) -> dict[str, str]:
-    """Part of the stage's key: an engine for another GPU or version is another engine."""
+def describe_target(flavour: Flavour, here: bool = False) -> dict[str, str]:
+    """Part of the stage's key: an engine for another GPU or version is another engine.
+
+    `here`: TensorRT for RTX builds for this machine's GPU, because no compute capability was named.
+    """
     installed = installed_version(flavour) or "not installed"
-    if flavour == "tensorrt-rtx":
+    if flavour == "tensorrt-rtx" and not here:
         return {"version": installed}  # the GPUs are build.compute_capabilities
     return {"version": installed, "gpu": gpu_name() or "none"}
 
