@@ -1,7 +1,7 @@
 """The contract that every network is held to. A check raises AssertionError where it is broken."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -151,14 +151,13 @@ def check_export(subject: Subject, files: dict[str, bytes], *, open_sizes: bool)
         assert bool(np.isfinite(half).all()), f"model.fp16.onnx at {size} is not finite"
 
 
-def check_fp16_engine(subject: Subject, files: dict[str, bytes], *, open_sizes: bool) -> float:
-    """TensorRT for RTX builds it; returns the share of compute layers in FP16, which the build limits."""
+def check_fp16_engine(subject: Subject, files: dict[str, bytes], *, open_sizes: bool) -> dict[str, Any]:
+    """TensorRT for RTX builds it; the share of compute layers in FP16, which the build limits, its time and size."""
     config, contract = BuildConfig(max_batch=_MAX_BATCH), subject.contract(open_sizes=open_sizes)
     shapes = shape_ranges(contract, config, [None, _CHANNELS, *(contract.network_size or (None, None))])
     request = make_request("tensorrt-rtx", files["model.fp16.onnx"], contract.input_name, shapes, config)
-    share = build_one("tensorrt-rtx", request, config, frozenset())[1]["fp16_share"]
-    assert isinstance(share, float)
-    return share
+    figures = build_one("tensorrt-rtx", request, config, frozenset())[1]
+    return {name: figures[name] for name in ("fp16_share", "compute_layers", "seconds", "engine_bytes")}
 
 
 def _batch(count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ def test_exported_graphs_equal_pytorch(family: str) -> None:
 
 @every_family
 def test_rtx_engine_is_built_in_half_precision(family: str) -> None:
-    assert checks.check_fp16_engine(*exported(family), open_sizes=False) >= 0.9
+    assert checks.check_fp16_engine(*exported(family), open_sizes=False)["fp16_share"] >= 0.9
 
 
 class Wrong(nn.Module):
