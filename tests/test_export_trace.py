@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,22 @@ def test_graph_that_is_another_network_is_refused_with_figures(source: Source) -
 
     with pytest.raises(ExportError, match=r"random input.*relative L2 error .*limit.*largest difference"):
         require_equal(lambda tensor: 1.01 * source.reference(tensor), candidate, FIXED, tensors)
+
+
+def chaotic(tensor: np.ndarray) -> np.ndarray:
+    """Changes of the last bit become changes of a thousandth."""
+    return np.sin(1e4 * tensor)
+
+
+@pytest.mark.parametrize(("scale", "passes"), [(1.002, True), (1.05, False)])
+def test_what_a_networks_own_rounding_changes_is_excused_and_no_more(scale: float, passes: bool) -> None:
+    tensors = [("noise", np.random.default_rng(0).standard_normal((1, 3, 64, 96), np.float32))]
+    outcome = nullcontext() if passes else pytest.raises(ExportError, match="the graph is not the network")
+
+    with outcome:
+        require_equal(chaotic, lambda tensor: scale * chaotic(tensor), FIXED, tensors)
+    with pytest.raises(ExportError, match=r"limit 0\.0001"):  # a calm network may not differ as much
+        require_equal(lambda tensor: tensor, lambda tensor: np.float32(1.002) * tensor, FIXED, tensors)
 
 
 def test_nan_and_other_shapes_are_infinitely_far() -> None:
