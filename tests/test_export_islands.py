@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from segpipe.errors import ConfigError
 from stages.graphs import naming
@@ -57,6 +57,35 @@ def test_weights_are_probed_without_frames() -> None:
     found = choose(model, ["weights"], lambda: pytest.fail("no frames are needed"), "image")
 
     assert [island.node for island in found] == ["a"]
+
+
+def cancelling(level: float) -> onnx.ModelProto:
+    """A layer brings its input to `level`, the next takes that level away again: a folded batch norm can do this."""
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "up"], ["high"], name="high", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["high", "w2", "down"], ["rest"], name="rest"),
+        helper.make_node("Relu", ["rest"], ["active"], name="relu"),
+        conv("active", "w3", "logits"),
+    ]
+    back = weights("w2", 4, 8, 1, 1, scale=0.3)
+    taken = -level * numpy_helper.to_array(back).sum((1, 2, 3))
+    tensors = [weights("w1", 8, 3, 3, 3, scale=0.2), constant("up", np.full(8, level)), back, constant("down", taken)]
+    return graph(nodes, [*tensors, weights("w3", 4, 4, 3, 3, seed=1)])
+
+
+def test_terms_that_cancel_are_found_and_the_result_is_right() -> None:
+    model = cancelling(1000.0)
+
+    islands = islands_of(model, "auto")
+
+    assert set(islands) == {"high", "rest"}
+    assert "cancel to" in islands["rest"]
+    assert relative_error(run(model, image()), run(rounded(to_half(model, set())), image())) > 0.1  # without
+    assert relative_error(run(model, image()), run(rounded(to_half(model, set(islands))), image())) < FP16_ERROR
+
+
+def test_ordinary_biases_are_no_cancellation() -> None:
+    assert islands_of(cancelling(3.0), "auto") == {}
 
 
 def test_activations_that_vanish_are_found() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any
 
 import onnx
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 
 from segpipe.errors import ConfigError
 from stages.graphs import naming
+from stages.graphs.cancelling import unsafe_sums
 from stages.graphs.ranges import Unsafe, measure, readers_and_makers, unsafe_activations, unsafe_weights
 
 AUTO, WEIGHTS = "auto", "weights"
 PROBES = (AUTO, WEIGHTS)
+_FRAMES_FOR_SUMS = (
+    2  # whether terms cancel depends on the weights far more than on the frame, and it costs a second pass
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ def choose(
     """
     reasons: dict[str, str] = {}
     if AUTO in wanted:
+        reasons |= _reasons(model, unsafe_sums(model, islice(frames(), _FRAMES_FOR_SUMS), input_name))
         reasons |= _reasons(model, unsafe_activations(measure(model, frames(), input_name)))
     if not set(PROBES).isdisjoint(wanted):
         reasons |= _reasons(model, unsafe_weights(model))
