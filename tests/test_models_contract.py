@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks import network_checks as checks
 from benchmarks.network_checks import Subject
+from segpipe.errors import ExportError
 from stages.config import ModelConfig
 
 REPRESENTATIVES = {
@@ -92,5 +93,5 @@ def test_a_graph_of_another_network_is_caught() -> None:
         for parameter in (other := make("segnet")).network.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
 
-    with pytest.raises(AssertionError, match=r"model\.onnx at \(64, 64\) differs"):
+    with pytest.raises(ExportError, match="the graph is not the network"):
         checks.check_export(other, files, open_sizes=False)

@@ -45,7 +45,7 @@ def require_equal(reference: Network, candidate: Network, contract: Contract, te
     worst = Worst()
     labels = contract.output_kind == "labels"
     for name, tensor in tensors:
-        expected, found = reference(tensor), candidate(tensor)
+        expected, found = _answer(reference, name, tensor), candidate(tensor)
         error, limit = difference(expected, found, labels), LABELS_LIMIT if labels else LIMIT
         if not error <= limit and not labels:
             limit = max(limit, min(CEILING, OWN_ROUNDING * _own_rounding(reference, tensor, expected)))
@@ -60,6 +60,16 @@ def require_equal(reference: Network, candidate: Network, contract: Contract, te
         if error >= worst.error:
             worst.error, worst.tensor = error, f"{name} {_shape(tensor)}"
     return worst
+
+
+def _answer(network: Network, name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return network(tensor)
+    except RuntimeError as error:  # PyTorch's own: a pyramid with nothing left to pool
+        raise ExportError(
+            f"the network refuses {name} {_shape(tensor)}: {error}",
+            hint="give the shapes that it takes in build.profiles (height, width)",
+        ) from error
 
 
 def difference(expected: NDArray[Any], found: NDArray[Any], labels: bool) -> float:
