@@ -1,7 +1,7 @@
 """`benchmark compare`: two runs against each other, live and interleaved, with a verdict; two reports without one."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,12 @@ from segpipe.runtime.segmenter import Segmenter
 from stages.benchmark_report import Report
 from stages.config import Config
 from stages.data import open_split
-from stages.timing import interleave, median_of_ratios, warm_up
+from stages.timing import Contestant, interleave, median_of_ratios, warm_up
 
-_ROUNDS = 20  # measured at a time
-_LEAST = 80  # rounds before the first look: an interval over fewer is itself too uncertain; then at each doubling
+_LOOKS = (0.125, 0.25, 0.5, 1.0)  # shares of the time limit: what nobody met in an eighth of it may come later
+_LEAST = 80  # rounds before a look ends it: an interval over fewer is itself too uncertain
 _LEVEL = 0.99  # of the interval: there are several looks, and each may err
+_NO_LIMIT = 1_000_000_000  # rounds: the time ends them
 
 Verdict = Literal["within the margin", "slower", "not decided"]
 
@@ -71,31 +72,32 @@ def duel(
     frames: Sequence[NDArray[Any]],
     terms: Terms,
 ) -> Outcome:
-    """Rounds of both until the interval lies on one side of the margin, or the time is over."""
+    """Rounds of both until at one of the looks the interval lies on one side of the margin, or the time is over."""
     calls = {
-        "a": lambda number: a(frames[number % len(frames)]),
-        "b": lambda number: b(frames[number % len(frames)]),
+        "A": lambda number: a(frames[number % len(frames)]),
+        "B": lambda number: b(frames[number % len(frames)]),
     }
     for call in calls.values():
         warm_up(call, terms.seconds / 10)
-    end = time.monotonic() + terms.seconds
-    taken: dict[str, list[NDArray[np.int64]]] = {name: [] for name in calls}
-    look = _LEAST
-    while True:
-        rounds = interleave(calls, _ROUNDS, max(0.0, end - time.monotonic()), seed=len(taken["a"]))
-        if rounds.interrupted:
-            raise KeyboardInterrupt
-        for name, reason in rounds.failed.items():
-            raise InputError(f"run {name.upper()} {reason}", hint="run `segpipe benchmark` on it")
-        for name, values in rounds.samples.items():
-            taken[name].append(values)
-        measured = sum(map(len, taken["a"]))
-        over = time.monotonic() >= end
-        if over or measured >= look:
-            outcome = judge(np.concatenate(taken["a"]), np.concatenate(taken["b"]), terms.margin, over)
-            if over or outcome.verdict != "not decided":
-                return outcome
-            look *= 2
+    start = time.monotonic()
+    taken = {name: np.empty(0, np.int64) for name in calls}
+    for share in _LOOKS:
+        more = _rounds(calls, start + share * terms.seconds - time.monotonic(), seed=len(taken["A"]))
+        taken = {name: np.concatenate([values, more[name]]) for name, values in taken.items()}
+        outcome = judge(taken["A"], taken["B"], terms.margin, over=share == _LOOKS[-1])
+        if outcome.verdict != "not decided" and outcome.rounds >= _LEAST:
+            break
+    return outcome
+
+
+def _rounds(calls: Mapping[str, Contestant], seconds: float, seed: int) -> dict[str, NDArray[np.int64]]:
+    """One round at least, of both or of none."""
+    rounds = interleave(calls, _NO_LIMIT, seconds, seed)
+    if rounds.interrupted:
+        raise KeyboardInterrupt
+    for name, reason in rounds.failed.items():
+        raise InputError(f"run {name} {reason}", hint="run `segpipe benchmark` on it")
+    return rounds.samples
 
 
 def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> Outcome:
