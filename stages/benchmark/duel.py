@@ -1,5 +1,6 @@
 """`benchmark compare`: two runs against each other, live and interleaved, with a verdict; two reports without one."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from segpipe.errors import GateFailedError, InputError
+from segpipe.errors import GateFailedError, InputError, NotValidatedError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
+from segpipe.verdict import require_passed
 from stages.benchmark_report import Report
 from stages.config import Config
 from stages.data import open_split
 from stages.timing import Contestant, interleave, median_of_ratios, warm_up
+
+_log = logging.getLogger(__name__)
 
 _LOOKS = (0.125, 0.25, 0.5, 1.0)  # shares of the time limit: what nobody met in an eighth of it may come later
 _LEAST = 80  # rounds before a look ends it: an interval over fewer is itself too uncertain
@@ -63,6 +67,8 @@ def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: T
         Segmenter.open(runs[0], backend, threads=threads, allow_unvalidated=True) as a,
         Segmenter.open(runs[1], backend, threads=threads, allow_unvalidated=True) as b,
     ):
+        for run, segmenter in zip(runs, (a, b), strict=True):
+            _mark_unvalidated(run, segmenter)
         return duel(a, b, frames, terms)
 
 
@@ -88,6 +94,14 @@ def duel(
         if outcome.verdict != "not decided" and outcome.rounds >= _LEAST:
             break
     return outcome
+
+
+def _mark_unvalidated(run: Path, segmenter: Segmenter) -> None:
+    what = segmenter.describe()
+    try:
+        require_passed(RunDirectory(run), segmenter.artifact_sha256, what["backend"], what["device"])
+    except NotValidatedError as reason:
+        _log.warning("NOT VALIDATED: %s", reason)
 
 
 def _rounds(calls: Mapping[str, Contestant], seconds: float, seed: int) -> dict[str, NDArray[np.int64]]:
