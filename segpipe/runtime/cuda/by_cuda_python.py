@@ -35,7 +35,7 @@ class CudaPythonDevice:
             if type(error).__module__.partition(".")[0] != "cuda":
                 raise
             raise BackendMissingError(
-                f"there is no NVIDIA driver: {error}", hint="use backend onnxruntime-cpu"
+                f"there is no NVIDIA driver: {str(error).rstrip('.')}", hint="use backend onnxruntime-cpu"
             ) from error
         self._device = _check("cuDeviceGet", driver.cuDeviceGet(index))
         self.name = _check("cuDeviceGetName", driver.cuDeviceGetName(128, self._device)).rstrip(b"\0").decode()

@@ -21,7 +21,7 @@ class DriverLibrary:
             self._library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         except OSError as error:
             raise BackendMissingError(
-                f"there is no NVIDIA driver: {error}", hint="use backend onnxruntime-cpu"
+                f"there is no NVIDIA driver: {str(error).rstrip('.')}", hint="use backend onnxruntime-cpu"
             ) from error
 
     def wait_for(self, stream: int, other: int) -> None:
