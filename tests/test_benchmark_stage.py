@@ -101,6 +101,8 @@ def test_the_budget_adds_up_and_the_extras_are_there(finished_run: Path) -> None
     assert budget is not None
     assert min(budget.pre_ms, budget.network_ms, budget.post_ms) > 0
     assert budget.pre_ms + budget.network_ms + budget.post_ms + budget.rest_ms > 0
+    (told,) = [line for line in remarks(report) if line.startswith("budget: pre ")]  # without transfers on a CPU
+    assert [step.split()[0] for step in told.removeprefix("budget: ").split(", ")] == ["pre", "network", "post", "rest"]
     assert [t.count for t in report.batches] == [t.count for t in report.callers] == [1, 2]
     assert report.memory is not None
     assert report.memory.host_peak_bytes > report.memory.host_before_bytes > 10_000_000

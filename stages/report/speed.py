@@ -43,7 +43,7 @@ def budget(parts: Budget | None) -> str:
     if parts is None:
         return ""
     named = {
-        "pre": parts.pre_ms, "upload": parts.upload_ms, "network": parts.network_ms, "post": parts.post_ms,
+        "upload": parts.upload_ms, "pre": parts.pre_ms, "network": parts.network_ms, "post": parts.post_ms,
         "download": parts.download_ms, "rest": max(0.0, parts.rest_ms),
     }  # fmt: skip
     known = {name: value for name, value in named.items() if value is not None}
