@@ -159,9 +159,10 @@ def as_markdown(content: dict[str, Any]) -> str:
         "Every network with random weights, 128x128 and 128x192. *scores*: finite, at the declared stride. *learning*: "
         "the loss falls on one batch. *round trip*: safetensors gives the same scores bit by bit. *export*: ONNX "
         "Runtime equals PyTorch (FP32 relative L2 <= 1e-4, or 10 times what the input's last bit changes), and the "
-        "FP16 graph is finite. *open sizes*: one graph for every height and width, equal at two. *engine*: TensorRT for RTX "
-        "builds the FP16 graph with at least 90 % of the compute layers in FP16; then that share, megabytes and seconds. *batch 1*: trains with one image a step. "
-        "GFLOPs at 512x1024 with 19 classes, a multiply and an add as two; parameters with auxiliary heads.",
+        "FP16 graph is finite. *open sizes*: one graph for every height and width, equal at several. *engine*: "
+        "TensorRT for RTX builds the FP16 graph with at least 90 % of the compute layers in FP16; then that share, "
+        "megabytes and seconds. *batch 1*: trains with one image a step. GFLOPs at 512x1024 with 19 classes, a "
+        "multiply and an add as two; parameters with auxiliary heads.",
         "",
         "| network | stride | multiple | parameters, M | GFLOPs | "
         + " | ".join(map(_heading, CHECKS))

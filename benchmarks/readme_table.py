@@ -7,13 +7,15 @@ from stages.benchmark_report import Report
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- speeds: made by `python -m benchmarks.readme_table` -->", "<!-- /speeds -->"
+_NONE = "No figures are kept yet: `segpipe benchmark RUN`, then `python -m benchmarks.keep RUN NAME`."
 _HEAD = "| contestant | p50 ms | 95 % interval | times ours | same masks |\n|---|---:|---:|---:|---:|"
 
 
 def table(results: Path = RESULTS) -> str:
     """Every committed result, one table each under a line that says what was measured where."""
     files = sorted(results.glob("*/*.json"))
-    return "\n\n".join(_one(path.stem, Report.model_validate_json(path.read_bytes())) for path in files)
+    found = [_one(path.stem, Report.model_validate_json(path.read_bytes())) for path in files]
+    return "\n\n".join(found) or _NONE
 
 
 def with_table(readme: str, text: str) -> str:

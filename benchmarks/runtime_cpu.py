@@ -7,7 +7,7 @@ on the scores, so the graph adds real ones: a trained demo run's scores of its t
 import argparse
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def whole_frame(setting: Setting, rounds: int) -> dict[str, Any]:
     )
     agreement = float((setting.segmenter(frame) == usual_way(setting)).mean())
     return {
-        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         "pre_and_post_of_bare": ratio_of_medians(samples["pre_and_post"], samples["bare"]),
         "whole_of_bare": ratio_of_medians(samples["whole"], samples["bare"]),
         "faster_than_usual": ratio_of_medians(samples["usual"], samples["whole"]),
@@ -173,7 +173,7 @@ def post_alone(run: RunDirectory, classes: int, rounds: int) -> dict[str, Any]:
 
     samples = timed({"ours": ours, "torch": by_torch, "opencv": by_opencv}, rounds)
     return {
-        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         "faster_than_torch": ratio_of_medians(samples["torch"], samples["ours"]),
         "faster_than_opencv": ratio_of_medians(samples["opencv"], samples["ours"]),
         "pixels_unlike_torch": int((ours(0) != by_torch(0)).sum()),
@@ -200,7 +200,7 @@ def streaming(setting: Setting, rounds: int) -> dict[str, Any]:
     )
     return {
         "frames": STREAMED,
-        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         "stream_over_loop": ratio_of_medians(samples["loop"], samples["stream"]),
     }
 

@@ -13,47 +13,25 @@ from segpipe.contract import METADATA_KEY, Contract
 from segpipe.rundir import RunDirectory
 from stages.config import Config
 from stages.config_file import load_config
+from tests.tiny import Size, shapes_toml, write_toml
 
-TOML = """
-[data]
-kind = "shapes"
-height = 48
-width = 80
-train = 160
-val = 8
-test = 4
-[input]
-height = 64
-width = 96
-[model]
-options = { width = 8 }
-[train]
-epochs = 8
-batch_size = 8
-workers = 0
-threads = 1
+TOML = shapes_toml(
+    Size(frames=160, val=8, width=8, epochs=8, batch_size=8),
+    """
 [export]
 fp32_islands = []  # overflows that tests plant must reach the gate
+
 [validate]
 images = 8
 reference_images = 8
 pictures = 2
-[benchmark]
-frames = 2
-rounds = 3
-"""
-
-
-def write_trained(directory: Path) -> Path:
-    """A run directory with this config and nothing done yet."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "segpipe.toml").write_text(TOML)
-    return directory
+""",
+)
 
 
 def trained_config(directory: Path, *overrides: str) -> Config:
     """The config, written to `directory`."""
-    return load_config(write_trained(directory), overrides)
+    return load_config(write_toml(directory, TOML), overrides)
 
 
 def edit_graph(

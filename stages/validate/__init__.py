@@ -9,7 +9,7 @@ from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config import Config
-from stages.environment import versions
+from stages.environment import gpus, versions
 from stages.models import factory_inputs
 
 VERSION = 2
@@ -70,7 +70,7 @@ def named(failed: list[str]) -> str:
 
 def machine() -> dict[str, Any]:
     """What decides which hops run here: GPUs, and the packages that run artifacts."""
-    return {"gpus": _gpus(), **versions(*_ENGINE_PACKAGES)}
+    return {"gpus": gpus(), **versions(*_ENGINE_PACKAGES)}
 
 
 def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
@@ -87,15 +87,6 @@ def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:
         return []
     names = [name for name in rundir.record(stage).outputs if not name.endswith((".json", ".csv"))]
     return [rundir.artifact(stage, name) for name in names]
-
-
-def _gpus() -> list[str]:
-    """Names of NVIDIA GPUs, from the driver's own files."""
-    found = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found
 
 
 def read_report(rundir: RunDirectory) -> dict[str, Any]:

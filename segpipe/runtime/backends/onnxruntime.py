@@ -147,6 +147,8 @@ def open(artifact: bytes, contract: Contract, options: OpenOptions) -> OnnxRunti
 def _session(artifact: bytes, threads: int) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
+    # Between calls its threads would spin for 50 ms and take the cores from whatever the application does next.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
     except (_ERRORS.Fail, _ERRORS.InvalidGraph, _ERRORS.InvalidProtobuf, _ERRORS.NotImplemented) as error:
