@@ -1,5 +1,7 @@
 """What FP16 cannot hold is found on real numbers, kept in FP32, and the reasons are told."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -74,11 +76,27 @@ def test_named_nodes_modules_and_patterns_are_kept() -> None:
     assert set(islands_of(model, "relu")) == {"relu"}
     assert set(islands_of(model, "head")) == {"logits"}
     assert set(islands_of(model, "rel*", "head.conv")) == {"relu", "logits"}
+    assert set(islands_of(model, "head.*")) == {"logits"}
 
 
-def test_unknown_name_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"no module or node 'haed'.*it has a, relu, logits"):
-        islands_of(plain(), "haed")
+def test_overlapping_names_make_one_island_a_node_with_the_first_reason() -> None:
+    model = plain()
+    for index, scopes in ((0, "['', 'body', 'body.first', 'conv2d']"), (1, "['', 'body', 'body.act', 'relu']")):
+        model.graph.node[index].metadata_props.add(key=naming.NAME_SCOPES, value=scopes)
+
+    islands = islands_of(model, "weights", "body", "body.first", "a", "body.*", "relu")
+
+    assert islands == dict.fromkeys(("a", "relu"), "named in export.fp32_islands: body")
+
+
+def test_measured_reason_goes_before_a_name() -> None:
+    assert "activations up to" in islands_of(loud(), "auto", "louder")["louder"]
+
+
+@pytest.mark.parametrize("name", ["haed", "", "he*", "a."])
+def test_name_that_means_nothing_is_refused_with_what_there_is_even_beside_others(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no module or node '{re.escape(name)}'.*it has a, relu, logits"):
+        islands_of(plain(), "auto", "relu", name)
 
 
 def test_ranges_are_those_of_numpy() -> None:
