@@ -43,6 +43,32 @@ def test_weights_that_vanish_are_found_and_the_result_is_right() -> None:
     assert relative_error(run(model, image()), run(rounded(to_half(model, set(islands))), image())) < FP16_ERROR
 
 
+def biased(value: float) -> onnx.ModelProto:
+    """A convolution whose bias has this value everywhere."""
+    model = plain()
+    model.graph.node[0].input.append("bias")
+    model.graph.initializer.append(constant("bias", [value] * 8))
+    return model
+
+
+def test_bias_that_vanishes_needs_no_island() -> None:
+    model = biased(1e-9)
+
+    assert islands_of(model, "auto") == {}
+    assert relative_error(run(model, image()), run(rounded(to_half(model, set())), image())) < FP16_ERROR
+
+
+def test_bias_too_large_for_fp16_is_found() -> None:
+    assert "weights 'bias' change by" in islands_of(biased(1e6), "weights")["a"]
+
+
+def test_tiny_weight_that_is_added_and_multiplied_is_found() -> None:
+    model = biased(1e-9)
+    model.graph.node[1].CopyFrom(helper.make_node("PRelu", ["a", "bias"], ["b"], name="relu"))
+
+    assert set(islands_of(model, "weights")) == {"a", "relu"}
+
+
 def test_weights_are_probed_without_frames() -> None:
     nodes = [conv("image", "w", "a"), helper.make_node("Mul", ["a", "up"], ["logits"], name="up")]
     model = graph(nodes, [weights("w", 4, 3, 3, 3, scale=1e-8), constant("up", 1e4)])
