@@ -66,7 +66,8 @@ class ExportConfig(Section):
     opset: Annotated[int, Field(ge=17, le=22)] = 18
     """Every consumer reads 18: ONNX Runtime with CUDA keeps Resize on the GPU up to it, and TensorRT 10.13 knows it."""
     fp32_islands: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("auto",)
-    """What model.fp16.onnx keeps in FP32: "auto" (what the range probe finds), "weights" (without frames), names."""
+    """What model.fp16.onnx keeps in FP32: "auto" (what the range probe finds), "weights" (without frames), and
+    names of modules or nodes, also as patterns (`head.*`). They add up."""
     calibration_images: PositiveInt = 16
     """Frames that the range probe looks at."""
 

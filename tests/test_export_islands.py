@@ -1,5 +1,7 @@
 """What FP16 cannot hold is found on real numbers, kept in FP32, and the reasons are told."""
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -41,13 +43,30 @@ def test_weights_that_vanish_are_found_and_the_result_is_right() -> None:
     assert relative_error(run(model, image()), run(rounded(to_half(model, set(islands))), image())) < FP16_ERROR
 
 
-@pytest.mark.parametrize(("scale", "found"), [(1.0, set()), (1e-8, {"a"})], ids=["beside weights of 1", "alone"])
-def test_a_tiny_bias_matters_where_its_weights_are_tiny_too(scale: float, found: set[str]) -> None:
-    node = helper.make_node("Conv", ["image", "w", "bias"], ["a"], name="a", pads=[1, 1, 1, 1])
-    nodes = [node, helper.make_node("Mul", ["a", "up"], ["logits"], name="up")]
-    tensors = [weights("w", 4, 3, 3, 3, scale=scale), weights("bias", 4, scale=1e-8), constant("up", 1.0)]
+def biased(value: float) -> onnx.ModelProto:
+    """A convolution whose bias has this value everywhere."""
+    model = plain()
+    model.graph.node[0].input.append("bias")
+    model.graph.initializer.append(constant("bias", [value] * 8))
+    return model
 
-    assert set(islands_of(graph(nodes, tensors), "weights")) == found
+
+def test_bias_that_vanishes_needs_no_island() -> None:
+    model = biased(1e-9)
+
+    assert islands_of(model, "auto") == {}
+    assert relative_error(run(model, image()), run(rounded(to_half(model, set())), image())) < FP16_ERROR
+
+
+def test_bias_too_large_for_fp16_is_found() -> None:
+    assert "weights 'bias' change by" in islands_of(biased(1e6), "weights")["a"]
+
+
+def test_tiny_weight_that_is_added_and_multiplied_is_found() -> None:
+    model = biased(1e-9)
+    model.graph.node[1].CopyFrom(helper.make_node("PRelu", ["a", "bias"], ["b"], name="relu"))
+
+    assert set(islands_of(model, "weights")) == {"a", "relu"}
 
 
 def test_weights_are_probed_without_frames() -> None:
@@ -112,11 +131,27 @@ def test_named_nodes_modules_and_patterns_are_kept() -> None:
     assert set(islands_of(model, "relu")) == {"relu"}
     assert set(islands_of(model, "head")) == {"logits"}
     assert set(islands_of(model, "rel*", "head.conv")) == {"relu", "logits"}
+    assert set(islands_of(model, "head.*")) == {"logits"}
 
 
-def test_unknown_name_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match=r"no module or node 'haed'.*it has a, relu, logits"):
-        islands_of(plain(), "haed")
+def test_overlapping_names_make_one_island_a_node_with_the_first_reason() -> None:
+    model = plain()
+    for index, scopes in ((0, "['', 'body', 'body.first', 'conv2d']"), (1, "['', 'body', 'body.act', 'relu']")):
+        model.graph.node[index].metadata_props.add(key=naming.NAME_SCOPES, value=scopes)
+
+    islands = islands_of(model, "weights", "body", "body.first", "a", "body.*", "relu")
+
+    assert islands == dict.fromkeys(("a", "relu"), "named in export.fp32_islands: body")
+
+
+def test_measured_reason_goes_before_a_name() -> None:
+    assert "activations up to" in islands_of(loud(), "auto", "louder")["louder"]
+
+
+@pytest.mark.parametrize("name", ["haed", "", "he*", "a."])
+def test_name_that_means_nothing_is_refused_with_what_there_is_even_beside_others(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no module or node '{re.escape(name)}'.*it has a, relu, logits"):
+        islands_of(plain(), "auto", "relu", name)
 
 
 def test_ranges_are_those_of_numpy() -> None:

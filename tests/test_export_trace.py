@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.contract import METADATA_KEY, Contract
-from segpipe.errors import ConfigError, ExportError
+from segpipe.errors import ConfigError, ExportError, InputError
 from stages.config import BuildConfig, ExportConfig, Profile
 from stages.export.clean import clean
 from stages.export.equality import difference, random_tensors, require_equal, session
@@ -234,6 +234,14 @@ def test_named_module_stays_fp32_and_an_unknown_one_is_refused(source: Source) -
     assert all(name.startswith("down1.") for name in kept)
     with pytest.raises(ConfigError, match="no module or node 'decoder'"):
         export_files(source, ExportConfig(fp32_islands=("decoder",)), BuildConfig(), lambda: FRAMES)
+
+
+def test_network_too_large_for_one_file_is_refused_before_it_is_exported() -> None:
+    with torch.device("meta"):
+        large = nn.Conv2d(3, 200_000_000, 1)
+
+    with pytest.raises(InputError, match=r"the network holds 3\.2 GB, one ONNX file can hold 2\.1 GB"):
+        trace(large, FIXED, 18)
 
 
 def test_wrong_stride_is_refused() -> None:

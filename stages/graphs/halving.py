@@ -73,6 +73,8 @@ class _Halving:
         for node in self._model.graph.node:
             if self._may_be_half(node):
                 self._emit_half(node)
+            elif node.op_type in _FROM_SHAPES:
+                self._emit_measuring(node)
             else:
                 self._emit_kept(node)
         for value in self._model.graph.output:
@@ -119,6 +121,16 @@ class _Halving:
             if is_float(self._types, name):
                 copy.output[index] = name + self._suffix
         _retype(copy)
+        self._nodes.append(copy)
+        self._made.update(copy.output)
+
+    def _emit_measuring(self, node: NodeProto) -> None:
+        """A shape is the same in both forms: no cast of a whole tensor for it."""
+        (name,) = node.input
+        half = name + self._suffix
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.input[0] = half if name not in self._made and half in self._made else self._full(name)
         self._nodes.append(copy)
         self._made.update(copy.output)
 
