@@ -1,6 +1,8 @@
-"""Versions of the tools a stage used, for its record. Reads package metadata; imports nothing heavy."""
+"""Versions of the tools a stage used and the machine it ran on, for its record. Imports nothing heavy."""
 
+import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -12,3 +14,12 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> str:
+    """The processor's own name for itself."""
+    file = Path("/proc/cpuinfo")
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

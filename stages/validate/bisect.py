@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from stages.compare import TensorComparison
+from stages.compare_tensors import TensorComparison
 
 Side = Callable[[Sequence[str]], dict[str, NDArray[Any]]]
 """One run of a network: checkpoint names to their tensors."""

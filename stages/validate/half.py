@@ -25,14 +25,15 @@ def to_half(network: nn.Module, islands: Sequence[str]) -> nn.Module:
 
 
 def _islands(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """Modules by name; one inside another island belongs to that one, and hands on FP32 there."""
     modules = dict(network.named_modules())
     for name in names:
         if name not in modules or not name:
             raise ConfigError(
                 f"export.fp32_islands: the network has no module '{name}'",
-                hint=f"its modules: {', '.join(key for key in modules if key and '.' not in key)}",
+                hint=f"name modules here: {', '.join(key for key in modules if key and '.' not in key)}",
             )
-    return {name: modules[name] for name in names}
+    return {name: modules[name] for name in names if not name.startswith(tuple(f"{other}." for other in names))}
 
 
 def _casting_inputs(dtype: torch.dtype) -> Any:

@@ -17,7 +17,6 @@ from stages.validate.half import to_half
 from stages.validate.half_graph import BACKEND as ROUNDED
 from stages.validate.half_graph import rounded_bytes
 from stages.validate.hops import FP16_GRAPH, FP32_GRAPH, OpenHops
-from stages.validate.ranges import peaks
 
 BACKEND = "pytorch-fp16"
 
@@ -86,12 +85,4 @@ def half_hop(rundir: RunDirectory, islands: Sequence[str]) -> Hop:
     trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
     half = to_half(trained.network, islands)
     sha256 = rundir.record("export").outputs[FP16_GRAPH].sha256
-    return Hop("fp16", "export", FP16_GRAPH, sha256, BACKEND, "cpu", TorchAnswer(half, trained.contract))
-
-
-def imported_peak(rundir: RunDirectory, contract: Contract, frames: Sequence[NDArray[Any]]) -> float | None:
-    """Largest activation of an imported FP32 graph: FP16 cannot be run in half precision without its module."""
-    if "train" in rundir.manifest.stages:
-        return None
-    graph = rundir.artifact_bytes("export", FP32_GRAPH)
-    return max((peak for frame in frames for peak in peaks(graph, frame, contract).values()), default=None)
+    return Hop("fp16", "export", FP16_GRAPH, sha256, BACKEND, "cpu", TorchAnswer(half, trained.contract), half=True)
