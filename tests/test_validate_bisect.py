@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from segpipe.errors import GateFailedError
+from segpipe.errors import ConfigError, GateFailedError
 from segpipe.rundir import RunDirectory
 from stages import checkpoint
 from stages.auto_islands import Islands, Trial, search
 from stages.validate import refuse_failures
-from stages.validate.bisect import MAX_RUNS, Tolerance, first_divergence
+from stages.validate.bisect import MAX_RUNS, Side, Tolerance, first_divergence
 from stages.validate.explain import enclosing_island
 from stages.validate.sides import GraphSide
+from stages.validate.stored import StoredReference
+from stages.validate.torch_hops import half_hop
 from tests.test_validate_run import call
 from tests.trained import edit_checkpoint, overflowing, replace_output
 
@@ -44,11 +46,20 @@ def test_a_graph_of_150_nodes_takes_at_most_12_runs(broken: int) -> None:
     names, tensor = {name: name for name in order}, np.ones(1, np.float32)
     sides = [GraphSide(chain(where), tensor, names) for where in (-1, broken)]
 
-    found, runs = first_divergence(order, sides[0], sides[1], FP16)
+    asked: list[Sequence[str]] = []
+
+    def counted(side: GraphSide) -> Side:
+        def run(names: Sequence[str]) -> dict[str, np.ndarray]:
+            asked.append(names)
+            return side(names)
+
+        return run
+
+    found, runs = first_divergence(order, counted(sides[0]), counted(sides[1]), FP16)
 
     assert found is not None
     assert found.checkpoint == f"t{broken}"
-    assert runs <= MAX_RUNS
+    assert runs == len(asked) <= MAX_RUNS < 12
 
 
 def test_networks_that_agree_have_no_first_divergence() -> None:
@@ -80,6 +91,41 @@ def test_an_island_is_the_smallest_module_that_hands_on_what_fp16_holds() -> Non
     assert enclosing_island("stem.1", peaks_, 65504) == "stem"
     assert enclosing_island("down.block.2", peaks_, 65504) == "down"
     assert enclosing_island("head", peaks_, 65504) == ""
+
+
+def test_an_island_leaves_room_below_the_limit() -> None:
+    assert enclosing_island("stem.1", {"stem.1": 3e4, "stem": 30.0}, 16000) == "stem"
+
+
+def test_bad_checkpoints_everywhere_cost_no_more_runs() -> None:
+    """Branch after branch is bad: the search stops in time and names the earliest that it has seen."""
+    order = [str(index) for index in range(NODES)]
+    ours = {name: np.ones(3) for name in order}
+    theirs = {name: np.full(3, 2.0 if index % 9 else 1.0) for index, name in enumerate(order)}
+
+    def side(values: dict[str, np.ndarray]) -> Side:
+        return lambda names: {name: values[name] for name in names}
+
+    found, runs = first_divergence(order, side(ours), side(theirs), FP16)
+
+    assert found is not None
+    assert runs <= MAX_RUNS
+
+
+def test_an_island_inside_another_changes_nothing(trained_run: Path) -> None:
+    """The inner one hands on FP32 there: in FP16 the outer one could not take it."""
+    run = RunDirectory(trained_run)
+    frame = StoredReference(run).images()[0].frame
+    answers = [half_hop(run, islands).answer([frame])[0] for islands in (("stem",), ("stem.0", "stem"))]
+
+    assert answers[0].scores is not None
+    assert answers[1].scores is not None
+    assert np.array_equal(answers[0].scores, answers[1].scores)
+
+
+def test_an_island_that_no_module_is_called_is_refused(trained_run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no module 'stemm'.*name modules here: stem, "):
+        half_hop(RunDirectory(trained_run), ("stemm",))
 
 
 def needing(*needed: str) -> tuple[list[Islands], object]:

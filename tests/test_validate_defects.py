@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from segpipe.contract import Contract
+from segpipe.errors import BackendError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.opening import run_contract
@@ -243,3 +244,47 @@ def test_a_batch_that_mixes_its_frames_up_fails(good: Good) -> None:
 
     failed = [check.name for check in state.checks(good.setup) if check.status == "failed"]
     assert failed == ["batch_agreement", "batch_relative_l2"]
+
+
+def failures(good: Good, answer: Answer) -> list[str]:
+    """One line a failed limit."""
+    _, state = good.judge(answer)
+    return [check.line() for check in state.checks(good.setup) if check.status == "failed"]
+
+
+def test_an_image_that_a_hop_refuses_fails_it(good: Good) -> None:
+    inner, bad = good.runtime(good.graph()), good.images[2].frame
+
+    def refusing(frames: Sequence[np.ndarray]) -> list[Answered]:
+        if any(np.array_equal(frame, bad) for frame in frames):
+            raise BackendError("out of memory", hint="use less")
+        return inner(frames)
+
+    assert failures(good, refusing)[0].startswith("unanswered 1 (limit 0): failed (shapes-val-0002: out of memory")
+
+
+def test_a_mask_of_another_size_fails(good: Good) -> None:
+    inner = good.runtime(good.graph())
+
+    found = failures(good, lambda frames: [replace(a, mask=a.mask[1:]) for a in inner(frames)])
+    assert found[0].startswith("unanswered 1 (limit 0): failed (shapes-val-0000: masks are [(47, 80)] for frames of")
+
+
+def test_scores_that_are_kept_back_fail(good: Good) -> None:
+    inner = good.runtime(good.graph())
+
+    found = failures(good, lambda frames: [replace(a, scores=None) for a in inner(frames)])
+    assert found[0].startswith("relative_l2 inf")
+
+
+def test_nan_that_only_batches_give_fails(good: Good) -> None:
+    inner = good.runtime(good.graph())
+
+    def answer(frames: Sequence[np.ndarray]) -> list[Answered]:
+        answers = inner(frames)
+        scores = answers[-1].scores
+        if len(frames) > 1 and scores is not None:
+            scores[0, 0, 0] = np.nan
+        return answers
+
+    assert failures(good, answer) == ["batch_non_finite 1 (limit 0): failed (1 NaN, 0 Inf, first in a batch of 8)"]

@@ -19,6 +19,7 @@ from segpipe.errors import (
     InputError,
     NotValidatedError,
 )
+from segpipe.manifest import save, stage_key
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, require_passed, stored_verdicts
@@ -290,5 +291,55 @@ def test_an_edited_verdict_or_reference_is_refused(trained_copy: Path) -> None:
             RunDirectory(trained_copy).artifact_bytes(STAGE, name)
 
 
+def test_an_edited_verdict_is_judged_anew(trained_copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = RunDirectory(trained_copy).artifact(STAGE, FILE_NAME)
+    path.write_text(path.read_text().replace("not judged", "passed"))
+    run_stages(trained_copy, trained_config(trained_copy), trained_copy, GATE)
+
+    statuses = {entry.backend: entry.status for entry in stored_verdicts(RunDirectory(trained_copy))}
+    assert statuses["tensorrt-rtx"] == "not judged"
+    assert "verdicts of other machines are dropped" in caplog.text
+
+
+def test_limits_that_were_not_judged_are_printed_kept_and_shown(
+    trained_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run_stages(trained_copy, trained_config(trained_copy, "validate.stress=false"), trained_copy, GATE)
+
+    run = RunDirectory(trained_copy)
+    said = "passed; not judged: stress_relative_l2 (no stress inputs), stress_large_margin_flips (no stress inputs)"
+    assert f"hop 'onnx' on onnxruntime-cpu (cpu): {said}" in caplog.text
+    assert run.record(STAGE).figures["unjudged"]["onnx"][0] == "stress_relative_l2"
+    reasons = next(entry.reasons for entry in stored_verdicts(run) if entry.backend == "onnxruntime-cpu")
+    assert reasons[0].startswith("stress_relative_l2 (limit 0.0001): not judged")
+    assert "limits not judged" in call("show", trained_copy)[1]
+    assert "no stress inputs" in run.artifact_bytes(STAGE, "gate.html").decode()
+
+
+@pytest.mark.parametrize("package", ["torch", "numpy", "opencv-python-headless"])
+def test_another_version_of_what_judges_is_a_reason_to_judge_again(
+    trained_copy: Path, caplog: pytest.LogCaptureFixture, package: str
+) -> None:
+    run = RunDirectory(trained_copy)
+    record = run.record(STAGE)
+    params = {**record.params, "machine": {**record.params["machine"], package: "0.1"}}
+    older = record.model_copy(update={"params": params, "key": stage_key(record.inputs, params)})
+    save(run.path, run.manifest.with_stage(STAGE, older, None))
+    caplog.set_level(logging.INFO)
+    run_stages(trained_copy, trained_config(trained_copy), trained_copy, GATE)
+
+    assert caplog.messages[0] == f"validate: machine.{package} 0.1 -> {machine()[package]}"
+
+
 def test_the_machine_is_part_of_the_key(trained_run: Path) -> None:
     assert RunDirectory(trained_run).record(STAGE).params["machine"] == machine()
+    assert {"processor", "torch", "numpy"} <= set(machine())
+
+
+def test_a_reference_stored_by_another_version_names_the_next_action(trained_copy: Path) -> None:
+    run = RunDirectory(trained_copy)
+    replace_output(run, STAGE, INDEX, run.artifact_bytes(STAGE, INDEX).replace(b'"batches"', b'"max_batch"'))
+
+    with pytest.raises(InputError, match=r"was written by another version.*run `segpipe validate"):
+        StoredReference(RunDirectory(trained_copy))

@@ -1,5 +1,6 @@
 """The gate of a whole run: its images through every hop, then report, verdicts, pictures and the stored reference."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import ExportError
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.trt.building import ShapeRange
@@ -34,6 +35,8 @@ from stages.validate.stored import Keeper
 from stages.validate.suspects import suspect_labels
 
 _PROBED = 4  # images on which the FP16 graph's activations are measured
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,18 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
         network_seconds=round(judge.network_seconds, 3),
         measure_seconds=round(judge.measure_seconds, 3),
     )
-    verdicts = merged(stored_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
+    verdicts = merged(kept_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
     files = keeper.files(reference.name, setup) | _pages(report, worst.sorted(), verdicts)
     return Judgement(report, tuple(verdicts), figures_of(report), files)
+
+
+def kept_verdicts(rundir: RunDirectory) -> tuple[Verdict, ...]:
+    """Those of the last validation, unless somebody changed them: then nothing of them is believed."""
+    try:
+        return stored_verdicts(rundir)
+    except (ArtifactDamagedError, ArtifactMissingError) as error:
+        _log.warning("verdicts of other machines are dropped: %s", error)
+        return ()
 
 
 def make_setup(rundir: RunDirectory, config: Config, frames: Sequence[NDArray[Any]]) -> Setup:
