@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,19 +17,20 @@ from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.request import OpenOptions
-from stages import checkpoint
+from stages.graphs.halving import to_half
+from stages.graphs.reading import to_bytes
 from stages.validate.answers import Answer, Answered, Hop
 from stages.validate.explain import explain_hop
 from stages.validate.filling import hop_report
 from stages.validate.gate import judge_labels
-from stages.validate.half import to_half
+from stages.validate.half_graph import rounded_bytes
 from stages.validate.hops import BackendAnswer
 from stages.validate.inputs import Image
 from stages.validate.judge import HopState, Judge, Setup
 from stages.validate.stored import StoredReference
 from stages.validate.suspects import suspect
-from stages.validate.torch_hops import TorchAnswer, trained_reference
-from tests.trained import edit_checkpoint, edit_graph, overflowing
+from stages.validate.torch_hops import trained_reference
+from tests.trained import edit_graph, larger_inside
 
 
 @dataclass(frozen=True)
@@ -124,11 +126,9 @@ def scaled_head(good: Good) -> Answer:
 
 
 def fp16_overflow(good: Good) -> Answer:
-    """The same network in FP32, with activations of about 1e5."""
-    trained = checkpoint.from_bytes(
-        edit_checkpoint(good.run.artifact_bytes("train", checkpoint.FILE_NAME), overflowing)
-    )
-    return TorchAnswer(to_half(trained.network, ()), trained.contract)
+    """The same network in FP32, with activations of about 1e5, turned to FP16."""
+    model = onnx.load_model_from_string(edit_graph(good.graph(), larger_inside))
+    return good.runtime(rounded_bytes(to_bytes(to_half(model, set()))))
 
 
 def nan_in_one_pixel(good: Good) -> Answer:
@@ -185,8 +185,7 @@ def test_a_planted_defect_fails_in_the_right_words(name: str, good: Good) -> Non
 
 
 def test_the_good_run_passes_every_hop(good: Good) -> None:
-    trained = checkpoint.from_bytes(good.run.artifact_bytes("train", checkpoint.FILE_NAME))
-    half = TorchAnswer(to_half(trained.network, ()), trained.contract)
+    half = good.runtime(rounded_bytes(good.graph("model.fp16.onnx")))
 
     for answer, exact in ((good.runtime(good.graph()), True), (half, False)):
         judge, state = good.judge(answer, exact)

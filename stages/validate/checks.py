@@ -44,10 +44,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Peak:
-    """The largest magnitude of what an FP16 graph holds in FP16, and the node that makes it."""
+    """The largest magnitude of what an FP16 graph holds in FP16, and the node and module that make it."""
 
     value: float
     where: str
+    node: str = ""
+    module: str = ""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.runtime.preprocess import preprocess
-from stages.graphs.naming import describe
+from stages.graphs.naming import describe, module_of
 from stages.graphs.ranges import measure
 from stages.graphs.reading import to_bytes
 from stages.graphs.rounding import rounded, wide_name
@@ -48,4 +48,4 @@ def half_peak(graph: bytes, contract: Contract, frames: Sequence[NDArray[Any]]) 
         return None
     largest = max(held, key=lambda name: held[name])
     maker = next(node for node in model.graph.node if largest in node.output)
-    return Peak(held[largest], describe(maker))
+    return Peak(held[largest], describe(maker), maker.name, module_of(maker))
