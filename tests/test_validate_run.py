@@ -29,6 +29,7 @@ from stages.validate.elsewhere import validate_hop
 from stages.validate.hops import stale_engine
 from stages.validate.report import SCHEMA_FILE, GateReport, schema
 from stages.validate.stored import FRAMES, INDEX, StoredReference, _packed
+from tests.planted_table import break_graph
 from tests.trained import edit_graph, replace_output, trained_config
 
 GATE = Selection("validate", "validate")
@@ -40,14 +41,6 @@ def call(*arguments: str | Path) -> tuple[int, str, str]:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
-
-
-def break_graph(path: Path) -> None:
-    """One layer of model.onnx is scaled; hashes and records are in order."""
-    run = RunDirectory(path)
-    graph = run.artifact_bytes("export", "model.onnx")
-    broken = edit_graph(graph, lambda name, values: values * 1.2 if name == "down2.3.weight" else values)
-    replace_output(run, "export", "model.onnx", broken)
 
 
 def test_the_report_follows_its_published_schema(trained_run: Path) -> None:
@@ -274,13 +267,6 @@ def test_changed_limits_end_verdicts_of_other_machines(trained_copy: Path) -> No
     run_stages(trained_copy, config, trained_copy, GATE)
 
     assert {entry.device for entry in stored_verdicts(RunDirectory(trained_copy))} == {"cpu", "none"}
-
-
-def test_a_stale_verdict_does_not_open_a_new_artifact(trained_copy: Path) -> None:
-    break_graph(trained_copy)
-
-    with pytest.raises(NotValidatedError, match="no verdict for artifact"):
-        Segmenter.open(trained_copy)
 
 
 def test_an_edited_verdict_or_reference_is_refused(trained_copy: Path) -> None:

@@ -197,7 +197,7 @@ def _finite(name: str, tensors: TensorComparison, nothing: str) -> Check:
     value = float(tensors.non_finite) if tensors.pairs else None
     where = f"{tensors.nan} NaN, {tensors.inf} Inf, first in {tensors.non_finite_at}"
     if tensors.reference_non_finite:
-        where += f"; the reference itself has {tensors.reference_non_finite}"
+        where += f"; what it is held against has {tensors.reference_non_finite}"
     return at_most(name, value, 0.0, where, nothing)
 
 
