@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from segpipe.errors import ConfigError
 from stages.graphs import naming
@@ -39,6 +39,37 @@ def test_weights_that_vanish_are_found_and_the_result_is_right() -> None:
     assert "weights 'w' change by" in islands["a"]
     assert relative_error(run(model, image()), run(rounded(to_half(model, set())), image())) > 0.1  # without
     assert relative_error(run(model, image()), run(rounded(to_half(model, set(islands))), image())) < FP16_ERROR
+
+
+def test_layers_that_lose_digits_are_found_and_the_result_is_better() -> None:
+    """Two nearly equal channels are subtracted, sixty times enlarged: a batch norm folded over a dead channel."""
+    model = graph(
+        [
+            conv("image", "same", "a"),
+            helper.make_node("Mul", ["a", "tilt"], ["b"], name="b"),
+            helper.make_node("Conv", ["b", "difference"], ["logits"], name="difference"),
+        ],
+        [
+            numpy_helper.from_array(
+                np.repeat(np.random.default_rng(1).normal(size=(1, 3, 3, 3)), 2, 0).astype(np.float32), "same"
+            ),
+            numpy_helper.from_array(np.array([1, 1.001], np.float32).reshape(1, 2, 1, 1), "tilt"),
+            numpy_helper.from_array(60 * np.array([1, -1] * 4, np.float32).reshape(4, 2, 1, 1), "difference"),
+        ],
+    )
+
+    islands = islands_of(model, "auto")
+
+    without, with_ = (
+        relative_error(run(model, image()), run(rounded(to_half(model, set(kept))), image())) for kept in ((), islands)
+    )
+    assert {"b", "difference"} <= set(islands)
+    assert "turns a rounding error of" in islands["difference"]
+    assert with_ < without / 4
+
+
+def test_an_honest_network_keeps_nothing_in_fp32() -> None:
+    assert islands_of(plain(), "auto") == {}
 
 
 def test_weights_are_probed_without_frames() -> None:

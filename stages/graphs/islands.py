@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import ConfigError
 from stages.graphs import naming
+from stages.graphs.digits import lost_digits
 from stages.graphs.ranges import Unsafe, measure, readers_and_makers, unsafe_activations, unsafe_weights
 
 AUTO, WEIGHTS = "auto", "weights"
@@ -39,7 +40,8 @@ def choose(
     """
     reasons: dict[str, str] = {}
     if AUTO in wanted:
-        reasons |= _reasons(model, unsafe_activations(measure(model, frames(), input_name)))
+        unsafe = unsafe_activations(measure(model, frames(), input_name))
+        reasons |= _reasons(model, [*unsafe, *lost_digits(model, frames(), input_name)])
     if not set(PROBES).isdisjoint(wanted):
         reasons |= _reasons(model, unsafe_weights(model))
     for name in wanted:
