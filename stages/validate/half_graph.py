@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.runtime.preprocess import preprocess
+from stages.compare_tensors import FP16_MAX
 from stages.graphs.naming import describe, module_of
 from stages.graphs.ranges import measure
 from stages.graphs.reading import to_bytes
@@ -39,13 +40,13 @@ def half_peak(graph: bytes, contract: Contract, frames: Sequence[NDArray[Any]]) 
     """The largest value that the graph must hold in FP16, as it is before it is rounded. Islands do not count."""
     model = rounded(onnx.load_model_from_string(graph))
     tensors = (preprocess(frame, contract, contract.place(*frame.shape[:2]))[np.newaxis] for frame in frames)
+    ranges = measure(model, tensors, contract.input_name)
     held = {
-        name: seen.largest
-        for name, seen in measure(model, tensors, contract.input_name).items()
-        if wide_name("") in name
+        name: seen.largest for name, seen in ranges.items() if wide_name("") in name and f"{name} exact" not in ranges
     }
     if not held:
         return None
-    largest = max(held, key=lambda name: held[name])
+    overflowing = (name for name, value in held.items() if not value <= FP16_MAX)  # what follows holds Inf, not values
+    largest = next(overflowing, max(held, key=lambda name: held[name]))
     maker = next(node for node in model.graph.node if largest in node.output)
     return Peak(held[largest], describe(maker), maker.name, module_of(maker))
