@@ -1,5 +1,6 @@
-"""Versions of the tools and names of the GPUs a stage used, for its record. Imports nothing heavy."""
+"""Versions of the tools a stage used and the machine it ran on, for its record. Imports nothing heavy."""
 
+import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,3 +23,18 @@ def gpus() -> list[str]:
         lines = file.read_text(encoding="utf-8").splitlines()
         found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return found
+
+
+def driver() -> str:
+    """The NVIDIA driver, which compiles the kernels of some engines; empty without one."""
+    version = Path("/proc/driver/nvidia/version")
+    return version.read_text(encoding="utf-8").split("\n", 1)[0].strip() if version.is_file() else ""
+
+
+def processor() -> str:
+    """The processor's own name for itself."""
+    file = Path("/proc/cpuinfo")
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

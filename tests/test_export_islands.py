@@ -69,6 +69,37 @@ def test_tiny_weight_that_is_added_and_multiplied_is_found() -> None:
     assert set(islands_of(model, "weights")) == {"a", "relu"}
 
 
+def test_layers_that_lose_digits_are_found_and_the_result_is_better() -> None:
+    """Two nearly equal channels are subtracted, sixty times enlarged: a batch norm folded over a dead channel."""
+    model = graph(
+        [
+            conv("image", "same", "a"),
+            helper.make_node("Mul", ["a", "tilt"], ["b"], name="b"),
+            helper.make_node("Conv", ["b", "difference"], ["logits"], name="difference"),
+        ],
+        [
+            numpy_helper.from_array(
+                np.repeat(np.random.default_rng(1).normal(size=(1, 3, 3, 3)), 2, 0).astype(np.float32), "same"
+            ),
+            numpy_helper.from_array(np.array([1, 1.001], np.float32).reshape(1, 2, 1, 1), "tilt"),
+            numpy_helper.from_array(60 * np.array([1, -1] * 4, np.float32).reshape(4, 2, 1, 1), "difference"),
+        ],
+    )
+
+    islands = islands_of(model, "auto")
+
+    without, with_ = (
+        relative_error(run(model, image()), run(rounded(to_half(model, set(kept))), image())) for kept in ((), islands)
+    )
+    assert {"b", "difference"} <= set(islands)
+    assert "cancel to" in islands["difference"]
+    assert with_ < without / 4
+
+
+def test_an_honest_network_keeps_nothing_in_fp32() -> None:
+    assert islands_of(plain(), "auto") == {}
+
+
 def test_weights_are_probed_without_frames() -> None:
     nodes = [conv("image", "w", "a"), helper.make_node("Mul", ["a", "up"], ["logits"], name="up")]
     model = graph(nodes, [weights("w", 4, 3, 3, 3, scale=1e-8), constant("up", 1e4)])

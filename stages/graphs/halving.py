@@ -27,6 +27,14 @@ def to_half(model: onnx.ModelProto, islands: Set[str]) -> onnx.ModelProto:
     return _Halving(model, islands).converted()
 
 
+def half_suffix(names: Iterable[str]) -> str:
+    """What is added to a tensor's name for its half form, where the FP32 model has these names."""
+    taken, suffix = set(names), _SUFFIX
+    while any(name.endswith(suffix) for name in taken):
+        suffix += "_"
+    return suffix
+
+
 def halved(tensor: TensorProto) -> np.ndarray:
     """A weight as FP16; a bound of Clip or a mask beyond FP16's range becomes its largest number."""
     values = numpy_helper.to_array(tensor)
@@ -61,9 +69,7 @@ class _Halving:
         self._opset = opset_of(model)
         self._sizes = shape_values(model)
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._suffix = _SUFFIX
-        while any(name.endswith(self._suffix) for name in self._types):
-            self._suffix += "_"
+        self._suffix = half_suffix(self._types)
         self._made = {value.name for value in model.graph.input}
         self._nodes: list[NodeProto] = []
         self._tensors: list[TensorProto] = []

@@ -51,7 +51,7 @@ class Unsafe:
 
 def measure(model: onnx.ModelProto, batches: Iterable[NDArray[Any]], input_name: str) -> dict[str, Range]:
     """Ranges of every FP32 activation, those computed from shapes left out. One pass of the network a batch."""
-    names = _activations(model)
+    names = activations(model)
     session = onnxruntime.InferenceSession(
         _with_gauges(model, names).SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -121,7 +121,8 @@ def _rounding_error(tensor: onnx.TensorProto) -> float:
     return float(np.linalg.norm(exact - halved(tensor)[finite].astype(np.float64))) / length
 
 
-def _activations(model: onnx.ModelProto) -> list[str]:
+def activations(model: onnx.ModelProto) -> list[str]:
+    """FP32 tensors that nodes make out of pixels, in the graph's order."""
     types, sizes = element_types(model), shape_values(model)
     made: list[str] = [name for node in model.graph.node if node.op_type != "Constant" for name in node.output]
     return [name for name in made if name not in sizes and is_float(types, name)]
