@@ -84,15 +84,20 @@ class _Tiles:
     columns: _Cut
     batch: int
 
-    def of_row(self, row: int) -> Iterator[NDArray[np.float32]]:
-        """The scores of each tile in a row, from left to right."""
-        top = round(int(self.rows.begins[row]) * self.rows.px)
-        lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
-        height, width = self.tile
-        crops = [self.frame[top : top + height, x : x + width] for x in lefts]
-        batches = [crops[first : first + self.batch] for first in range(0, len(crops), self.batch)]
-        for scores in ordered(lambda some: _infer_scores(self.backend, some, self.tile), batches, _WORKERS):
+    def scores(self) -> Iterator[NDArray[np.float32]]:
+        """The scores of each tile, row by row from left to right."""
+        for scores in ordered(lambda some: _infer_scores(self.backend, some, self.tile), self._batches(), _WORKERS):
             yield from scores
+
+    def _batches(self) -> Iterator[list[NDArray[Any]]]:
+        """Crops of one row at a time, as many as the backend gets."""
+        height, width = self.tile
+        lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
+        for begin in self.rows.begins:
+            top = round(int(begin) * self.rows.px)
+            for first in range(0, len(lefts), self.batch):
+                some = lefts[first : first + self.batch]
+                yield [self.frame[top : top + height, x : x + width] for x in some]
 
 
 class _Canvas:
@@ -142,12 +147,13 @@ def segment_tiled(
     tiles = _Tiles(backend, frame, tile, rows, columns, tiling.batch)
     canvas = _Canvas(tiles, contract)
     across = len(columns.begins)
-    for row in range(len(rows.begins)):
-        for column, scores in enumerate(tiles.of_row(row)):
-            canvas.add(row, column, scores)
-            if progress is not None:
-                progress(row * across + column + 1, len(rows.begins) * across)
-        canvas.finish_row(row)
+    for number, scores in enumerate(tiles.scores()):
+        row, column = divmod(number, across)
+        canvas.add(row, column, scores)
+        if column + 1 == across:
+            canvas.finish_row(row)
+        if progress is not None:
+            progress(number + 1, len(rows.begins) * across)
     return canvas.mask
 
 
