@@ -1,5 +1,7 @@
 """What `Segmenter.open` refuses, and what it says then."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,6 +63,22 @@ def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
 def test_a_graph_of_another_contract_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="network_size"):
         load_opener("onnxruntime-cpu")(testing.make_onnx(FIXED), testing.CONTRACT, OpenOptions())
+
+
+def test_the_application_s_onnxruntime_logger_is_left_alone(tmp_path: Path) -> None:
+    script = f"""
+import onnxruntime
+onnxruntime.set_default_logger_severity(0)
+from segpipe import Segmenter, testing
+Segmenter.open({str(testing.make_run(tmp_path))!r}).close()
+print("ours is closed", flush=True)
+onnxruntime.InferenceSession(testing.make_onnx(testing.CONTRACT), providers=["CPUExecutionProvider"])
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    ).stdout
+
+    assert ":onnxruntime:" in said.partition("ours is closed")[2]
 
 
 def test_bytes_that_are_no_graph_are_a_clear_error() -> None:

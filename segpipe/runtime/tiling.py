@@ -50,7 +50,7 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """The tiles along one axis: where each begins, in scores, and the weights of its scores."""
 
     begins: NDArray[np.intp]
@@ -80,8 +80,8 @@ class _Tiles:
     backend: Backend
     frame: NDArray[Any]
     tile: tuple[int, int]
-    rows: _Cut
-    columns: _Cut
+    rows: Cut
+    columns: Cut
     batch: int
 
     def scores(self) -> Iterator[NDArray[np.float32]]:
@@ -143,7 +143,7 @@ def segment_tiled(
     """The mask of a checked frame. Beside frame and mask, memory holds the scores of one row of tiles."""
     tile = _tile_size(contract, tiling)
     grid = _infer_scores(backend, [frame[: tile[0], : tile[1]]], tile)[0].shape[1:]
-    rows, columns = (_cut(frame.shape[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
+    rows, columns = (cut_axis(frame.shape[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
     tiles = _Tiles(backend, frame, tile, rows, columns, tiling.batch)
     canvas = _Canvas(tiles, contract)
     across = len(columns.begins)
@@ -170,7 +170,8 @@ def _tile_size(contract: Contract, tiling: Tiling) -> tuple[int, int]:
     return tile
 
 
-def _cut(pixels: int, tile_px: int, tile: int, overlap: float) -> _Cut:
+def cut_axis(pixels: int, tile_px: int, tile: int, overlap: float) -> Cut:
+    """Tiles of `tile` scores, `tile_px` pixels, over an axis, with the Gaussian weights of each, normalised."""
     last = max(-(-pixels * tile // tile_px) - tile, 0)
     step = max(round(tile * (1 - overlap)), 1)
     begins = np.unique(np.minimum(np.arange(0, last + step, step), last))
@@ -179,7 +180,7 @@ def _cut(pixels: int, tile_px: int, tile: int, overlap: float) -> _Cut:
     for begin in begins:
         total[begin : begin + tile] += gaussian
     weights = np.stack([gaussian / total[begin : begin + tile] for begin in begins])
-    return _Cut(begins, weights.astype(np.float32), tile_px / tile)
+    return Cut(begins, weights.astype(np.float32), tile_px / tile)
 
 
 def _infer_scores(backend: Backend, crops: list[NDArray[Any]], tile: tuple[int, int]) -> list[NDArray[np.float32]]:
