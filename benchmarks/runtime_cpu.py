@@ -1,4 +1,4 @@
-"""The CPU runtime against its targets: `python benchmarks/runtime_cpu.py runs/demo`. Writes results/runtime_cpu.json.
+"""The CPU runtime against its targets: `python -m benchmarks.runtime_cpu runs/demo`. Writes results/runtime_cpu.json.
 
 The network is LR-ASPP MobileNetV3-L with random weights, whose speed is that of trained ones. Post-processing depends
 on the scores, so the graph adds real ones: a trained demo run's scores of its test frames, laid side by side.
@@ -205,6 +205,23 @@ def streaming(setting: Setting, rounds: int) -> dict[str, Any]:
     }
 
 
+def opening(run: RunDirectory, threads: int, rounds: int) -> dict[str, Any]:
+    """Opening the run directory beside loading its graph alone."""
+    graph, contract = run.artifact_bytes("export", "model.onnx"), run_contract(run)
+    samples = timed(
+        {
+            "open": lambda _: Segmenter.open(run.path, threads=threads, allow_unvalidated=True).close(),
+            "backend": lambda _: onnxruntime.open(graph, contract, OpenOptions(threads=threads)).close(),
+        },
+        rounds,
+    )
+    own_ms = float(np.median(samples["open"]) - np.median(samples["backend"])) / 1e6
+    return {
+        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "beside_the_backend_ms": round(own_ms, 2),
+    }
+
+
 def mixed_share(scores: NDArray[np.float32]) -> float:
     """Share of the cells that lie on a border between classes."""
     placement = Contract(classes=("a", "b"), network_size=FRAME).place(*FRAME)
@@ -229,6 +246,7 @@ def main() -> None:
         report[f"stream, {classes} classes"] = streaming(setting, max(options.rounds // 2, 5))
         setting.segmenter.close()
     report["post-processing alone, 19 classes"] = post_alone(run, 19, options.rounds)
+    report["opening"] = opening(run, options.threads, options.rounds)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 

@@ -202,7 +202,7 @@ class HostDevice:
         """Later, with the arguments as they are now."""
         name, library = self._functions[function], kernel_library()
         kind = name.partition("_")[0]
-        run = getattr(library, {"pre": "run_pre", "pack": "run_pack"}.get(kind, "run_scores"))
+        run = getattr(library, {"pre": "run_pre", "pack": "run_pack", "blend": "run_blend"}.get(kind, "run_scores"))
         kernel = ctypes.cast(getattr(library, name), ctypes.c_void_p)
         dimensions = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*BLOCK)
         self.put(stream, lambda: run(kernel, *dimensions, ctypes.create_string_buffer(arguments, len(arguments))))

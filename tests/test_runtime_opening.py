@@ -67,6 +67,22 @@ def test_a_graph_of_another_contract_is_refused(tmp_path: Path) -> None:
         load_opener("onnxruntime-cpu")(testing.make_onnx(FIXED), testing.CONTRACT, OpenOptions())
 
 
+def test_the_application_s_onnxruntime_logger_is_left_alone(tmp_path: Path) -> None:
+    script = f"""
+import onnxruntime
+onnxruntime.set_default_logger_severity(0)
+from segpipe import Segmenter, testing
+Segmenter.open({str(testing.make_run(tmp_path))!r}).close()
+print("ours is closed", flush=True)
+onnxruntime.InferenceSession(testing.make_onnx(testing.CONTRACT), providers=["CPUExecutionProvider"])
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    ).stdout
+
+    assert ":onnxruntime:" in said.partition("ours is closed")[2]
+
+
 def test_bytes_that_are_no_graph_are_a_clear_error() -> None:
     with pytest.raises(BackendError, match="cannot load"):
         load_opener("onnxruntime-cpu")(b"not a graph", testing.CONTRACT, OpenOptions())
