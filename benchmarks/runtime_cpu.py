@@ -217,7 +217,7 @@ def opening(run: RunDirectory, threads: int, rounds: int) -> dict[str, Any]:
     )
     own_ms = float(np.median(samples["open"]) - np.median(samples["backend"])) / 1e6
     return {
-        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         "beside_the_backend_ms": round(own_ms, 2),
     }
 

@@ -18,10 +18,10 @@ def test_the_readme_holds_the_committed_figures() -> None:
 
 
 def test_without_figures_the_readme_says_how_to_get_them(tmp_path: Path) -> None:
-    text = with_table(README.read_text(encoding="utf-8"), table(tmp_path))
+    text = with_tables(README.read_text(encoding="utf-8"), table(tmp_path), cpu_table(tmp_path))
 
     assert "No figures are kept yet" in text
-    assert with_table(text, table(tmp_path)) == text
+    assert with_tables(text, table(tmp_path), cpu_table(tmp_path)) == text
 
 
 def test_a_kept_report_becomes_a_table(finished_run: Path, tmp_path: Path) -> None:
@@ -31,9 +31,9 @@ def test_a_kept_report_becomes_a_table(finished_run: Path, tmp_path: Path) -> No
     assert path.parent.parent == tmp_path
     assert text.startswith("**tiny**: frames of 48x80")
     assert "| segpipe onnxruntime-cpu |" in text
-    readme = with_table(README.read_text(encoding="utf-8"), text)
+    readme = with_tables(README.read_text(encoding="utf-8"), text, cpu_table(tmp_path))
     assert text in readme
-    assert with_table(readme, text) == readme
+    assert with_tables(readme, text, cpu_table(tmp_path)) == readme
 
 
 def test_partial_figures_are_not_kept(run_copy: Path, tmp_path: Path) -> None:
