@@ -1,24 +1,27 @@
-"""Does `benchmark compare` find a planted slowdown and keep quiet without? `python -m benchmarks.compare_power RUN`."""
+"""Does `benchmark compare` find a planted slowdown and keep quiet without? `python -m benchmarks.compare_power RUN`.
+
+With the defaults 20 tries of at most 70 seconds each; on a quiet machine most are decided at the first look, after 8.
+"""
 
 import argparse
-import json
 import os
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from segpipe import Segmenter
-from stages.benchmark.duel import Terms, duel
+from stages.benchmark.duel import Outcome, Terms, duel
 from stages.config_file import load_config
 from stages.data import open_split
 
+_LINE = "{:>3}  {:<8} {:<17} {:>6}  {:<16} {:>6} {:>6} {:>7} {:>5}"
+
 
 def main() -> None:
-    """Print one line a try, and the counts."""
+    """Print one line a try, and the counts; exit 1 when one of them was judged wrongly."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--tries", type=int, default=10)
@@ -27,43 +30,51 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
+    print(_LINE.format("try", "planted", "verdict", "ratio", "99 % interval", "A ms", "rounds", "seconds", "load"))
+    slower = {options.slowdown: 0, 0.0: 0}
+    for number in range(1, options.tries + 1):
+        for share in slower:
+            start = time.monotonic()
+            outcome = one_try(options, share)
+            slower[share] += outcome.verdict == "slower"
+            print(line(number, share, outcome, time.monotonic() - start), flush=True)
+    found, wrong = slower[options.slowdown], slower[0.0]
+    print(f"the planted slowdown was found in {found} of {options.tries} tries, and none was seen where none was in "
+          f"{options.tries - wrong} of {options.tries}")  # fmt: skip
+    raise SystemExit(0 if found == options.tries and wrong == 0 else 1)
+
+
+def one_try(options: argparse.Namespace, share: float) -> Outcome:
+    """The run against itself, opened twice, B slowed down by this share."""
     split = open_split(load_config(options.run), options.run, "val")
     frames = [split.sample(index)[0] for index in range(min(16, len(split)))]
-    counts: dict[str, Counter[str]] = {"planted": Counter(), "null": Counter()}
-    terms = Terms(options.margin, options.seconds)
-    for _ in range(options.tries):
-        for kind, share in (("planted", options.slowdown), ("null", 0.0)):
-            with (
-                Segmenter.open(options.run, threads=options.threads) as a,
-                Segmenter.open(options.run, threads=options.threads) as b,
-            ):
-                added = share * frame_seconds(a, frames)
-                outcome = duel(slowed(a, 0.0), slowed(b, added), frames, terms)
-            counts[kind][outcome.verdict] += 1
-            print(kind, json.dumps(outcome.as_dict() | {"load": round(os.getloadavg()[0], 1)}), flush=True)
-    print(json.dumps(counts))
+    with (
+        Segmenter.open(options.run, threads=options.threads) as a,
+        Segmenter.open(options.run, threads=options.threads) as b,
+    ):
+        return duel(slowed(a, 0.0), slowed(b, share), frames, Terms(options.margin, options.seconds))
 
 
-def slowed(segmenter: Segmenter, seconds: float) -> Any:
-    """The same segmenter with this much work added a frame, in processor time: a busy machine stretches it too."""
+def slowed(segmenter: Segmenter, share: float) -> Callable[[NDArray[Any]], object]:
+    """The same segmenter, each frame of which takes this share longer than it just took: whatever slows it down."""
 
     def call(frame: NDArray[Any]) -> None:
+        start = time.perf_counter()
         segmenter(frame)
-        end = time.thread_time() + seconds
-        while time.thread_time() < end:
+        end = start + (1 + share) * (time.perf_counter() - start)
+        while time.perf_counter() < end:
             pass
 
     return call
 
 
-def frame_seconds(segmenter: Segmenter, frames: Sequence[NDArray[Any]]) -> float:
-    """What a frame takes where nothing disturbs it: the fastest of many."""
-    best = float("inf")
-    for number in range(60):
-        start = time.perf_counter()
-        segmenter(frames[number % len(frames)])
-        best = min(best, time.perf_counter() - start)
-    return best
+def line(number: int, share: float, outcome: Outcome, seconds: float) -> str:
+    """One try as a line of the table."""
+    interval = f"{outcome.low:.3f} to {outcome.high:.3f}"
+    return _LINE.format(
+        number, f"{share:.0%}", outcome.verdict, f"{outcome.ratio:.3f}", interval, f"{outcome.a_ms:.2f}",
+        outcome.rounds, f"{seconds:.1f}", f"{os.getloadavg()[0]:.1f}",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,21 +37,20 @@ _YES = "yes"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--one", type=int, help="only this entry, as JSON on the last line of stdout")
-    parser.add_argument("--only", default="", help="entries whose title contains this; writes nothing")
+    parser.add_argument("--only", default="", help="entries whose title contains this; the others keep their rows")
     parser.add_argument("--timeout", type=float, default=900, help="seconds a network may take")
-    parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
     options = parser.parse_args()
     if options.one is not None:
         print(json.dumps(examine(known_networks()[options.one])))
         return 0
-    chosen = [index for index, known in enumerate(known_networks()) if options.only in known.title]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        rows = list(pool.map(lambda index: _in_subprocess(index, options.timeout), chosen))
-    if not options.only:
-        write_results(rows)
-    broken = [row for row in rows if row["broken"]]
-    print(f"{len(rows) - len(broken)} of {len(rows)} networks do what is declared")
-    return 1 if broken else 0
+    rows = _kept_rows() if options.only else {}
+    for index, known in enumerate(known_networks()):
+        if options.only in known.title:
+            rows[known.title] = _in_subprocess(index, options.timeout)
+            write_results([rows[known.title] for known in known_networks() if known.title in rows])
+    broken = [title for title, row in rows.items() if row["broken"]]
+    print(f"{len(rows) - len(broken)} of {len(rows)} networks do what is declared; {len(known_networks())} are listed")
+    return 1 if broken or len(rows) < len(known_networks()) else 0
 
 
 def examine(known: Known) -> dict[str, Any]:
@@ -81,10 +79,13 @@ def examine(known: Known) -> dict[str, Any]:
         is_open = False
         exported.clear()
         answers["export"] = _answer(lambda: export(False))
-    answers["fp16_engine"] = (
-        _answer(lambda: checks.check_fp16_engine(subject, exported, open_sizes=is_open)) if exported else "no graph"
-    )
-    return {"answers": answers, "figures": vars(measure(config))}
+    engine: dict[str, Any] = {}
+
+    def build() -> None:
+        engine.update(checks.check_fp16_engine(subject, exported, open_sizes=is_open))
+
+    answers["fp16_engine"] = _answer(build) if exported else "no graph"
+    return {"answers": answers, "figures": vars(measure(config)), "engine": engine}
 
 
 def _answer(check: Callable[[], object]) -> str:
@@ -100,7 +101,13 @@ def _in_subprocess(index: int, timeout: float) -> dict[str, Any]:
     known = known_networks()[index]
     started = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.networks", "--one", str(index)]
-    row: dict[str, Any] = {"title": known.title, "cannot": dict(known.cannot), "figures": None, "answers": {}}
+    row: dict[str, Any] = {
+        "title": known.title,
+        "cannot": dict(known.cannot),
+        "figures": None,
+        "answers": {},
+        "engine": {},
+    }
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
         row |= json.loads(done.stdout.splitlines()[-1])
@@ -116,34 +123,51 @@ def _in_subprocess(index: int, timeout: float) -> dict[str, Any]:
 
 
 def write_results(rows: list[dict[str, Any]]) -> None:
-    """The committed results, and the figures for `segpipe models`."""
-    environment = {"machine": f"{platform.machine()}, {_processor()}", "python": platform.python_version()}
-    content = {"environment": environment | versions(*_PACKAGES), "networks": rows}
+    """The committed results, and the figures for `segpipe models` once every network has some."""
+    content = {"environment": _environment(), "networks": rows}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "networks.json").write_text(json.dumps(content, indent=1) + "\n")
     (RESULTS / "networks.md").write_text(as_markdown(content))
-    if all(row["figures"] for row in rows):
+    if all(row["figures"] for row in rows) and len(rows) == len(known_networks()):
         catalogue.write({row["title"]: Figures(**row["figures"]) for row in rows})
+
+
+def _environment() -> dict[str, str]:
+    machine = {"machine": f"{platform.machine()}, {_processor()}", "python": platform.python_version()}
+    return machine | versions(*_PACKAGES)
+
+
+def _kept_rows() -> dict[str, dict[str, Any]]:
+    """The committed rows by title; of another machine or other versions, none may be kept."""
+    content = json.loads((RESULTS / "networks.json").read_text())
+    if content["environment"] != _environment():
+        raise SystemExit("results/networks.json is of another machine or other versions: run the whole matrix")
+    return {row["title"]: row for row in content["networks"]}
 
 
 def as_markdown(content: dict[str, Any]) -> str:
     """The table for people."""
     rows: list[dict[str, Any]] = content["networks"]
+    listed = len(known_networks())
     environment = ", ".join(f"{key} {value}" for key, value in content["environment"].items())
     lines = [
         "# Networks by name, and what each can do",
         "",
+        *([f"**Incomplete: {len(rows)} of {listed}.**", ""] if len(rows) < listed else []),
         f"`make matrix` on {environment}. No GPU: engines are built, not run.",
         "",
         "Every network with random weights, 128x128 and 128x192. *scores*: finite, at the declared stride. *learning*: "
         "the loss falls on one batch. *round trip*: safetensors gives the same scores bit by bit. *export*: ONNX "
-        "Runtime equals PyTorch (FP32 relative L2 <= 1e-4), and the FP16 graph is finite. *open sizes*: one graph for "
-        "every height and width, equal at two. *engine*: TensorRT for RTX builds the FP16 graph with at least 90 % of "
-        "the compute layers in FP16. *batch 1*: trains with one image a step. GFLOPs at 512x1024 with 19 classes, a "
+        "Runtime equals PyTorch (FP32 relative L2 <= 1e-4, or 10 times what the input's last bit changes), and the "
+        "FP16 graph is finite. *open sizes*: one graph for every height and width, equal at several. *engine*: "
+        "TensorRT for RTX builds the FP16 graph with at least 90 % of the compute layers in FP16; then that share, "
+        "megabytes and seconds. *batch 1*: trains with one image a step. GFLOPs at 512x1024 with 19 classes, a "
         "multiply and an add as two; parameters with auxiliary heads.",
         "",
-        "| network | stride | multiple | parameters, M | GFLOPs | " + " | ".join(map(_heading, CHECKS)) + " |",
-        "|---|---:|---:|---:|---:|" + "---|" * len(CHECKS),
+        "| network | stride | multiple | parameters, M | GFLOPs | "
+        + " | ".join(map(_heading, CHECKS))
+        + " | FP16 | MB | build, s |",
+        "|---|---:|---:|---:|---:|" + "---|" * len(CHECKS) + "---:|---:|---:|",
         *(_markdown_row(row) for row in rows),
         "",
         *_reasons(rows),
@@ -162,7 +186,13 @@ def _markdown_row(row: dict[str, Any]) -> str:
             f"{figures['gflops']:.1f}{at}",
         ]  # fmt: skip
     cells = [_cell(row, check) for check in CHECKS]
-    return "| " + " | ".join([row["title"], *numbers, *cells]) + " |"
+    return "| " + " | ".join([row["title"], *numbers, *cells, *_engine_cells(row["engine"])]) + " |"
+
+
+def _engine_cells(engine: dict[str, Any]) -> list[str]:
+    if not engine:
+        return ["-"] * 3
+    return [f"{engine['fp16_share']:.0%}", f"{engine['engine_bytes'] / 1e6:.1f}", f"{engine['seconds']:.1f}"]
 
 
 def _cell(row: dict[str, Any], check: str) -> str:

@@ -1,28 +1,71 @@
-"""The README's table of speeds, made from benchmarks/results: `python -m benchmarks.readme_table` writes it anew."""
+"""The README's tables of speeds, made from benchmarks/results: `python -m benchmarks.readme_table` writes it anew."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.keep import RESULTS
 from stages.benchmark_report import Report
 
 README = Path(__file__).parents[1] / "README.md"
+CPU_START, CPU_END = "<!-- cpu: made by `python -m benchmarks.readme_table` -->", "<!-- /cpu -->"
 START, END = "<!-- speeds: made by `python -m benchmarks.readme_table` -->", "<!-- /speeds -->"
+_NONE = "No figures are kept yet: `segpipe benchmark RUN`, then `python -m benchmarks.keep RUN NAME`."
 _HEAD = "| contestant | p50 ms | 95 % interval | times ours | same masks |\n|---|---:|---:|---:|---:|"
 
 
 def table(results: Path = RESULTS) -> str:
     """Every committed result, one table each under a line that says what was measured where."""
     files = sorted(results.glob("*/*.json"))
-    return "\n\n".join(_one(path.stem, Report.model_validate_json(path.read_bytes())) for path in files)
+    found = [_one(path.stem, Report.model_validate_json(path.read_bytes())) for path in files]
+    return "\n\n".join(found) or _NONE
 
 
-def with_table(readme: str, text: str) -> str:
-    """The README with what stands between the two marks replaced."""
-    before, found, rest = readme.partition(START)
-    _, ended, after = rest.partition(END)
+def cpu_table(results: Path = RESULTS) -> str:
+    """The CPU runtime's targets and what was measured; empty until `benchmarks.runtime_cpu` was run."""
+    path = results / "runtime_cpu.json"
+    if not path.is_file():
+        return ""
+    report = json.loads(path.read_bytes())
+    head = f"{report['machine']['processor']}, {report['threads']} threads, {report['rounds']} interleaved rounds; "
+    rows = [f"| {what} | {target} | {found} |" for what, target, found in _cpu_rows(report)]
+    command = "`python -m benchmarks.runtime_cpu runs/demo`. Medians, with 95 % intervals."
+    return "\n".join([head + command, "", "| what | target | measured |", "|---|---:|---:|", *rows])
+
+
+def with_tables(readme: str, speeds: str, cpu: str) -> str:
+    """The README with both tables between their marks."""
+    return _between(_between(readme, START, speeds, END), CPU_START, cpu, CPU_END)
+
+
+def _between(readme: str, start: str, text: str, end: str) -> str:
+    before, found, rest = readme.partition(start)
+    _, ended, after = rest.partition(end)
     if not (found and ended):
-        raise ValueError(f"the README needs the lines '{START}' and '{END}'")
-    return f"{before}{START}\n\n{text}\n\n{END}{after}"
+        raise ValueError(f"the README needs the lines '{start}' and '{end}'")
+    return f"{before}{start}\n\n{text}\n\n{end}{after}"
+
+
+def _cpu_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What, target (that was set), measured."""
+    eleven, nineteen = (report[f"whole frame, {classes} classes"] for classes in (11, 19))
+    post = report["post-processing alone, 19 classes"]
+    return [
+        ("pre- and post-processing of the bare call, 11 classes", "<= 0.25", _ratio(eleven["pre_and_post_of_bare"])),
+        ("the same, 19 classes", "", _ratio(nineteen["pre_and_post_of_bare"])),
+        ("whole frame, times faster than the usual PyTorch way", ">= 3", _ratio(eleven["faster_than_usual"])),
+        ("the same, 19 classes", "", _ratio(nineteen["faster_than_usual"])),
+        ("post-processing, times faster than torch", ">= 12", _ratio(post["faster_than_torch"])),
+        ("post-processing, times faster than OpenCV and numpy", ">= 5", _ratio(post["faster_than_opencv"])),
+        ("pixels of its mask unlike torch's", "0", str(post["pixels_unlike_torch"])),
+        ("`stream` over a plain loop", ">= 1.15", _ratio(report["stream, 11 classes"]["stream_over_loop"])),
+        ("opening a run, beside its backend", "< 1000 ms", f"{report['opening']['beside_the_backend_ms']:.1f} ms"),
+    ]
+
+
+def _ratio(measured: list[float]) -> str:
+    ratio, low, high = measured
+    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _one(name: str, report: Report) -> str:
@@ -52,4 +95,4 @@ def _one(name: str, report: Report) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8"), table()), encoding="utf-8")
+    README.write_text(with_tables(README.read_text(encoding="utf-8"), table(), cpu_table()), encoding="utf-8")

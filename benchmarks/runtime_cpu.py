@@ -1,4 +1,4 @@
-"""The CPU runtime against its targets: `python benchmarks/runtime_cpu.py runs/demo`. Writes results/runtime_cpu.json.
+"""The CPU runtime against its targets: `python -m benchmarks.runtime_cpu runs/demo`. Writes results/runtime_cpu.json.
 
 The network is LR-ASPP MobileNetV3-L with random weights, whose speed is that of trained ones. Post-processing depends
 on the scores, so the graph adds real ones: a trained demo run's scores of its test frames, laid side by side.
@@ -7,7 +7,7 @@ on the scores, so the graph adds real ones: a trained demo run's scores of its t
 import argparse
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def whole_frame(setting: Setting, rounds: int) -> dict[str, Any]:
     )
     agreement = float((setting.segmenter(frame) == usual_way(setting)).mean())
     return {
-        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         "pre_and_post_of_bare": ratio_of_medians(samples["pre_and_post"], samples["bare"]),
         "whole_of_bare": ratio_of_medians(samples["whole"], samples["bare"]),
         "faster_than_usual": ratio_of_medians(samples["usual"], samples["whole"]),
@@ -173,7 +173,7 @@ def post_alone(run: RunDirectory, classes: int, rounds: int) -> dict[str, Any]:
 
     samples = timed({"ours": ours, "torch": by_torch, "opencv": by_opencv}, rounds)
     return {
-        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         "faster_than_torch": ratio_of_medians(samples["torch"], samples["ours"]),
         "faster_than_opencv": ratio_of_medians(samples["opencv"], samples["ours"]),
         "pixels_unlike_torch": int((ours(0) != by_torch(0)).sum()),
@@ -200,8 +200,25 @@ def streaming(setting: Setting, rounds: int) -> dict[str, Any]:
     )
     return {
         "frames": STREAMED,
-        "latency": {name: latency(values).as_dict() for name, values in samples.items()},
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         "stream_over_loop": ratio_of_medians(samples["loop"], samples["stream"]),
+    }
+
+
+def opening(run: RunDirectory, threads: int, rounds: int) -> dict[str, Any]:
+    """Opening the run directory beside loading its graph alone."""
+    graph, contract = run.artifact_bytes("export", "model.onnx"), run_contract(run)
+    samples = timed(
+        {
+            "open": lambda _: Segmenter.open(run.path, threads=threads, allow_unvalidated=True).close(),
+            "backend": lambda _: onnxruntime.open(graph, contract, OpenOptions(threads=threads)).close(),
+        },
+        rounds,
+    )
+    own_ms = float(np.median(samples["open"]) - np.median(samples["backend"])) / 1e6
+    return {
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
+        "beside_the_backend_ms": round(own_ms, 2),
     }
 
 
@@ -229,6 +246,7 @@ def main() -> None:
         report[f"stream, {classes} classes"] = streaming(setting, max(options.rounds // 2, 5))
         setting.segmenter.close()
     report["post-processing alone, 19 classes"] = post_alone(run, 19, options.rounds)
+    report["opening"] = opening(run, options.threads, options.rounds)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 

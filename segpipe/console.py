@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ def start_logging(verbose: bool) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:  # read when OpenCV is loaded, which is later; what it cannot read is told by errors
+        os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
 
 def print_error(error: SegpipeError) -> None:

@@ -99,11 +99,17 @@ def _files_gone(run: RunDirectory, record: StageRecord) -> str | None:
     return None
 
 
+def _judged(figures: dict[str, Any]) -> str:
+    """Of the release gate: passed or not judged, and how many limits nothing could be held against."""
+    unjudged = sum(map(len, figures.get("unjudged", {}).values()))
+    return figures.get("status", "passed") + (f", {unjudged} limits not judged" if unjudged else "")
+
+
 def _headline(record: StageRecord) -> str:
     figures = record.figures
     if "failed" in figures:
         worst = min((value for value in figures["agreement"].values() if value is not None), default=None)
-        verdict = f"FAILED: {len(figures['failed'])} limits" if figures["failed"] else "passed"
+        verdict = f"FAILED: {len(figures['failed'])} limits" if figures["failed"] else _judged(figures)
         return verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
     for key, text in _HEADLINES:
         if isinstance(figures.get(key), (int, float)):

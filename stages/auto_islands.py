@@ -1,4 +1,4 @@
-"""Finds the fewest modules that must stay in FP32 for the release gate to pass, and records how it got there."""
+"""Finds the fewest modules (of an imported graph: nodes) that the release gate needs in FP32, and records how."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from segpipe.rundir import RunDirectory
 from stages.config import Config
 
 STAGE = "islands"
-VERSION = 1
+VERSION = 2
 FILE_NAME = "islands.json"
 MAX_ISLANDS = 12  # more, and FP32 is the honest answer
 
@@ -37,12 +37,12 @@ Judge = Callable[[Islands], Trial]
 
 
 def find_islands(rundir: RunDirectory, config: Config, base: Path, open_bench: Callable[[], Judge]) -> str:
-    """The `export.fp32_islands=[...]` that makes the FP16 hop pass; searched once for a checkpoint and its data."""
+    """The `export.fp32_islands=[...]` that makes the FP16 hop pass; searched once for a graph and its data."""
     from stages.data import fingerprint
 
-    checkpoint = rundir.artifact("train", "model.safetensors")
+    graph = rundir.artifact("export", "model.onnx")
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
-    inputs = {rundir.relative(checkpoint): rundir.recorded_sha256(checkpoint), "data": data}
+    inputs = {rundir.relative(graph): rundir.recorded_sha256(graph), "data": data}
     params = {"stage_version": VERSION, **config.sections("export", "validate")}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:

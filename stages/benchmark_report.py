@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+
+from stages.timing import Latency
 
 SCHEMA_FILE = Path(__file__).parent / "schemas" / "benchmark-report.schema.json"
 SCHEMA = 1
@@ -13,7 +15,7 @@ Kind = Literal["end to end", "network alone"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Machine(_Part):
@@ -50,21 +52,6 @@ class Conditions(_Part):
     warnings: tuple[str, ...] = ()
 
 
-class LatencyFigures(_Part):
-    """Milliseconds. A percentile with fewer than ten samples beyond it is null."""
-
-    samples: int
-    p50_ms: float
-    p50_low_ms: float
-    p50_high_ms: float
-    p25_ms: float
-    p75_ms: float
-    p90_ms: float | None
-    p99_ms: float | None
-    p99_9_ms: float | None
-    max_ms: float
-
-
 class Entry(_Part):
     """One contestant: measured, or not with the reason."""
 
@@ -78,7 +65,7 @@ class Entry(_Part):
     settled: bool | None = None
     validated: bool | None = None
     """For ours: whether the release gate passed this artifact on this backend and device."""
-    latency: LatencyFigures | None = None
+    latency: Latency | None = None
     reason: str = ""
 
 
@@ -134,7 +121,7 @@ class Floor(_Part):
 class Report(_Part):
     """The whole file."""
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: int = SCHEMA
     partial: bool
     """Cut short by Ctrl-C: fewer samples than asked for."""
     reference: str
@@ -179,4 +166,4 @@ class Report(_Part):
 
 def schema_text() -> str:
     """The JSON schema as committed."""
-    return json.dumps(Report.model_json_schema(by_alias=True), indent=2) + "\n"
+    return json.dumps(Report.model_json_schema(), indent=2) + "\n"

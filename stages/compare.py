@@ -1,4 +1,4 @@
-"""The maths of comparing two networks: masks and tensors. numpy and OpenCV; knows no network, no limit and no file."""
+"""The maths of comparing two networks' masks. numpy and OpenCV; knows no network, no limit and no file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.metrics import Confusion, confusion, scores
+from segpipe.metrics import Confusion, scores
 
-FP16_MAX = 65504.0
 MARGIN_EDGES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Lower edges of the margin histogram, in spreads (standard deviations) of the reference's scores."""
 
@@ -25,18 +24,17 @@ class Truth:
     mask: NDArray[Any]
     band: NDArray[np.bool_]
     labels: NDArray[Any] | None
-    label_confusion: Confusion
-    margins: Margins
+    label_counts: Confusion
+    margins: Margins | None
+    """None where the network gives no scores."""
 
     @classmethod
-    def of(cls, mask: NDArray[Any], labels: NDArray[Any] | None, margins: Margins, shape: "MaskShape") -> "Truth":
+    def of(
+        cls, mask: NDArray[Any], labels: NDArray[Any] | None, margins: Margins | None, shape: "MaskShape"
+    ) -> "Truth":
         """What every candidate shares is computed once."""
-        counted = (
-            np.zeros((shape.classes, shape.classes), np.int64)
-            if labels is None
-            else confusion(labels, mask, shape.classes)
-        )
-        return cls(mask, boundary_band(mask, shape.boundary_px), labels, counted, margins)
+        counts = _no_counts(shape.classes) if labels is None else count_labels(labels, mask, shape.classes)
+        return cls(mask, boundary_band(mask, shape.boundary_px), labels, counts, margins)
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class Flips:
 
     at: NDArray[np.int64]
     margins: NDArray[np.float64]
+    """Zeros where the network gives no scores."""
     inside: int
 
     @property
@@ -73,7 +72,11 @@ class MaskComparison:
     band_pixels: int = 0
     band_flips: int = 0
     large_flips: int = 0
+    """Flips against a wide margin; a margin that is no number counts as wide."""
     largest_margin: float = 0.0
+    has_margins: bool = True
+    worst_agreement: float = 1.0
+    worst_at: str = ""
     margin_counts: NDArray[np.int64] = field(init=False)
     class_pixels: NDArray[np.int64] = field(init=False)
     pairs: Confusion = field(init=False)
@@ -86,21 +89,27 @@ class MaskComparison:
         self.margin_counts = np.zeros(len(MARGIN_EDGES), np.int64)
         self.class_pixels = np.zeros(classes + 1, np.int64)
         self.pairs = np.zeros((classes + 1, classes + 1), np.int64)
-        self._reference = np.zeros((classes, classes), np.int64)
-        self._candidate = self._reference.copy()
+        self._reference, self._candidate = _no_counts(classes), _no_counts(classes)
 
-    def add(self, truth: Truth, candidate: NDArray[Any]) -> Flips:
-        """Count one image and return what flipped."""
+    def add(self, truth: Truth, candidate: NDArray[Any], where: str = "") -> Flips:
+        """Count one image and return what flipped; `where` names the image in a verdict."""
         at = np.flatnonzero(truth.mask != candidate)
-        flips = Flips(at, truth.margins(at), int(at.size - truth.band.reshape(-1)[at].sum()))
+        margins = np.zeros(at.size) if truth.margins is None else truth.margins(at)
+        flips = Flips(at, margins, int(at.size - truth.band.reshape(-1)[at].sum()))
+        self.has_margins &= truth.margins is not None
         self.images += 1
         self.pixels += truth.mask.size
         self.flips += flips.count
         self.band_pixels += int(truth.band.sum())
         self.band_flips += flips.count - flips.inside
+        self._add_worst(1 - flips.count / truth.mask.size, where)
         self._add_margins(flips.margins)
         self._add_classes(truth, candidate, at)
         return flips
+
+    def _add_worst(self, agreement: float, where: str) -> None:
+        if self.images == 1 or agreement < self.worst_agreement:
+            self.worst_agreement, self.worst_at = agreement, where
 
     def _add_margins(self, margins: NDArray[np.float64]) -> None:
         self.large_flips += int((~(margins <= self.shape.large_margin)).sum())
@@ -111,153 +120,92 @@ class MaskComparison:
     def _add_classes(self, truth: Truth, candidate: NDArray[Any], at: NDArray[np.int64]) -> None:
         """Only flipped pixels are counted again: the rest of the candidate's confusion is the reference's."""
         classes = self.shape.classes
-        self.class_pixels += np.bincount(truth.mask.reshape(-1).clip(max=classes), minlength=classes + 1)
-        old, new = (mask.reshape(-1)[at].clip(max=classes).astype(np.int64) for mask in (truth.mask, candidate))
+        self.class_pixels += np.bincount(_at_most(truth.mask.reshape(-1), classes), minlength=classes + 1)
+        old, new = (_at_most(mask.reshape(-1)[at], classes) for mask in (truth.mask, candidate))
         self.pairs += np.bincount(old * (classes + 1) + new, minlength=(classes + 1) ** 2).reshape(self.pairs.shape)
-        self._reference += truth.label_confusion
-        self._candidate += truth.label_confusion
+        self._reference += truth.label_counts
+        self._candidate += truth.label_counts
         if truth.labels is not None:
             labels = truth.labels.reshape(-1)[at]
-            known = (old < classes) & (new < classes)
-            self._candidate += confusion(labels[known], new[known], classes)
-            self._candidate -= confusion(labels[known], old[known], classes)
+            self._candidate += count_labels(labels, new, classes)
+            self._candidate -= count_labels(labels, old, classes)
 
     @property
-    def has_labels(self) -> bool:
-        """Whether any pixel had a label."""
-        return bool(self._reference.any())
+    def labelled(self) -> NDArray[np.int64]:
+        """The classes that the labels hold."""
+        return np.flatnonzero(self._reference.sum(1) > 0)
 
     def reference_miou(self) -> float | None:
-        """The reference's mean IoU against the labels."""
-        return number(scores(self._reference).mean_iou)
+        """The reference's mean IoU over the labelled classes."""
+        return self._miou(self._reference)
 
     def candidate_miou(self) -> float | None:
-        """The candidate's mean IoU against the labels."""
-        return number(scores(self._candidate).mean_iou)
+        """The candidate's, over the same classes: one pixel of a class that nobody labelled moves no mean."""
+        return self._miou(self._candidate)
+
+    def _miou(self, counts: Confusion) -> float | None:
+        return float(_ious(counts)[self.labelled].mean()) if self.labelled.size else None
 
     def ious(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Reference and candidate, a value a class; NaN where a class is absent."""
-        return scores(self._reference).iou, scores(self._candidate).iou
+        """Reference and candidate, a value a class; NaN where a class is neither labelled nor predicted."""
+        return _ious(self._reference), _ious(self._candidate)
 
     def iou_drop(self) -> tuple[float, int] | None:
-        """The greatest loss of IoU and its class; -1 stands for the mean. None without labels."""
-        reference, candidate = self.ious()
-        present = np.flatnonzero(self._reference.sum(1) > 0)
-        if not present.size:
+        """The greatest loss of IoU of a labelled class, and that class; None without labels.
+
+        A class that vanishes loses all it had. What is predicted without labels costs the classes whose pixels it took.
+        The mean over the same classes never loses more.
+        """
+        if not self.labelled.size:
             return None
-        drops = (reference - candidate)[present]
-        mean = float(np.nanmean(reference) - np.nanmean(candidate))
+        reference, candidate = self.ious()
+        drops = (reference - candidate)[self.labelled]
         worst = int(drops.argmax())
-        return (mean, -1) if mean > drops[worst] else (float(drops[worst]), int(present[worst]))
+        return float(drops[worst]), int(self.labelled[worst])
+
+    def labelled_pixels(self, index: int) -> int:
+        """Of one class."""
+        return int(self._reference[index].sum())
 
     def label_confusion(self) -> Confusion:
-        """The reference against the labels."""
-        return self._reference
+        """The reference against the labels, pixels of no class left out."""
+        return self._reference[:, :-1]
 
 
 @dataclass
-class TensorComparison:
-    """Sums over pairs of tensors. What is no number is counted and left out of the other figures; another shape is an
-    infinite error."""
+class Agreement:
+    """Pixels that two masks share, where that is all there is to know."""
 
-    elements: int = 0
-    nan: int = 0
-    inf: int = 0
-    reference_non_finite: int = 0
-    max_abs_error: float = 0.0
-    worst_relative_l2: float = 0.0
-    worst_at: str = ""
-    non_finite_at: str = ""
-    reference_range: tuple[float, float] = (float("inf"), float("-inf"))
-    candidate_range: tuple[float, float] = (float("inf"), float("-inf"))
-    _error_squared: float = 0.0
-    _error_absolute: float = 0.0
-    _reference_squared: float = 0.0
-    _candidate_squared: float = 0.0
-    _product: float = 0.0
+    pixels: int = 0
+    flips: int = 0
 
-    def add(self, reference: NDArray[Any], candidate: NDArray[Any], where: str = "") -> None:
-        """Count one pair; `where` names it in a verdict."""
-        if reference.shape != candidate.shape:
-            self._error_squared, self.worst_relative_l2, self.worst_at = float("inf"), float("inf"), where
-            self._reference_squared += 1.0
-            self.elements += candidate.size
-            return
-        ours, theirs = reference.reshape(-1).astype(np.float64), candidate.reshape(-1).astype(np.float64)
-        good, sound = np.isfinite(theirs), np.isfinite(ours)
-        if not (good.all() and sound.all()):
-            self.nan += int(np.isnan(theirs).sum())
-            self.inf += int(np.isinf(theirs).sum())
-            self.reference_non_finite += int((~sound).sum())
-            self.non_finite_at = self.non_finite_at or where
-            ours, theirs = ours[good & sound], theirs[good & sound]
-        if ours.size:
-            self._add_finite(ours, theirs, where)
-
-    def _add_finite(self, ours: NDArray[np.float64], theirs: NDArray[np.float64], where: str) -> None:
-        error = theirs - ours
-        squared, own = float(error @ error), float(ours @ ours)
-        self.elements += ours.size
-        self.max_abs_error = max(self.max_abs_error, float(np.abs(error).max()))
-        self._error_squared += squared
-        self._error_absolute += float(np.abs(error).sum())
-        self._reference_squared += own
-        self._candidate_squared += float(theirs @ theirs)
-        self._product += float(ours @ theirs)
-        self.reference_range = _widened(self.reference_range, ours)
-        self.candidate_range = _widened(self.candidate_range, theirs)
-        relative = float(np.sqrt(squared / own)) if own else (0.0 if not squared else float("inf"))
-        if relative >= self.worst_relative_l2:
-            self.worst_relative_l2, self.worst_at = relative, where
+    def add(self, one: NDArray[Any], other: NDArray[Any]) -> None:
+        """Count one pair."""
+        self.pixels += one.size
+        self.flips += int((one != other).sum())
 
     @property
-    def non_finite(self) -> int:
-        """NaN and Inf, the reference's own among them."""
-        return self.nan + self.inf + self.reference_non_finite
+    def share(self) -> float | None:
+        """Of all pixels."""
+        return share(self.pixels - self.flips, self.pixels)
 
-    @property
-    def relative_l2(self) -> float | None:
-        """Length of the error as a share of the reference's length."""
-        return float(np.sqrt(self._error_squared / self._reference_squared)) if self._reference_squared else None
 
-    @property
-    def cosine(self) -> float | None:
-        """1 where both point the same way."""
-        lengths = np.sqrt(self._reference_squared * self._candidate_squared)
-        return float(self._product / lengths) if lengths else None
-
-    @property
-    def mean_abs_error(self) -> float | None:
-        """Over all elements."""
-        return self._error_absolute / self.elements if self.elements else None
-
-    @property
-    def psnr_db(self) -> float | None:
-        """Against the reference's range; None where nothing differs."""
-        low, high = self.reference_range
-        if not self._error_squared or not high > low:
-            return None
-        return float(10 * np.log10((high - low) ** 2 * self.elements / self._error_squared))
-
-    @property
-    def gain(self) -> float | None:
-        """The factor on the reference that comes nearest to the candidate; rounding leaves it at 1."""
-        return self._product / self._reference_squared if self._reference_squared else None
-
-    @property
-    def fp16_share(self) -> float | None:
-        """The largest magnitude on either side, as a share of what FP16 can hold."""
-        if not self.elements:
-            return None
-        return max(map(abs, (*self.reference_range, *self.candidate_range))) / FP16_MAX
+def count_labels(labels: NDArray[Any], mask: NDArray[Any], classes: int) -> Confusion:
+    """Pixels by (label, class), classes x (classes + 1): the last column is no class. Ignored labels are left out."""
+    inside = labels < classes
+    pairs = labels[inside].astype(np.int64) * (classes + 1) + _at_most(mask[inside], classes)
+    return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
 def boundary_band(mask: NDArray[Any], width: int) -> NDArray[np.bool_]:
-    """Pixels within `width` of a change of class."""
+    """The `width` pixels on either side of each change of class."""
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
     edge = np.zeros(mask.shape, np.uint8)
-    edge[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    edge[1:] |= mask[1:] != mask[:-1]
-    kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    kernel = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
     return cv2.dilate(edge, kernel).astype(np.bool_)
 
 
@@ -271,5 +219,15 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _widened(known: tuple[float, float], values: NDArray[np.float64]) -> tuple[float, float]:
-    return min(known[0], float(values.min())), max(known[1], float(values.max()))
+def _no_counts(classes: int) -> Confusion:
+    return np.zeros((classes, classes + 1), np.int64)
+
+
+def _ious(counts: Confusion) -> NDArray[np.float64]:
+    """A value a class; a pixel of no class is a miss of its label."""
+    square = np.concatenate([counts, np.zeros_like(counts[:1])])
+    return scores(square).iou[:-1]
+
+
+def _at_most(classes_: NDArray[Any], limit: int) -> NDArray[np.int64]:
+    return classes_.astype(np.int64).clip(max=limit)

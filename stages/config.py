@@ -66,7 +66,8 @@ class ExportConfig(Section):
     opset: Annotated[int, Field(ge=17, le=22)] = 18
     """Every consumer reads 18: ONNX Runtime with CUDA keeps Resize on the GPU up to it, and TensorRT 10.13 knows it."""
     fp32_islands: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("auto",)
-    """What model.fp16.onnx keeps in FP32: "auto" (what the range probe finds), "weights" (without frames), names."""
+    """What model.fp16.onnx keeps in FP32: "auto" (what the range probe finds), "weights" (without frames), and
+    names of modules or nodes, also as patterns (`head.*`). They add up."""
     calibration_images: PositiveInt = 16
     """Frames that the range probe looks at."""
 
@@ -120,22 +121,26 @@ class Limits(Section):
 
     min_agreement: Share = 0.995
     """Of all pixels. An honest FP16 conversion of a trained network keeps about 99.9 %."""
+    min_image_agreement: Share = 0.97
+    """Of the worst image: one that is broken among thousands moves no mean. Many borders are many honest flips."""
     max_flips_inside: Share = 0.001
     """Of pixels away from every boundary. There margins are wide, so flips mean another network, not rounding."""
     max_flips_boundary: Share = 0.02
-    """Of pixels near a boundary. Rounding flips a few in a thousand; a shift by one pixel flips one in seven."""
+    """Of pixels near a boundary. Rounding flips a few in a thousand; a shift by one pixel flips one in six."""
     max_large_margin_flips: Share = 1e-4
     """Of all pixels, flipped although the reference led by `large_margin`. Rounding errors are a hundred times less."""
     max_iou_drop: Share = 0.005
-    """Of the mean IoU and of each class, against the labels. Less than the spread between two trainings."""
+    """Of each labelled class, and so of their mean, against the labels. Less than the spread between two trainings."""
     max_relative_l2: PositiveFloat = 0.008
-    """Of the scores of FP16 and TF32 hops. Rounding gives 3e-4 to 3e-3; a wrong mean, resize or weight gives more."""
+    """Of the worst image's scores, of FP16 and TF32 hops. Rounding gives 3e-4 to 3e-3; a wrong mean, resize or weight
+    gives more."""
     max_relative_l2_fp32: PositiveFloat = 1e-4
-    """Of the scores of hops that compute in FP32. Another order of sums gives 1e-7 to 1e-5."""
+    """Of the worst image's scores, of hops that compute in FP32. Another order of sums gives 1e-7 to 1e-5."""
     max_stress_relative_l2: PositiveFloat = 0.05
     """On black, noise, checkerboards and the like: activations leave the trained range, so rounding weighs more."""
     max_fp16_range: Share = 0.25
-    """Largest score as a share of 65504. A quarter leaves room for images brighter than those tried."""
+    """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than
+    those tried. What stays in FP32 does not count."""
     min_reference_miou_share: Share = 0.5
     """The reference's mIoU on these labels, as a share of what training recorded. Less: they are not its labels."""
 
@@ -146,7 +151,7 @@ class ValidateConfig(Section):
     images: PositiveInt = 40
     """Of the validation split, chosen by a fixed seed; a larger number takes all."""
     boundary_px: PositiveInt = 3
-    """Pixels this near to a change of class are boundary: flips there are common and harmless."""
+    """So many pixels on either side of a change of class are boundary: flips there are common and harmless."""
     large_margin: PositiveFloat = 0.1
     """A flip counts as large where the reference led by this many standard deviations of its scores."""
     stress: bool = True

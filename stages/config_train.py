@@ -38,7 +38,11 @@ class AugmentConfig(Section):
 
 
 class LossTerm(Section):
-    """One loss of a weighted sum. With one output channel (sigmoid) each is taken in its binary form."""
+    """One loss of a weighted sum. With one output channel (sigmoid) each is taken in its binary form.
+
+    In several processes dice, lovasz and ohem look at the part of the batch that their own process holds: give each a
+    few images. The others are means over the whole batch, as in one process.
+    """
 
     kind: Literal["cross-entropy", "dice", "focal", "lovasz", "ohem", "boundary"]
     weight: PositiveFloat = 1.0

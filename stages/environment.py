@@ -1,6 +1,8 @@
-"""Versions of the tools a stage used, for its record. Reads package metadata; imports nothing heavy."""
+"""Versions of the tools a stage used and the machine it ran on, for its record. Imports nothing heavy."""
 
+import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -12,3 +14,27 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def gpus() -> list[str]:
+    """Names of NVIDIA GPUs, from the driver's own files."""
+    found = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = file.read_text(encoding="utf-8").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
+
+
+def driver() -> str:
+    """The NVIDIA driver, which compiles the kernels of some engines; empty without one."""
+    version = Path("/proc/driver/nvidia/version")
+    return version.read_text(encoding="utf-8").split("\n", 1)[0].strip() if version.is_file() else ""
+
+
+def processor() -> str:
+    """The processor's own name for itself."""
+    file = Path("/proc/cpuinfo")
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

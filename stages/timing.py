@@ -3,22 +3,29 @@
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.silence import wait_for_silence
+
 Contestant = Callable[[int], object]
-"""Called with the number of the round; does one frame."""
+"""Called with the number of the round; does one frame. Below zero it is a call that does not count."""
 Nanoseconds = NDArray[np.int64]
+
+
+class OwnTime(int):
+    """Nanoseconds, answered by a contestant that has a better clock than the host's: they are its sample."""
+
 
 FAILURES = (ArithmeticError, ImportError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
 """What a contestant may fail with: it is listed with the reason, the others go on. Anything else is our bug."""
 
 _BEYOND = 10  # samples that must lie beyond a percentile before it is told
 _RESAMPLES = 2000
-_BLOCK = 10  # rounds resampled together: neighbouring rounds share what else the machine is doing
+_BLOCKS = 20  # of neighbouring rounds, drawn whole: they share what the machine is doing, however long that lasts
 _WINDOW = 4  # calls whose median is compared with the next window's
 _SETTLED = 0.05  # medians of two windows this near: caches, clocks and compilers have settled
 
@@ -38,10 +45,6 @@ class Latency:
     p99_ms: float | None
     p99_9_ms: float | None
     max_ms: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a report."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Rounds:
 def warm_up(contestant: Contestant, seconds: float, most: int = 40) -> WarmUp:
     """Call until the medians of two neighbouring windows agree, or the time or the calls are used up."""
     taken: list[float] = []
+    wait_for_silence()
     end = time.monotonic() + seconds
     while len(taken) < most:
         start = time.perf_counter_ns()
@@ -77,7 +81,10 @@ def warm_up(contestant: Contestant, seconds: float, most: int = 40) -> WarmUp:
 
 
 def interleave(contestants: Mapping[str, Contestant], rounds: int, seconds: float, seed: int = 0) -> Rounds:
-    """Time each contestant once a round, in an order that changes, so that none always runs in another's wake.
+    """Time each contestant once a round, as if it ran alone: when all threads sleep, and after a call of its own.
+
+    Without the wait, what the one before left spinning takes its cores; without the call, its caches are the other's.
+    The order changes from round to round, so that no drift always meets the same one.
 
     Ends after `rounds`, or with the round in which `seconds` are over: a busy machine gives fewer samples. A contestant
     that fails drops out. Ctrl-C ends the rounds and keeps the whole ones.
@@ -149,14 +156,16 @@ def _one_round(
     failed: dict[str, str],
 ) -> None:
     for name in order:
+        wait_for_silence()
         try:
+            contestants[name](-1 - number)
             start = time.perf_counter_ns()
-            contestants[name](number)
+            answer = contestants[name](number)
             stop = time.perf_counter_ns()
         except FAILURES as error:
             failed[name] = f"failed in round {number + 1}: {first_line(error)}"
         else:
-            taken[name].append(stop - start)
+            taken[name].append(answer if isinstance(answer, OwnTime) else stop - start)
 
 
 def _has_settled(taken: list[float]) -> bool:
@@ -166,12 +175,12 @@ def _has_settled(taken: list[float]) -> bool:
     return bool(abs(now / before - 1) < _SETTLED)
 
 
-def _resampled(rounds: int) -> NDArray[np.int64]:
+def _resampled(rounds: int) -> NDArray[np.int32]:
     """Rounds drawn with replacement in blocks of neighbours: resamples x rounds."""
     rng = np.random.default_rng(0)
-    block = min(_BLOCK, max(1, rounds // 10))
-    starts = rng.integers(0, rounds, (_RESAMPLES, -(-rounds // block)))
-    drawn: NDArray[np.int64] = (starts[:, :, None] + np.arange(block)) % rounds
+    block = max(1, rounds // _BLOCKS)
+    starts = rng.integers(0, rounds, (_RESAMPLES, -(-rounds // block)), np.int32)
+    drawn: NDArray[np.int32] = (starts[:, :, None] + np.arange(block, dtype=np.int32)) % np.int32(rounds)
     return drawn.reshape(_RESAMPLES, -1)[:, :rounds]
 
 

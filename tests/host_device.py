@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -68,6 +69,7 @@ class HostDevice:
         self._streams: dict[int, list[Work]] = {LEGACY_STREAM: []}
         self._captures: dict[int, list[Work]] = {}
         self._graphs: dict[int, list[Work]] = {}
+        self._marks: dict[int, int] = {}
         self._functions: dict[int, str] = {}
         self._handles = itertools.count(100)
         self._lock = threading.RLock()
@@ -84,8 +86,9 @@ class HostDevice:
 
     @property
     def held(self) -> int:
-        """Allocations, streams and graphs that were not given back."""
-        return len(self._memory) + len(self._pinned) + len(self._streams) - 1 + len(self._graphs)
+        """Allocations, streams, graphs and marks that were not given back."""
+        things = len(self._memory) + len(self._pinned) + len(self._graphs) + len(self._marks)
+        return things + len(self._streams) - 1
 
     def allocate(self, size_bytes: int) -> int:
         """Memory full of rubbish."""
@@ -158,6 +161,28 @@ class HostDevice:
         """The other stream's work comes first."""
         self.put(stream, lambda: self._drain(other))
 
+    def mark(self, stream: int) -> int:
+        """The time when the stream gets here."""
+        mark = next(self._handles)
+        self._marks[mark] = 0
+
+        def pass_by() -> None:
+            if mark in self._marks:  # dropped ones are nobody's concern, as with CUDA's events
+                self._marks[mark] = time.perf_counter_ns()
+
+        self.put(stream, pass_by)
+        return mark
+
+    def milliseconds(self, first: int, second: int) -> float:
+        """Of streams that got there."""
+        assert self._marks[first], "nobody waited for the stream"
+        return (self._marks[second] - self._marks[first]) / 1e6
+
+    def drop_mark(self, mark: int) -> None:
+        """Forget it."""
+        self._require("cuEventDestroy")
+        del self._marks[mark]
+
     def load_module(self, image: bytes) -> int:
         """The library is the module."""
         assert image
@@ -177,7 +202,7 @@ class HostDevice:
         """Later, with the arguments as they are now."""
         name, library = self._functions[function], kernel_library()
         kind = name.partition("_")[0]
-        run = getattr(library, {"pre": "run_pre", "pack": "run_pack"}.get(kind, "run_scores"))
+        run = getattr(library, {"pre": "run_pre", "pack": "run_pack", "blend": "run_blend"}.get(kind, "run_scores"))
         kernel = ctypes.cast(getattr(library, name), ctypes.c_void_p)
         dimensions = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*BLOCK)
         self.put(stream, lambda: run(kernel, *dimensions, ctypes.create_string_buffer(arguments, len(arguments))))

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from segpipe.contract import Contract, Placement
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.geometry import Tables, canvas_tables, mask_tables
-from segpipe.runtime.cuda.kernels import KINDS, Kernels, PreArguments, ScoreArguments
+from segpipe.runtime.cuda.kernels import KINDS, BlendArguments, Kernels, PreArguments, ScoreArguments
 from segpipe.runtime.preprocess import normalisation
+from segpipe.runtime.tiling import Cut
+
+Tiles = dict[tuple[int, int], NDArray[Any]]
 
 
 class Bench:
@@ -118,6 +121,36 @@ def segment(
     return found
 
 
+def blend(
+    device: Device, kernels: Kernels, tiles: Tiles, rows: Cut, columns: Cut, *, nhwc: bool
+) -> NDArray[np.float32]:
+    """CxHxW scores of each tile, by its row and column, to the scores of the whole."""
+    first = tiles[0, 0]
+    shape = (len(first), rows.length, columns.length)
+    with device.current():
+        bench = Bench(device, kernels)
+        band = bench.put(np.zeros(shape, np.float32))
+        for (row, column), scores in tiles.items():
+            arguments = BlendArguments(
+                scores=bench.put(scores.transpose(1, 2, 0) if nhwc else scores),
+                band=band,
+                row_weights=bench.put(rows.weights[row]),
+                column_weights=bench.put(columns.weights[column]),
+                height=rows.tile,
+                width=columns.tile,
+                channels=shape[0],
+                band_height=shape[1],
+                band_width=shape[2],
+                top=int(rows.begins[row]),
+                left=int(columns.begins[column]),
+                nhwc=nhwc,
+            )
+            kernels.blend(scores.dtype.name, arguments, bench.stream)
+        found = bench.get(band, shape, "float32")
+        bench.close()
+    return found
+
+
 def structure_sizes(library: ctypes.CDLL) -> list[int]:
-    """sizeof of the three argument structures, as the C++ compiler has them."""
-    return [library.size_of(which) for which in range(3)]
+    """sizeof of the argument structures, as the C++ compiler has them."""
+    return [library.size_of(which) for which in range(4)]

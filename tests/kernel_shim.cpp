@@ -37,6 +37,10 @@ extern "C" void run_scores(void *kernel, const unsigned *grid, const unsigned *b
 extern "C" void run_pack(void *kernel, const unsigned *grid, const unsigned *block, const void *arguments) {
     run((void (*)(PackArguments))kernel, grid, block, (const PackArguments *)arguments);
 }
+extern "C" void run_blend(void *kernel, const unsigned *grid, const unsigned *block, const void *arguments) {
+    run((void (*)(BlendArguments))kernel, grid, block, (const BlendArguments *)arguments);
+}
 extern "C" int size_of(int which) {
-    return which == 0 ? sizeof(PreArguments) : which == 1 ? sizeof(ScoreArguments) : sizeof(PackArguments);
+    const int sizes[] = {sizeof(PreArguments), sizeof(ScoreArguments), sizeof(PackArguments), sizeof(BlendArguments)};
+    return sizes[which];
 }

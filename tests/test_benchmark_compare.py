@@ -1,5 +1,6 @@
 """`benchmark compare`: a slowdown is told from noise, report files get ratios and no verdict."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typer.testing import CliRunner
 from segpipe.cli import app
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
-from stages.benchmark.duel import Outcome, Terms, duel, judge, require_within_margin
-from tests.tiny import write_tiny
+from stages.benchmark.duel import Outcome, Terms, compare_runs, duel, judge, require_within_margin
+from tests.tiny import tiny_config, write_tiny
 
 FRAMES = [np.zeros((8, 8, 3), np.uint8)]
 WORK_S = 0.002
@@ -93,6 +94,20 @@ def test_two_runs_are_compared_live(finished_run: Path) -> None:
 
     assert result.exit_code == 0, result.stderr
     assert '"verdict": "within the margin"' in result.stdout
+
+
+def test_a_run_that_the_gate_did_not_pass_is_compared_with_a_loud_mark(
+    finished_run: Path, run_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    del manifest["stages"]["validate"]
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    config = tiny_config(run_copy)
+
+    compare_runs((finished_run, run_copy), config, "onnxruntime-cpu", Terms(margin=3, seconds=0.5))
+
+    (marked,) = [record.message for record in caplog.records if "NOT VALIDATED" in record.message]
+    assert str(run_copy) in marked
 
 
 def test_two_report_files_give_ratios_measured_apart_and_no_verdict(finished_run: Path) -> None:

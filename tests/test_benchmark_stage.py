@@ -3,24 +3,32 @@
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from segpipe.cli import app
 from segpipe.rundir import RunDirectory
-from stages.benchmark import measure
-from stages.benchmark.contestants import Entrant, OurBackends
+from segpipe.runtime.opening import run_contract
+from stages.benchmark import graph_peers, measure
+from stages.benchmark.contestants import Entrant, OurBackends, Scene
 from stages.benchmark.table import remarks, rows
 from stages.benchmark.torch_peers import TorchPeer
 from stages.benchmark_report import SCHEMA_FILE, Entry, Report, schema_text
 from stages.pipeline import Selection, run_stages
+from stages.report import write_report
 from tests.tiny import tiny_config
 
 OURS, EAGER = "segpipe onnxruntime-cpu", "PyTorch eager FP32"
+ROOT = Path(__file__).parents[1]
 BENCHMARK = Selection("benchmark", "benchmark")
 
 
@@ -45,7 +53,7 @@ def without_stage(run: Path, stage: str) -> Path:
 def test_the_committed_schema_is_the_reports(finished_run: Path) -> None:
     assert SCHEMA_FILE.read_text() == schema_text(), "write it anew with `python -m stages.benchmark`"
     content = json.loads(RunDirectory(finished_run).artifact_bytes("benchmark", "report.json"))
-    assert set(json.loads(schema_text())["properties"]) >= set(content) - {"schema_version"}
+    assert set(json.loads(schema_text())["properties"]) == set(content)
     with pytest.raises(ValueError, match="surprise"):
         Report.model_validate({**content, "surprise": 1})
 
@@ -93,6 +101,8 @@ def test_the_budget_adds_up_and_the_extras_are_there(finished_run: Path) -> None
     assert budget is not None
     assert min(budget.pre_ms, budget.network_ms, budget.post_ms) > 0
     assert budget.pre_ms + budget.network_ms + budget.post_ms + budget.rest_ms > 0
+    (told,) = [line for line in remarks(report) if line.startswith("budget: pre ")]  # without transfers on a CPU
+    assert [step.split()[0] for step in told.removeprefix("budget: ").split(", ")] == ["pre", "network", "post", "rest"]
     assert [t.count for t in report.batches] == [t.count for t in report.callers] == [1, 2]
     assert report.memory is not None
     assert report.memory.host_peak_bytes > report.memory.host_before_bytes > 10_000_000
@@ -130,8 +140,58 @@ def test_a_wrong_answer_is_marked_and_a_crash_lets_the_others_go_on(
     assert ours.samples == 30
 
 
-def test_an_unvalidated_run_is_measured_with_a_loud_mark(run_copy: Path) -> None:
-    without_stage(run_copy, "validate")
+def test_every_contestant_gets_the_configured_number_of_threads(
+    run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen, before = TorchPeer.__call__, set(), torch.get_num_threads()
+
+    def watched(self: TorchPeer, frame: np.ndarray) -> np.ndarray:
+        seen.add(torch.get_num_threads())
+        return real(self, frame)
+
+    monkeypatch.setattr(TorchPeer, "__call__", watched)
+    config = tiny_config(run_copy, 'benchmark.peers=["eager"]', f"benchmark.threads={before + 1}")
+    run_stages(run_copy, config, run_copy, BENCHMARK)
+
+    assert seen == {report_of(run_copy).threads} == {before + 1}
+    assert torch.get_num_threads() == before
+
+
+def test_onnx_runtime_gets_the_same_threads_as_a_peer_and_as_ours(finished_run: Path) -> None:
+    """A pool of three is the calling thread and two more."""
+    run = RunDirectory(finished_run)
+    scene = Scene([np.zeros((48, 80, 3), np.uint8)], run_contract(run), threads=3)
+    ours = OurBackends(run, scene)
+    candidates = [
+        *ours.candidates(),
+        *graph_peers.candidates(lambda: run.artifact_bytes("export", "model.onnx"), scene),
+    ]
+
+    for name in (OURS, graph_peers.ORT):
+        before = len(list(Path("/proc/self/task").iterdir()))
+        entrant = next(candidate for candidate in candidates if candidate.name == name).open()
+        assert len(list(Path("/proc/self/task").iterdir())) == before + 2, name
+        entrant.close()
+    ours.close()
+
+
+def test_figures_of_other_packages_are_measured_anew_and_it_says_so(
+    run_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    record = manifest["stages"]["benchmark"]
+    assert record["params"]["machine"]["torch"] == torch.__version__.partition("+")[0]
+    record["params"]["machine"]["torch"], record["key"] = "2.0", "0" * 64
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+
+    with caplog.at_level("INFO", "segpipe"), caplog.at_level("INFO", "stages"):
+        run_stages(run_copy, tiny_config(run_copy), run_copy, BENCHMARK)
+
+    assert "benchmark: machine.torch 2.0 -> " in caplog.text
+
+
+def test_an_unvalidated_run_without_engines_is_measured_with_a_loud_mark(run_copy: Path) -> None:
+    without_stage(without_stage(run_copy, "validate"), "build")
     run_stages(run_copy, tiny_config(run_copy, "benchmark.peers=[]"), run_copy, BENCHMARK)
     report = report_of(run_copy)
 
@@ -187,6 +247,27 @@ def test_ctrl_c_keeps_what_was_measured_and_the_next_command_measures_again(
     run_stages(run_copy, config, run_copy, BENCHMARK)
 
     assert not report_of(run_copy).partial
+
+
+def test_a_real_ctrl_c_keeps_what_was_measured_and_exits_130(run_copy: Path) -> None:
+    settings = ("benchmark.rounds=1000000", "benchmark.seconds=600", "benchmark.peers=[]")
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "benchmark", str(run_copy), *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if "take turns" in line)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+
+    assert process.returncode == 130, said
+    assert "marked partial" in said
+    report = report_of(run_copy)
+    ours = entry(report, OURS).latency
+    assert report.partial
+    assert ours is not None
+    assert 1 <= ours.samples < 1_000_000
+    assert "<strong>Partial.</strong>" in write_report(RunDirectory(run_copy)).read_text()
 
 
 def test_the_command_prints_the_table_and_run_may_be_left_out(run_copy: Path) -> None:

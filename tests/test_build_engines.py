@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from onnx import helper
 
 from segpipe.errors import BackendMissingError, BuildError
+from segpipe.rundir import RunDirectory
 from segpipe.runtime.trt.building import (
     BuildCancelledError,
     BuildRequest,
@@ -25,17 +28,21 @@ from segpipe.runtime.trt.building import (
     build_engine,
 )
 from segpipe.runtime.trt.inspecting import half_nodes
+from stages import import_model
 from stages.build.engines import build_one, make_request
 from stages.build.precision import island_nodes, judge_precision
 from stages.build.problems import explained
 from stages.build.progress import BuildProgress, shown
 from stages.build.target import describe_target, timing_cache_path
 from stages.config import BuildConfig
+from stages.config_file import load_config
 from stages.graphs.halving import to_half
 from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
 from stages.graphs.reading import to_bytes
+from stages.pipeline import Selection, run_stages
 from tests.tiny_graphs import conv, graph, plain, weights
 
+ROOT = Path(__file__).parents[1]
 SHAPES = (ShapeRange((1, 3, 16, 24), (1, 3, 16, 24), (4, 3, 16, 24)),)
 CONFIG = BuildConfig(compute_capabilities=("8.6",))
 
@@ -193,6 +200,36 @@ def test_refusal_without_a_known_node_still_says_what_is_known() -> None:
 def test_missing_flavour_says_both_pip_lines() -> None:
     with pytest.raises(BackendMissingError, match=r"segpipe\[rtx\].*segpipe\[tensorrt\]"):
         build_one("tensorrt", request(plain()), CONFIG, frozenset())
+
+
+WITHOUT_TENSORRT = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in {"tensorrt", "tensorrt_rtx"}:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+sys.meta_path.insert(0, Absent())
+from segpipe.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("targets", [["tensorrt-rtx"], ["tensorrt"], ["tensorrt-rtx", "tensorrt"]])
+def test_build_command_without_either_flavour_says_both_pip_lines(targets: list[str], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(to_bytes(plain()))
+    (tmp_path / "contract.toml").write_text('classes = ["a", "b", "c", "d"]\nnetwork_size = [16, 24]\n')
+    run = import_model.run(tmp_path / "run", tmp_path / "model.onnx", tmp_path / "contract.toml").parents[2]
+    run_stages(run, load_config(run), run, Selection("export", "export"))
+    command = [sys.executable, "-c", WITHOUT_TENSORRT, "build", str(run), "--set", f"build.targets={targets}"]
+
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 2, result.stderr  # the error and its hint
+    assert f"error: {targets[0]} cannot be imported" in result.stderr
+    assert "pip install 'segpipe[rtx]'" in result.stderr
+    assert "pip install 'segpipe[tensorrt]'" in result.stderr
+    assert "build" not in RunDirectory(run).manifest.stages
 
 
 def test_share_ignores_islands_and_must_reach_the_minimum() -> None:

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segpipe.metrics import confusion, scores
-from stages.compare import Flips, MaskComparison, MaskShape, TensorComparison, Truth, boundary_band
+from stages.compare import Flips, MaskComparison, MaskShape, Truth, boundary_band
+from stages.compare_tensors import TensorComparison
 from stages.config import Limits
-from stages.validate.checks import Check, Measured, checks
+from stages.validate.checks import Check, Measured, Rules, checks, verdict_of
 
 LIMITS = Limits()
 SHAPE = MaskShape(classes=2, boundary_px=3)
@@ -41,13 +42,9 @@ def checked(
 ) -> dict[str, Check]:
     """Checks by name."""
     measured = Measured(
-        masks_of(candidate, margin)[0],
-        tensors or tensors_of(np.ones((2, 4, 4), np.float32)),
-        TensorComparison(),
-        MaskComparison(SHAPE),
-        TensorComparison(),
+        masks_of(candidate, margin)[0], MaskComparison(SHAPE), tensors or tensors_of(np.ones((2, 4, 4), np.float32))
     )
-    return {check.name: check for check in checks(measured, LIMITS, exact, NAMES)}
+    return {check.name: check for check in checks(measured, Rules(LIMITS, NAMES, exact, half=not exact))}
 
 
 def test_equal_networks_fail_nothing() -> None:
@@ -120,17 +117,64 @@ def test_scores_near_the_end_of_fp16_fail() -> None:
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
-    nothing = Measured(
-        MaskComparison(SHAPE), TensorComparison(), TensorComparison(), MaskComparison(SHAPE), TensorComparison()
-    )
+    held = checks(Measured(MaskComparison(SHAPE), MaskComparison(SHAPE)), Rules(LIMITS, NAMES, exact=False, half=True))
 
-    assert {check.status for check in checks(nothing, LIMITS, False, NAMES)} == {"not judged"}
+    assert {check.name for check in held if check.status != "not judged"} == {"unanswered"}
+    assert all(check.why_not for check in held if check.status == "not judged")
+    assert verdict_of(held) == "not judged"
+
+
+def test_one_broken_image_among_a_thousand_fails_and_is_named() -> None:
+    comparison = MaskComparison(SHAPE)
+    truth = Truth.of(halves(), None, lambda pixels: np.full(pixels.size, 0.01), SHAPE)
+    broken = halves()
+    broken[:4] = 1
+    for number in range(1000):
+        comparison.add(truth, broken if number == 7 else halves(), f"image-{number}")
+    held = checks(Measured(comparison, MaskComparison(SHAPE)), Rules(LIMITS, NAMES, exact=False, half=True))
+
+    assert [check.name for check in held if check.status == "failed"] == ["image_agreement"]
+    assert "worst image-7" in next(check.line() for check in held if check.status == "failed")
+
+
+def test_a_network_without_scores_passes_on_its_masks_and_tells_what_was_not_judged() -> None:
+    comparison = MaskComparison(SHAPE)
+    comparison.add(Truth.of(halves(), halves(), None, SHAPE), halves())
+    held = checks(Measured(comparison, MaskComparison(SHAPE)), Rules(LIMITS, NAMES, exact=False, half=True))
+    unjudged = {check.name: check.why_not for check in held if check.status == "not judged"}
+
+    assert verdict_of(held) == "passed"
+    assert unjudged["large_margin_flips"] == unjudged["relative_l2"] == "the reference gives no scores"
+    assert unjudged["stress_non_finite"] == "no stress inputs"
+
+
+def test_a_class_that_only_the_candidate_sees_costs_the_classes_it_took_and_no_mean() -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    candidate = labels.copy()
+    candidate[0, 0] = 1
+    comparison = MaskComparison(SHAPE)
+    comparison.add(Truth.of(labels, labels, None, SHAPE), candidate)
+
+    drop = comparison.iou_drop()
+    assert drop is not None
+    assert drop[0] == pytest.approx(1 / 1600)
+    assert drop[1] == 0
+    assert comparison.candidate_miou() == pytest.approx(1599 / 1600)
+
+
+def test_a_class_that_vanishes_loses_all_it_had_however_small_it_is() -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    labels[3, 3] = 1
+    comparison = MaskComparison(SHAPE)
+    comparison.add(Truth.of(labels, labels, None, SHAPE), np.zeros_like(labels))
+
+    assert comparison.iou_drop() == (1.0, 1)
 
 
 def test_the_band_is_as_wide_as_asked() -> None:
     band = boundary_band(halves(), 3)
 
-    assert np.flatnonzero(band[0]).tolist() == [17, 18, 19, 20, 21, 22, 23]
+    assert np.flatnonzero(band[0]).tolist() == [17, 18, 19, 20, 21, 22]
 
 
 def test_margins_fall_into_their_bins() -> None:

@@ -1,6 +1,8 @@
 """`segpipe data check`, and training's own look at the data: every fault counted, before the first step."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,10 @@ from segpipe.errors import DataError
 from segpipe.images import write_image
 from stages.config_file import load_config
 from stages.data.check import SplitReport, check, suggested_weights
+from stages.data.reading import read_frame
 from stages.pipeline import Selection, run_stages
+
+ROOT = Path(__file__).parents[1]
 
 TOML = """
 [data]
@@ -111,6 +116,29 @@ def test_the_command_names_twenty_counts_all_and_fails(run: Path) -> None:
     assert len(faults) == 20
     assert f"error: {FAULTS + len(SAID) - 1} faults in the data" in result.stderr
     assert "median-frequency" in result.stdout
+
+
+def test_opencvs_own_words_on_a_torn_image_are_not_shown(run: Path) -> None:
+    torn = run / "data/val/images/val0.png"
+    torn.write_bytes(torn.read_bytes()[:60])
+    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "data", "check", str(run)]
+
+    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stderr.splitlines()
+
+    assert len(told) == 2, told
+    assert "val0.png is not an image that OpenCV can read" in told[0]
+    assert told[1].startswith("error: 1 fault")
+
+
+def test_a_palette_image_is_read_as_its_exact_colours_and_refused_when_it_is_transparent(run: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    image, wanted = Image.fromarray(colours).quantize(64), load_config(run).input
+    image.save(run / "palette.png")
+    image.save(run / "clear.png", transparency=0)
+
+    assert np.array_equal(read_frame(run / "palette.png", wanted), np.asarray(image.convert("RGB")))
+    with pytest.raises(DataError, match="4 channels of uint8, the config says 3"):
+        read_frame(run / "clear.png", wanted)
 
 
 def test_a_sound_set_passes_with_its_histogram_as_json(run: Path) -> None:

@@ -101,6 +101,21 @@ def test_sizes_computed_from_shapes_stay_exact() -> None:
     assert run(half, image(1, 3, 3, 2049)).shape == (1, 3, 3, 2049)
 
 
+def test_shape_of_a_half_tensor_is_taken_without_a_cast() -> None:
+    nodes = [
+        conv("image", "w1", "a"),
+        helper.make_node("Shape", ["a"], ["size"], name="size"),
+        helper.make_node("Resize", ["a", "", "", "size"], ["logits"], name="resize"),
+    ]
+    model = graph(nodes, [weights("w1", 4, 3, 3, 3, scale=0.3)])
+
+    half = checked(to_half(model, set()))
+
+    assert [node.op_type for node in half.graph.node] == ["Cast", "Conv", "Shape", "Resize", "Cast"]
+    assert relative_error(run(model, image()), run(rounded(half), image())) < FP16_ERROR
+    assert relative_error(run(model, image()), run(half, image())) < FP16_ERROR
+
+
 def test_branches_take_what_they_capture_in_fp32() -> None:
     def branch(name: str, operator: str) -> onnx.GraphProto:
         node = helper.make_node(operator, ["a"], [name], name=name)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.contract import METADATA_KEY, Contract
-from segpipe.errors import ConfigError, ExportError
+from segpipe.errors import ConfigError, ExportError, InputError
 from stages.config import BuildConfig, ExportConfig, Profile
 from stages.export.clean import clean
 from stages.export.equality import difference, random_tensors, require_equal, session
@@ -180,6 +181,22 @@ def test_graph_that_is_another_network_is_refused_with_figures(source: Source) -
         require_equal(lambda tensor: 1.01 * source.reference(tensor), candidate, FIXED, tensors)
 
 
+def chaotic(tensor: np.ndarray) -> np.ndarray:
+    """Changes of the last bit become changes of a thousandth."""
+    return np.sin(1e4 * tensor)
+
+
+@pytest.mark.parametrize(("scale", "passes"), [(1.002, True), (1.05, False)])
+def test_what_a_networks_own_rounding_changes_is_excused_and_no_more(scale: float, passes: bool) -> None:
+    tensors = [("noise", np.random.default_rng(0).standard_normal((1, 3, 64, 96), np.float32))]
+    outcome = nullcontext() if passes else pytest.raises(ExportError, match="the graph is not the network")
+
+    with outcome:
+        require_equal(chaotic, lambda tensor: scale * chaotic(tensor), FIXED, tensors)
+    with pytest.raises(ExportError, match=r"limit 0\.0001"):  # a calm network may not differ as much
+        require_equal(lambda tensor: tensor, lambda tensor: np.float32(1.002) * tensor, FIXED, tensors)
+
+
 def test_nan_and_other_shapes_are_infinitely_far() -> None:
     scores = np.ones((1, 3, 4, 4), np.float32)
     broken = scores.copy()
@@ -217,6 +234,14 @@ def test_named_module_stays_fp32_and_an_unknown_one_is_refused(source: Source) -
     assert all(name.startswith("down1.") for name in kept)
     with pytest.raises(ConfigError, match="no module or node 'decoder'"):
         export_files(source, ExportConfig(fp32_islands=("decoder",)), BuildConfig(), lambda: FRAMES)
+
+
+def test_network_too_large_for_one_file_is_refused_before_it_is_exported() -> None:
+    with torch.device("meta"):
+        large = nn.Conv2d(3, 200_000_000, 1)
+
+    with pytest.raises(InputError, match=r"the network holds 3\.2 GB, one ONNX file can hold 2\.1 GB"):
+        trace(large, FIXED, 18)
 
 
 def test_wrong_stride_is_refused() -> None:

@@ -18,6 +18,7 @@ from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from stages import import_model
 from stages.config_file import load_config
+from stages.graphs.reading import LARGEST_BYTES
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
 from tests.tiny_graphs import FLOAT, constant, conv, graph, plain, weights
@@ -178,6 +179,35 @@ def test_custom_operator_is_named_and_refused(tmp_path: Path) -> None:
         imported(tmp_path, model)
 
 
+def test_custom_operator_inside_a_branch_is_refused_too(tmp_path: Path) -> None:
+    model = plain()
+    inner = helper.make_graph(
+        [helper.make_node("FancyRelu", ["a"], ["c"], name="fancy", domain="com.acme")],
+        "branch", [], [helper.make_tensor_value_info("c", FLOAT, None)],
+    )  # fmt: skip
+    either = helper.make_node("If", ["yes"], ["b"], name="if", then_branch=inner, else_branch=inner)
+    model.graph.node[1].CopyFrom(either)
+    model.graph.initializer.append(constant("yes", True, np.bool_))
+    model.opset_import.append(helper.make_opsetid("com.acme", 1))
+
+    with pytest.raises(InputError, match=r"node 'fancy' is a custom operator, com.acme::FancyRelu"):
+        imported(tmp_path, model)
+
+
+def test_more_than_one_file_can_hold_is_refused_before_any_weight_is_read(tmp_path: Path) -> None:
+    paths = write(tmp_path, plain())
+    with paths[0].open("wb") as file:
+        file.truncate(LARGEST_BYTES + 1)  # sparse: takes no disk
+    with pytest.raises(InputError, match=r"holds 2\.1 GB, one ONNX file can hold 2\.1 GB"):
+        import_model.run(tmp_path / "run", *paths)
+
+    outside = plain()
+    outside.graph.initializer[0].dims[0] = 10**9
+    paths[0].write_bytes(outside.SerializeToString())
+    with pytest.raises(InputError, match=r"model\.onnx holds 108\.0 GB"):
+        import_model.run(tmp_path / "run", *paths)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -224,7 +254,7 @@ def test_external_data_beside_the_file_is_taken_in(tmp_path: Path) -> None:
     assert stored.graph.initializer[0].raw_data == plain().graph.initializer[0].raw_data
 
 
-@pytest.mark.parametrize("where", ["../secret.bin", "link.bin"])
+@pytest.mark.parametrize("where", ["../secret.bin", "link.bin", "/etc/hostname"])
 def test_external_data_outside_the_folder_is_refused(where: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

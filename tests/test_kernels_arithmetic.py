@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from segpipe.contract import Contract
 from segpipe.runtime.cuda.geometry import canvas_tables, mask_tables
-from segpipe.runtime.cuda.kernels import Kernels, PackArguments, PreArguments, ScoreArguments
+from segpipe.runtime.cuda.kernels import BlendArguments, Kernels, PackArguments, PreArguments, ScoreArguments
 from segpipe.runtime.postprocess import postprocess
+from segpipe.runtime.tiling import cut_axis
 from stages import reference
 from tests import kernel_calls
 from tests.host_device import HostDevice, kernel_library
@@ -26,6 +28,7 @@ from tests.kernel_cases import (
     undecided,
 )
 
+BLEND_TOLERANCE = 1e-5  # sums of up to a hundred weights, rounded to float32, of scores below 5
 CONFIDENCE_TOLERANCE = 2e-5  # exp and a sum over up to 300 classes in float32
 ROUNDS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -43,7 +46,7 @@ def kernels(device: HostDevice) -> Kernels:
 
 
 def test_structures_are_the_same_in_python_and_c() -> None:
-    twins = [PreArguments, ScoreArguments, PackArguments]
+    twins = [PreArguments, ScoreArguments, PackArguments, BlendArguments]
 
     assert kernel_calls.structure_sizes(kernel_library()) == [len(bytes(twin())) for twin in twins]
 
@@ -157,6 +160,45 @@ def test_labels_are_taken_from_the_nearest_cell(device: HostDevice, kernels: Ker
         torch.from_numpy(labels[:, None].astype(np.float32)), (33, 49), mode="nearest-exact"
     )
     assert np.array_equal(masks, wanted[:, 0].numpy().astype(contract.mask_dtype))
+
+
+@given(
+    sides=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    tile=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    overlap=st.sampled_from([0.0, 0.25, 0.5, 0.9]),
+    dtype=st.sampled_from(["float32", "float16"]),
+    nhwc=st.booleans(),
+)
+@ROUNDS
+def test_tiles_are_blended_by_normalised_gaussians(
+    device: HostDevice,
+    kernels: Kernels,
+    *,
+    sides: tuple[int, int],
+    tile: tuple[int, int],
+    overlap: float,
+    dtype: str,
+    nhwc: bool,
+) -> None:
+    rows, columns = (cut_axis(side, length, length, overlap) for side, length in zip(sides, tile, strict=True))
+    rng = np.random.default_rng(0)
+    tiles = {
+        (row, column): rng.normal(size=(3, *tile)).astype(dtype)
+        for row in range(len(rows.begins))
+        for column in range(len(columns.begins))
+    }
+
+    found = kernel_calls.blend(device, kernels, tiles, rows, columns, nhwc=nhwc)
+
+    bells = [np.exp(-0.5 * ((np.arange(n) + 0.5 - n / 2) / (n / 4)) ** 2) for n in tile]
+    bell = bells[0][:, None] * bells[1]
+    total, weight = np.zeros(found.shape), np.zeros(found.shape[1:])
+    for (row, column), one in tiles.items():
+        top, left = rows.begins[row], columns.begins[column]
+        at = slice(top, top + tile[0]), slice(left, left + tile[1])
+        total[:, at[0], at[1]] += one * bell
+        weight[at] += bell
+    np.testing.assert_allclose(found, total / weight, atol=BLEND_TOLERANCE)
 
 
 def test_padding_of_the_canvas_is_marked_in_the_tables() -> None:

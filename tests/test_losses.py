@@ -68,10 +68,21 @@ def test_ignored_pixels_change_nothing_and_get_no_gradient(
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_without_labels_costs_nothing(kind: str, channels: int) -> None:
     scores = torch.randn(1, channels, 4, 4, requires_grad=True)
-    value = loss_of(term(kind))(scores, torch.full((1, 4, 4), IGNORE))
+    value = loss_of(term(kind), weights=(0.5, 2.0, 1.0)[: max(2, channels)])(scores, torch.full((1, 4, 4), IGNORE))
     value.backward()
 
     assert float(value.detach()) == 0.0
+    assert scores.grad is not None
+    assert (scores.grad == 0).all()  # which NaN is not
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_scores_are_a_nan_loss_whatever_the_labels(kind: str, batch: tuple[Tensor, Tensor]) -> None:
+    """Training must see it: a batch that costs nothing must not hide a network that broke."""
+    broken = torch.full_like(batch[0], torch.nan)
+
+    assert math.isnan(float(loss_of(term(kind))(broken, batch[1])))
+    assert math.isnan(float(loss_of(term(kind))(broken, torch.full_like(batch[1], IGNORE))))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks import network_checks as checks
 from benchmarks.network_checks import Subject
+from segpipe.errors import ExportError
 from stages.config import ModelConfig
 
 REPRESENTATIVES = {
@@ -52,7 +53,7 @@ def test_exported_graphs_equal_pytorch(family: str) -> None:
 
 @every_family
 def test_rtx_engine_is_built_in_half_precision(family: str) -> None:
-    assert checks.check_fp16_engine(*exported(family), open_sizes=False) >= 0.9
+    assert checks.check_fp16_engine(*exported(family), open_sizes=False)["fp16_share"] >= 0.9
 
 
 class Wrong(nn.Module):
@@ -92,5 +93,5 @@ def test_a_graph_of_another_network_is_caught() -> None:
         for parameter in (other := make("segnet")).network.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
 
-    with pytest.raises(AssertionError, match=r"model\.onnx at \(64, 64\) differs"):
+    with pytest.raises(ExportError, match="the graph is not the network"):
         checks.check_export(other, files, open_sizes=False)

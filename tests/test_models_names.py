@@ -107,6 +107,20 @@ def test_a_network_of_ones_own_takes_keyword_arguments_and_its_source_counts(own
     assert source_hash(ModelConfig(name="smp/unet/resnet18")) is None
 
 
+def test_options_a_users_factory_does_not_take_are_told_with_what_it_takes(own_module: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"unexpected keyword argument 'dept'.*it takes \(channels, classes, depth=1\)"
+    ):
+        build_network(ModelConfig(name="their_networks:make", options={"dept": 3}), 2, 4)
+
+
+def test_a_type_error_within_a_users_factory_keeps_its_own_words_and_place(own_module: Path) -> None:
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        build_network(ModelConfig(name="their_networks:make", options={"depth": "3"}), 2, 4)
+
+    assert Path(caught.traceback[-1].path) == own_module
+
+
 def test_every_file_of_the_factorys_package_counts_and_none_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

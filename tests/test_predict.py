@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import ExifTags, Image
 
 from segpipe import draw, testing
 from segpipe.errors import InputError
@@ -86,6 +87,73 @@ def test_a_broken_file_is_reported_and_the_rest_goes_on(run: Path, tmp_path: Pat
     assert b"grey.png: the frame is uint8 8x8x1" in result.stderr
     assert b"2 of 4 inputs" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["image0.png", "image2.png"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_turned_photograph_is_read_upright(tmp_path: Path, suffix: str) -> None:
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 3  # upside down
+    frame = testing.make_frame(48, 64)[0]
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(frame).save(path, exif=orientation, quality=95)
+
+    difference = np.abs(read_image(path).astype(int) - frame[::-1, ::-1])
+
+    assert difference.mean() < 20  # JPEG and WebP blur the blocks' edges
+    assert np.abs(read_image(path).astype(int) - frame).mean() > 40
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "shape"),
+    [
+        ("L", "grey.png", (48, 64, 1)),
+        ("L", "grey.jpg", (48, 64, 1)),
+        ("1", "bilevel.png", (48, 64, 1)),
+        ("P", "palette.png", (48, 64, 3)),
+        ("RGBA", "alpha.png", (48, 64, 4)),
+        ("LA", "grey_alpha.png", (48, 64, 4)),
+        ("I;16", "deep.png", (48, 64, 1)),
+    ],
+)
+def test_other_kinds_of_images_keep_their_channels_and_depth(
+    tmp_path: Path, mode: str, name: str, shape: tuple[int, ...]
+) -> None:
+    Image.fromarray(testing.make_frame(48, 64)[0]).convert("L" if mode == "I;16" else "RGB").convert(mode).save(
+        tmp_path / name
+    )
+
+    pixels = read_image(tmp_path / name)
+
+    assert pixels.shape == shape
+    assert pixels.dtype == (np.uint16 if mode == "I;16" else np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cmyk.jpg", "is CMYK"),
+        ("cmyk.tif", "48x64x4, the contract wants"),
+        ("alpha.png", "48x64x4, the contract wants"),
+        ("many.png", "holds 2 pictures"),
+        ("many.webp", "holds 2 pictures"),
+        ("many.tif", "holds 2 pictures"),
+        ("many.gif", "holds 2 pictures"),
+    ],
+)
+def test_what_would_be_converted_silently_is_refused(
+    segmenter: Segmenter, tmp_path: Path, name: str, says: str
+) -> None:
+    picture, path = Image.fromarray(testing.make_frame(48, 64)[0]), tmp_path / name
+    if name.startswith("many"):
+        picture.save(path, save_all=True, append_images=[picture.rotate(180)])
+    else:
+        picture.convert("CMYK" if name.startswith("cmyk") else "RGBA").save(path)
+
+    done, broken = predict_files(segmenter, [path], tmp_path / "out")
+
+    assert not done
+    assert str(path) in str(broken[0])
+    assert says in str(broken[0])
 
 
 def test_what_is_done_is_skipped_until_the_image_or_the_artifact_changes(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from segpipe.cli import app
 from segpipe.manifest import StageRecord
 from segpipe.rundir import RunDirectory
 from stages.report import write_comparison, write_report
-from stages.report.reading import Confusion, _hops, read_facts
+from stages.report.reading import Confusion, _hops, differences, read_facts
 from stages.report.svg import new_axes, to_svg
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,7 @@ def test_a_run_with_nothing_done_has_a_report_too(empty_run: RunDirectory) -> No
 
     assert "not validated" in text
     assert "Speed" not in text
+    assert "Nothing yet: <code>segpipe run" in text
 
 
 @pytest.mark.parametrize("stage", ["train", "build", "validate", "benchmark"])
@@ -77,6 +79,39 @@ def test_a_missing_stage_is_left_out(run_copy: Path, stage: str) -> None:
     text = write_report(RunDirectory(run_copy)).read_text()
 
     assert f'<th scope="row">{stage}</th>' not in text
+
+
+def test_a_failed_gate_is_loud_and_opens_its_limits(run_copy: Path, page: str) -> None:
+    path = RunDirectory(run_copy).artifact("validate", "report.json")
+    content = json.loads(path.read_text())
+    content["hops"]["onnx"]["status"] = "failed"
+    content["hops"]["onnx"]["checks"][0] |= {"status": "failed", "value": None}
+    replace_output(run_copy, "validate", path, json.dumps(content).encode())
+    text = write_report(RunDirectory(run_copy)).read_text()
+
+    assert '<strong class="failed">failed</strong>' in text
+    assert "<details open><summary>All limits" in text
+    assert "<details><summary>All limits" in page
+
+
+def test_a_benchmark_cut_short_before_its_first_round_has_a_page(run_copy: Path) -> None:
+    path = RunDirectory(run_copy).artifact("benchmark", "report.json")
+    content = json.loads(path.read_text())
+    nothing: dict[str, Any] = {
+        "batches": [],
+        "callers": [],
+        "ratios": [],
+        "budget": None,
+        "memory": None,
+        "floor": None,
+    }
+    for entry in content["contestants"]:
+        entry |= {"latency": None, "reason": "no whole round"}
+    replace_output(run_copy, "benchmark", path, json.dumps(content | nothing | {"partial": True}).encode())
+    text = write_report(RunDirectory(run_copy)).read_text()
+
+    assert "segpipe onnxruntime-cpu was not measured: no whole round" in text
+    assert "<h3>Latency</h3>" not in text
 
 
 def test_a_benchmark_of_an_older_form_is_named_not_guessed_at(run_copy: Path) -> None:
@@ -139,6 +174,14 @@ def test_several_runs_are_compared_on_one_page(finished_run: Path, run_copy: Pat
     assert "<code>99</code>" in text
     assert "measured apart" in text
     assert len(text.encode()) < LARGEST_BYTES
+
+
+def test_settings_of_stages_that_a_run_lacks_are_no_differences(finished_run: Path, run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    del manifest["stages"]["benchmark"]
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+
+    assert differences([read_facts(RunDirectory(run)) for run in (finished_run, run_copy)]) == {}
 
 
 def test_runs_without_figures_can_be_compared(empty_run: RunDirectory, tmp_path: Path) -> None:

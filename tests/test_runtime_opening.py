@@ -1,5 +1,7 @@
 """What `Segmenter.open` refuses, and what it says then."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from segpipe.runtime.backends import load_opener
 from segpipe.runtime.opening import open_run
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.segmenter import Segmenter
+from tests.tiny_graphs import plain, weights
 
+ROOT = Path(__file__).parents[1]
 FIXED = testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": (64, 96)})
 
 
@@ -61,6 +65,22 @@ def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
 def test_a_graph_of_another_contract_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="network_size"):
         load_opener("onnxruntime-cpu")(testing.make_onnx(FIXED), testing.CONTRACT, OpenOptions())
+
+
+def test_the_application_s_onnxruntime_logger_is_left_alone(tmp_path: Path) -> None:
+    script = f"""
+import onnxruntime
+onnxruntime.set_default_logger_severity(0)
+from segpipe import Segmenter, testing
+Segmenter.open({str(testing.make_run(tmp_path))!r}).close()
+print("ours is closed", flush=True)
+onnxruntime.InferenceSession(testing.make_onnx(testing.CONTRACT), providers=["CPUExecutionProvider"])
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    ).stdout
+
+    assert ":onnxruntime:" in said.partition("ours is closed")[2]
 
 
 def test_bytes_that_are_no_graph_are_a_clear_error() -> None:
@@ -119,3 +139,19 @@ def test_an_export_of_an_earlier_checkpoint_is_opened_with_a_warning(
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "made from another train/model.safetensors than the run holds now" in warnings[0]
+
+
+def test_the_applications_own_sessions_log_as_it_likes(tmp_path: Path) -> None:
+    """ONNX Runtime's default severity belongs to the process: importing segpipe must not change it."""
+    model = plain()
+    model.graph.initializer.append(weights("nobody_reads_this", 2))
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    code = (
+        "import sys, onnxruntime, segpipe.runtime.backends.onnxruntime\n"
+        "onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.onnx")]
+
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stderr
+
+    assert "nobody_reads_this" in told

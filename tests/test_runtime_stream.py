@@ -1,6 +1,7 @@
 """`stream` and `tiled`: order, overlap, bounds, and errors in their place."""
 
-import contextlib
+import _thread
+import itertools
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from segpipe.errors import InputError
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Tiling
+from tests.interrupts import Interrupt
 
 FIXED = testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": (64, 96)})
 BLENDED = 0.99
@@ -35,19 +37,24 @@ def frames(count: int) -> list[NDArray[np.uint8]]:
     return [testing.make_frame(24 + 4 * (n % 3), 32, n)[0] for n in range(count)]
 
 
-def stream_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("segpipe-stream")]
+def threads_end(before: int) -> bool:
+    """Whether no more threads than before are left; those that said good-bye need a moment to go."""
+    deadline = time.monotonic() + 10
+    while _thread._count() > before and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return _thread._count() <= before
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
 def test_a_stream_gives_the_masks_in_order(segmenter: Segmenter, workers: int, count: int) -> None:
+    before = _thread._count()
     masks = list(segmenter.stream(frames(count), workers=workers))
 
     assert len(masks) == count
     for mask, frame in zip(masks, frames(count), strict=True):
         np.testing.assert_array_equal(mask, segmenter(frame))
-    assert not stream_threads()
+    assert threads_end(before)
 
 
 def test_slow_and_fast_items_keep_their_order_and_overlap() -> None:
@@ -77,6 +84,7 @@ def test_no_more_items_are_read_than_workers_and_one() -> None:
 
 
 def test_a_bad_frame_is_refused_in_its_place(segmenter: Segmenter) -> None:
+    before = _thread._count()
     source: list[Any] = [*frames(5), "not a frame", *frames(3)]
     seen: list[NDArray[Any]] = []
 
@@ -84,11 +92,13 @@ def test_a_bad_frame_is_refused_in_its_place(segmenter: Segmenter) -> None:
         seen.extend(segmenter.stream(source))  # keeps what came before the error
 
     assert len(seen) == 5
-    assert not stream_threads()
+    assert threads_end(before)
     assert len(list(segmenter.stream(frames(3)))) == 3
 
 
 def test_an_error_of_the_callers_iterator_comes_after_the_masks_before_it(segmenter: Segmenter) -> None:
+    before = _thread._count()
+
     def broken() -> Iterator[NDArray[np.uint8]]:
         yield from frames(5)
         raise OSError("the camera is gone")
@@ -98,47 +108,81 @@ def test_an_error_of_the_callers_iterator_comes_after_the_masks_before_it(segmen
         seen.extend(segmenter.stream(broken()))
 
     assert len(seen) == 5
-    assert not stream_threads()
+    assert threads_end(before)
 
 
 def test_leaving_a_stream_early_ends_its_threads(segmenter: Segmenter) -> None:
+    before = _thread._count()
     stream = segmenter.stream(frames(50))
     next(stream)
     stream.close()  # type: ignore[attr-defined] # a generator behind the Iterator
 
-    assert not stream_threads()
+    assert threads_end(before)
+
+
+def test_ctrl_c_at_any_place_of_a_stream_is_raised_and_ends_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+
+    def work(item: int) -> int:
+        time.sleep(0.002)  # the caller has to wait
+        return item
+
+    before = _thread._count()
+    for number in itertools.count():
+        interrupt = Interrupt(number)
+        try:
+            with interrupt:
+                finished = list(ordered(work, range(5), 2))
+        except KeyboardInterrupt:
+            finished = []
+
+        assert threads_end(before), interrupt.where
+        assert not dropped, interrupt.where
+        assert bool(finished) != bool(interrupt.where), interrupt.where
+        if finished:
+            break
+    assert number > 50
 
 
 def test_ctrl_c_in_a_stream_leaves_at_once(tmp_path: Path) -> None:
     run = testing.make_run(tmp_path)
     script = f"""
-import itertools, sys, threading
+import _thread, itertools, sys, time
 from segpipe import Segmenter, testing
-segmenter = Segmenter.open({str(run)!r})
+segmenter = Segmenter.open({str(run)!r}, threads=2)
 try:
     for number, mask in enumerate(segmenter.stream(itertools.repeat(testing.make_frame(64, 64)[0]))):
         if number == 5:
             print("running", flush=True)
 except KeyboardInterrupt:
-    frame = testing.make_frame(8, 8)[0]
-    for thread in threading.enumerate()[1:]:
-        thread.join(20)  # the signal may come between two frames: then its threads end a moment later
-    print(segmenter(frame).shape, [t.name for t in threading.enumerate()], flush=True)
+    print(segmenter(testing.make_frame(8, 8)[0]).shape, flush=True)
+    while _thread._count():
+        time.sleep(0.001)
     sys.exit(130)
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"
 
-    for _ in range(10):  # an interrupt inside a finaliser is dropped: press again
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-            break
-    out, _ = process.communicate(timeout=5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
 
-    assert process.returncode == 130
-    assert out == "(8, 8) ['MainThread']\n"
+    assert (process.returncode, out, err) == (130, "(8, 8)\n", "")
+
+
+def test_python_ends_well_with_a_stream_that_nobody_closed(tmp_path: Path) -> None:
+    script = f"""
+import itertools
+from segpipe import Segmenter, testing
+stream = Segmenter.open({str(testing.make_run(tmp_path))!r}).stream(itertools.repeat(testing.make_frame(400, 400)[0]))
+print(next(stream).shape)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(400, 400)\n", "")
 
 
 def test_a_tiled_frame_is_what_the_whole_frame_gives(segmenter: Segmenter) -> None:

@@ -1,26 +1,74 @@
 """The maths of measuring."""
 
+import threading
 import time
 
 import numpy as np
 import pytest
 
-from stages.timing import WarmUp, interleave, latency, median_of_ratios, ratio_of_medians, warm_up
+from stages.silence import wait_for_silence
+from stages.timing import OwnTime, WarmUp, interleave, latency, median_of_ratios, ratio_of_medians, warm_up
 
 
-def test_contestants_take_turns_each_once_a_round() -> None:
+def test_contestants_take_turns_each_once_a_round_after_a_call_that_does_not_count() -> None:
     order: list[tuple[str, int]] = []
     result = interleave({"a": lambda n: order.append(("a", n)), "b": lambda n: order.append(("b", n))}, 20, 60)
 
-    rounds = [tuple(order[2 * n : 2 * n + 2]) for n in range(20)]
+    assert [(name, -1 - number) for name, number in order[1::2]] == order[::2]
+    rounds = [order[4 * n + 1 : 4 * n + 4 : 2] for n in range(20)]
     assert all({name for name, _ in pair} == {"a", "b"} for pair in rounds)
     assert all({number for _, number in pair} == {n} for n, pair in enumerate(rounds))
     assert {pair[0][0] for pair in rounds} == {"a", "b"}  # neither always runs in the other's wake
     assert {name: len(values) for name, values in result.samples.items()} == {"a": 20, "b": 20}
 
 
+def test_a_contestant_with_a_better_clock_tells_its_own_time() -> None:
+    samples = interleave({"gpu": lambda n: OwnTime(7), "host": lambda n: 7}, 3, 60).samples
+
+    assert list(samples["gpu"]) == [7, 7, 7]
+    assert 7 not in samples["host"]
+
+
+def test_no_other_thread_runs_while_one_is_timed() -> None:
+    """What a contestant leaves spinning, as pools of threads do for some milliseconds, is over before the next."""
+    spinning = threading.Event()
+
+    def spin() -> None:
+        end = time.monotonic() + 0.02
+        while time.monotonic() < end:
+            pass
+        spinning.clear()
+
+    def leaves_a_thread(number: int) -> None:
+        if number >= 0:
+            spinning.set()
+            threading.Thread(target=spin).start()
+
+    met = []
+    interleave({"rude": leaves_a_thread, "other": lambda n: met.append(spinning.is_set())}, 5, 60)
+
+    assert met == [False] * 10
+
+
+def test_waiting_for_silence_gives_up_on_a_thread_that_never_sleeps() -> None:
+    over = threading.Event()
+
+    def busy() -> None:
+        while not over.is_set():
+            pass
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        assert not wait_for_silence()
+    finally:
+        over.set()
+        thread.join()
+    assert wait_for_silence()
+
+
 def test_the_time_limit_ends_with_a_whole_round() -> None:
-    samples = interleave({"a": lambda n: time.sleep(0.02), "b": lambda n: None}, 1000, seconds=0.05).samples
+    samples = interleave({"a": lambda n: time.sleep(0.01), "b": lambda n: None}, 1000, seconds=0.05).samples
 
     assert 1 <= len(samples["a"]) == len(samples["b"]) < 10
 

@@ -1,11 +1,13 @@
 """Options of [train]: each is a line in the config that changes what it says."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load
 from torch import Tensor, nn
 
 from segpipe.errors import ConfigError, DataError
@@ -121,6 +123,19 @@ def test_several_options_work_together(tmp_path: Path) -> None:
 
     assert list((tmp_path / "logs/train").glob("events.out.tfevents.*"))
     assert np.isfinite(run.record("train").figures["val_miou"])
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_trains_and_is_saved_as_itself(tmp_path: Path) -> None:
+    small = ("model.name=tests.test_train_options:with_auxiliary", "model.options={}", "train.epochs=1")
+    plain, compiled = (
+        train(tmp_path / name, *small, "train.clip_norm=0.01", f"train.compile={name}") for name in ("false", "true")
+    )
+
+    weights = [load(run.artifact_bytes("train", "model.safetensors")) for run in (plain, compiled)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, expected in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,21 @@ def test_a_planted_attribute_is_found(name: str) -> None:
     assert any(re.search(message, problem) for problem in problems(source)), problems(source)
 
 
+def test_fp16_flag_planted_in_our_own_builder_is_found() -> None:
+    source = next(path for path in SOURCES if path.name == "building.py").read_text()
+    line = "    config.profiling_verbosity ="
+    assert line in source
+
+    planted = source.replace(line, f"    config.set_flag(trt.BuilderFlag.FP16)\n{line}")
+
+    assert [problem.partition(": ")[2] for problem in problems(planted)] == [
+        f"BuilderFlag.FP16 is not in {facts.product} {facts.version}"
+        for facts in all_facts()
+        if "FP16" not in facts.classes["BuilderFlag"]
+    ]
+    assert any("tensorrt 11" in problem for problem in problems(planted))
+
+
 def test_rtx_may_use_its_own_in_its_branch() -> None:
     source = 'def own(trt):\n  return trt.CudaGraphStrategy.DISABLED\nif flavour == "tensorrt-rtx":\n  own(trt)'
 

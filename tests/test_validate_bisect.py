@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,12 @@ from onnx import TensorProto, helper
 
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
-from segpipe.runtime.opening import run_contract
 from stages import checkpoint
 from stages.auto_islands import Islands, Trial, search
+from stages.graphs.islands import choose
 from stages.validate import refuse_failures
-from stages.validate.bisect import MAX_RUNS, Tolerance, first_divergence
+from stages.validate.bisect import MAX_RUNS, Side, Tolerance, first_divergence
 from stages.validate.explain import enclosing_island
-from stages.validate.ranges import peaks
 from stages.validate.sides import GraphSide
 from tests.test_validate_run import call
 from tests.trained import edit_checkpoint, overflowing, replace_output
@@ -47,11 +47,20 @@ def test_a_graph_of_150_nodes_takes_at_most_12_runs(broken: int) -> None:
     names, tensor = {name: name for name in order}, np.ones(1, np.float32)
     sides = [GraphSide(chain(where), tensor, names) for where in (-1, broken)]
 
-    found, runs = first_divergence(order, sides[0], sides[1], FP16)
+    asked: list[Sequence[str]] = []
+
+    def counted(side: GraphSide) -> Side:
+        def run(names: Sequence[str]) -> dict[str, np.ndarray]:
+            asked.append(names)
+            return side(names)
+
+        return run
+
+    found, runs = first_divergence(order, counted(sides[0]), counted(sides[1]), FP16)
 
     assert found is not None
     assert found.checkpoint == f"t{broken}"
-    assert runs <= MAX_RUNS
+    assert runs == len(asked) <= MAX_RUNS < 12
 
 
 def test_networks_that_agree_have_no_first_divergence() -> None:
@@ -80,18 +89,37 @@ def test_a_bad_branch_behind_a_good_one_is_found() -> None:
 def test_an_island_is_the_smallest_module_that_hands_on_what_fp16_holds() -> None:
     peaks_ = {"stem.1": 1e5, "stem": 30.0, "down.block.2": 1e5, "down.block": 1e5, "down": 9.0, "head": 1e6}
 
-    assert enclosing_island("stem.1", peaks_) == "stem"
-    assert enclosing_island("down.block.2", peaks_) == "down"
-    assert enclosing_island("head", peaks_) == ""
+    assert enclosing_island("stem.1", peaks_, 65504) == "stem"
+    assert enclosing_island("down.block.2", peaks_, 65504) == "down"
+    assert enclosing_island("head", peaks_, 65504) == ""
 
 
-def test_ranges_of_a_graph_are_those_of_its_tensors(trained_run: Path) -> None:
-    run = RunDirectory(trained_run)
-    contract, graph = run_contract(run), run.artifact_bytes("export", "model.onnx")
-    found = peaks(graph, np.full((48, 80, 3), 200, np.uint8), contract)
+def test_an_island_leaves_room_below_the_limit() -> None:
+    assert enclosing_island("stem.1", {"stem.1": 3e4, "stem": 30.0}, 16000) == "stem"
 
-    assert set(found) == {name for node in onnx.load_from_string(graph).graph.node for name in node.output}
-    assert all(0 <= value < 1000 for value in found.values())
+
+def test_bad_checkpoints_everywhere_cost_no_more_runs() -> None:
+    """Branch after branch is bad: the search stops in time and names the earliest that it has seen."""
+    order = [str(index) for index in range(NODES)]
+    ours = {name: np.ones(3) for name in order}
+    theirs = {name: np.full(3, 2.0 if index % 9 else 1.0) for index, name in enumerate(order)}
+
+    def side(values: dict[str, np.ndarray]) -> Side:
+        return lambda names: {name: values[name] for name in names}
+
+    found, runs = first_divergence(order, side(ours), side(theirs), FP16)
+
+    assert found is not None
+    assert runs <= MAX_RUNS
+
+
+def test_an_island_inside_another_changes_nothing(trained_run: Path) -> None:
+    model = onnx.load_model_from_string(RunDirectory(trained_run).artifact_bytes("export", "model.onnx"))
+    one, both = (
+        {island.node for island in choose(model, names, list, "image")} for names in (["stem"], ["stem.0", "stem"])
+    )
+
+    assert one == both != set()
 
 
 def needing(*needed: str) -> tuple[list[Islands], object]:
@@ -130,6 +158,9 @@ def test_auto_islands_repair_an_overflow_and_record_how(trained_copy: Path) -> N
     assert code == 3
     assert "hop 'fp16': non_finite" in err
     assert "first diverging layer is module 'stem.1' (ONNX node node_Conv" in err
+    assert re.search(
+        r"fp16_range \d.*\(Conv node_Conv_\d+ \(module stem\.1.*gives 1\.\d+e\+05, FP16 ends at 65504", err
+    )
     assert "its values overflow FP16: try export.fp32_islands = ['stem']" in err
     code, _, err = call("run", trained_copy, "--from", "export", "--until", "validate", "--auto-islands")
     assert code == 0, err

@@ -4,15 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import run_contract
+from segpipe.runtime.preprocess import preprocess
 from segpipe.verdict import STAGE, stored_verdicts
 from stages.config import Config
+from stages.graphs.halving import to_half
+from stages.graphs.islands import choose
+from stages.graphs.reading import to_bytes
 from stages.pipeline import Selection, run_stages
 from stages.validate.report import GateReport
-from tests.trained import edit_graph, trained_config
+from stages.validate.stored import StoredReference
+from tests.trained import edit_graph, larger_inside, replace_output, trained_config
 
 GATE = Selection("validate", "validate")
 Change = Callable[[str, np.ndarray], np.ndarray]
@@ -27,12 +34,6 @@ def imported(trained_run: Path, path: Path, change: Change) -> tuple[RunDirector
             step.path(name).write_bytes(edit_graph(data, change) if name.endswith(".onnx") else data)
         step.contract_sha256 = source.manifest.contract_sha256
     return run, config
-
-
-def larger_inside(name: str, values: np.ndarray) -> np.ndarray:
-    """Activations 40000 times larger after the first convolution, and as before after the second."""
-    factor = {"stem.3.weight": 1 / 4e4}.get(name, 4e4 if name.startswith("stem.0") or name == "getitem_bias" else 1.0)
-    return values * np.float32(factor)
 
 
 def test_onnx_in_fp32_is_the_reference(trained_run: Path, tmp_path: Path) -> None:
@@ -56,3 +57,42 @@ def test_activations_that_fp16_cannot_hold_fail_though_onnxruntime_hides_them(
         run_stages(run.path, config, run.path, GATE)
     said = "\n".join(record.message for record in caplog.records)
     assert "its values overflow FP16: try export.fp32_islands = ['node_" in said
+
+
+def test_what_stays_in_fp32_does_not_count_against_fp16s_range(trained_run: Path, tmp_path: Path) -> None:
+    run, config = imported(trained_run, tmp_path / "imported", larger_inside)
+    model = onnx.load_model_from_string(run.artifact_bytes("export", "model.onnx"))
+    contract, frame = run_contract(run), StoredReference(RunDirectory(trained_run)).images()[0].frame
+    tensor = preprocess(frame, contract, contract.place(*frame.shape[:2]))[None]
+    islands = {island.node for island in choose(model, ("auto",), lambda: [tensor], contract.input_name)}
+    replace_output(run, "export", "model.fp16.onnx", to_bytes(to_half(model, islands)))
+
+    run_stages(run.path, config, run.path, GATE)
+    found = GateReport.model_validate_json(RunDirectory(run.path).artifact_bytes(STAGE, "report.json"))
+
+    assert islands
+    assert {check.name: check.status for check in found.hops["fp16"].checks}["fp16_range"] == "passed"
+
+
+def test_an_fp32_hop_is_held_to_no_fp16_range(trained_run: Path, tmp_path: Path) -> None:
+    run, config = imported(trained_run, tmp_path / "imported", larger_inside)
+
+    with pytest.raises(GateFailedError, match="the release gate failed: hop 'fp16'"):
+        run_stages(run.path, config, run.path, GATE)
+
+
+def test_a_weight_that_only_fp16_has_wrong_is_named(
+    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Layers that have no FP32 form in the FP16 graph are looked at all the same."""
+    run, config = imported(
+        trained_run,
+        tmp_path / "imported",
+        lambda name, values: values * 1.2 if name == "down2.3.weight.fp16" else values,
+    )
+
+    with pytest.raises(GateFailedError, match=r"hop 'fp16': .*relative_l2"):
+        run_stages(run.path, config, run.path, GATE)
+    graph = onnx.load_model_from_string(run.artifact_bytes("export", "model.onnx")).graph
+    broken = next(node.name for node in graph.node if "down2.3.weight" in node.input)
+    assert f"(ONNX node {broken})" in "\n".join(record.message for record in caplog.records)

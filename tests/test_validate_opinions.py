@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from stages.compare import MaskComparison, MaskShape, TensorComparison, Truth
+from stages.compare import MaskComparison, MaskShape, Truth
+from stages.compare_tensors import TensorComparison
 
 SUMMATION = 1e-5  # Polygraphy sums in float32
 

@@ -1,18 +1,33 @@
 """The smallest run that passes through every stage: seconds on one core, deterministic."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.config import Config
 from stages.config_file import load_config
 
-TOML = """
+
+@dataclass(frozen=True)
+class Size:
+    """How much a test's run trains."""
+
+    frames: int = 16
+    val: int = 4
+    width: int = 4
+    epochs: int = 3
+    batch_size: int = 4
+
+
+def shapes_toml(size: Size, rest: str) -> str:
+    """A run on synthetic shapes; `rest` holds the tables that come after training."""
+    return f"""
 [data]
 kind = "shapes"
 height = 48
 width = 80
-train = 16
-val = 4
+train = {size.frames}
+val = {size.val}
 test = 4
 
 [input]
@@ -20,14 +35,19 @@ height = 64
 width = 96
 
 [model]
-options = { width = 4 }
+options = {{ width = {size.width} }}
 
 [train]
-epochs = 3
-batch_size = 4
+epochs = {size.epochs}
+batch_size = {size.batch_size}
 workers = 0
 threads = 1
+{rest}"""
 
+
+TOML = shapes_toml(
+    Size(),
+    """
 [validate]
 images = 4
 
@@ -45,14 +65,20 @@ peers = ["eager", "half", "onnxruntime"]
 batches = [1, 2]
 callers = [1, 2]
 throughput_seconds = 0.05
-"""
+""",
+)
+
+
+def write_toml(directory: Path, toml: str) -> Path:
+    """A run directory with this config and nothing done yet."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "segpipe.toml").write_text(toml)
+    return directory
 
 
 def write_tiny(directory: Path) -> Path:
     """A run directory with the tiny config and nothing done yet."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "segpipe.toml").write_text(TOML)
-    return directory
+    return write_toml(directory, TOML)
 
 
 def tiny_config(directory: Path, *overrides: str) -> Config:

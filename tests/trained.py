@@ -13,47 +13,25 @@ from segpipe.contract import METADATA_KEY, Contract
 from segpipe.rundir import RunDirectory
 from stages.config import Config
 from stages.config_file import load_config
+from tests.tiny import Size, shapes_toml, write_toml
 
-TOML = """
-[data]
-kind = "shapes"
-height = 48
-width = 80
-train = 160
-val = 8
-test = 4
-[input]
-height = 64
-width = 96
-[model]
-options = { width = 8 }
-[train]
-epochs = 8
-batch_size = 8
-workers = 0
-threads = 1
+TOML = shapes_toml(
+    Size(frames=160, val=8, width=8, epochs=8, batch_size=8),
+    """
 [export]
 fp32_islands = []  # overflows that tests plant must reach the gate
+
 [validate]
 images = 8
 reference_images = 8
 pictures = 2
-[benchmark]
-frames = 2
-rounds = 3
-"""
-
-
-def write_trained(directory: Path) -> Path:
-    """A run directory with this config and nothing done yet."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "segpipe.toml").write_text(TOML)
-    return directory
+""",
+)
 
 
 def trained_config(directory: Path, *overrides: str) -> Config:
     """The config, written to `directory`."""
-    return load_config(write_trained(directory), overrides)
+    return load_config(write_toml(directory, TOML), overrides)
 
 
 def edit_graph(
@@ -94,4 +72,10 @@ def edit_checkpoint(data: bytes, change: Callable[[str, np.ndarray], np.ndarray]
 def overflowing(name: str, values: np.ndarray) -> np.ndarray:
     """The same network in FP32: the stem's first activations 40000 times larger, its second convolution undoes it."""
     factor = {"stem.1.weight": 4e4, "stem.1.bias": 4e4, "stem.3.weight": 1 / 4e4}.get(name, 1.0)
+    return values * np.float32(factor)
+
+
+def larger_inside(name: str, values: np.ndarray) -> np.ndarray:
+    """As `overflowing`, in the exported graph, where batch norms are folded."""
+    factor = {"stem.3.weight": 1 / 4e4}.get(name, 4e4 if name.startswith("stem.0") or name == "getitem_bias" else 1.0)
     return values * np.float32(factor)

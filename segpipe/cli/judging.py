@@ -37,9 +37,6 @@ def validate(
     return print(run_config_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
 
 
-benchmarks = typer.Typer(cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
-
-
 @benchmarks.command("run")
 def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
     """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""

@@ -49,6 +49,17 @@ class Outputs:
 
 
 @dataclass(frozen=True)
+class StepTimes:
+    """Milliseconds of one frame's steps; None for a step that there is not."""
+
+    pre_ms: float
+    network_ms: float
+    post_ms: float
+    upload_ms: float | None = None
+    download_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Result:
     """One frame's answer; every array belongs to the caller."""
 

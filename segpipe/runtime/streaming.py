@@ -1,9 +1,17 @@
-"""A sequence through a function on several threads: results in order, bounded memory, errors in their place."""
+"""A sequence through a function on several threads: results in order, bounded memory, errors in their place.
 
+Ctrl-C may come between any two calls of the main thread. `concurrent.futures` and `threading` take their locks in
+Python there: an interrupt at the wrong call leaves one locked, and the threads wait for ever, or it is dropped in a
+weak reference's callback. So the main thread only calls what is written in C: raw threads and `SimpleQueue`.
+"""
+
+import atexit
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from itertools import repeat
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -15,23 +23,94 @@ def ordered(function: Callable[[Item], Answer], items: Iterable[Item], workers: 
     `items` is advanced in the caller's thread. What the function or `items` raises comes after all earlier answers.
     Closing the generator, an error and Ctrl-C all wait for the items in work and end the threads.
     """
-    pool = ThreadPoolExecutor(workers, "segpipe-stream")
+    crew: _Crew[Item, Answer] = _Crew(function)
     try:
-        waiting: deque[Future[Answer]] = deque()
+        crew.start(workers)
+        waiting: deque[_Task[Item, Answer]] = deque()
         source = iter(items)
         failure: Exception | None = None
         exhausted = False
         while not exhausted or waiting:
             if not exhausted and len(waiting) <= workers:
                 try:
-                    waiting.append(pool.submit(function, next(source)))
+                    waiting.append(crew.submit(next(source)))
                 except StopIteration:
                     exhausted = True
                 except Exception as error:  # noqa: BLE001 - any error of the caller's iterator, kept for its place
                     failure, exhausted = error, True
                 continue
-            yield waiting.popleft().result()
+            yield waiting.popleft().answer()
         if failure is not None:
             raise failure
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.over = True
+        crew.tasks.put(None)  # here, not in a method: at its first line an interrupt could come, and nobody would stop
+        crew.wait()
+
+
+class _Task(Generic[Item, Answer]):
+    """An item on its way to its answer, or to the error that comes in its place."""
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+        self._outcome: SimpleQueue[tuple[Answer] | BaseException] = SimpleQueue()
+
+    def work(self, function: Callable[[Item], Answer]) -> None:
+        """In a thread of the crew."""
+        try:
+            self._outcome.put((function(self._item),))
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            self._outcome.put(error)
+
+    def answer(self) -> Answer:
+        """Wait for it, in the caller's thread."""
+        outcome = self._outcome.get()
+        if isinstance(outcome, tuple):
+            return outcome[0]
+        try:
+            raise outcome
+        finally:
+            del outcome  # its traceback holds this frame
+
+
+class _Crew(Generic[Item, Answer]):
+    """Threads that take tasks in turn, until None comes."""
+
+    def __init__(self, function: Callable[[Item], Answer]) -> None:
+        self._function = function
+        self.tasks: SimpleQueue[_Task[Item, Answer] | None] = SimpleQueue()
+        self.over = False
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._threads: list[int] = []
+
+    def start(self, workers: int) -> None:
+        """All in one call: whenever an interrupt comes, the list holds the threads that run."""
+        atexit.register(self._end)
+        self._threads.extend(map(start_new_thread, repeat(self._work, workers), repeat(())))
+
+    def submit(self, item: Item) -> _Task[Item, Answer]:
+        """Put an item in line."""
+        task: _Task[Item, Answer] = _Task(item)
+        self.tasks.put(task)
+        return task
+
+    def wait(self) -> None:
+        """Until the last thread has ended."""
+        while self._threads:
+            self._ended.get()
+        atexit.unregister(self._end)
+
+    def _end(self) -> None:
+        """For a stream that nobody closed: no thread may be inside a backend when Python goes."""
+        self.over = True
+        self.tasks.put(None)
+        self.wait()
+
+    def _work(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            if not self.over:
+                task.work(self._function)
+            del task  # the frame is the caller's alone while this thread waits
+        self.tasks.put(None)  # the next one's
+        self._threads.pop()
+        self._ended.put(None)

@@ -50,7 +50,7 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """The tiles along one axis: where each begins, in scores, and the weights of its scores."""
 
     begins: NDArray[np.intp]
@@ -80,19 +80,24 @@ class _Tiles:
     backend: Backend
     frame: NDArray[Any]
     tile: tuple[int, int]
-    rows: _Cut
-    columns: _Cut
+    rows: Cut
+    columns: Cut
     batch: int
 
-    def of_row(self, row: int) -> Iterator[NDArray[np.float32]]:
-        """The scores of each tile in a row, from left to right."""
-        top = round(int(self.rows.begins[row]) * self.rows.px)
-        lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
-        height, width = self.tile
-        crops = [self.frame[top : top + height, x : x + width] for x in lefts]
-        batches = [crops[first : first + self.batch] for first in range(0, len(crops), self.batch)]
-        for scores in ordered(lambda some: _infer_scores(self.backend, some, self.tile), batches, _WORKERS):
+    def scores(self) -> Iterator[NDArray[np.float32]]:
+        """The scores of each tile, row by row from left to right."""
+        for scores in ordered(lambda some: _infer_scores(self.backend, some, self.tile), self._batches(), _WORKERS):
             yield from scores
+
+    def _batches(self) -> Iterator[list[NDArray[Any]]]:
+        """Crops of one row at a time, as many as the backend gets."""
+        height, width = self.tile
+        lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
+        for begin in self.rows.begins:
+            top = round(int(begin) * self.rows.px)
+            for first in range(0, len(lefts), self.batch):
+                some = lefts[first : first + self.batch]
+                yield [self.frame[top : top + height, x : x + width] for x in some]
 
 
 class _Canvas:
@@ -138,16 +143,17 @@ def segment_tiled(
     """The mask of a checked frame. Beside frame and mask, memory holds the scores of one row of tiles."""
     tile = _tile_size(contract, tiling)
     grid = _infer_scores(backend, [frame[: tile[0], : tile[1]]], tile)[0].shape[1:]
-    rows, columns = (_cut(frame.shape[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
+    rows, columns = (cut_axis(frame.shape[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
     tiles = _Tiles(backend, frame, tile, rows, columns, tiling.batch)
     canvas = _Canvas(tiles, contract)
     across = len(columns.begins)
-    for row in range(len(rows.begins)):
-        for column, scores in enumerate(tiles.of_row(row)):
-            canvas.add(row, column, scores)
-            if progress is not None:
-                progress(row * across + column + 1, len(rows.begins) * across)
-        canvas.finish_row(row)
+    for number, scores in enumerate(tiles.scores()):
+        row, column = divmod(number, across)
+        canvas.add(row, column, scores)
+        if column + 1 == across:
+            canvas.finish_row(row)
+        if progress is not None:
+            progress(number + 1, len(rows.begins) * across)
     return canvas.mask
 
 
@@ -164,7 +170,8 @@ def _tile_size(contract: Contract, tiling: Tiling) -> tuple[int, int]:
     return tile
 
 
-def _cut(pixels: int, tile_px: int, tile: int, overlap: float) -> _Cut:
+def cut_axis(pixels: int, tile_px: int, tile: int, overlap: float) -> Cut:
+    """Tiles of `tile` scores, `tile_px` pixels, over an axis, with the Gaussian weights of each, normalised."""
     last = max(-(-pixels * tile // tile_px) - tile, 0)
     step = max(round(tile * (1 - overlap)), 1)
     begins = np.unique(np.minimum(np.arange(0, last + step, step), last))
@@ -173,7 +180,7 @@ def _cut(pixels: int, tile_px: int, tile: int, overlap: float) -> _Cut:
     for begin in begins:
         total[begin : begin + tile] += gaussian
     weights = np.stack([gaussian / total[begin : begin + tile] for begin in begins])
-    return _Cut(begins, weights.astype(np.float32), tile_px / tile)
+    return Cut(begins, weights.astype(np.float32), tile_px / tile)
 
 
 def _infer_scores(backend: Backend, crops: list[NDArray[Any]], tile: tuple[int, int]) -> list[NDArray[np.float32]]:

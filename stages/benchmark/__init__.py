@@ -1,5 +1,6 @@
 """Stage `benchmark`: how long a frame takes here, beside what a user would have otherwise."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,15 +8,20 @@ from segpipe.rundir import RunDirectory
 from segpipe.step import Step
 from stages.benchmark.machine import machine
 from stages.config import Config
-from stages.environment import versions
+from stages.environment import gpus, versions
 from stages.models import factory_inputs
 
 if TYPE_CHECKING:
     from stages.benchmark.measure import Measured
 
 STAGE = "benchmark"
-VERSION = 2
-_PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "numpy", "opencv-python-headless")
+VERSION = 3
+_PACKAGES = (
+    "torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda-bindings", "pycuda",
+    "numpy", "opencv-python-headless",
+)  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 class _CutShort(Exception):  # noqa: N818 - no error: carries what was measured past the step that must not commit it
@@ -26,9 +32,12 @@ class _CutShort(Exception):  # noqa: N818 - no error: carries what was measured 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Measure this run's deployed network, unless the same one was measured on this machine before."""
+    from stages.data import fingerprint
+
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in _artifacts(rundir)}
     inputs |= factory_inputs(rundir, config.model)
-    params = {"stage_version": VERSION, "machine": machine().model_dump(), **config.sections("benchmark")}
+    inputs["data"] = fingerprint(config, base, rundir.path / ".fingerprints.json")
+    params = {"stage_version": VERSION, "machine": _here(), **config.sections("data", "benchmark")}
     try:
         with rundir.step(STAGE, inputs, params) as step:
             if step.stale:
@@ -41,8 +50,14 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     except _CutShort as cut:  # kept under a key of its own, so that the next command measures again
         with rundir.step(STAGE, inputs, {**params, "partial": True}) as step:
             _keep(step, cut.measured, rundir)
+        _log.warning("benchmark: cut short; what was measured is kept, marked partial: `segpipe report` shows it")
         raise KeyboardInterrupt from None
     return rundir.artifact(STAGE, "report.json")
+
+
+def _here() -> dict[str, Any]:
+    """The machine and the packages that figures belong to: on others they are measured anew."""
+    return {**machine().model_dump(exclude={"gpu"}), "gpus": gpus(), **versions(*_PACKAGES)}
 
 
 def _artifacts(rundir: RunDirectory) -> list[Path]:

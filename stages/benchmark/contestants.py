@@ -14,9 +14,10 @@ from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import ARTIFACTS, Backend
 from segpipe.runtime.opening import open_run
 from segpipe.runtime.preprocess import preprocess
-from segpipe.runtime.request import OpenOptions, Outputs
+from segpipe.runtime.request import OpenOptions, Outputs, StepTimes
 from segpipe.verdict import require_passed
 from stages.benchmark_report import Kind
+from stages.timing import OwnTime
 
 _MASK = Outputs()
 
@@ -62,6 +63,13 @@ class NetworkAlone(Protocol):
     def scores(self, tensor: NDArray[Any]) -> NDArray[Any]: ...
 
 
+@runtime_checkable
+class TimesSteps(Protocol):
+    """A backend that can time its steps by the GPU's clock."""
+
+    def time_steps(self, frame: NDArray[Any]) -> StepTimes: ...
+
+
 class OurBackends:
     """The run's backends, opened once each; both kinds of contestant, the budget and the throughput share them."""
 
@@ -101,17 +109,19 @@ class OurBackends:
         )
 
     def _alone(self, name: str) -> Entrant:
-        backend = self.backend(name)
-        if not isinstance(backend, NetworkAlone):
-            raise NotImplementedError("this backend runs its network only as part of a whole frame")
-        network: NetworkAlone = backend
-        tensors = [network_input(frame, self._scene.contract) for frame in self._scene.frames]
-        return Entrant(
-            call=lambda number: network.scores(tensors[number % len(tensors)]),
-            mask=None,
-            close=lambda: None,
-            validated=self._validated[name],
-        )
+        call = _network_call(self.backend(name), self._scene)
+        return Entrant(call, mask=None, close=lambda: None, validated=self._validated[name])
+
+
+def _network_call(backend: Backend, scene: Scene) -> Callable[[int], object]:
+    """The network of one frame: by itself, or where it runs only within a whole frame, by its share of that."""
+    if isinstance(backend, TimesSteps):
+        steps = backend.time_steps
+        return lambda number: OwnTime(round(1e6 * steps(scene.frame(number)).network_ms))
+    if isinstance(backend, NetworkAlone):
+        scores, tensors = backend.scores, [network_input(frame, scene.contract) for frame in scene.frames]
+        return lambda number: scores(tensors[number % len(tensors)])
+    raise NotImplementedError("this backend runs its network only as part of a whole frame")
 
 
 def network_input(frame: NDArray[Any], contract: Contract) -> NDArray[Any]:

@@ -1,7 +1,8 @@
 """`benchmark compare`: two runs against each other, live and interleaved, with a verdict; two reports without one."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from segpipe.errors import GateFailedError, InputError
+from segpipe.errors import GateFailedError, InputError, NotValidatedError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
+from segpipe.verdict import require_passed
 from stages.benchmark_report import Report
 from stages.config import Config
 from stages.data import open_split
-from stages.timing import interleave, median_of_ratios, warm_up
+from stages.timing import Contestant, interleave, median_of_ratios, warm_up
 
-_ROUNDS = 20  # measured at a time
-_LEAST = 80  # rounds before the first look: an interval over fewer is itself too uncertain; then at each doubling
+_log = logging.getLogger(__name__)
+
+_LOOKS = (0.125, 0.25, 0.5, 1.0)  # shares of the time limit: what nobody met in an eighth of it may come later
+_LEAST = 80  # rounds before a look ends it: an interval over fewer is itself too uncertain
 _LEVEL = 0.99  # of the interval: there are several looks, and each may err
+_NO_LIMIT = 1_000_000_000  # rounds: the time ends them
 
 Verdict = Literal["within the margin", "slower", "not decided"]
 
@@ -62,6 +67,8 @@ def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: T
         Segmenter.open(runs[0], backend, threads=threads, allow_unvalidated=True) as a,
         Segmenter.open(runs[1], backend, threads=threads, allow_unvalidated=True) as b,
     ):
+        for run, segmenter in zip(runs, (a, b), strict=True):
+            _mark_unvalidated(run, segmenter)
         return duel(a, b, frames, terms)
 
 
@@ -71,31 +78,40 @@ def duel(
     frames: Sequence[NDArray[Any]],
     terms: Terms,
 ) -> Outcome:
-    """Rounds of both until the interval lies on one side of the margin, or the time is over."""
+    """Rounds of both until at one of the looks the interval lies on one side of the margin, or the time is over."""
     calls = {
-        "a": lambda number: a(frames[number % len(frames)]),
-        "b": lambda number: b(frames[number % len(frames)]),
+        "A": lambda number: a(frames[number % len(frames)]),
+        "B": lambda number: b(frames[number % len(frames)]),
     }
     for call in calls.values():
         warm_up(call, terms.seconds / 10)
-    end = time.monotonic() + terms.seconds
-    taken: dict[str, list[NDArray[np.int64]]] = {name: [] for name in calls}
-    look = _LEAST
-    while True:
-        rounds = interleave(calls, _ROUNDS, max(0.0, end - time.monotonic()), seed=len(taken["a"]))
-        if rounds.interrupted:
-            raise KeyboardInterrupt
-        for name, reason in rounds.failed.items():
-            raise InputError(f"run {name.upper()} {reason}", hint="run `segpipe benchmark` on it")
-        for name, values in rounds.samples.items():
-            taken[name].append(values)
-        measured = sum(map(len, taken["a"]))
-        over = time.monotonic() >= end
-        if over or measured >= look:
-            outcome = judge(np.concatenate(taken["a"]), np.concatenate(taken["b"]), terms.margin, over)
-            if over or outcome.verdict != "not decided":
-                return outcome
-            look *= 2
+    start = time.monotonic()
+    taken = {name: np.empty(0, np.int64) for name in calls}
+    for share in _LOOKS:
+        more = _rounds(calls, start + share * terms.seconds - time.monotonic(), seed=len(taken["A"]))
+        taken = {name: np.concatenate([values, more[name]]) for name, values in taken.items()}
+        outcome = judge(taken["A"], taken["B"], terms.margin, over=share == _LOOKS[-1])
+        if outcome.verdict != "not decided" and outcome.rounds >= _LEAST:
+            break
+    return outcome
+
+
+def _mark_unvalidated(run: Path, segmenter: Segmenter) -> None:
+    what = segmenter.describe()
+    try:
+        require_passed(RunDirectory(run), segmenter.artifact_sha256, what["backend"], what["device"])
+    except NotValidatedError as reason:
+        _log.warning("NOT VALIDATED: %s", reason)
+
+
+def _rounds(calls: Mapping[str, Contestant], seconds: float, seed: int) -> dict[str, NDArray[np.int64]]:
+    """One round at least, of both or of none."""
+    rounds = interleave(calls, _NO_LIMIT, seconds, seed)
+    if rounds.interrupted:
+        raise KeyboardInterrupt
+    for name, reason in rounds.failed.items():
+        raise InputError(f"run {name} {reason}", hint="run `segpipe benchmark` on it")
+    return rounds.samples
 
 
 def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> Outcome:

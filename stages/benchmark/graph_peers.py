@@ -60,6 +60,7 @@ def _onnxruntime(graph: bytes, scene: Scene, provider: str) -> _Network:
     failures = tuple(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
     options = ort.SessionOptions()
     options.intra_op_num_threads = scene.threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # as ours: it slows PyTorch's part after it
     name, wanted = scene.contract.input_name, [scene.contract.output_name]
 
     def run(tensor: NDArray[Any]) -> NDArray[Any]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.benchmark_report import Machine
+from stages.environment import processor
 
 _BUSY = 0.1  # share of the processor taken by other work from which figures are doubtful
 
 
 def machine() -> Machine:
     """What the figures belong to."""
-    return Machine(processor=_processor(), cores=usable_cores(), python=platform.python_version())
+    return Machine(processor=processor(), cores=usable_cores(), python=platform.python_version())
 
 
 def usable_cores() -> int:
@@ -51,11 +52,3 @@ def load_warnings(share: float) -> tuple[str, ...]:
     if share < _BUSY:
         return ()
     return (f"other work had {share:.0%} of the processor while this was measured",)
-
-
-def _processor() -> str:
-    """The processor's own name for itself."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

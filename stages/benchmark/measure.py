@@ -22,7 +22,7 @@ from stages.benchmark.budget import Steps
 from stages.benchmark.contestants import Candidate, Entrant, OurBackends, Scene, network_input
 from stages.benchmark.machine import Moment, load_warnings, machine, others_share, usable_cores
 from stages.benchmark.pictures import frame_sheet
-from stages.benchmark_report import Budget, Conditions, Entry, GpuState, LatencyFigures, Ratio, Report
+from stages.benchmark_report import Budget, Conditions, Entry, GpuState, Ratio, Report
 from stages.config import Config
 from stages.data import open_split
 from stages.timing import (
@@ -159,6 +159,7 @@ def _take_turns(state: _State, steps: Steps | None, config: Config) -> _Taken:
     calls: dict[str, Contestant] = {name: entrant.call for name, entrant in state.entrants.items()}
     if steps is not None:
         calls[_STEPS] = steps
+    _log.info("benchmark: %d contestants take turns for up to %.0f s", len(state.entrants), config.benchmark.seconds)
     rounds = interleave(calls, config.benchmark.rounds, config.benchmark.seconds)
     state.reasons |= rounds.failed
     samples = {name: values for name, values in rounds.samples.items() if name != _STEPS and len(values)}
@@ -245,7 +246,7 @@ def _entry(candidate: Candidate, state: _State, samples: dict[str, Nanoseconds])
         warm_up_calls=warm.calls if warm else 0,
         settled=warm.settled if warm else None,
         validated=entrant.validated if entrant else None,
-        latency=LatencyFigures(**latency(values).as_dict()) if values is not None and len(values) else None,
+        latency=latency(values) if values is not None and len(values) else None,
         reason=state.reasons.get(name, "" if values is not None and len(values) else "no whole round"),
     )
 

@@ -1,4 +1,4 @@
-"""Peak memory of a process that does nothing but segment: `python -m stages.benchmark.memory RUN BACKEND FRAMES`."""
+"""Peak memory of a process that only segments: `python -m stages.benchmark.memory RUN BACKEND FRAMES THREADS`."""
 
 import json
 import subprocess
@@ -22,7 +22,8 @@ def peak(run: Path, backend: str, scene: Scene, gpu: nvml.Watch) -> Memory:
     with tempfile.TemporaryDirectory() as folder:
         frames = Path(folder, "frames.npz")
         np.savez(frames, *scene.frames)
-        command = [sys.executable, "-m", "stages.benchmark.memory", str(run.resolve()), backend, str(frames)]
+        words = (str(run.resolve()), backend, str(frames), str(scene.threads))
+        command = [sys.executable, "-m", "stages.benchmark.memory", *words]
         home = Path(__file__).parents[2]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, cwd=home)
@@ -40,10 +41,10 @@ def _high_water_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def _main(run: str, backend: str, frames: str) -> None:
+def _main(run: str, backend: str, frames: str, threads: str) -> None:
     before = _high_water_bytes()
     loaded = list(np.load(frames).values())
-    with Segmenter.open(run, backend, allow_unvalidated=True) as segmenter:
+    with Segmenter.open(run, backend, threads=int(threads), allow_unvalidated=True) as segmenter:
         for frame in loaded:
             segmenter(frame)
         device = nvml.watch().own_bytes()
@@ -51,4 +52,4 @@ def _main(run: str, backend: str, frames: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:4])
+    _main(*sys.argv[1:5])

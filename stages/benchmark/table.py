@@ -6,6 +6,8 @@ from stages.benchmark_report import Entry, Report
 
 COLUMNS = ("contestant", "p50 ms", "95 % interval", "p90", "p99", "max", "samples", "same masks", "slower than ours")
 
+_STEPS = ("upload", "pre", "network", "post", "download", "rest")  # in the order in which a frame meets them
+
 
 def rows(report: Report) -> list[list[str]]:
     """A line for each contestant that was measured, ours first."""
@@ -48,10 +50,9 @@ def _row(report: Report, entry: Entry) -> list[str]:
 
 def _beside(report: Report) -> Iterator[str]:
     if budget := report.budget:
-        yield (
-            f"budget: pre {budget.pre_ms:.2f}, network {budget.network_ms:.2f}, post {budget.post_ms:.2f}, "
-            f"rest {budget.rest_ms:.2f} of {budget.end_to_end_ms:.2f} ms"
-        )
+        steps = {name: getattr(budget, f"{name}_ms") for name in _STEPS}
+        told = ", ".join(f"{name} {value:.2f}" for name, value in steps.items() if value is not None)
+        yield f"budget: {told} of {budget.end_to_end_ms:.2f} ms"
     if report.batches:
         yield "frames a second by batch: " + ", ".join(f"{t.count}: {t.frames_per_second:.0f}" for t in report.batches)
     if report.callers:

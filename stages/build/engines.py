@@ -47,6 +47,8 @@ def build_engines(rundir: RunDirectory, graph_name: str, config: BuildConfig) ->
     islands = island_nodes(rundir.artifact_bytes("export", "precision.json")) if config.precision == "fp16" else None
     given = onnx.load_model_from_string(graph).graph.input[0]
     shapes = shape_ranges(contract, config, dimensions(given))
+    for flavour in config.targets:
+        _refuse_impossible(flavour)
     engines: dict[Flavour, Engine] = {}
     figures: dict[str, Any] = {}
     for flavour in config.targets:
@@ -77,12 +79,6 @@ def build_one(
     flavour: Flavour, request: BuildRequest, config: BuildConfig, islands: frozenset[str]
 ) -> tuple[Engine, dict[str, Any]]:
     """One engine and its figures; a refused graph is explained in the network's terms."""
-    load(flavour)  # a missing package is told before a missing GPU
-    if flavour == "tensorrt" and gpu_name() is None:
-        raise BuildError(
-            "tensorrt builds on the GPU that its engine will run on, and there is none here",
-            hint="build on that machine, or set build.targets = ['tensorrt-rtx'], which needs no GPU to build",
-        )
     started = time.monotonic()
     with shown(flavour) as progress:
         try:
@@ -106,6 +102,16 @@ def build_one(
         figures["device_memory_bytes"] = inspected.device_memory_bytes
     _log.info("build: %s in %.1f s, %.0f %% FP16", flavour, seconds, 100 * figures["fp16_share"])
     return engine, figures
+
+
+def _refuse_impossible(flavour: Flavour) -> None:
+    """Before anything is built: a missing package first, then a missing GPU."""
+    load(flavour)
+    if flavour == "tensorrt" and gpu_name() is None:
+        raise BuildError(
+            "tensorrt builds on the GPU that its engine will run on, and there is none here",
+            hint="build on that machine, or set build.targets = ['tensorrt-rtx'], which needs no GPU to build",
+        )
 
 
 def _built_for(flavour: Flavour, config: BuildConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from stages.environment import versions
 from stages.models import factory_inputs
 
 STAGE = "export"
-VERSION = 2
+VERSION = 4
 _AUTO = "auto"
 
 

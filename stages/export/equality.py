@@ -20,6 +20,12 @@ Network = Callable[[NDArray[Any]], NDArray[Any]]
 
 LIMIT = 1e-4
 """Relative L2 error of the scores. Two FP32 implementations differ by 1e-7 to 1e-6; a wrong operator by over 1e-2."""
+OWN_ROUNDING = 10.0
+"""Deep networks that amplify rounding may differ by this many times what the last bit of their input alone changes.
+
+ResNet101 with random weights is 4e-4 away from itself in float64, and as far when its input's last bits flip."""
+CEILING = 2e-2
+"""What no network's own rounding excuses."""
 LABELS_LIMIT = 1e-3
 """Share of labels that may differ where the network ends in an argmax: pixels whose scores tie."""
 _MOST_PIXELS = 2**20  # of a random batch: more would only take longer
@@ -38,14 +44,15 @@ def require_equal(reference: Network, candidate: Network, contract: Contract, te
     """Compare on every tensor; ExportError names the figures when they differ."""
     worst = Worst()
     labels = contract.output_kind == "labels"
-    limit = LABELS_LIMIT if labels else LIMIT
     for name, tensor in tensors:
-        expected, found = reference(tensor), candidate(tensor)
-        error = difference(expected, found, labels)
+        expected, found = _answer(reference, name, tensor), candidate(tensor)
+        error, limit = difference(expected, found, labels), LABELS_LIMIT if labels else LIMIT
+        if not error <= limit and not labels:
+            limit = max(limit, min(CEILING, OWN_ROUNDING * _own_rounding(reference, tensor, expected)))
         if not error <= limit:
-            what = f"{error:.2%} of the labels differ" if labels else f"relative L2 error {error:.3g} (limit {limit:g})"
+            what = f"{error:.2%} of the labels differ" if labels else f"relative L2 error {error:.3g}"
             raise ExportError(
-                f"the graph is not the network: on {name} {_shape(tensor)} {what}, "
+                f"the graph is not the network: on {name} {_shape(tensor)} {what} (limit {limit:.3g}), "
                 f"largest difference {_largest(expected, found):.3g}",
                 hint="export with another PyTorch or opset, and report the operator to its authors",
             )
@@ -53,6 +60,16 @@ def require_equal(reference: Network, candidate: Network, contract: Contract, te
         if error >= worst.error:
             worst.error, worst.tensor = error, f"{name} {_shape(tensor)}"
     return worst
+
+
+def _answer(network: Network, name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    try:
+        return network(tensor)
+    except RuntimeError as error:  # PyTorch's own: a pyramid with nothing left to pool
+        raise ExportError(
+            f"the network refuses {name} {_shape(tensor)}: {error}",
+            hint="give the shapes that it takes in build.profiles (height, width)",
+        ) from error
 
 
 def difference(expected: NDArray[Any], found: NDArray[Any], labels: bool) -> float:
@@ -65,6 +82,16 @@ def difference(expected: NDArray[Any], found: NDArray[Any], labels: bool) -> flo
     if not np.isfinite(expected).all() or not np.isfinite(found).all():
         return float("inf")
     return float(np.linalg.norm(expected - found) / (np.linalg.norm(expected) or 1.0))
+
+
+def _own_rounding(reference: Network, tensor: NDArray[Any], expected: NDArray[Any]) -> float:
+    """How far the reference's answer moves when the last bit of every input number does; 0 for whole numbers."""
+    if tensor.dtype.kind != "f":
+        return 0.0
+    up = np.random.default_rng(0).random(tensor.shape) < 0.5
+    nudged = np.nextafter(tensor, np.where(up, np.inf, -np.inf).astype(tensor.dtype))
+    moved = difference(expected, reference(nudged), labels=False)
+    return moved if np.isfinite(moved) else 0.0
 
 
 def session(model: onnx.ModelProto, contract: Contract) -> Network:

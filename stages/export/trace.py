@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from segpipe.contract import Contract
 from segpipe.errors import ExportError
+from stages.graphs.reading import refuse_too_large
 
 _MAX_BATCH = 1024  # bound of the symbolic batch; nothing is allocated for it
 
 
 def trace(network: nn.Module, contract: Contract, opset: int) -> onnx.ModelProto:
     """Export; batch norms are folded and constants computed by the exporter's own optimiser."""
+    weights = (*network.parameters(), *network.buffers())
+    refuse_too_large(sum(tensor.numel() * tensor.element_size() for tensor in weights), "the network")
     example = _example(contract)
     _check_stride(network, example, contract)
     sides = {2: "height", 3: "width"} if contract.network_size is None else {}

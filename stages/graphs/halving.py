@@ -27,6 +27,14 @@ def to_half(model: onnx.ModelProto, islands: Set[str]) -> onnx.ModelProto:
     return _Halving(model, islands).converted()
 
 
+def half_suffix(names: Iterable[str]) -> str:
+    """What is added to a tensor's name for its half form, where the FP32 model has these names."""
+    taken, suffix = set(names), _SUFFIX
+    while any(name.endswith(suffix) for name in taken):
+        suffix += "_"
+    return suffix
+
+
 def halved(tensor: TensorProto) -> np.ndarray:
     """A weight as FP16; a bound of Clip or a mask beyond FP16's range becomes its largest number."""
     values = numpy_helper.to_array(tensor)
@@ -61,9 +69,7 @@ class _Halving:
         self._opset = opset_of(model)
         self._sizes = shape_values(model)
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._suffix = _SUFFIX
-        while any(name.endswith(self._suffix) for name in self._types):
-            self._suffix += "_"
+        self._suffix = half_suffix(self._types)
         self._made = {value.name for value in model.graph.input}
         self._nodes: list[NodeProto] = []
         self._tensors: list[TensorProto] = []
@@ -73,6 +79,8 @@ class _Halving:
         for node in self._model.graph.node:
             if self._may_be_half(node):
                 self._emit_half(node)
+            elif node.op_type in _FROM_SHAPES:
+                self._emit_measuring(node)
             else:
                 self._emit_kept(node)
         for value in self._model.graph.output:
@@ -119,6 +127,16 @@ class _Halving:
             if is_float(self._types, name):
                 copy.output[index] = name + self._suffix
         _retype(copy)
+        self._nodes.append(copy)
+        self._made.update(copy.output)
+
+    def _emit_measuring(self, node: NodeProto) -> None:
+        """A shape is the same in both forms: no cast of a whole tensor for it."""
+        (name,) = node.input
+        half = name + self._suffix
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.input[0] = half if name not in self._made and half in self._made else self._full(name)
         self._nodes.append(copy)
         self._made.update(copy.output)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any
 
 import onnx
@@ -10,10 +11,14 @@ from numpy.typing import NDArray
 
 from segpipe.errors import ConfigError
 from stages.graphs import naming
+from stages.graphs.cancelling import unsafe_sums
 from stages.graphs.ranges import Unsafe, measure, readers_and_makers, unsafe_activations, unsafe_weights
 
 AUTO, WEIGHTS = "auto", "weights"
 PROBES = (AUTO, WEIGHTS)
+_FRAMES_FOR_SUMS = (
+    2  # whether terms cancel depends on the weights far more than on the frame, and it costs a second pass
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,16 @@ def choose(
 
     "weights" looks at the weights alone, for who has no frames.
     """
-    reasons: dict[str, str] = {}
+    reasons: dict[str, str] = {}  # what was measured goes before what was named
     if AUTO in wanted:
+        reasons |= _reasons(model, unsafe_sums(model, islice(frames(), _FRAMES_FOR_SUMS), input_name))
         reasons |= _reasons(model, unsafe_activations(measure(model, frames(), input_name)))
     if not set(PROBES).isdisjoint(wanted):
         reasons |= _reasons(model, unsafe_weights(model))
     for name in wanted:
         if name not in PROBES:
-            reasons |= dict.fromkeys(_named(model, name), f"named in export.fp32_islands: {name}")
+            for node in _named(model, name):  # names may overlap: a module and its child, a name and a pattern
+                reasons.setdefault(node, f"named in export.fp32_islands: {name}")
     return [
         Island(node.name, node.op_type, naming.module_of(node), reasons[node.name])
         for node in model.graph.node
@@ -53,9 +60,9 @@ def choose(
 
 
 def _named(model: onnx.ModelProto, name: str) -> list[str]:
-    """Nodes that a module's or node's name (or a pattern of node names) means."""
+    """Nodes that the name or pattern of a module or node means."""
     nodes = model.graph.node
-    found = [node.name for node in nodes if naming.belongs_to(node, name) or fnmatchcase(node.name, name)]
+    found = [node.name for node in nodes if naming.belongs_to(node, name) or _matches(node, name)]
     if not found:
         modules = list(dict.fromkeys(module for node in nodes for module in naming.modules_of(node)[:1]))
         known = modules or [node.name for node in nodes[:12]]
@@ -64,6 +71,10 @@ def _named(model: onnx.ModelProto, name: str) -> list[str]:
             hint=f"it has {', '.join(known)}",
         )
     return found
+
+
+def _matches(node: onnx.NodeProto, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (node.name, *naming.modules_of(node)))
 
 
 def _reasons(model: onnx.ModelProto, unsafe: Sequence[Unsafe]) -> dict[str, str]:

@@ -1,13 +1,16 @@
 """Somebody else's ONNX file, from anywhere: read whole, with its external data, or refused with the reason."""
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import onnx
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper
+from onnx import external_data_helper, helper
 
 from segpipe.errors import InputError
+from stages.graphs.types import elements
 
 LARGEST_BYTES = 2**31 - 1  # what one protobuf message may hold
 _OURS = {"", "ai.onnx"}
@@ -18,6 +21,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     model = _parse(path)
     _refuse_custom_operators(model, path)
     _refuse_outside(model, path)
+    refuse_too_large(_weights_bytes(model), str(path))
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -30,14 +34,21 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 def check(model: onnx.ModelProto, source: str) -> None:
     """ONNX's own checker with full shape inference, as one line."""
-    if model.ByteSize() > LARGEST_BYTES:
-        size = f"{model.ByteSize() / 1e9:.1f} GB"
-        raise InputError(f"{source} holds {size}, more than one ONNX file can", hint="use a smaller network")
+    refuse_too_large(_weights_bytes(model), source)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{source} is not valid ONNX: {first}", hint="export it again") from error
+
+
+def refuse_too_large(size_bytes: int, source: str) -> None:
+    """Protobuf itself fails beyond its limit without a word of why."""
+    if size_bytes > LARGEST_BYTES:
+        raise InputError(
+            f"{source} holds {size_bytes / 1e9:.1f} GB, one ONNX file can hold {LARGEST_BYTES / 1e9:.1f} GB",
+            hint="use a smaller network; segpipe keeps weights inside the file",
+        )
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
@@ -49,6 +60,7 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
 def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise InputError(f"{path} does not exist", hint="name an ONNX file")
+    refuse_too_large(path.stat().st_size, str(path))
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError as error:
@@ -64,7 +76,7 @@ def _parse(path: Path) -> onnx.ModelProto:
 def _refuse_custom_operators(model: onnx.ModelProto, path: Path) -> None:
     """Operators that ONNX does not define run in one tool and not in the next."""
     local = {(function.domain, function.name) for function in model.functions}
-    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+    for node in chain(_every_node(model.graph.node), *(_every_node(function.node) for function in model.functions)):
         foreign = node.domain not in _OURS and (node.domain, node.op_type) not in local
         if foreign or (node.domain in _OURS and not onnx.defs.has(node.op_type)):
             name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
@@ -72,6 +84,21 @@ def _refuse_custom_operators(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: node '{node.name}' is a custom operator, {name}",
                 hint="export the network with operators of ONNX itself (domain ai.onnx)",
             )
+
+
+def _every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Those in the branches and bodies of control flow too."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _every_node(attribute.g.node)
+
+
+def _weights_bytes(model: onnx.ModelProto) -> int:
+    """By their types and sides: whether they are in memory, in another file, or too many for protobuf to count."""
+    known = helper.get_all_tensor_dtypes()
+    kinds = [(tensor, tensor.data_type) for tensor in model.graph.initializer if tensor.data_type in known]
+    return sum(elements(tensor) * helper.tensor_dtype_to_np_dtype(kind).itemsize for tensor, kind in kinds)
 
 
 def _refuse_outside(model: onnx.ModelProto, path: Path) -> None:

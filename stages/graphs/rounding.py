@@ -27,12 +27,12 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.extend(model.graph.output)
     graph.initializer.extend(_widened(tensor) for tensor in model.graph.initializer)
     halves = [value.name for value in model.graph.input if types[value.name] == TensorProto.FLOAT16]
-    graph.node.extend(_cast(name, _wide(name), TensorProto.FLOAT) for name in halves)
+    graph.node.extend(_cast(name, wide_name(name), TensorProto.FLOAT) for name in halves)
     for node in model.graph.node:
         graph.node.extend(_rounded_node(node, types))
     for value in model.graph.output:
         if types[value.name] == TensorProto.FLOAT16:
-            graph.node.append(_cast(_wide(value.name), value.name, TensorProto.FLOAT16))
+            graph.node.append(_cast(wide_name(value.name), value.name, TensorProto.FLOAT16))
     wide = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
     wide.opset_import.extend(model.opset_import)
     wide.metadata_props.extend(model.metadata_props)
@@ -45,7 +45,7 @@ def _rounded_node(node: NodeProto, types: dict[str, int]) -> list[NodeProto]:
     copy.CopyFrom(node)
     for names in (copy.input, copy.output):
         for index, name in enumerate(names):
-            names[index] = _wide(name) if types.get(name) == TensorProto.FLOAT16 else name
+            names[index] = wide_name(name) if types.get(name) == TensorProto.FLOAT16 else name
     for attribute in copy.attribute:
         if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
             attribute.i = TensorProto.FLOAT
@@ -66,11 +66,12 @@ def _rounded_node(node: NodeProto, types: dict[str, int]) -> list[NodeProto]:
 def _widened(tensor: TensorProto) -> TensorProto:
     if tensor.data_type != TensorProto.FLOAT16:
         return tensor
-    name = _wide(tensor.name) if tensor.name else ""
+    name = wide_name(tensor.name) if tensor.name else ""
     return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name)
 
 
-def _wide(name: str) -> str:
+def wide_name(name: str) -> str:
+    """What an FP16 tensor is called in the rounded model; `wide_name(x) + " exact"` is its value before rounding."""
     return f"{name} wide"
 
 

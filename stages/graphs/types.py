@@ -23,7 +23,7 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     copied.output.extend(graph.output)
     named = {value.name for value in graph.input}
     for tensor in graph.initializer:
-        if _elements(tensor) <= _SMALL:
+        if elements(tensor) <= _SMALL:
             copied.initializer.append(tensor)
         elif tensor.name not in named:
             copied.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -48,7 +48,8 @@ def opset_of(model: onnx.ModelProto) -> int:
     return max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
 
 
-def _elements(tensor: TensorProto) -> int:
+def elements(tensor: TensorProto) -> int:
+    """How many numbers it holds, by its sides."""
     count = 1
     for side in tensor.dims:
         count *= side

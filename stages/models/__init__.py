@@ -32,10 +32,8 @@ def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Modul
         raise ConfigError(
             f"[model] options.{min(decided)} is not yours to set", hint="[input] channels and the data decide"
         )
-    try:
-        network: nn.Module = factory(channels=channels, classes=outputs, **config.options)
-    except TypeError as error:
-        raise ConfigError(f"[model] {config.name}: {error}", hint=f"it takes {inspect.signature(factory)}") from error
+    _refuse_other_options(config, factory, channels, outputs)
+    network: nn.Module = factory(channels=channels, classes=outputs, **config.options)
     return network
 
 
@@ -89,6 +87,15 @@ def _sources(top: str) -> dict[str, Path]:
         return {file.name: file} if file.is_file() else {}
     folders = map(Path, spec.submodule_search_locations)
     return {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
+
+
+def _refuse_other_options(config: ModelConfig, factory: Any, channels: int, outputs: int) -> None:
+    """Looks at the signature alone: a TypeError from within the factory is its own and keeps its traceback."""
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(channels=channels, classes=outputs, **config.options)
+    except TypeError as error:
+        raise ConfigError(f"[model] {config.name}: {error}", hint=f"it takes {signature}") from None
 
 
 def _resolve(name: str) -> Any:

@@ -92,7 +92,8 @@ class Facts:
         """The release gate in one word or two."""
         if not self.hops:
             return "not validated"
-        return "failed" if any(hop.status == "failed" for hop in self.hops) else "passed"
+        statuses = {hop.status for hop in self.hops}
+        return next((status for status in ("failed", "passed") if status in statuses), "not judged")
 
 
 def read_facts(rundir: RunDirectory) -> Facts:
@@ -100,15 +101,16 @@ def read_facts(rundir: RunDirectory) -> Facts:
     stages = {name: rundir.manifest.stages[name] for name in ORDER if name in rundir.manifest.stages}
     trained = stages["train"].figures if "train" in stages else {}
     benchmark, unread = _benchmark(rundir)
+    matrix = _confusion(_json(rundir, "train", "confusion.json"))
     return Facts(
         name=rundir.path.resolve().name,
         contract=rundir.manifest.contract_sha256 or "",
         stages=stages,
-        classes=_classes(trained),
+        classes=_classes(trained, matrix.classes if matrix else ()),
         miou=_float(trained, "test_miou"),
         pixel_accuracy=_float(trained, "test_pixel_accuracy"),
         history=_history(_text(rundir, "train", "history.csv")),
-        confusion=_confusion(_json(rundir, "train", "confusion.json")),
+        confusion=matrix,
         hops=_hops(_json(rundir, "validate", "report.json")),
         engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
         islands=_islands(stages),
@@ -124,8 +126,9 @@ def producers(record: StageRecord) -> list[tuple[str, str]]:
 
 
 def differences(runs: Sequence[Facts]) -> dict[str, list[str]]:
-    """Settings of the stages that are not the same in all runs, by their dotted names."""
-    settings = [_leaves({name: record.params for name, record in run.stages.items()}) for run in runs]
+    """Settings that are not the same in all runs, of the stages that all of them have, by their dotted names."""
+    common = set.intersection(*(set(run.stages) for run in runs))
+    settings = [_leaves({name: run.stages[name].params for name in common}) for run in runs]
     names = sorted({name for each in settings for name in each})
     found = {name: [each.get(name, "default") for each in settings] for name in names}
     return {name: values for name, values in found.items() if len(set(values)) > 1}
@@ -180,10 +183,13 @@ def _benchmark(rundir: RunDirectory) -> tuple[Benchmarked | None, str]:
     return Benchmarked(report, {name: np.array(values) for name, values in samples.items()}), ""
 
 
-def _classes(figures: Mapping[str, Any]) -> tuple[ClassScores, ...]:
+def _classes(figures: Mapping[str, Any], order: Sequence[str]) -> tuple[ClassScores, ...]:
+    """In the contract's order where it is known: the manifest sorts by name."""
     entries = figures.get("test_classes") or {}
     keys = ("iou", "f1", "precision", "recall")
-    return tuple(ClassScores(name, *(_float(values, key) for key in keys)) for name, values in entries.items())
+    names = [name for name in order if name in entries]
+    names += [name for name in entries if name not in order]
+    return tuple(ClassScores(name, *(_float(entries[name], key) for key in keys)) for name in names)
 
 
 def _history(text: str) -> dict[str, list[float]]:

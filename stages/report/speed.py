@@ -19,16 +19,16 @@ def latency(benchmark: Benchmarked) -> str:
     entries = [entry for entry in benchmark.report.contestants if entry.latency and entry.name in benchmark.samples]
     if not entries:
         return ""
-    figure, axes = new_axes(0.42 * len(entries) + 0.55)
+    figure, axes = new_axes(0.5 * len(entries) + 0.55)
     spread = np.random.default_rng(0)
     for row, entry in enumerate(entries):
         values = _thinned(benchmark.samples[entry.name])
         colour = SERIES[0] if entry.ours else SERIES[2]
-        axes.scatter(values, row + 0.12 + spread.uniform(-0.13, 0.13, len(values)), s=7, color=colour, alpha=0.5, lw=0)
+        axes.scatter(values, row + 0.16 + spread.uniform(-0.13, 0.13, len(values)), s=7, color=colour, alpha=0.5, lw=0)
         median = entry.latency.p50_ms if entry.latency else 0.0
-        axes.plot([median, median], [row - 0.12, row + 0.34], color=INK, lw=1.6)
-        axes.text(0.0, row - 0.2, entry.name, transform=axes.get_yaxis_transform(), va="center", size=8.5, color=INK)
-        axes.text(1.0, row - 0.2, f"{median:.2f} ms", transform=axes.get_yaxis_transform(), va="center", ha="right",
+        axes.plot([median, median], [row - 0.04, row + 0.36], color=INK, lw=1.6)
+        axes.text(0.0, row - 0.24, entry.name, transform=axes.get_yaxis_transform(), va="center", size=8.5, color=INK)
+        axes.text(1.0, row - 0.24, f"{median:.2f} ms", transform=axes.get_yaxis_transform(), va="center", ha="right",
                   size=8.5, color=INK)  # fmt: skip
     axes.set_xscale("log")
     axes.set(ylim=(len(entries) - 0.45, -0.5), yticks=[])
@@ -43,7 +43,7 @@ def budget(parts: Budget | None) -> str:
     if parts is None:
         return ""
     named = {
-        "pre": parts.pre_ms, "upload": parts.upload_ms, "network": parts.network_ms, "post": parts.post_ms,
+        "upload": parts.upload_ms, "pre": parts.pre_ms, "network": parts.network_ms, "post": parts.post_ms,
         "download": parts.download_ms, "rest": max(0.0, parts.rest_ms),
     }  # fmt: skip
     known = {name: value for name, value in named.items() if value is not None}
@@ -79,7 +79,7 @@ def peers(report: Report) -> str:
         axes.text(0.0, row - 0.2, ratio.slow, transform=axes.get_yaxis_transform(), va="center", size=8.5, color=INK)
         axes.text(1.0, row - 0.2, f"{ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})", va="center", ha="right",
                   transform=axes.get_yaxis_transform(), size=8.5, color=INK)  # fmt: skip
-    axes.axvline(1, color=SERIES[0], lw=1.6)
+        axes.plot([1, 1], [row - 0.06, row + 0.32], color=SERIES[0], lw=2)  # not through the names
     axes.set(ylim=(len(shown) - 0.5, -0.5), yticks=[], xlim=(0, None))
     axes.set_xlabel("times as long as ours (the line at 1)", color=MUTED)
     axes.tick_params(axis="x", colors=MUTED)
@@ -106,8 +106,9 @@ def throughput(report: Report) -> str:
     axes.set_xlabel("how many", color=MUTED)
     axes.set_ylabel("frames a second", color=MUTED)
     axes.tick_params(colors=MUTED)
-    told = ", ".join(f"{t.count} a call {t.frames_per_second:.0f}" for t in report.batches)
-    return to_svg(figure, f"Frames a second: {told}")
+    told = [f"{t.count} a call {t.frames_per_second:.0f}" for t in report.batches]
+    told += [f"{t.count} threads calling {t.frames_per_second:.0f}" for t in report.callers]
+    return to_svg(figure, f"Frames a second: {', '.join(told)}")
 
 
 def latency_by_run(runs: Sequence[Facts]) -> str:

@@ -1,6 +1,5 @@
 """Stage `validate`, the release gate: is what will be deployed still the network that was trained?"""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,13 @@ from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config import Config
-from stages.environment import versions
+from stages.environment import driver, gpus, processor, versions
 from stages.models import factory_inputs
 
-VERSION = 2
+VERSION = 3
 REPORT = "report.json"
-_ENGINE_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
+_JUDGING = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
+"""Packages that compute the reference and the hops: another version of one may give other numbers."""
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
     inputs |= {"data": data, **factory_inputs(rundir, config.model)}
-    params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate")}
+    params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate"), **_shapes(config)}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.validate.gate import judge_run
@@ -39,7 +39,9 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                 step.path(name).write_bytes(content)
             step.contract_sha256 = rundir.manifest.contract_sha256
             step.figures = judgement.figures
-            step.environment |= versions("torch", *_ENGINE_PACKAGES, "numpy", "opencv-python-headless")
+            step.environment |= versions(*_JUDGING)
+            for line in judgement.report.summary():
+                _log.info("%s", line)
     refuse_failures(rundir)
     return rundir.artifact(STAGE, REPORT)
 
@@ -69,8 +71,9 @@ def named(failed: list[str]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What decides which hops run here: GPUs, and the packages that run artifacts."""
-    return {"gpus": _gpus(), **versions(*_ENGINE_PACKAGES)}
+    """What decides which hops run here and what they give: processor, GPUs and their driver, versions."""
+    cards = {"gpus": gpus(), "driver": driver()} if gpus() else {}
+    return {"processor": processor(), **cards, **versions(*_JUDGING)}
 
 
 def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
@@ -81,24 +84,15 @@ def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
     return [line for hop in report.hops.values() for line in (*hop.suspicions, *hop.diverges)]
 
 
+def _shapes(config: Config) -> dict[str, Any]:
+    """The part of the build's settings that says which batches and sizes are tried."""
+    chosen = config.sections("build")["build"]
+    return {"build": {name: chosen[name] for name in ("max_batch", "profiles") if name in chosen}}
+
+
 def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:
     """The files of a stage that are judged; imported runs have no train stage, and engines may be missing."""
     if stage not in rundir.manifest.stages and stage != "export":
         return []
     names = [name for name in rundir.record(stage).outputs if not name.endswith((".json", ".csv"))]
     return [rundir.artifact(stage, name) for name in names]
-
-
-def _gpus() -> list[str]:
-    """Names of NVIDIA GPUs, from the driver's own files."""
-    found = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found
-
-
-def read_report(rundir: RunDirectory) -> dict[str, Any]:
-    """report.json of the last validation."""
-    report: dict[str, Any] = json.loads(rundir.artifact_bytes(STAGE, REPORT))
-    return report

@@ -12,7 +12,7 @@ from stages.validate.answers import Answer, Answered
 from stages.validate.assemble import hop_reports
 from stages.validate.hops import OpenHops
 from stages.validate.judge import Judge, Setup
-from stages.validate.report import HopReport
+from stages.validate.report import HopReport, figure, percent
 from stages.validate.stored import StoredReference
 
 COLUMNS = ("backend", "agreement", "flips", "inside", "large margin", "relative L2", "mIoU then", "mIoU now", "verdict")
@@ -26,7 +26,7 @@ def compare_runs(ours: RunDirectory, other: RunDirectory) -> dict[str, HopReport
         contract.require_same(theirs, str(ours.path), str(other.path))
         raise ContractError(f"{ours.path} and {other.path} segment different things", hint="compare runs of one task")
     reports: dict[str, HopReport] = {}
-    setup = Setup(contract, stored.index.settings, stored.index.max_batch)
+    setup = Setup(contract, stored.index.settings, stored.index.batches)
     with OpenHops(ours, contract) as here, OpenHops(other, theirs) as there:
         for opened in (here, there):
             opened.open("onnxruntime-cpu", "onnxruntime-cpu", ("export", "model.onnx"))
@@ -49,9 +49,9 @@ def compare_runs(ours: RunDirectory, other: RunDirectory) -> dict[str, HopReport
 def table(reports: dict[str, HopReport]) -> list[list[str]]:
     """A row a backend."""
     return [
-        [name, f"{hop.figures.agreement or 0:.4%}", str(hop.figures.flips), f"{hop.figures.flips_inside or 0:.4%}",
-         str(hop.figures.large_margin_flips), f"{hop.figures.scores.relative_l2 or 0:.3g}",
-         f"{hop.figures.reference_miou or 0:.4f}", f"{hop.figures.miou or 0:.4f}", hop.status]
+        [name, percent(hop.figures.agreement), str(hop.figures.flips), percent(hop.figures.flips_inside),
+         figure(hop.figures.large_margin_flips), figure(hop.figures.scores.relative_l2),
+         figure(hop.figures.reference_miou), figure(hop.figures.miou), hop.status]
         for name, hop in reports.items()
     ]  # fmt: skip
 

@@ -41,6 +41,8 @@ class Hop:
     answer: Answer
     exact: bool = False
     """Computes in FP32."""
+    half: bool = False
+    """Computes in FP16. Neither: TF32."""
 
 
 @dataclass(frozen=True)

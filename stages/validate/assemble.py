@@ -5,8 +5,9 @@ from typing import Any
 
 from segpipe.verdict import Verdict
 from stages.validate.answers import NotRun
-from stages.validate.judge import HopState, Judge, Setup
-from stages.validate.report import GateReport, HopReport, NotJudged, hop_report
+from stages.validate.filling import hop_report
+from stages.validate.judge import Judge, Setup
+from stages.validate.report import GateReport, HopReport, NotJudged
 from stages.validate.suspects import suspect
 
 
@@ -20,7 +21,7 @@ def new_verdicts(report: GateReport) -> list[Verdict]:
             artifact_sha256=hop.artifact_sha256,
             backend=hop.backend,
             device=hop.device,
-            status="failed" if data else "passed" if hop.status == "passed" else "failed",
+            status="failed" if data else hop.status,
             reasons=data + tuple(check.line for check in hop.checks if check.status != "passed"),
             **bound,
         )
@@ -47,21 +48,18 @@ def figures_of(report: GateReport) -> dict[str, Any]:
         "agreement": {name: hop.figures.agreement for name, hop in report.hops.items()},
         "miou": {name: hop.figures.miou for name, hop in report.hops.items()},
         "failed": report.failed(),
+        "status": report.status,
+        "unjudged": {name: [check.name for check in hop.unjudged] for name, hop in report.hops.items() if hop.unjudged},
         "suspicions": [*report.suspicions, *(text for hop in report.hops.values() for text in hop.suspicions)],
         "diverges": [text for hop in report.hops.values() for text in hop.diverges],
     }
 
 
-def not_judged(judge: Judge, not_run: Sequence[NotRun]) -> tuple[NotJudged, ...]:
-    """Artifacts that could not be opened, and hops that broke on the way."""
-    broken = [
-        NotRun(f"{state.hop.stage}/{state.hop.artifact}", state.hop.sha256, state.hop.backend, state.broken)
-        for state in judge.states.values()
-        if state.broken
-    ]
+def not_judged(not_run: Sequence[NotRun]) -> tuple[NotJudged, ...]:
+    """Artifacts that could not be opened here."""
     return tuple(
         NotJudged(artifact=entry.artifact, artifact_sha256=entry.sha256, backend=entry.backend, reason=entry.reason)
-        for entry in (*not_run, *broken)
+        for entry in not_run
     )
 
 
@@ -71,16 +69,9 @@ def images_of(judge: Judge) -> int:
 
 
 def hop_reports(judge: Judge, setup: Setup, explained: Mapping[str, Sequence[str]]) -> dict[str, HopReport]:
+    """A report of every hop."""
     reports = {}
     for name, state in judge.states.items():
-        if state.broken:
-            continue
-        suspicions = suspect(state, setup.contract.classes) if has_failed(state, setup) else ()
-        lines = tuple(explained.get(name, ()))
-        reports[name] = hop_report(state, setup, suspicions, lines)
+        suspicions = suspect(state, setup.contract.classes) if state.failed(setup) else ()
+        reports[name] = hop_report(state, setup, suspicions, tuple(explained.get(name, ())))
     return reports
-
-
-def has_failed(state: HopState, setup: Setup) -> bool:
-    """Whether a limit fails."""
-    return any(check.status == "failed" for check in state.checks(setup))

@@ -7,12 +7,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from stages.compare import TensorComparison
+from stages.compare_tensors import TensorComparison
 
 Side = Callable[[Sequence[str]], dict[str, NDArray[Any]]]
 """One run of a network: checkpoint names to their tensors."""
 
-MAX_RUNS = 12  # of either network, together
+MAX_RUNS = 11  # of both networks together; measuring ranges is the twelfth
 _WIDTH = 7  # checkpoints shown in one run: their tensors are in memory together
 
 
@@ -51,6 +51,10 @@ class _Errors:
             self._known |= {name: relative_error(ours[name], theirs[name]) for name in unknown}
         return [self._known[name] for name in names]
 
+    def last_within(self, threshold: float, names: Sequence[str]) -> str | None:
+        """The last of some checkpoints that is known to be good; asks for no further run."""
+        return next((name for name in reversed(names) if self._known.get(name, math.inf) <= threshold), None)
+
 
 def first_divergence(
     order: Sequence[str], ours: Side, theirs: Side, tolerance: Tolerance
@@ -69,7 +73,7 @@ def first_divergence(
         if not earlier:
             break
         bad = earlier[0]
-    before = order[bad - 1] if bad > 0 else None
+    before = errors.last_within(threshold, order[:bad])
     error_before = errors.of([before])[0] if before is not None else 0.0
     return Divergence(order[bad], errors.of([order[bad]])[0], before, error_before), errors.runs
 

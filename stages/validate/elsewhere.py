@@ -37,13 +37,13 @@ def validate_hop(path: RunDirectory, wanted: str) -> list[str]:
             f"the release gate failed: {named(failed)}",
             hint="build the engine again, or run `segpipe validate` with --explain where PyTorch is installed",
         )
-    return [f"{hop.artifact} on {hop.backend} ({hop.device}): {hop.status}" for hop in report.hops.values()]
+    return [f"{hop.artifact} on {hop.backend} ({hop.device}): {hop.outcome}" for hop in report.hops.values()]
 
 
 def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
     """Every image of the stored reference through the wanted hops."""
     stored, contract = StoredReference(rundir), run_contract(rundir)
-    setup = Setup(contract, stored.index.settings, stored.index.max_batch)
+    setup = Setup(contract, stored.index.settings, stored.index.batches)
     with OpenHops(rundir, contract) as opened:
         opened.open_deployed(wanted)
         judge = Judge(setup, stored, opened.hops)
@@ -58,7 +58,7 @@ def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
         images=images_of(judge),
         data_checks=(),
         hops=reports,
-        not_judged=not_judged(judge, opened.not_run),
+        not_judged=not_judged(opened.not_run),
         pictures=(),
         suspicions=(),
         network_seconds=round(judge.network_seconds, 3),

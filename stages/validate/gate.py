@@ -1,30 +1,42 @@
 """The gate of a whole run: its images through every hop, then report, verdicts, pictures and the stored reference."""
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import ExportError
+import onnx
+from numpy.typing import NDArray
+
+from segpipe.contract import Contract
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
+from segpipe.runtime.trt.building import ShapeRange
 from segpipe.verdict import Verdict, merged, stored_verdicts
 from stages.config import Config
 from stages.data import labels_of, open_split
+from stages.graphs.types import dimensions
+from stages.input_shapes import shape_ranges
 from stages.validate import hops, torch_hops
-from stages.validate.assemble import figures_of, has_failed, hop_reports, images_of, new_verdicts, not_judged
+from stages.validate.assemble import figures_of, hop_reports, images_of, new_verdicts, not_judged
 from stages.validate.checks import Check, at_least
 from stages.validate.explain import explain_hop
-from stages.validate.inputs import Image, chosen, stress_images
+from stages.validate.filling import check_report
+from stages.validate.half_graph import half_peak
+from stages.validate.inputs import Image, Size, chosen, stress_images
 from stages.validate.judge import Judge, Setup
 from stages.validate.page import html, markdown
 from stages.validate.pictures import Drawn, Worst
-from stages.validate.report import GateReport, Picture, check_report
+from stages.validate.report import GateReport, Picture
 from stages.validate.stored import Keeper
 from stages.validate.suspects import suspect_labels
 
-_PROBED = 4  # images on which an imported graph's activations are measured
+_PROBED = 4  # images on which the FP16 graph's activations are measured
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     keeper = Keeper(settings.reference_images)
     with hops.OpenHops(rundir, contract) as opened:
         reference = torch_hops.open_everything(opened, rundir)
-        peak = torch_hops.imported_peak(rundir, contract, [image.frame for image in islice(images(), _PROBED)])
-        setup = Setup(contract, settings, config.build.max_batch, peak)
+        setup = make_setup(rundir, config, [image.frame for image in islice(images(), _PROBED)])
         judge = Judge(setup, reference.answer, opened.hops, worst)
         for image in with_stress(images(), setup):
             keeper.add(image, judge.add(image))
@@ -63,15 +74,48 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
         images=images_of(judge),
         data_checks=tuple(map(check_report, data_checks)),
         hops=reports,
-        not_judged=not_judged(judge, opened.not_run),
+        not_judged=not_judged(opened.not_run),
         pictures=tuple(map(_picture, range(settings.pictures), worst.sorted())),
         suspicions=suspicions,
         network_seconds=round(judge.network_seconds, 3),
         measure_seconds=round(judge.measure_seconds, 3),
     )
-    verdicts = merged(stored_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
+    verdicts = merged(kept_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
     files = keeper.files(reference.name, setup) | _pages(report, worst.sorted(), verdicts)
     return Judgement(report, tuple(verdicts), figures_of(report), files)
+
+
+def kept_verdicts(rundir: RunDirectory) -> tuple[Verdict, ...]:
+    """Those of the last validation, unless somebody changed them: then nothing of them is believed."""
+    try:
+        return stored_verdicts(rundir)
+    except (ArtifactDamagedError, ArtifactMissingError) as error:
+        _log.warning("verdicts of other machines are dropped: %s", error)
+        return ()
+
+
+def make_setup(rundir: RunDirectory, config: Config, frames: Sequence[NDArray[Any]]) -> Setup:
+    """What judging needs: batches and sizes of the engine's profiles, and how large `frames` make the FP16 graph's
+    activations."""
+    contract = run_contract(rundir)
+    graph = onnx.load_model_from_string(rundir.artifact_bytes("export", hops.FP32_GRAPH)).graph
+    profiles = shape_ranges(contract, config.build, dimensions(graph.input[0]))
+    has_half = hops.FP16_GRAPH in rundir.record("export").outputs
+    half = rundir.artifact_bytes("export", hops.FP16_GRAPH) if has_half else None
+    return Setup(
+        contract,
+        config.validate_,
+        tuple(sorted({shape[0] for found in profiles for shape in (found.typical, found.largest)} - {1})),
+        () if contract.network_size else sizes_of(contract, profiles),
+        None if half is None else half_peak(half, contract, frames),
+    )
+
+
+def sizes_of(contract: Contract, profiles: Sequence[ShapeRange]) -> tuple[Size, ...]:
+    """Height and width of every shape in the profiles."""
+    rows = 2 if contract.input_layout == "nchw" else 1
+    shapes = (shape for found in profiles for shape in (found.smallest, found.typical, found.largest))
+    return tuple(sorted({(shape[rows], shape[rows + 1]) for shape in shapes}))
 
 
 def list_images(config: Config, base: Path) -> Any:
@@ -94,7 +138,7 @@ def with_stress(images: Iterable[Image], setup: Setup) -> Iterator[Image]:
         first = first or image
         yield image
     if first is not None and setup.settings.stress:
-        yield from stress_images(setup.contract, first.frame)
+        yield from stress_images(setup.contract, first.frame, setup.sizes)
 
 
 def _explained(
@@ -103,7 +147,7 @@ def _explained(
     """Where each failed hop diverges; with `always` the others too."""
     found = {}
     for name, state in judge.states.items():
-        if state.worst is None or state.broken or not (always or has_failed(state, setup)):
+        if state.worst is None or not (always or state.failed(setup)):
             continue
         explanation = explain_hop(rundir, state, setup, reference)
         if explanation is not None:
@@ -119,10 +163,10 @@ def judge_labels(rundir: RunDirectory, judge: Judge, setup: Setup) -> tuple[list
     recorded = rundir.record("train").figures.get("val_miou") if "train" in rundir.manifest.stages else None
     found, limit = state.measured.masks.reference_miou(), setup.settings.limits.min_reference_miou_share
     name = "reference_miou_share"
-    if not recorded or not state.measured.masks.has_labels:
-        return [Check(name, None, limit, "not judged", "no labels, or training recorded no mIoU")], ()
-    where = f"the reference reaches mIoU {found or 0:.3f} on these labels, training recorded {recorded:.3f}"
-    check = at_least(name, (found or 0.0) / recorded, limit, where)
+    if not recorded or found is None:
+        return [at_least(name, None, limit, why_not="training recorded no mIoU" if not recorded else "no labels")], ()
+    where = f"the reference reaches mIoU {found:.3f} on these labels, training recorded {recorded:.3f}"
+    check = at_least(name, found / recorded, limit, where)
     words = suspect_labels(state.measured.masks.label_confusion()) if check.status == "failed" else ""
     return [check], (words,) if words else ()
 

@@ -32,6 +32,11 @@ class BackendAnswer:
         return [Answered(result.mask, result.scores) for result in self._backend.infer(frames, wanted)]
 
 
+def open_graph(graph: bytes, contract: Contract) -> BackendAnswer:
+    """A graph in memory on ONNX Runtime's CPU provider, which holds nothing that must be closed."""
+    return BackendAnswer(load_opener("onnxruntime-cpu")(graph, contract, OpenOptions()), contract)
+
+
 class OpenHops:
     """Hops that are open, artifacts that are not run here, and what must be closed at the end."""
 
@@ -56,14 +61,15 @@ class OpenHops:
         except SegpipeError as error:
             self.not_run.append(NotRun(f"{stage}/{file}", sha256, backend, f"not run here: {error}"))
             return None
-        exact = backend in _EXACT and file == FP32_GRAPH
-        return self._add(Hop(name, stage, file, sha256, backend, opened.device, self._answer(opened), exact))
+        half = file == FP16_GRAPH or (stage == "build" and self._builds_half())
+        exact = backend in _EXACT and not half
+        return self._add(Hop(name, stage, file, sha256, backend, opened.device, self._answer(opened), exact, half))
 
     def open_rounded(self, name: str, graph: bytes, backend: str) -> Hop:
         """Add the FP16 graph in its rounded form, under a backend's name of its own."""
         sha256 = self._rundir.recorded("export", FP16_GRAPH).sha256
         opened = load_opener("onnxruntime-cpu")(graph, self._contract, OpenOptions())
-        return self._add(Hop(name, "export", FP16_GRAPH, sha256, backend, "cpu", self._answer(opened)))
+        return self._add(Hop(name, "export", FP16_GRAPH, sha256, backend, "cpu", self._answer(opened), half=True))
 
     def open_deployed(self, wanted: str | None = None) -> None:
         """Everything that the runtime could open in this run, in the order of the hops.
@@ -76,6 +82,10 @@ class OpenHops:
                 continue
             if wanted in {None, backend} or (wanted == "engine" and engine):
                 self.open(backend, backend, artifact)
+
+    def _builds_half(self) -> bool:
+        settings: dict[str, Any] = self._rundir.record("build").params.get("build", {})
+        return bool(settings.get("precision", "fp16") == "fp16")
 
     def _opened(self, backend: str, stage: str, file: str) -> Backend:
         if stage == "build" and (stale := stale_engine(self._rundir)):

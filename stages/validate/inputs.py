@@ -1,6 +1,6 @@
 """What the gate looks at: images of the validation split, and made-up frames that strain a network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,7 @@ from segpipe.contract import Contract
 from segpipe.storage import sha256_of_bytes
 
 _SEED = 1
-_FREE_SIZES = {"smallest": (64, 128), "typical": (512, 1024), "largest": (1024, 2048)}
-"""Frames for networks that follow the frame's size: the sizes engines are built for."""
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,15 @@ def chosen(count: int, wanted: int) -> list[int]:
     return sorted(np.random.default_rng(_SEED).permutation(count)[:wanted].tolist())
 
 
-def stress_images(contract: Contract, example: NDArray[Any]) -> Iterator[Image]:
-    """Made-up frames of the example's type; each says by its name what it is."""
-    for name, frame in _frames(contract, example):
+def stress_images(contract: Contract, example: NDArray[Any], sizes: Sequence[Size] = ()) -> Iterator[Image]:
+    """Made-up frames of the example's type; each says by its name what it is. `sizes`: of the engine's profiles, where
+    the network follows the frame's size."""
+    height, width = example.shape[:2]
+    for name, frame in _frames(contract, example, sizes or ((1, 1), (2 * height, 2 * width))):
         yield Image(name, np.ascontiguousarray(frame.astype(example.dtype)), stress=True)
 
 
-def _frames(contract: Contract, example: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _frames(contract: Contract, example: NDArray[Any], sizes: Sequence[Size]) -> Iterator[tuple[str, NDArray[Any]]]:
     low, high = _extremes(contract, example.dtype)
     shape = example.shape
     for name, value in (("black", low), ("grey", (low + high) / 2), ("white", high)):
@@ -64,8 +65,8 @@ def _frames(contract: Contract, example: NDArray[Any]) -> Iterator[tuple[str, ND
     centre = changed[shape[0] // 2, shape[1] // 2]
     centre[:] = np.where(centre > (low + high) / 2, low, high).astype(example.dtype)
     yield "one pixel changed", changed
-    for name, size in _sizes(contract, shape).items():
-        yield f"{name} size {size[0]}x{size[1]}", _resized(example, size)
+    for size in sizes:
+        yield f"size {size[0]}x{size[1]}", _resized(example, size)
 
 
 def _extremes(contract: Contract, dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -75,12 +76,6 @@ def _extremes(contract: Contract, dtype: np.dtype[Any]) -> tuple[float, float]:
     return low, high
 
 
-def _sizes(contract: Contract, shape: tuple[int, ...]) -> dict[str, tuple[int, int]]:
-    if contract.network_size is None:
-        return _FREE_SIZES
-    return {"smallest": (1, 1), "largest": (2 * shape[0], 2 * shape[1])}
-
-
-def _resized(frame: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+def _resized(frame: NDArray[Any], size: Size) -> NDArray[Any]:
     resized = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_NEAREST)
     return resized.reshape(*size, frame.shape[2])

@@ -3,18 +3,20 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import SegpipeError
-from stages.compare import Flips, MaskComparison, MaskShape, TensorComparison, Truth
+from segpipe.errors import InputError, SegpipeError
+from stages.compare import Agreement, Flips, MaskComparison, MaskShape, Truth
+from stages.compare_tensors import TensorComparison
 from stages.config import ValidateConfig
 from stages.validate.answers import Answer, Answered, Hop, margins_at
-from stages.validate.checks import Check, Measured, checks
-from stages.validate.inputs import Image
+from stages.validate.checks import Check, Measured, Peak, Rules, checks, verdict_of
+from stages.validate.inputs import Image, Size
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,12 @@ class Setup:
 
     contract: Contract
     settings: ValidateConfig
-    max_batch: int = 8
-    activations_peak: float | None = None
+    batches: tuple[int, ...] = (8,)
+    """Batch sizes to hold against single frames: the typical and the largest of each profile."""
+    sizes: tuple[Size, ...] = ()
+    """Of the profiles, where the network follows the frame's."""
+    peak: Peak | None = None
+    """What the FP16 graph holds in FP16 gets this large."""
 
     @property
     def shape(self) -> MaskShape:
@@ -70,17 +76,26 @@ class HopState:
     hop: Hop
     measured: Measured
     before: TensorComparison = field(default_factory=TensorComparison)
-    before_flips: int = 0
+    before_masks: Agreement = field(default_factory=Agreement)
     before_name: str = "reference"
     stress_errors: dict[str, str] = field(default_factory=dict)
     repeats: list[Repeat] = field(default_factory=list)
     worst: Seen | None = None
     worst_stress: Seen | None = None
-    broken: str = ""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it may still be asked."""
+        return not self.measured.unanswered
 
     def checks(self, setup: Setup) -> list[Check]:
         """Every limit held against what was measured."""
-        return checks(self.measured, setup.settings.limits, self.hop.exact, setup.contract.classes)
+        rules = Rules(setup.settings.limits, setup.contract.classes, self.hop.exact, self.hop.half)
+        return checks(self.measured, rules)
+
+    def failed(self, setup: Setup) -> bool:
+        """Whether a limit fails."""
+        return verdict_of(self.checks(setup)) == "failed"
 
 
 Watcher = Callable[[Seen], None]
@@ -99,37 +114,38 @@ class Judge:
         """One image through everything; returns the reference's answer."""
         started = time.perf_counter()
         answered = self._reference([image.frame])[0]
-        candidates = {name: self._answer(state, image) for name, state in self.states.items() if not state.broken}
+        candidates = {name: self._answer(state, image) for name, state in self.states.items() if state.answers}
         between = time.perf_counter()
         self._measure(image, answered, candidates)
-        if not image.stress and len(self._batch) < self._setup.max_batch:
+        if not image.stress and len(self._batch) < max(self._setup.batches, default=1):
             self._batch.append(image.frame)
         self.network_seconds += between - started
         self.measure_seconds += time.perf_counter() - between
         return answered
 
     def finish(self) -> None:
-        """The largest batch against single frames, and the same frame twice."""
+        """Batches against single frames, and the same frame twice."""
         for state in self.states.values():
-            if not state.broken and self._batch:
+            if state.answers and self._batch:
                 self._finish_hop(state)
 
     def _answer(self, state: HopState, image: Image) -> Answered | None:
         """None where the hop refused the frame. A refused stress input is told; a refused image breaks the hop."""
         try:
-            return state.hop.answer([image.frame])[0]
+            return _answered(state.hop, [image.frame])[0]
         except SegpipeError as error:
             if image.stress:
                 state.stress_errors[image.name] = str(error)
             else:
-                state.broken = f"failed on {image.name}: {error}"
+                state.measured.unanswered = f"{image.name}: {error}"
             return None
 
     def _measure(self, image: Image, answered: Answered, candidates: dict[str, Answered | None]) -> None:
         def margins(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
             return margins_at(answered.scores, answered.mask.shape, self._setup.contract, pixels)
 
-        truth = Truth.of(answered.mask, image.labels, margins, self._setup.shape)
+        known = None if answered.scores is None else margins
+        truth = Truth.of(answered.mask, image.labels, known, self._setup.shape)
         before, before_name = answered, "reference"
         for name, candidate in candidates.items():
             if candidate is None:
@@ -144,38 +160,49 @@ class Judge:
             before, before_name = candidate, name
 
     def _finish_hop(self, state: HopState) -> None:
+        frames = [frame for frame in self._batch if frame.shape == self._batch[0].shape]
         try:
-            first, again = (state.hop.answer(self._batch[:1])[0] for _ in range(2))
-            state.repeats.append(_repeat(first, again))
-            frames = [frame for frame in self._batch if frame.shape == self._batch[0].shape]
-            together = state.hop.answer(frames)
-            alone = [state.hop.answer([frame])[0] for frame in frames]
+            alone = [_answered(state.hop, [frame])[0] for frame in frames]
+            state.repeats.append(_repeat(alone[0], _answered(state.hop, frames[:1])[0]))
+            for count in self._setup.batches:
+                if count > 1:
+                    together = _answered(state.hop, list(islice(cycle(frames), count)))
+                    _add_batch(state.measured, list(islice(cycle(alone), count)), together)
         except SegpipeError as error:
-            state.broken = f"failed on a batch of {len(self._batch)}: {error}"
-            return
-        for one, many in zip(alone, together, strict=True):
-            if one.scores is not None and many.scores is not None:
-                state.measured.batches.add(one.scores, many.scores, f"a batch of {len(frames)}")
+            state.measured.unanswered = f"a batch of up to {max(self._setup.batches)}: {error}"
+
+
+def _answered(hop: Hop, frames: Sequence[NDArray[Any]]) -> list[Answered]:
+    """An answer to each frame, of its size."""
+    found = hop.answer(frames)
+    wanted, given = [frame.shape[:2] for frame in frames], [answered.mask.shape for answered in found]
+    if wanted != given:
+        raise InputError(f"masks are {given} for frames of {wanted}", hint="report this as a bug")
+    return found
+
+
+def _add_batch(measured: Measured, alone: Sequence[Answered], together: Sequence[Answered]) -> None:
+    for one, many in zip(alone, together, strict=True):
+        measured.batch_masks.add(one.mask, many.mask)
+        _add_scores(measured.batches, one, many, f"a batch of {len(together)}")
+
+
+def _add_scores(tensors: TensorComparison, reference: Answered, candidate: Answered, where: str) -> None:
+    """A candidate that gives no scores where the reference does is as wrong as can be."""
+    if reference.scores is not None:
+        tensors.add(reference.scores, np.empty(0) if candidate.scores is None else candidate.scores, where)
 
 
 def _nothing(setup: Setup) -> Measured:
-    return Measured(
-        MaskComparison(setup.shape),
-        TensorComparison(),
-        TensorComparison(),
-        MaskComparison(setup.shape),
-        TensorComparison(),
-        setup.activations_peak,
-    )
+    return Measured(MaskComparison(setup.shape), MaskComparison(setup.shape), peak=setup.peak)
 
 
 def _add(state: HopState, truth: Truth, image: Image, answered: Answered, candidate: Answered) -> Flips:
     measured = state.measured
     masks = measured.stress_masks if image.stress else measured.masks
     tensors = measured.stress if image.stress else measured.tensors
-    if answered.scores is not None and candidate.scores is not None:
-        tensors.add(answered.scores, candidate.scores, image.name)
-    return masks.add(truth, candidate.mask)
+    _add_scores(tensors, answered, candidate, image.name)
+    return masks.add(truth, candidate.mask, image.name)
 
 
 def _keep_worst(state: HopState, seen: Seen) -> None:
@@ -190,9 +217,8 @@ def _keep_worst(state: HopState, seen: Seen) -> None:
 
 def _add_before(state: HopState, before: Answered, name: str, candidate: Answered, image: str) -> None:
     state.before_name = name
-    state.before_flips += int((before.mask != candidate.mask).sum())
-    if before.scores is not None and candidate.scores is not None:
-        state.before.add(before.scores, candidate.scores, image)
+    state.before_masks.add(before.mask, candidate.mask)
+    _add_scores(state.before, before, candidate, image)
 
 
 def _repeat(first: Answered, again: Answered) -> Repeat:
@@ -200,5 +226,6 @@ def _repeat(first: Answered, again: Answered) -> Repeat:
     if first.scores is None or again.scores is None:
         return Repeat("the first image", pixels, 0, 0.0)
     different = ~((first.scores == again.scores) | (np.isnan(first.scores) & np.isnan(again.scores)))
-    largest = float(np.abs(first.scores.astype(np.float64) - again.scores).max(initial=0))
+    with np.errstate(invalid="ignore"):  # Inf - Inf
+        largest = float(np.abs(first.scores.astype(np.float64) - again.scores).max(initial=0))
     return Repeat("the first image", pixels, int(different.sum()), largest)

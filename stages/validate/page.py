@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segpipe.verdict import Verdict
-from stages.validate.report import GateReport
+from stages.validate.report import GateReport, figure, percent
 
 
 def markdown(report: GateReport, verdicts: Sequence[Verdict]) -> str:
@@ -19,16 +19,6 @@ def html(report: GateReport, verdicts: Sequence[Verdict], pngs: Mapping[str, byt
     """A page that needs nothing beside it."""
     uris = {name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in pngs.items()}
     return _render("gate.html.j2", report, verdicts, uris, autoescape=True)
-
-
-def figure(value: float | None) -> str:
-    """A number for a table."""
-    return "-" if value is None else f"{value:.4g}"
-
-
-def percent(value: float | None) -> str:
-    """A share for a table."""
-    return "-" if value is None else f"{value:.4%}"
 
 
 def _render(

@@ -1,4 +1,4 @@
-"""report.json of the gate: its published schema, and filling it from what was measured.
+"""report.json of the gate: its published schema.
 
 `python -m stages.validate.report` writes the schema anew.
 """
@@ -10,9 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from stages.compare import MARGIN_EDGES, MaskComparison, TensorComparison, number, share
-from stages.validate.checks import Check, Status
-from stages.validate.judge import HopState, Repeat, Setup
+from stages.validate.checks import Status
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "gate-report.schema.json"
 
@@ -32,6 +30,8 @@ class CheckReport(_Part):
     limit: float
     status: Status
     line: str
+    why_not: str = ""
+    """Why it could not be judged."""
 
 
 class TensorFigures(_Part):
@@ -78,8 +78,11 @@ class Figures(_Part):
     flips: int
     flips_inside: Finite
     flips_boundary: Finite
-    large_margin_flips: int
+    large_margin_flips: int | None
+    """null where the network gives no scores, and so no margins."""
     largest_flip_margin: Finite
+    worst_image: str
+    worst_image_agreement: Finite
     reference_miou: Finite
     miou: Finite
     scores: TensorFigures
@@ -128,9 +131,19 @@ class HopReport(_Part):
     before: Before
     stress: Stress
     repeat: RepeatReport | None
-    batch_worst_relative_l2: Finite
     suspicions: tuple[str, ...]
     diverges: tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        """The verdict in words: `passed; not judged: iou_drop (no labels)`."""
+        unjudged = [f"{check.name} ({check.why_not})" for check in self.unjudged]
+        return f"{self.status}; not judged: {', '.join(unjudged)}" if unjudged else self.status
+
+    @property
+    def unjudged(self) -> list[CheckReport]:
+        """Limits that nothing could be held against."""
+        return [check for check in self.checks if check.status == "not judged"]
 
 
 class NotJudged(_Part):
@@ -169,6 +182,13 @@ class GateReport(_Part):
     network_seconds: float
     measure_seconds: float
 
+    @property
+    def status(self) -> Status:
+        """Failed where any limit failed; passed where something was judged and all of it passed."""
+        if self.failed():
+            return "failed"
+        return "passed" if any(hop.status == "passed" for hop in self.hops.values()) else "not judged"
+
     def failed(self) -> list[str]:
         """One line a failed limit."""
         lines = [f"data: {check.line}" for check in self.data_checks if check.status == "failed"]
@@ -176,108 +196,26 @@ class GateReport(_Part):
             lines += [f"hop '{name}': {check.line}" for check in hop.checks if check.status == "failed"]
         return lines
 
-
-def hop_report(state: HopState, setup: Setup, suspicions: tuple[str, ...], diverges: tuple[str, ...]) -> HopReport:
-    """Everything measured of one hop."""
-    held = tuple(check_report(check) for check in state.checks(setup))
-    hop, measured = state.hop, state.measured
-    return HopReport(
-        artifact=f"{hop.stage}/{hop.artifact}",
-        artifact_sha256=hop.sha256,
-        backend=hop.backend,
-        device=hop.device,
-        status="failed" if any(check.status == "failed" for check in held) else "passed",
-        checks=held,
-        figures=_figures(measured.masks, measured.tensors),
-        classes=_classes(measured.masks, setup.contract.classes),
-        flip_margins=tuple(
-            MarginBin(at_least=edge, flips=int(count))
-            for edge, count in zip(MARGIN_EDGES, measured.masks.margin_counts, strict=True)
-        ),
-        before=Before(hop=state.before_name, flips=state.before_flips, scores=tensor_figures(state.before)),
-        stress=Stress(
-            inputs=measured.stress_masks.images,
-            flips=measured.stress_masks.flips,
-            worst_relative_l2=measured.stress.worst_relative_l2,
-            worst_input=measured.stress.worst_at,
-            non_finite=measured.stress.non_finite,
-            refused=state.stress_errors,
-        ),
-        repeat=_repeat(state.repeats[0]) if state.repeats else None,
-        batch_worst_relative_l2=measured.batches.worst_relative_l2 if measured.batches.elements else None,
-        suspicions=suspicions,
-        diverges=diverges,
-    )
+    def summary(self) -> list[str]:
+        """One line a hop, with the limits that nothing could be held against, and one an artifact that did not run."""
+        lines = [f"hop '{name}' on {hop.backend} ({hop.device}): {hop.outcome}" for name, hop in self.hops.items()]
+        lines += [f"data: {check.line}" for check in self.data_checks if check.status == "not judged"]
+        return lines + [f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in self.not_judged]
 
 
-def check_report(check: Check) -> CheckReport:
-    """A check as the report keeps it."""
-    return CheckReport(name=check.name, value=check.value, limit=check.limit, status=check.status, line=check.line())
+def figure(value: float | None) -> str:
+    """A number for a table."""
+    return "-" if value is None else f"{value:.4g}"
 
 
-def tensor_figures(tensors: TensorComparison) -> TensorFigures:
-    """All figures of a comparison of scores."""
-    return TensorFigures(
-        relative_l2=tensors.relative_l2,
-        max_abs_error=tensors.max_abs_error,
-        mean_abs_error=tensors.mean_abs_error,
-        cosine=tensors.cosine,
-        psnr_db=tensors.psnr_db,
-        gain=tensors.gain,
-        nan=tensors.nan,
-        inf=tensors.inf,
-        reference_range=tensors.reference_range,
-        candidate_range=tensors.candidate_range,
-        share_of_fp16_range=tensors.fp16_share,
-    )
+def percent(value: float | None) -> str:
+    """A share for a table."""
+    return "-" if value is None else f"{value:.4%}"
 
 
 def schema() -> dict[str, Any]:
     """JSON Schema of report.json."""
     return GateReport.model_json_schema(mode="serialization")
-
-
-def _repeat(repeat: Repeat) -> RepeatReport:
-    return RepeatReport(
-        same_bytes=repeat.same,
-        differing_pixels=repeat.differing_pixels,
-        differing_scores=repeat.differing_scores,
-        largest_difference=repeat.largest_difference,
-    )
-
-
-def _figures(masks: MaskComparison, tensors: TensorComparison) -> Figures:
-    inside_flips, inside = masks.flips - masks.band_flips, masks.pixels - masks.band_pixels
-    return Figures(
-        images=masks.images,
-        pixels=masks.pixels,
-        agreement=share(masks.pixels - masks.flips, masks.pixels),
-        flips=masks.flips,
-        flips_inside=share(inside_flips, inside),
-        flips_boundary=share(masks.band_flips, masks.band_pixels),
-        large_margin_flips=masks.large_flips,
-        largest_flip_margin=masks.largest_margin,
-        reference_miou=masks.reference_miou() if masks.has_labels else None,
-        miou=masks.candidate_miou() if masks.has_labels else None,
-        scores=tensor_figures(tensors),
-    )
-
-
-def _classes(masks: MaskComparison, names: tuple[str, ...]) -> tuple[ClassFigures, ...]:
-    reference, candidate = masks.ious()
-    every = (*names, "no class")
-    return tuple(
-        ClassFigures(
-            name=name,
-            pixels=int(masks.class_pixels[index]),
-            flipped=(flipped := int(masks.pairs[index].sum())),
-            flipped_share=share(flipped, int(masks.class_pixels[index])),
-            became=every[int(masks.pairs[index].argmax())] if flipped else "",
-            reference_iou=number(reference[index]),
-            candidate_iou=number(candidate[index]),
-        )
-        for index, name in enumerate(names)
-    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segpipe.errors import ArtifactMissingError, InputError
 from segpipe.rundir import RunDirectory
@@ -45,7 +45,7 @@ class StoredIndex(BaseModel):
     contract_sha256: str
     basis_sha256: str
     settings: ValidateConfig
-    max_batch: int
+    batches: tuple[int, ...]
     images: tuple[StoredImage, ...]
 
 
@@ -79,7 +79,7 @@ class Keeper:
             contract_sha256=setup.contract.sha256,
             basis_sha256=self.basis_sha256(setup.settings),
             settings=setup.settings,
-            max_batch=setup.max_batch,
+            batches=setup.batches,
             images=tuple(map(_described, self._images, self._answers)),
         )
         arrays: dict[str, NDArray[Any]] = {}
@@ -98,7 +98,7 @@ class StoredReference:
     """Answers frames that it knows with what the reference once said."""
 
     def __init__(self, rundir: RunDirectory) -> None:
-        self.index = StoredIndex.model_validate_json(_read(rundir, INDEX))
+        self.index = _index(rundir)
         self._arrays = _unpacked(_read(rundir, ARRAYS))
         self._frames = _unpacked(_read(rundir, FRAMES))
         self._numbers = {stored.frame_sha256: number for number, stored in enumerate(self.index.images)}
@@ -124,6 +124,16 @@ class StoredReference:
         """What the reference said of these frames."""
         numbers = [self._numbers[frame_sha256(frame)] for frame in frames]
         return [Answered(self._arrays[f"mask_{n}"], self._arrays.get(f"scores_{n}")) for n in numbers]
+
+
+def _index(rundir: RunDirectory) -> StoredIndex:
+    try:
+        return StoredIndex.model_validate_json(_read(rundir, INDEX))
+    except ValidationError as error:
+        raise InputError(
+            f"{STAGE}/{INDEX} of {rundir.path} was written by another version ({error.error_count()} fields differ)",
+            hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed",
+        ) from error
 
 
 def _described(image: Image, answered: Answered) -> StoredImage:

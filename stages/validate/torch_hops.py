@@ -1,4 +1,4 @@
-"""PyTorch's side of the gate: the FP32 reference, the FP16 graph in rounded form, and half-precision modules."""
+"""PyTorch's side of the gate: the FP32 reference, and the FP16 graph in rounded form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,12 @@ from torch import nn
 from segpipe.contract import Contract
 from segpipe.errors import BackendError
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import run_contract
 from stages import checkpoint, reference
-from stages.validate.answers import Answer, Answered, Hop
-from stages.validate.half import to_half
+from stages.validate.answers import Answer, Answered
 from stages.validate.half_graph import BACKEND as ROUNDED
 from stages.validate.half_graph import rounded_bytes
-from stages.validate.hops import FP16_GRAPH, FP32_GRAPH, OpenHops
-from stages.validate.ranges import peaks
-
-BACKEND = "pytorch-fp16"
+from stages.validate.hops import FP16_GRAPH, FP32_GRAPH, OpenHops, open_graph
 
 
 class TorchAnswer:
@@ -62,36 +59,25 @@ def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
     ONNX Runtime's CPU provider computes FP16 graphs in FP32: the shipped graph is judged with every result rounded.
     """
     fp32 = opened.open("onnx", "onnxruntime-cpu", ("export", FP32_GRAPH))
-    if "train" in rundir.manifest.stages:
-        reference_ = trained_reference(rundir)
-    else:
-        if fp32 is None:
-            reason = opened.not_run[-1].reason
-            raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
-        reference_ = Reference("ONNX FP32", fp32.answer, None)
+    if fp32 is None and "train" not in rundir.manifest.stages:
+        reason = opened.not_run[-1].reason
+        raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
+    reference_ = reference_of(rundir)
     if FP16_GRAPH in rundir.record("export").outputs:
         opened.open_rounded("fp16", rounded_bytes(rundir.artifact_bytes("export", FP16_GRAPH)), ROUNDED)
     opened.open_deployed()
     return reference_
 
 
+def reference_of(rundir: RunDirectory) -> Reference:
+    """PyTorch FP32; for imported runs ONNX FP32."""
+    if "train" in rundir.manifest.stages:
+        return trained_reference(rundir)
+    graph, contract = rundir.artifact_bytes("export", FP32_GRAPH), run_contract(rundir)
+    return Reference("ONNX FP32", open_graph(graph, contract), None)
+
+
 def trained_reference(rundir: RunDirectory) -> Reference:
     """PyTorch FP32."""
     trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
     return Reference("PyTorch FP32", TorchAnswer(trained.network, trained.contract), trained.network)
-
-
-def half_hop(rundir: RunDirectory, islands: Sequence[str]) -> Hop:
-    """The half-precision module with chosen islands: what the search for islands tries before anything is exported."""
-    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
-    half = to_half(trained.network, islands)
-    sha256 = rundir.record("export").outputs[FP16_GRAPH].sha256
-    return Hop("fp16", "export", FP16_GRAPH, sha256, BACKEND, "cpu", TorchAnswer(half, trained.contract))
-
-
-def imported_peak(rundir: RunDirectory, contract: Contract, frames: Sequence[NDArray[Any]]) -> float | None:
-    """Largest activation of an imported FP32 graph: FP16 cannot be run in half precision without its module."""
-    if "train" in rundir.manifest.stages:
-        return None
-    graph = rundir.artifact_bytes("export", FP32_GRAPH)
-    return max((peak for frame in frames for peak in peaks(graph, frame, contract).values()), default=None)

@@ -83,6 +83,21 @@ def test_masks_equal_the_definition(open_backend: Open, dtype: str) -> None:
     backend.close()
 
 
+def test_a_frames_steps_are_timed_and_masks_stay_right(open_backend: Open) -> None:
+    contract = contract_of()
+    graph = conv_graph(contract)
+    backend = open_backend(graph, contract)
+    frame = noise(contract, 40, 60)
+
+    for _ in range(3):
+        times = backend.time_steps(frame)
+        assert times.upload_ms is not None
+        assert times.download_ms is not None
+        assert min(times.upload_ms, times.pre_ms, times.network_ms, times.post_ms, times.download_ms) > 0
+        assert_equal(backend.infer([frame], MASK)[0].mask, graph, contract, frame, HALF_MARGIN)
+    backend.close()
+
+
 @pytest.mark.parametrize("count", [1, 3, LARGEST, LARGEST + 1])
 def test_batches_are_split_and_ordered(open_backend: Open, count: int) -> None:
     contract = contract_of()

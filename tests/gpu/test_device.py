@@ -71,6 +71,27 @@ def test_a_graph_replays_with_new_content(device: Device) -> None:
         device.destroy_graph(graph)
 
 
+def test_marks_tell_how_long_the_stream_took(device: Device) -> None:
+    size = 256 << 20
+    with device.current():
+        stream, first, second = device.create_stream(), device.allocate(size), device.allocate(size)
+
+        marks = [device.mark(stream)]
+        for copies in (1, 20):
+            for _ in range(copies):
+                device.copy(second, first, size, stream)
+            marks.append(device.mark(stream))
+        device.synchronize(stream)
+        short, long = device.milliseconds(*marks[:2]), device.milliseconds(*marks[1:])
+
+        for mark in marks:
+            device.drop_mark(mark)
+        device.free(first)
+        device.free(second)
+        device.destroy_stream(stream)
+    assert 0 < short < long
+
+
 def test_an_empty_capture_gives_no_graph(device: Device) -> None:
     with device.current():
         stream = device.create_stream()

@@ -18,9 +18,8 @@ from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.preprocess import preprocess, tensor_shape
 from segpipe.runtime.request import OpenOptions, Outputs, Result
 
-onnxruntime.set_default_logger_severity(3)  # errors only; its warnings on a machine without a GPU are noise
-
 _MAX_BATCH = 8  # frames in one call of the session; more make nothing faster on a CPU, and cost memory
+_ERRORS_ONLY = 3  # for this session: the application's own sessions log as it likes
 _ERRORS = onnxruntime.capi.onnxruntime_pybind11_state
 
 
@@ -147,6 +146,9 @@ def open(artifact: bytes, contract: Contract, options: OpenOptions) -> OnnxRunti
 def _session(artifact: bytes, threads: int) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
+    # Between calls its threads would spin for 50 ms and take the cores from whatever the application does next.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    settings.log_severity_level = _ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
     except (_ERRORS.Fail, _ERRORS.InvalidGraph, _ERRORS.InvalidProtobuf, _ERRORS.NotImplemented) as error:

@@ -9,7 +9,7 @@ from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.lane import Lane, Parts
 from segpipe.runtime.cuda.plan import Job
 from segpipe.runtime.cuda.pool import Pool
-from segpipe.runtime.request import Outputs, Result
+from segpipe.runtime.request import Outputs, Result, StepTimes
 
 
 class GpuBackend:
@@ -32,6 +32,12 @@ class GpuBackend:
                 found = lane.run([frames[index] for index in indices], job)
                 results.update(zip(indices, found, strict=True))
         return [results[index] for index in range(len(frames))]
+
+    def time_steps(self, frame: Any) -> StepTimes:
+        """Where the time of one frame on the host goes, by the GPU's clock."""
+        with self._gpu.current(), self._pool.lane() as lane:
+            ((job, _),) = self._jobs([frame], Outputs())
+            return lane.time_steps(frame, job)
 
     def describe(self) -> dict[str, Any]:
         """Device, provider, engine and what the idle lanes hold."""

@@ -15,6 +15,7 @@ from segpipe.runtime.cuda.driver_library import load_driver
 
 _NON_BLOCKING = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
 _THREAD_LOCAL = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_TIMING = driver.CUevent_flags.CU_EVENT_DEFAULT
 _NO_TIMING = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
 _MAJOR = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 _MINOR = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
@@ -102,6 +103,20 @@ class CudaPythonDevice:
             _check("cuStreamWaitEvent", driver.cuStreamWaitEvent(stream, event, 0))
         finally:
             _check("cuEventDestroy", driver.cuEventDestroy(event))
+
+    def mark(self, stream: int) -> int:
+        """An event with a time, recorded."""
+        event = _check("cuEventCreate", driver.cuEventCreate(_TIMING))
+        _check("cuEventRecord", driver.cuEventRecord(event, stream))
+        return int(event)
+
+    def milliseconds(self, first: int, second: int) -> float:
+        """By the GPU's clock."""
+        return float(_check("cuEventElapsedTime", driver.cuEventElapsedTime(first, second)))
+
+    def drop_mark(self, mark: int) -> None:
+        """Give an event back."""
+        _check("cuEventDestroy", driver.cuEventDestroy(mark))
 
     def load_module(self, image: bytes) -> int:
         """Machine code or PTX."""

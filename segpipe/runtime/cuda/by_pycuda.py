@@ -32,6 +32,9 @@ class PyCudaDevice:
         self._context = _primary_context(index)
         self._held: dict[int, Any] = {}  # allocations, streams, modules and functions by handle
         self.wait_for = self._driver.wait_for
+        self.mark = self._driver.mark
+        self.milliseconds = self._driver.milliseconds
+        self.drop_mark = self._driver.drop_mark
         self.begin_capture = self._driver.begin_capture
         self.end_capture = self._driver.end_capture
         self.launch_graph = self._driver.launch_graph
@@ -123,6 +126,9 @@ class PyCudaDevice:
         return int(allocation)
 
     wait_for: Callable[[int, int], None]
+    mark: Callable[[int], int]
+    milliseconds: Callable[[int, int], float]
+    drop_mark: Callable[[int], None]
     begin_capture: Callable[[int], None]
     end_capture: Callable[[int], int]
     launch_graph: Callable[[int, int], None]

@@ -8,6 +8,7 @@ from segpipe.errors import BackendMissingError
 from segpipe.runtime.cuda.device import cuda_error
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_TIMING = 0  # CU_EVENT_DEFAULT
 _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _STATUSES = 1000  # CUDA_ERROR_UNKNOWN is 999
 
@@ -21,7 +22,7 @@ def load_driver() -> ctypes.CDLL:
 
 
 class DriverLibrary:
-    """Some ten functions. Handles are integers; the caller's context is the current one."""
+    """Some dozen functions. Handles are integers; the caller's context is the current one."""
 
     def __init__(self) -> None:
         self._library = load_driver()
@@ -35,6 +36,23 @@ class DriverLibrary:
             self._call("cuStreamWaitEvent", _handle(stream), event, 0)
         finally:
             self._call("cuEventDestroy_v2", event)
+
+    def mark(self, stream: int) -> int:
+        """An event with a time, recorded."""
+        event = ctypes.c_void_p()
+        self._call("cuEventCreate", ctypes.byref(event), _TIMING)
+        self._call("cuEventRecord", event, _handle(stream))
+        return event.value or 0
+
+    def milliseconds(self, first: int, second: int) -> float:
+        """By the GPU's clock."""
+        passed = ctypes.c_float()
+        self._call("cuEventElapsedTime", ctypes.byref(passed), _handle(first), _handle(second))
+        return passed.value
+
+    def drop_mark(self, mark: int) -> None:
+        """Give an event back."""
+        self._call("cuEventDestroy_v2", _handle(mark))
 
     def begin_capture(self, stream: int) -> None:
         """Record instead of run."""

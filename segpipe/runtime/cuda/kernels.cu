@@ -46,6 +46,13 @@ struct PackArguments {    // one frame with any strides -> packed
     int height, width, channels, padding_;
 };
 
+struct BlendArguments {   // one tile's scores, weighted and added to the band of scores that tiles share
+    const void *scores;   // the network's output for the tile
+    float *band;          // channels x band_height x band_width
+    const float *row_weights, *column_weights;  // normalised over all tiles, so that the sum is the blend
+    int height, width, channels, band_height, band_width, top, left, nhwc;
+};
+
 enum Kind { LOGITS = 0, PROBABILITIES = 1, SIGMOID = 2, LABELS = 3 };
 
 template <typename T> struct alignas(4 * sizeof(T)) Four { T at[4]; };
@@ -230,6 +237,16 @@ template <typename T> __device__ inline void pack(const PackArguments &a) {
     for (int channel = 0; channel < a.channels; ++channel) to[channel] = *(const T *)(from + channel * a.channel_bytes);
 }
 
+// blockIdx.z is the channel. Tiles overlap: launches on one stream add one after the other.
+template <typename S> __device__ inline void blend_tile(const BlendArguments &a) {
+    int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y, channel = blockIdx.z;
+    if (x >= a.width || y >= a.height) return;
+    u64 cell = (u64)y * a.width + x;
+    u64 from = a.nhwc ? cell * a.channels + channel : (u64)channel * a.height * a.width + cell;
+    u64 to = ((u64)channel * a.band_height + a.top + y) * a.band_width + a.left + x;
+    a.band[to] += to_float(((const S *)a.scores)[from]) * (a.row_weights[y] * a.column_weights[x]);
+}
+
 #define KERNEL(NAME, ARGUMENTS, BODY) extern "C" __global__ void NAME(ARGUMENTS a) { BODY(a); }
 #define PRE(S, T, NAME) KERNEL(pre_##NAME, PreArguments, (pre<S, T>))
 #define SCORES(S, L, NAME) \
@@ -243,4 +260,5 @@ SCORES(float, u8, float32_uint8) SCORES(float, u16, float32_uint16)
 SCORES(__half, u8, float16_uint8) SCORES(__half, u16, float16_uint16)
 NEAREST(u8, u8, uint8_uint8) NEAREST(int, u8, int32_uint8) NEAREST(long long, u8, int64_uint8)
 NEAREST(u8, u16, uint8_uint16) NEAREST(int, u16, int32_uint16) NEAREST(long long, u16, int64_uint16)
+KERNEL(blend_float32, BlendArguments, blend_tile<float>) KERNEL(blend_float16, BlendArguments, blend_tile<__half>)
 KERNEL(pack_1, PackArguments, pack<u8>) KERNEL(pack_2, PackArguments, pack<u16>) KERNEL(pack_4, PackArguments, pack<u32>)

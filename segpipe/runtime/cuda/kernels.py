@@ -46,6 +46,16 @@ class PackArguments(ctypes.Structure):
     )  # fmt: skip
 
 
+class BlendArguments(ctypes.Structure):
+    """One tile's scores into the band that tiles share."""
+
+    _fields_ = (
+        ("scores", _pointer), ("band", _pointer), ("row_weights", _pointer), ("column_weights", _pointer),
+        ("height", _int), ("width", _int), ("channels", _int), ("band_height", _int), ("band_width", _int),
+        ("top", _int), ("left", _int), ("nhwc", _int),
+    )  # fmt: skip
+
+
 class Kernels:
     """Loaded machine code. The context must be current when it is made, used and closed."""
 
@@ -73,6 +83,11 @@ class Kernels:
         """Gather one strided frame."""
         grid = (-(-arguments.width // BLOCK[0]), _rows(arguments.height), 1)
         self._launch(f"pack_{itemsize}", grid, arguments, stream)
+
+    def blend(self, scores: str, arguments: BlendArguments, stream: int) -> None:
+        """Add one tile's weighted scores to the band."""
+        grid = (-(-arguments.width // BLOCK[0]), _rows(arguments.height), arguments.channels)
+        self._launch(f"blend_{scores}", grid, arguments, stream)
 
     def close(self) -> None:
         """Unload; twice is harmless."""

@@ -9,6 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, starmap
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from segpipe.runtime.cuda.engine import Engine, EngineContext
 from segpipe.runtime.cuda.kernels import Kernels, PackArguments
 from segpipe.runtime.cuda.plan import Job, Plan, Shapes, input_shape
 from segpipe.runtime.preprocess import normalisation
-from segpipe.runtime.request import Result
+from segpipe.runtime.request import Result, StepTimes
 
 _CONTEXTS = 3  # input shapes a lane keeps ready; a context holds the memory of all its engine's layers
 _PLANS = 16  # jobs a lane keeps ready
+_AHEAD = 3  # frames that go before one whose steps are timed: while the GPU is busy with them the host gets ahead
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Lane:
         self._plans: OrderedDict[Job, Plan] = OrderedDict()
         self._buffers = Buffers(device)
         self._constants = 0
+        self._steps = self._send, self._prepare, self._infer, self._decide, self._fetch
         self.stream = device.create_stream()
         try:
             self._constants = self._upload(np.concatenate(normalisation(self._contract)).astype(np.float32).tobytes())
@@ -65,6 +68,26 @@ class Lane:
         self._device.synchronize(self.stream)
         del held  # other people's frames are needed until here
         return self._results(plan, kept)
+
+    def time_steps(self, frame: Any, job: Job) -> StepTimes:
+        """One frame without its graph, each step timed on the stream."""
+        plan = self._plan(job)
+        self._bring([frame], plan)
+        for _ in range(_AHEAD):
+            self._execute(plan)
+        marks: list[int] = []
+        try:
+            marks.append(self._device.mark(self.stream))
+            for step in self._steps:
+                step(plan)
+                marks.append(self._device.mark(self.stream))
+            self._device.synchronize(self.stream)
+            upload, pre, network, post, download = starmap(self._device.milliseconds, pairwise(marks))
+        finally:
+            with contextlib.suppress(BackendError):
+                for mark in marks:
+                    self._device.drop_mark(mark)
+        return StepTimes(pre, network, post, upload, download)
 
     def describe(self) -> dict[str, int]:
         """What the lane holds."""
@@ -196,22 +219,39 @@ class Lane:
             _log.warning("no CUDA graph for %s: %s", plan.job, plan.refusal)
 
     def _enqueue(self, plan: Plan) -> None:
-        """The whole frame on the stream: upload, input kernel, engine, mask kernels, download."""
-        address, stream, job = self._buffers.address, self.stream, plan.job
-        if not job.on_device:
-            staging = self._buffers.pinned("frames", (job.frames, *plan.frame_shape), self._contract.dtype)
-            self._device.upload(address("frames"), staging.reshape(-1).view(np.uint8), stream)
+        """The whole frame on the stream."""
+        for step in self._steps:
+            step(plan)
+
+    def _send(self, plan: Plan) -> None:
+        """Upload; frames on the device are there already."""
+        if not plan.job.on_device:
+            staging = self._buffers.pinned("frames", (plan.job.frames, *plan.frame_shape), self._contract.dtype)
+            self._device.upload(self._buffers.address("frames"), staging.reshape(-1).view(np.uint8), self.stream)
+
+    def _prepare(self, plan: Plan) -> None:
+        """Frames to the network's input."""
         pre = plan.pre_arguments()
-        pre.source, pre.target = address("frames"), address("input")
+        pre.source, pre.target = self._buffers.address("frames"), self._buffers.address("input")
         pre.scale, pre.shift = self._constants, self._constants + 4 * self._contract.channels
-        self._kernels.pre(self._contract.dtype, plan.shapes.input_dtype, job.frames, pre, stream)
-        self._context(plan.shapes.source)[0].enqueue(address("input"), address("output"), stream)
-        post = plan.score_arguments()
+        self._kernels.pre(self._contract.dtype, plan.shapes.input_dtype, plan.job.frames, pre, self.stream)
+
+    def _infer(self, plan: Plan) -> None:
+        """The network."""
+        context, _ = self._context(plan.shapes.source)
+        context.enqueue(self._buffers.address("input"), self._buffers.address("output"), self.stream)
+
+    def _decide(self, plan: Plan) -> None:
+        """Scores to masks."""
+        address, post = self._buffers.address, plan.score_arguments()
         post.scores, post.labels, post.mask = address("output"), address("labels"), address("mask")
         post.confidence = address("confidence") if plan.wants_confidence else 0
-        self._kernels.mask(plan.shapes.output_dtype, self._contract.mask_dtype, job.frames, post, stream)
+        self._kernels.mask(plan.shapes.output_dtype, self._contract.mask_dtype, plan.job.frames, post, self.stream)
+
+    def _fetch(self, plan: Plan) -> None:
+        """Download."""
         for role, view in self._downloads(plan).items():
-            self._device.download(view.reshape(-1).view(np.uint8), address(role), stream)
+            self._device.download(view.reshape(-1).view(np.uint8), self._buffers.address(role), self.stream)
 
     # what goes back
 
@@ -231,9 +271,8 @@ class Lane:
         views = self._downloads(plan)
         results = []
         for index in range(plan.job.frames):
-            found = (
-                kept[index] if kept else {role: view[index].copy() for role, view in views.items() if role != "output"}
-            )
+            copied = {role: view[index].copy() for role, view in views.items() if role != "output" and not kept}
+            found = kept[index] if kept else copied
             results.append(Result(found["mask"], found.get("confidence"), self._scores(plan, index)))
         return results
 

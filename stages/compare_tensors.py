@@ -1,0 +1,119 @@
+"""The maths of comparing two networks' tensors: errors, what is no number, ranges. numpy only."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FP16_MAX = 65504.0
+
+
+@dataclass
+class TensorComparison:
+    """Sums over pairs of tensors. What is no number is counted and left out of the other figures; another shape is an
+    infinite error."""
+
+    pairs: int = 0
+    elements: int = 0
+    nan: int = 0
+    inf: int = 0
+    reference_non_finite: int = 0
+    max_abs_error: float = 0.0
+    worst_relative_l2: float = 0.0
+    worst_at: str = ""
+    non_finite_at: str = ""
+    reference_range: tuple[float, float] = (float("inf"), float("-inf"))
+    candidate_range: tuple[float, float] = (float("inf"), float("-inf"))
+    _error_squared: float = 0.0
+    _error_absolute: float = 0.0
+    _reference_squared: float = 0.0
+    _candidate_squared: float = 0.0
+    _product: float = 0.0
+
+    def add(self, reference: NDArray[Any], candidate: NDArray[Any], where: str = "") -> None:
+        """Count one pair; `where` names it in a verdict."""
+        self.pairs += 1
+        if reference.shape != candidate.shape:
+            self._error_squared, self.worst_relative_l2, self.worst_at = float("inf"), float("inf"), where
+            self.elements += reference.size
+            return
+        ours, theirs = reference.reshape(-1).astype(np.float64), candidate.reshape(-1).astype(np.float64)
+        good, sound = np.isfinite(theirs), np.isfinite(ours)
+        if not (good.all() and sound.all()):
+            self.nan += int(np.isnan(theirs).sum())
+            self.inf += int(np.isinf(theirs).sum())
+            self.reference_non_finite += int((~sound).sum())
+            self.non_finite_at = self.non_finite_at or where
+            ours, theirs = ours[good & sound], theirs[good & sound]
+        if ours.size:
+            self._add_finite(ours, theirs, where)
+
+    def _add_finite(self, ours: NDArray[np.float64], theirs: NDArray[np.float64], where: str) -> None:
+        error = theirs - ours
+        squared, own = float(error @ error), float(ours @ ours)
+        self.elements += ours.size
+        self.max_abs_error = max(self.max_abs_error, float(np.abs(error).max()))
+        self._error_squared += squared
+        self._error_absolute += float(np.abs(error).sum())
+        self._reference_squared += own
+        self._candidate_squared += float(theirs @ theirs)
+        self._product += float(ours @ theirs)
+        self.reference_range = _widened(self.reference_range, ours)
+        self.candidate_range = _widened(self.candidate_range, theirs)
+        relative = _relative(squared, own)
+        if relative >= self.worst_relative_l2:
+            self.worst_relative_l2, self.worst_at = relative, where
+
+    @property
+    def non_finite(self) -> int:
+        """NaN and Inf, the reference's own among them."""
+        return self.nan + self.inf + self.reference_non_finite
+
+    @property
+    def relative_l2(self) -> float | None:
+        """Length of the error as a share of the reference's length; infinite where only the reference is zero."""
+        if not self.elements:
+            return None
+        return _relative(self._error_squared, self._reference_squared)
+
+    @property
+    def cosine(self) -> float | None:
+        """1 where both point the same way."""
+        lengths = np.sqrt(self._reference_squared * self._candidate_squared)
+        return float(self._product / lengths) if lengths else None
+
+    @property
+    def mean_abs_error(self) -> float | None:
+        """Over all elements."""
+        return self._error_absolute / self.elements if self.elements else None
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Against the reference's range; None where nothing differs."""
+        low, high = self.reference_range
+        if not self._error_squared or not high > low:
+            return None
+        return float(10 * np.log10((high - low) ** 2 * self.elements / self._error_squared))
+
+    @property
+    def gain(self) -> float | None:
+        """The factor on the reference that comes nearest to the candidate; rounding leaves it at 1."""
+        return self._product / self._reference_squared if self._reference_squared else None
+
+    @property
+    def fp16_share(self) -> float | None:
+        """The largest magnitude on either side, as a share of what FP16 can hold."""
+        if not self.elements:
+            return None
+        return max(map(abs, (*self.reference_range, *self.candidate_range))) / FP16_MAX
+
+
+def _relative(squared: float, own: float) -> float:
+    if not squared:
+        return 0.0
+    return float(np.sqrt(squared / own)) if own else float("inf")
+
+
+def _widened(known: tuple[float, float], values: NDArray[np.float64]) -> tuple[float, float]:
+    return min(known[0], float(values.min())), max(known[1], float(values.max()))

@@ -1,0 +1,189 @@
+"""A good run's parts, and the hops that the release gate must catch, made of them by planting one defect each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch.nn import functional as F
+
+from segpipe.contract import Contract
+from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import run_contract
+from stages.graphs.halving import to_half
+from stages.graphs.reading import to_bytes
+from stages.validate.answers import Answer, Answered, Hop
+from stages.validate.half_graph import rounded_bytes
+from stages.validate.hops import open_graph
+from stages.validate.inputs import Image
+from stages.validate.judge import HopState, Judge, Setup
+from stages.validate.stored import StoredReference
+from tests.trained import edit_graph, larger_inside
+
+
+@dataclass(frozen=True)
+class Good:
+    """A good run's parts, from which defective hops are made."""
+
+    run: RunDirectory
+    contract: Contract
+    stored: StoredReference
+    images: list[Image]
+
+    @classmethod
+    def of(cls, path: Path) -> "Good":
+        """A validated run."""
+        run = RunDirectory(path)
+        stored = StoredReference(run)
+        return cls(run, run_contract(run), stored, stored.images())
+
+    def graph(self, name: str = "model.onnx") -> bytes:
+        """One of its graphs."""
+        return self.run.artifact_bytes("export", name)
+
+    def runtime(self, graph: bytes, contract: Contract | None = None) -> Answer:
+        """A graph through the runtime that production uses."""
+        return open_graph(graph, contract or self.contract)
+
+    def judge(self, answer: Answer, exact: bool = True, images: list[Image] | None = None) -> tuple[Judge, HopState]:
+        """Hold an answer to the stored reference."""
+        hop = Hop("planted", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", answer, exact)
+        judge = Judge(self.setup, self.stored, [hop])
+        for image in images or self.images:
+            judge.add(image)
+        judge.finish()
+        return judge, judge.states["planted"]
+
+    @property
+    def setup(self) -> Setup:
+        """As the run's own gate was set up."""
+        return Setup(self.contract, self.stored.index.settings, self.stored.index.batches)
+
+
+def embedded(good: Good, **changes: Any) -> Answer:
+    """The graph with a contract that was changed at deployment."""
+    contract = Contract.model_validate({**good.contract.model_dump(), **changes})
+    return good.runtime(edit_graph(good.graph(), lambda _, values: values, contract), contract)
+
+
+def wrong_mean(good: Good) -> Answer:
+    return embedded(good, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def bgr(good: Good) -> Answer:
+    return embedded(good, channel_order="bgr")
+
+
+def align_corners(good: Good) -> Answer:
+    """Upsampling with the corners aligned: scores are right, masks are stretched."""
+    inner = good.runtime(good.graph())
+
+    def answer(frames: Sequence[np.ndarray]) -> list[Answered]:
+        found = []
+        for frame, answered in zip(frames, inner(frames), strict=True):
+            assert answered.scores is not None
+            scores = torch.from_numpy(answered.scores)[None]
+            full = F.interpolate(scores, frame.shape[:2], mode="bilinear", align_corners=True)
+            found.append(Answered(full[0].argmax(0).numpy().astype(np.uint8), answered.scores))
+        return found
+
+    return answer
+
+
+def shifted(good: Good) -> Answer:
+    """Masks one pixel aside."""
+    inner = good.runtime(good.graph())
+    return lambda frames: [replace(a, mask=np.roll(a.mask, 1, axis=1)) for a in inner(frames)]
+
+
+def swapped_class(good: Good) -> Answer:
+    def change(name: str, values: np.ndarray) -> np.ndarray:
+        return values[[0, 2, 1, 3, 4]] if name.startswith("head.") else values
+
+    return good.runtime(edit_graph(good.graph(), change))
+
+
+def scaled_layer(good: Good) -> Answer:
+    return good.runtime(edit_graph(good.graph(), lambda n, v: v * 1.01 if n == "down2.3.weight" else v))
+
+
+def scaled_head(good: Good) -> Answer:
+    graph = edit_graph(good.graph("model.fp16.onnx"), lambda n, v: v * 1.01 if n.startswith("head.") else v)
+    return good.runtime(graph)
+
+
+def fp16_overflow(good: Good) -> Answer:
+    """The same network in FP32, with activations of about 1e5, turned to FP16."""
+    model = onnx.load_model_from_string(edit_graph(good.graph(), larger_inside))
+    return good.runtime(rounded_bytes(to_bytes(to_half(model, set()))))
+
+
+def nan_in_one_pixel(good: Good) -> Answer:
+    inner = good.runtime(good.graph())
+    bad = good.images[3].frame
+
+    def answer(frames: Sequence[np.ndarray]) -> list[Answered]:
+        answers = inner(frames)
+        for frame, answered in zip(frames, answers, strict=True):
+            if answered.scores is not None and np.array_equal(frame, bad):
+                answered.scores[2, 5, 7] = np.nan
+        return answers
+
+    return answer
+
+
+def another_checkpoint(good: Good) -> Answer:
+    rng = np.random.default_rng(0)
+
+    def change(_: str, values: np.ndarray) -> np.ndarray:
+        return values + rng.normal(size=values.shape) * 0.3 * values.std() if values.ndim == 4 else values
+
+    return good.runtime(edit_graph(good.graph(), change))
+
+
+def honest(good: Good) -> Answer:
+    return good.runtime(good.graph())
+
+
+def honest_half(good: Good) -> Answer:
+    return good.runtime(rounded_bytes(good.graph("model.fp16.onnx")))
+
+
+Plant = Callable[[Good], Answer]
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What is planted, whether the hop says that it computes in FP32, the limits that must fail, and the words."""
+
+    plant: Plant
+    exact: bool
+    limits: frozenset[str]
+    words: str = ""
+
+
+DEFECTS = {
+    "wrong mean and std": Defect(wrong_mean, True, frozenset({"agreement", "relative_l2"}), "relative_l2"),
+    "BGR for RGB": Defect(bgr, True, frozenset({"agreement", "relative_l2"}), "red and blue look exchanged"),
+    "align_corners flipped": Defect(align_corners, True, frozenset({"flips_boundary"}), "flips_boundary"),
+    "a shift of one pixel": Defect(
+        shifted, True, frozenset({"flips_boundary"}), "looks shifted by 0 rows and 1 columns"
+    ),
+    "one class swapped": Defect(
+        swapped_class, True, frozenset({"flips_inside", "iou_drop"}), "'disc' and 'box' look exchanged"
+    ),
+    "one layer scaled by 1.01": Defect(scaled_layer, True, frozenset({"relative_l2"}), "relative_l2"),
+    "FP16 head scaled by 1.01": Defect(scaled_head, False, frozenset({"relative_l2"}), "scores look scaled by 1.0"),
+    "an activation of 1e5 in FP16": Defect(fp16_overflow, False, frozenset({"non_finite"}), "NaN"),
+    "NaN in one pixel of one image": Defect(
+        nan_in_one_pixel, True, frozenset({"non_finite"}), "1 NaN, 0 Inf, first in shapes-val-0003"
+    ),
+    "an engine of another checkpoint": Defect(
+        another_checkpoint, True, frozenset({"agreement", "relative_l2"}), "relative_l2"
+    ),
+    "none: honest FP32": Defect(honest, True, frozenset()),
+    "none: honest FP16": Defect(honest_half, False, frozenset()),
+}
