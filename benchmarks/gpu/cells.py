@@ -26,7 +26,7 @@ from stages.timing import FAILURES, first_line, interleave, latency, warm_up
 Precision = Literal["fp16", "fp32"]
 BATCHES = (1, 8)
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
-_ROUNDS, _ROUNDS_S, _WARM_S = 50, 2.0, 0.5
+_ROUNDS, _ROUNDS_S, _WARM_S = 50, 2.5, 0.5
 _DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 _GRAPHS = {"fp16": "model.fp16.onnx", "fp32": "model.onnx"}
 

@@ -53,7 +53,9 @@ def compiled(network: nn.Module, contract: Contract) -> Masks:
 
 def onnx_cuda(graph: bytes, contract: Contract) -> Masks:
     """ONNX Runtime's CUDA provider on PyTorch's memory."""
-    session = onnxruntime.InferenceSession(graph, providers=["CUDAExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads would slow PyTorch's part
+    session = onnxruntime.InferenceSession(graph, options, providers=["CUDAExecutionProvider"])
     if "CUDAExecutionProvider" not in session.get_providers():
         raise BackendError("ONNX Runtime has no CUDA provider here")
     (_, torch_in), (_, torch_out) = (_TYPES[t.type] for t in (session.get_inputs()[0], session.get_outputs()[0]))

@@ -87,8 +87,10 @@ class OrtEngine:
 
     def _open(self, stream: int) -> Any:
         wanted = self._provider(stream)
+        settings = onnxruntime.SessionOptions()
+        settings.add_session_config_entry("session.force_spinning_stop", "1")  # as in onnxruntime.py
         try:
-            session = onnxruntime.InferenceSession(self._artifact, providers=[wanted])
+            session = onnxruntime.InferenceSession(self._artifact, settings, providers=[wanted])
         except _FAILURES as error:
             raise _failure("loading the model", error) from error
         if session.get_providers()[0] != wanted[0]:
