@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from segpipe.contract import Contract as Contract
     from segpipe.errors import SegpipeError as SegpipeError
     from segpipe.rundir import RunDirectory as RunDirectory
+    from segpipe.runtime.request import Outputs as Outputs
     from segpipe.runtime.segmenter import Segmenter as Segmenter
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Contract": "segpipe.contract",
+    "Outputs": "segpipe.runtime.request",
     "RunDirectory": "segpipe.rundir",
     "SegpipeError": "segpipe.errors",
     "Segmenter": "segpipe.runtime.segmenter",

@@ -11,6 +11,7 @@ def why_stale(record: StageRecord | None, inputs: Mapping[str, str], params: Map
     if record is None:
         return "not run yet"
     changed = changed_values(record.params, params)
+    changed = ["made by another segpipe" if line.startswith("stage_version ") else line for line in changed]
     recorded = {logical_name(path): digest for path, digest in record.inputs.items()}
     wanted = {logical_name(path): digest for path, digest in inputs.items()}
     changed += [f"{name} changed" for name in sorted({*recorded, *wanted}) if recorded.get(name) != wanted.get(name)]

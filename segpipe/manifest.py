@@ -66,13 +66,24 @@ def load(directory: Path) -> Manifest:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        raise NotARunError(
-            f"{directory} is no run directory: it has no {FILE_NAME}",
-            hint=f"start one with `segpipe new {directory}` and `segpipe run {directory}`",
-        ) from None
+        raise _no_run(directory) from None
     except (UnicodeDecodeError, OSError) as error:
         raise ManifestError(f"{path} cannot be read: {error}", hint=_restore_hint(directory)) from error
     return _parse(text, path)
+
+
+def _no_run(directory: Path) -> NotARunError:
+    """What is there instead."""
+    if directory.is_file():
+        return NotARunError(f"{directory} is a file", hint="name the run directory")
+    if (directory / "segpipe.toml").is_file():
+        return NotARunError(f"nothing has run in {directory} yet", hint=f"run `segpipe run {directory}`")
+    if directory.is_dir():
+        found = f"{directory} is no run directory: it has no {FILE_NAME}"
+        return NotARunError(found, hint=f"start one with `segpipe new {directory}` and `segpipe run {directory}`")
+    return NotARunError(
+        f"there is no run directory {directory}", hint=f"check the path, or start with `segpipe new {directory}`"
+    )
 
 
 def save(directory: Path, manifest: Manifest) -> None:

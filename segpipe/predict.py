@@ -57,6 +57,8 @@ def find_inputs(inputs: Sequence[str]) -> list[Path]:
             matches = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES)
         else:
             matches = [path] if path.exists() else sorted(map(Path, glob.glob(text, recursive=True)))  # noqa: PTH207 - Path.glob refuses absolute patterns
+        if not matches and "*" not in text and not path.exists():
+            raise InputError(f"{text} does not exist", hint="check the path")
         if not matches:
             raise InputError(f"{text} names no image", hint="give image files, videos, folders of them or globs")
         found |= dict.fromkeys(matches)

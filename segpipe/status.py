@@ -52,7 +52,7 @@ def run_status(run: RunDirectory) -> list[StageStatus]:
         state = "stale" if why else "fresh"
         lines.append(StageStatus(stage, state, why or "", record.started_utc, size, _headline(record)))
     for folder in [folder for home in sorted(run.path.glob("*/")) for folder in own_folders(home)]:
-        if folder.suffix == ".partial":
+        if folder.suffix == ".partial" and any(path.is_file() for path in folder.rglob("*")):
             lines.append(StageStatus(folder.parent.name, "in progress", "not finished", "", 0, ""))
     return lines
 

@@ -17,6 +17,7 @@ _HINTS = {
     errno.EROFS: "the file system is read-only: use a run directory on a writable one",
     errno.EACCES: "give this user write permission, or use another run directory",
     errno.EPERM: "give this user write permission, or use another run directory",
+    errno.ENOENT: "the folder it belongs to cannot be made there: name another path",
     errno.ENOTDIR: "a file lies where a directory is needed: move it, or name another path",
     errno.EEXIST: "a file lies where a directory is needed: move it, or name another path",
     errno.EISDIR: "a directory lies where a file is needed: move it, or name another path",

@@ -25,6 +25,10 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
         with explained_reads(path):
             text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
+        if (path.parent / "manifest.json").is_file():
+            raise ConfigError(
+                f"{path.parent} has no {path.name}", hint="a bundle has no config: name its run"
+            ) from None
         raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {path.parent}`") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None

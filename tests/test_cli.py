@@ -108,13 +108,15 @@ def test_predict_writes_masks_and_overlays_and_goes_on_past_broken_files(finishe
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["show", "{tmp}/nowhere"], 1, "is no run directory"),
+        (["show", "{tmp}/nowhere"], 1, "there is no run directory"),
+        (["show", "{tmp}"], 1, "is no run directory"),
+        (["show", "{run}/segpipe.toml"], 1, "is a file"),
         (["run", "{tmp}/nowhere"], 1, "does not exist"),
         (["export", "{run}"], 1, "stage 'train' has not run"),
         (["run", "{run}", "--set", "train.epoch=1"], 1, "did you mean 'epochs'?"),
         (["run", "{run}", "--from", "build", "--until", "train"], 2, "--from build comes after --until train"),
         (["run", "{run}", "--until", "deploy"], 2, "'deploy' is not one of"),
-        (["predict", "{run}", "nothing.png", "-o", "{tmp}/out"], 1, "nothing.png names no image"),
+        (["predict", "{run}", "nothing.png", "-o", "{tmp}/out"], 1, "nothing.png does not exist"),
         (["frobnicate"], 2, "No such command"),
     ],
 )

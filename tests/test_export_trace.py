@@ -3,9 +3,10 @@
 import getpass
 import hashlib
 import json
+import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from stages.config import BuildConfig, ExportConfig, Profile
 from stages.export.clean import clean
 from stages.export.equality import difference, random_tensors, require_equal, session
 from stages.export.files import Exported, export_files
+from stages.export.interrupts import telling_interrupts
 from stages.export.source import Source
 from stages.export.trace import trace
 from stages.graphs import naming
@@ -252,3 +254,14 @@ def test_wrong_stride_is_refused() -> None:
 
     with pytest.raises(ExportError, match="its stride promises"):
         trace(network(), contract, 18)
+
+
+@pytest.mark.parametrize("outcome", ["another error", "none"])
+def test_an_interrupt_that_the_exporter_swallows_is_still_one(outcome: str) -> None:
+    with pytest.raises(KeyboardInterrupt), telling_interrupts():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        if outcome == "another error":
+            raise AttributeError("module 'triton' has no attribute 'backends'")
+
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

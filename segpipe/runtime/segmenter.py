@@ -89,6 +89,8 @@ class Segmenter:
         `frames` is advanced in the caller's thread. An error is raised where its frame's mask would have come.
         """
         self._opened()
+        if workers < 0:
+            raise InputError(f"stream has workers = {workers}", hint="give 0 (as many as help) or more")
         return ordered(self, frames, workers or self._workers)
 
     def warm_up(self, size: tuple[int, int] | None = None, batch: int = 1) -> None:

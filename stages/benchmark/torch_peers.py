@@ -1,5 +1,6 @@
 """PyTorch as a user would run it: eager FP32, half precision with channels_last, torch.compile."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -76,5 +77,6 @@ def _half(network: nn.Module, contract: Contract) -> TorchPeer:
 def _compiled(network: nn.Module, contract: Contract) -> TorchPeer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
         compiled: Any = torch.compile(network)
     return TorchPeer(compiled, contract)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segpipe.contract import Contract
 from segpipe.errors import ExportError
+from stages.export.interrupts import telling_interrupts
 from stages.graphs.reading import refuse_too_large
 
 _MAX_BATCH = 1024  # bound of the symbolic batch; nothing is allocated for it
@@ -26,7 +27,7 @@ def trace(network: nn.Module, contract: Contract, opset: int) -> onnx.ModelProto
     sides = {2: "height", 3: "width"} if contract.network_size is None else {}
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)}
     dynamic |= {axis: contract.size_multiple * torch.export.Dim(f"{name}_steps") for axis, name in sides.items()}
-    with _quiet_exporter():
+    with _quiet_exporter(), telling_interrupts():
         try:
             program = torch.onnx.export(
                 network,

@@ -1,5 +1,6 @@
 """Training and validation samples for torch's loaders: every random number comes from (seed, epoch, index)."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,7 @@ def training_loader(
     return _Loader(
         _ErrorsAsValues(TrainingSet(split, contract, config)),
         batch_sampler=EpochBatches(len(split), config, epoch, process),
-        num_workers=config.workers,
+        num_workers=_useful(config.workers),
         collate_fn=_collated,
         worker_init_fn=_one_thread,
         generator=torch.Generator().manual_seed(config.seed),
@@ -110,11 +111,16 @@ def frame_loader(split: Split, workers: int, process: Process = Process()) -> Da
         _ErrorsAsValues(FrameSet(split)),
         batch_size=None,
         sampler=range(process.rank, len(split), process.world),
-        num_workers=workers,
+        num_workers=_useful(workers),
         collate_fn=_as_is,
         worker_init_fn=_one_thread,
         generator=torch.Generator().manual_seed(0),
     )
+
+
+def _useful(workers: int) -> int:
+    """No more than there are cores: they would only wait for each other. What is loaded does not depend on it."""
+    return min(workers, len(os.sched_getaffinity(0)))
 
 
 class _ErrorsAsValues(Dataset[Any]):

@@ -1,0 +1,5 @@
+"""`python -m segpipe` is the command `segpipe`."""
+
+from segpipe.cli import main
+
+main()
