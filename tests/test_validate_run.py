@@ -23,9 +23,10 @@ from segpipe.manifest import save, stage_key
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, require_passed, stored_verdicts
+from stages.compare_tensors import FP16_MAX
 from stages.pipeline import Selection, run_stages
 from stages.validate import machine
-from stages.validate.elsewhere import validate_hop
+from stages.validate.elsewhere import gate_peak, judge_stored, keep, validate_hop
 from stages.validate.hops import stale_engine
 from stages.validate.report import SCHEMA_FILE, GateReport, schema
 from stages.validate.stored import FRAMES, INDEX, StoredReference, _packed
@@ -154,6 +155,51 @@ def test_a_broken_artifact_fails_elsewhere_too(trained_copy: Path) -> None:
     assert "hop 'onnxruntime-cpu': relative_l2" in err
     with pytest.raises(NotValidatedError, match="was judged: failed"):
         Segmenter.open(trained_copy)
+
+
+def test_what_failed_on_all_images_stays_failed_where_the_stored_images_pass(trained_copy: Path) -> None:
+    run = RunDirectory(trained_copy)
+    failed = [entry.model_copy(update={"status": "failed"}) for entry in stored_verdicts(run)]
+    replace_output(run, STAGE, FILE_NAME, VERDICTS.dump_json(tuple(failed)))
+
+    with pytest.raises(GateFailedError, match=r"gate failed it here on all its images: export/model\.onnx on onnx"):
+        validate_hop(RunDirectory(trained_copy), "onnxruntime-cpu")
+    with pytest.raises(NotValidatedError, match="was judged: failed"):
+        Segmenter.open(trained_copy)
+
+
+def test_labels_that_failed_the_gate_fail_the_stored_images_too(trained_copy: Path) -> None:
+    run = RunDirectory(trained_copy)
+    report = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json"))
+    wrong = tuple(check.model_copy(update={"status": "failed"}) for check in report.data_checks)
+    text = report.model_copy(update={"data_checks": wrong}).model_dump_json()
+    replace_output(run, STAGE, "report.json", text.encode())
+
+    with pytest.raises(GateFailedError, match="data: reference_miou_share"):
+        validate_hop(RunDirectory(trained_copy), "onnxruntime-cpu")
+    with pytest.raises(NotValidatedError, match="was judged: failed"):
+        Segmenter.open(trained_copy)
+
+
+def test_activations_are_as_the_gate_measured_them(trained_run: Path) -> None:
+    run = RunDirectory(trained_run)
+    report = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json"))
+    check = next(check for check in report.hops["fp16"].checks if check.name == "fp16_range")
+    peak = gate_peak(run, report)
+
+    assert peak is not None
+    assert check.value is not None
+    assert peak.value == pytest.approx(check.value * FP16_MAX)
+
+
+def test_a_gate_that_ran_meanwhile_keeps_its_verdicts(trained_copy: Path) -> None:
+    run = RunDirectory(trained_copy, frozenset({STAGE}))
+    report = judge_stored(run, "onnxruntime-cpu").model_copy(update={"basis_sha256": "0" * 64})
+    before = stored_verdicts(run)
+
+    with run.writing(), pytest.raises(InputError, match=r"the gate ran anew meanwhile.*run the same command again"):
+        keep(run, report)
+    assert stored_verdicts(RunDirectory(trained_copy)) == before
 
 
 def test_an_engine_that_cannot_run_here_says_why_and_changes_nothing(trained_copy: Path) -> None:
