@@ -21,11 +21,13 @@ from segpipe.errors import (
 )
 from segpipe.manifest import save, stage_key
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import run_contract
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, require_passed, stored_verdicts
 from stages.compare_tensors import FP16_MAX
 from stages.pipeline import Selection, run_stages
 from stages.validate import machine
+from stages.validate.against import same_grid
 from stages.validate.elsewhere import gate_peak, judge_stored, keep, validate_hop
 from stages.validate.hops import stale_engine
 from stages.validate.report import SCHEMA_FILE, GateReport, schema
@@ -252,6 +254,17 @@ def test_a_run_against_itself_agrees_and_against_a_broken_one_does_not(trained_r
     assert code == 3
     assert "onnxruntime-cpu" in out
     assert err.startswith("error: the two runs differ: 'onnxruntime-cpu': ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"output_stride": 2}, {"output_kind": "probabilities"}, {"network_size": (96, 96)}, {"fit": "letterbox"}],
+)
+def test_networks_of_other_scores_are_compared_by_their_masks(trained_run: Path, change: dict[str, object]) -> None:
+    contract = run_contract(RunDirectory(trained_run))
+
+    assert same_grid(contract, contract)
+    assert not same_grid(contract, contract.model_copy(update=change))
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
