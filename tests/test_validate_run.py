@@ -30,7 +30,7 @@ from stages.validate import machine
 from stages.validate.against import same_grid
 from stages.validate.elsewhere import gate_peak, judge_stored, keep, validate_hop
 from stages.validate.hops import stale_engine
-from stages.validate.report import SCHEMA_FILE, GateReport, schema
+from stages.validate.report import SCHEMA_FILE, GateReport, NotJudged, schema
 from stages.validate.stored import FRAMES, INDEX, StoredReference, _packed
 from tests.planted_table import break_graph
 from tests.trained import edit_graph, replace_output, trained_config
@@ -360,6 +360,21 @@ def test_limits_that_were_not_judged_are_printed_kept_and_shown(
     assert reasons[0].startswith("stress_relative_l2 (limit 0.0001): not judged")
     assert "limits not judged" in call("show", trained_copy)[1]
     assert "no stress inputs" in run.artifact_bytes(STAGE, "gate.html").decode()
+
+
+def test_what_cannot_run_here_is_told_in_one_line(trained_run: Path) -> None:
+    report = GateReport.model_validate_json(RunDirectory(trained_run).artifact_bytes(STAGE, "report.json"))
+    entry = NotJudged(
+        artifact="export/model.onnx",
+        artifact_sha256="0" * 64,
+        backend="onnxruntime-cuda",
+        reason="not run here: there is no NVIDIA driver. use backend onnxruntime-cpu",
+    )
+    both = (entry, entry.model_copy(update={"backend": "tensorrt-rtx"}))
+    lines = report.model_copy(update={"not_judged": both}).summary()
+
+    said = "validate: not judged here: onnxruntime-cuda, tensorrt-rtx (there is no NVIDIA driver)"
+    assert [line for line in lines if "NVIDIA" in line] == [said]
 
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "opencv-python-headless"])
