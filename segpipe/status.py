@@ -12,7 +12,7 @@ from segpipe.step import own_folders
 
 _log = logging.getLogger(__name__)
 
-_ORDER = ("train", "import", "export", "build", "validate", "benchmark")
+ORDER = ("train", "import", "export", "build", "validate", "benchmark")
 """Rows follow the pipeline; what else left a record comes last."""
 
 _HEADLINES = (
@@ -77,7 +77,7 @@ def readable_size(size_bytes: int) -> str:
 
 
 def _place(stage: str, record: StageRecord) -> tuple[int, str]:
-    return (_ORDER.index(stage) if stage in _ORDER else len(_ORDER), record.started_utc)
+    return (ORDER.index(stage) if stage in ORDER else len(ORDER), record.started_utc)
 
 
 def _reasons(run: RunDirectory) -> dict[str, str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
 from stages.config import Config
+from stages.validate import shapes
 
 STAGE = "islands"
-VERSION = 2
+VERSION = 3
 FILE_NAME = "islands.json"
 MAX_ISLANDS = 12  # more, and FP32 is the honest answer
 
@@ -30,8 +31,6 @@ class Trial:
     why: str = ""
 
 
-_PROBES = ("auto", "weights")  # ask export to look for islands itself: no modules
-
 Judge = Callable[[Islands], Trial]
 """Holds the FP16 hop with these islands to the gate's limits."""
 
@@ -43,10 +42,12 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path, open_bench: C
     graph = rundir.artifact("export", "model.onnx")
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs = {rundir.relative(graph): rundir.recorded_sha256(graph), "data": data}
-    params = {"stage_version": VERSION, **config.sections("export", "validate")}
+    params = {"stage_version": VERSION, "shapes": shapes(config)["build"], **config.sections("validate")}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
-            trials = search(open_bench(), tuple(name for name in config.export.fp32_islands if name not in _PROBES))
+            from stages.graphs.islands import PROBES  # onnx loads here
+
+            trials = search(open_bench(), tuple(name for name in config.export.fp32_islands if name not in PROBES))
             step.path(FILE_NAME).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
             step.figures = {"islands": trials[-1].islands, "trials": len(trials)}
     setting = f"export.fp32_islands={json.dumps(rundir.record(STAGE).figures['islands'])}"

@@ -15,7 +15,7 @@ from segpipe.cli import app
 from segpipe.manifest import StageRecord
 from segpipe.rundir import RunDirectory
 from stages.report import write_comparison, write_report
-from stages.report.reading import Confusion, _hops, differences, read_facts
+from stages.report.reading import Confusion, differences, read_facts
 from stages.report.svg import new_axes, to_svg
 
 ROOT = Path(__file__).parents[1]
@@ -150,15 +150,19 @@ def test_a_confusion_matrix_is_drawn_when_training_left_one() -> None:
     assert "road 90.0%, sky 0.0%" in svg
 
 
-def test_the_gate_is_read_in_either_form() -> None:
-    checks = [{"name": "agreement", "value": None, "limit": 0.9, "status": "failed"}]
-    entry = {"figures": {"agreement": 0.5, "flips": 7}, "checks": checks}
+def test_labels_that_fail_the_gate_fail_it_on_the_page(run_copy: Path) -> None:
+    path = RunDirectory(run_copy).artifact("validate", "report.json")
+    gate = json.loads(path.read_text())
+    gate["data_checks"] = [{"name": "reference_miou_share", "value": 0.2, "limit": 0.9, "status": "failed"}]
+    replace_output(run_copy, "validate", path, json.dumps(gate).encode())
+    facts = read_facts(RunDirectory(run_copy))
+    text = write_report(RunDirectory(run_copy)).read_text()
 
-    (by_name,) = _hops({"hops": {"onnx": entry}})
-    (in_list,) = _hops({"hops": [{"name": "onnx", **entry}]})
-    assert by_name == in_list
-    assert (by_name.status, by_name.flips, by_name.checks[0].value) == ("failed", 7, None)
-    assert _hops(None) == _hops({"hops": {"odd": "text"}}) == ()
+    assert {hop.status for hop in facts.hops} == {"passed"}
+    assert facts.gate == "failed"
+    assert 'Release gate: <span class="failed">failed' in text
+    assert 'data: reference_miou_share</th><td class="failed">failed' in text
+    assert '<td>reference_miou_share</td><td class="number">0.2</td>' in text
 
 
 def test_several_runs_are_compared_on_one_page(finished_run: Path, run_copy: Path, tmp_path: Path) -> None:

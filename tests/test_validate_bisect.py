@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
+from segpipe.status import run_status
 from stages import checkpoint
 from stages.auto_islands import Islands, Trial, search
 from stages.graphs.islands import choose
@@ -170,6 +171,7 @@ def test_auto_islands_repair_an_overflow_and_record_how(trained_copy: Path) -> N
     assert [trial["islands"] for trial in trials] == [[], ["stem"]]
     assert "stem.1" in trials[0]["why"]
     refuse_failures(repaired)
+    assert {line.stage: line.why for line in run_status(repaired)}["islands"] == ""
     assert call("validate", trained_copy, "--force")[0] == 0, "the gate judges the islands that were exported"
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from segpipe.errors import BackendError
-from stages.validate.answers import Answer, Answered
+from stages.validate.answers import Answer, Answered, Hop
 from stages.validate.explain import explain_hop
 from stages.validate.gate import judge_labels
+from stages.validate.judge import Judge
 from stages.validate.suspects import suspect
 from stages.validate.torch_hops import trained_reference
 from tests.planted import DEFECTS, Good, honest, wrong_mean
@@ -113,6 +114,23 @@ def test_scores_that_are_kept_back_fail(good: Good) -> None:
 
     found = failures(good, lambda frames: [replace(a, scores=None) for a in inner(frames)])
     assert found[0].startswith("relative_l2 inf")
+
+
+def test_a_hop_that_fails_on_the_first_image_again_is_told_without_batches(good: Good) -> None:
+    inner, asked = good.runtime(good.graph()), []
+
+    def tiring(frames: Sequence[np.ndarray]) -> list[Answered]:
+        asked.append(frames)
+        if len(asked) > 1:
+            raise BackendError("out of memory", hint="use less")
+        return inner(frames)
+
+    hop = Hop("tired", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", tiring)
+    judge = Judge(replace(good.setup, batches=()), good.stored, [hop])
+    judge.add(good.images[0])
+    judge.finish()
+
+    assert judge.states["tired"].measured.unanswered.startswith("the first image again: out of memory")
 
 
 def test_nan_that_only_batches_give_fails(good: Good) -> None:

@@ -21,13 +21,16 @@ from segpipe.errors import (
 )
 from segpipe.manifest import save, stage_key
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.opening import run_contract
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, require_passed, stored_verdicts
+from stages.compare_tensors import FP16_MAX
 from stages.pipeline import Selection, run_stages
 from stages.validate import machine
-from stages.validate.elsewhere import validate_hop
+from stages.validate.against import same_grid
+from stages.validate.elsewhere import gate_peak, judge_stored, keep, validate_hop
 from stages.validate.hops import stale_engine
-from stages.validate.report import SCHEMA_FILE, GateReport, schema
+from stages.validate.report import SCHEMA_FILE, GateReport, NotJudged, schema
 from stages.validate.stored import FRAMES, INDEX, StoredReference, _packed
 from tests.planted_table import break_graph
 from tests.trained import edit_graph, replace_output, trained_config
@@ -156,6 +159,51 @@ def test_a_broken_artifact_fails_elsewhere_too(trained_copy: Path) -> None:
         Segmenter.open(trained_copy)
 
 
+def test_what_failed_on_all_images_stays_failed_where_the_stored_images_pass(trained_copy: Path) -> None:
+    run = RunDirectory(trained_copy)
+    failed = [entry.model_copy(update={"status": "failed"}) for entry in stored_verdicts(run)]
+    replace_output(run, STAGE, FILE_NAME, VERDICTS.dump_json(tuple(failed)))
+
+    with pytest.raises(GateFailedError, match=r"gate failed it here on all its images: export/model\.onnx on onnx"):
+        validate_hop(RunDirectory(trained_copy), "onnxruntime-cpu")
+    with pytest.raises(NotValidatedError, match="was judged: failed"):
+        Segmenter.open(trained_copy)
+
+
+def test_labels_that_failed_the_gate_fail_the_stored_images_too(trained_copy: Path) -> None:
+    run = RunDirectory(trained_copy)
+    report = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json"))
+    wrong = tuple(check.model_copy(update={"status": "failed"}) for check in report.data_checks)
+    text = report.model_copy(update={"data_checks": wrong}).model_dump_json()
+    replace_output(run, STAGE, "report.json", text.encode())
+
+    with pytest.raises(GateFailedError, match="data: reference_miou_share"):
+        validate_hop(RunDirectory(trained_copy), "onnxruntime-cpu")
+    with pytest.raises(NotValidatedError, match="was judged: failed"):
+        Segmenter.open(trained_copy)
+
+
+def test_activations_are_as_the_gate_measured_them(trained_run: Path) -> None:
+    run = RunDirectory(trained_run)
+    report = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json"))
+    check = next(check for check in report.hops["fp16"].checks if check.name == "fp16_range")
+    peak = gate_peak(run, report)
+
+    assert peak is not None
+    assert check.value is not None
+    assert peak.value == pytest.approx(check.value * FP16_MAX)
+
+
+def test_a_gate_that_ran_meanwhile_keeps_its_verdicts(trained_copy: Path) -> None:
+    run = RunDirectory(trained_copy, frozenset({STAGE}))
+    report = judge_stored(run, "onnxruntime-cpu").model_copy(update={"basis_sha256": "0" * 64})
+    before = stored_verdicts(run)
+
+    with run.writing(), pytest.raises(InputError, match=r"the gate ran anew meanwhile.*run the same command again"):
+        keep(run, report)
+    assert stored_verdicts(RunDirectory(trained_copy)) == before
+
+
 def test_an_engine_that_cannot_run_here_says_why_and_changes_nothing(trained_copy: Path) -> None:
     before = (trained_copy / "manifest.json").read_bytes()
 
@@ -206,6 +254,17 @@ def test_a_run_against_itself_agrees_and_against_a_broken_one_does_not(trained_r
     assert code == 3
     assert "onnxruntime-cpu" in out
     assert err.startswith("error: the two runs differ: 'onnxruntime-cpu': ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"output_stride": 2}, {"output_kind": "probabilities"}, {"network_size": (96, 96)}, {"fit": "letterbox"}],
+)
+def test_networks_of_other_scores_are_compared_by_their_masks(trained_run: Path, change: dict[str, object]) -> None:
+    contract = run_contract(RunDirectory(trained_run))
+
+    assert same_grid(contract, contract)
+    assert not same_grid(contract, contract.model_copy(update=change))
 
 
 # --- verdicts --------------------------------------------------------------------------------------------------------
@@ -301,6 +360,21 @@ def test_limits_that_were_not_judged_are_printed_kept_and_shown(
     assert reasons[0].startswith("stress_relative_l2 (limit 0.0001): not judged")
     assert "limits not judged" in call("show", trained_copy)[1]
     assert "no stress inputs" in run.artifact_bytes(STAGE, "gate.html").decode()
+
+
+def test_what_cannot_run_here_is_told_in_one_line(trained_run: Path) -> None:
+    report = GateReport.model_validate_json(RunDirectory(trained_run).artifact_bytes(STAGE, "report.json"))
+    entry = NotJudged(
+        artifact="export/model.onnx",
+        artifact_sha256="0" * 64,
+        backend="onnxruntime-cuda",
+        reason="not run here: there is no NVIDIA driver. use backend onnxruntime-cpu",
+    )
+    both = (entry, entry.model_copy(update={"backend": "tensorrt-rtx"}))
+    lines = report.model_copy(update={"not_judged": both}).summary()
+
+    said = "validate: not judged here: onnxruntime-cuda, tensorrt-rtx (there is no NVIDIA driver)"
+    assert [line for line in lines if "NVIDIA" in line] == [said]
 
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "opencv-python-headless"])

@@ -13,9 +13,8 @@ from pydantic import ValidationError
 
 from segpipe.manifest import StageRecord, logical_name
 from segpipe.rundir import RunDirectory
+from segpipe.status import ORDER
 from stages.benchmark_report import Report
-
-ORDER = ("train", "import", "export", "build", "validate", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class Hop:
     flips_inside: float | None
     miou: float | None
     checks: tuple[Check, ...]
-    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,8 @@ class Facts:
     history: dict[str, list[float]]
     confusion: Confusion | None
     hops: tuple[Hop, ...]
+    data_checks: tuple[Check, ...]
+    """Limits on the labels: where one fails, every hop's verdict does."""
     engines: dict[str, dict[str, Any]]
     islands: tuple[str, ...]
     benchmark: Benchmarked | None
@@ -93,6 +93,8 @@ class Facts:
         if not self.hops:
             return "not validated"
         statuses = {hop.status for hop in self.hops}
+        if "failed" in {check.status for check in self.data_checks}:
+            return "failed"
         return next((status for status in ("failed", "passed") if status in statuses), "not judged")
 
 
@@ -101,6 +103,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
     stages = {name: rundir.manifest.stages[name] for name in ORDER if name in rundir.manifest.stages}
     trained = stages["train"].figures if "train" in stages else {}
     benchmark, unread = _benchmark(rundir)
+    gate = _json(rundir, "validate", "report.json") or {}
     matrix = _confusion(_json(rundir, "train", "confusion.json"))
     return Facts(
         name=rundir.path.resolve().name,
@@ -111,7 +114,8 @@ def read_facts(rundir: RunDirectory) -> Facts:
         pixel_accuracy=_float(trained, "test_pixel_accuracy"),
         history=_history(_text(rundir, "train", "history.csv")),
         confusion=matrix,
-        hops=_hops(_json(rundir, "validate", "report.json")),
+        hops=tuple(_hop(name, entry) for name, entry in gate.get("hops", {}).items()),
+        data_checks=_checks(gate.get("data_checks", ())),
         engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
         islands=_islands(stages),
         benchmark=benchmark,
@@ -140,31 +144,24 @@ def _leaves(value: Any, name: str = "") -> dict[str, str]:
     return {name: str(value)}
 
 
-def _hops(gate: Any) -> tuple[Hop, ...]:
-    """The one place that knows how the release gate writes its report."""
-    found = gate.get("hops", {}) if isinstance(gate, dict) else {}
-    named = found.items() if isinstance(found, dict) else ((hop.get("name", "?"), hop) for hop in found)
-    return tuple(_hop(str(name), entry) for name, entry in named if isinstance(entry, dict))
-
-
 def _hop(name: str, entry: Mapping[str, Any]) -> Hop:
     figures = entry.get("figures") or {}
-    checks = tuple(
-        Check(str(c.get("name", "?")), _float(c, "value"), _float(c, "limit"), str(c.get("status", "?")))
-        for c in entry.get("checks", ())
-    )
-    statuses = {check.status for check in checks}
-    own = "failed" if "failed" in statuses else ("passed" if "passed" in statuses else "not judged")
     flips = figures.get("flips")
     return Hop(
         name=name,
-        status=str(entry.get("status") or entry.get("verdict") or own),
+        status=str(entry.get("status", "not judged")),
         agreement=_float(figures, "agreement"),
         flips=flips if isinstance(flips, int) else None,
         flips_inside=_float(figures, "flips_inside"),
         miou=_float(figures, "miou"),
-        checks=checks,
-        reasons=tuple(map(str, entry.get("reasons") or ())),
+        checks=_checks(entry.get("checks", ())),
+    )
+
+
+def _checks(entries: Sequence[Mapping[str, Any]]) -> tuple[Check, ...]:
+    return tuple(
+        Check(str(c.get("name", "?")), _float(c, "value"), _float(c, "limit"), str(c.get("status", "?")))
+        for c in entries
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segpipe.contract import Contract
 from segpipe.errors import ContractError, GateFailedError, InputError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
@@ -15,6 +16,7 @@ from stages.validate.judge import Judge, Setup
 from stages.validate.report import HopReport, figure, percent
 from stages.validate.stored import StoredReference
 
+_GRID = ("output_stride", "output_kind", "network_size", "fit", "size_multiple")
 COLUMNS = ("backend", "agreement", "flips", "inside", "large margin", "relative L2", "mIoU then", "mIoU now", "verdict")
 
 
@@ -34,8 +36,7 @@ def compare_runs(ours: RunDirectory, other: RunDirectory) -> dict[str, HopReport
         before = {hop.name: hop.answer for hop in there.hops}
         for hop in here.hops:
             if hop.name in before:
-                same_grid = contract.output_stride == theirs.output_stride
-                reference = before[hop.name] if same_grid else _masks_only(before[hop.name])
+                reference = before[hop.name] if same_grid(contract, theirs) else _masks_only(before[hop.name])
                 judge = Judge(setup, reference, [hop])
                 for image in stored.images():
                     judge.add(image)
@@ -44,6 +45,11 @@ def compare_runs(ours: RunDirectory, other: RunDirectory) -> dict[str, HopReport
     if not reports:
         raise InputError(f"no backend opens both {ours.path} and {other.path} here", hint="run `segpipe doctor`")
     return reports
+
+
+def same_grid(ours: Contract, theirs: Contract) -> bool:
+    """Whether the scores of both networks have the same shape and meaning for every frame."""
+    return all(getattr(ours, name) == getattr(theirs, name) for name in _GRID)
 
 
 def table(reports: dict[str, HopReport]) -> list[list[str]]:
@@ -66,7 +72,7 @@ def refuse_drift(reports: dict[str, HopReport]) -> None:
 
 
 def _masks_only(answer: Answer) -> Answer:
-    """Networks of different strides share no grid of scores: only their masks are compared."""
+    """Networks of different strides or sizes share no grid of scores: only their masks are compared."""
 
     def masks(frames: Sequence[NDArray[Any]]) -> list[Answered]:
         return [Answered(answered.mask, None) for answered in answer(frames)]

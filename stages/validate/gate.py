@@ -34,7 +34,8 @@ from stages.validate.report import GateReport, Picture
 from stages.validate.stored import Keeper
 from stages.validate.suspects import suspect_labels
 
-_PROBED = 4  # images on which the FP16 graph's activations are measured
+PROBED = 4
+"""Images on which the FP16 graph's activations are measured."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     keeper = Keeper(settings.reference_images)
     with hops.OpenHops(rundir, contract) as opened:
         reference = torch_hops.open_everything(opened, rundir)
-        setup = make_setup(rundir, config, [image.frame for image in islice(images(), _PROBED)])
+        setup = make_setup(rundir, config, [image.frame for image in islice(images(), PROBED)])
         judge = Judge(setup, reference.answer, opened.hops, worst)
         for image in with_stress(images(), setup):
             keeper.add(image, judge.add(image))

@@ -169,7 +169,9 @@ class Judge:
                     together = _answered(state.hop, list(islice(cycle(frames), count)))
                     _add_batch(state.measured, list(islice(cycle(alone), count)), together)
         except SegpipeError as error:
-            state.measured.unanswered = f"a batch of up to {max(self._setup.batches)}: {error}"
+            largest = max(self._setup.batches, default=1)
+            asked = f"a batch of up to {largest}" if largest > 1 else "the first image again"
+            state.measured.unanswered = f"{asked}: {error}"
 
 
 def _answered(hop: Hop, frames: Sequence[NDArray[Any]]) -> list[Answered]:

@@ -197,10 +197,20 @@ class GateReport(_Part):
         return lines
 
     def summary(self) -> list[str]:
-        """One line a hop, with the limits that nothing could be held against, and one an artifact that did not run."""
+        """One line a hop, with the limits that nothing could be held against, and one for what did not run."""
         lines = [f"hop '{name}' on {hop.backend} ({hop.device}): {hop.outcome}" for name, hop in self.hops.items()]
         lines += [f"data: {check.line}" for check in self.data_checks if check.status == "not judged"]
-        return lines + [f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in self.not_judged]
+        return lines + self._not_here()
+
+    def _not_here(self) -> list[str]:
+        """One line for all that did not run, without the hints, which the report keeps."""
+        backends: dict[str, list[str]] = {}
+        for entry in self.not_judged:
+            backends.setdefault(entry.reason.removeprefix("not run here: ").partition(". ")[0], []).append(
+                entry.backend
+            )
+        parts = [f"{', '.join(names)} ({reason})" for reason, names in backends.items()]
+        return [f"validate: not judged here: {'; '.join(parts)}"] if parts else []
 
 
 def figure(value: float | None) -> str:

@@ -98,7 +98,7 @@ class StoredReference:
     """Answers frames that it knows with what the reference once said."""
 
     def __init__(self, rundir: RunDirectory) -> None:
-        self.index = _index(rundir)
+        self.index = stored_index(rundir)
         self._arrays = _unpacked(_read(rundir, ARRAYS))
         self._frames = _unpacked(_read(rundir, FRAMES))
         self._numbers = {stored.frame_sha256: number for number, stored in enumerate(self.index.images)}
@@ -126,7 +126,8 @@ class StoredReference:
         return [Answered(self._arrays[f"mask_{n}"], self._arrays.get(f"scores_{n}")) for n in numbers]
 
 
-def _index(rundir: RunDirectory) -> StoredIndex:
+def stored_index(rundir: RunDirectory) -> StoredIndex:
+    """What the stored reference says of itself."""
     try:
         return StoredIndex.model_validate_json(_read(rundir, INDEX))
     except ValidationError as error:

@@ -10,7 +10,6 @@ import onnx
 from numpy.typing import NDArray
 
 from segpipe.rundir import RunDirectory
-from segpipe.runtime.opening import run_contract
 from segpipe.storage import sha256_of_bytes
 from stages.auto_islands import Islands, Trial
 from stages.config import Config
@@ -20,13 +19,12 @@ from stages.graphs.reading import to_bytes
 from stages.validate import torch_hops
 from stages.validate.answers import Answered, Hop
 from stages.validate.explain import Case, Explanation, explain_graph, largest_half
-from stages.validate.gate import list_images, with_stress
+from stages.validate.gate import PROBED, list_images, make_setup, with_stress
 from stages.validate.half_graph import BACKEND, half_peak, rounded_bytes
 from stages.validate.hops import FP16_GRAPH, FP32_GRAPH, open_graph
 from stages.validate.inputs import Image, frame_sha256
 from stages.validate.judge import HopState, Judge, Setup
 
-_PROBED = 4  # images whose activations are measured
 _IMAGES = 16  # judged in each trial; the gate judges all of them in the end
 
 
@@ -34,7 +32,7 @@ class Bench:
     """Keeps the reference's answers, so that a trial runs only the FP16 graph."""
 
     def __init__(self, rundir: RunDirectory, config: Config, base: Path) -> None:
-        self._setup = Setup(run_contract(rundir), config.validate_, batches=())
+        self._setup = replace(make_setup(rundir, config, frames=()), batches=())  # each trial measures its own peak
         self._full = rundir.artifact_bytes("export", FP32_GRAPH)
         self._reference = torch_hops.reference_of(rundir)
         images = islice(list_images(config, base)(), min(_IMAGES, config.validate_.images))
@@ -46,7 +44,7 @@ class Bench:
     def judge(self, islands: Islands) -> Trial:
         """Hold the graph to the limits; where it fails, bisect on its worst inputs."""
         graph, contract = self._halved(islands), self._setup.contract
-        peak = half_peak(graph, contract, [image.frame for image in self._images[:_PROBED]])
+        peak = half_peak(graph, contract, [image.frame for image in self._images[:PROBED]])
         setup = replace(self._setup, peak=peak)
         answer = open_graph(rounded_bytes(graph), contract)
         hop = Hop("fp16", "export", FP16_GRAPH, sha256_of_bytes(graph), BACKEND, "cpu", answer, half=True)
