@@ -241,6 +241,7 @@ def test_half_a_raw_stream_is_a_usage_error(run: Path, tmp_path: Path, cli: Cli)
     assert cli("predict", run, "-", "-o", tmp_path).returncode == 2
     assert cli("predict", run, "-", "-o", "-").returncode == 2
     assert cli("predict", run, "-", "-o", "-", "--size", 0, 5).returncode == 2
+    assert cli("predict", run, "photo.png", "-o", tmp_path, "--size", 0, 0).returncode == 2
 
 
 def test_inputs_are_files_folders_and_globs_once_each(tmp_path: Path) -> None:
