@@ -90,6 +90,23 @@ def test_a_failure_between_the_marks_gives_them_back(monkeypatch: pytest.MonkeyP
     assert device.held == 0
 
 
+def test_one_mark_that_is_not_taken_back_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, real = HostDevice(), HostDevice.drop_mark
+    backend, refusals = slow_backend(device), [BackendError("refused")]
+    dropped: list[int] = []
+
+    def refuses_once(self: HostDevice, mark: int) -> None:
+        dropped.append(mark)
+        real(self, mark)
+        if refusals:
+            raise refusals.pop()
+
+    monkeypatch.setattr(HostDevice, "drop_mark", refuses_once)
+    backend.time_steps(noise(CONTRACT, 40, 60))
+
+    assert len(dropped) == 6
+
+
 def test_the_budget_of_a_gpu_holds_transfers_and_adds_up() -> None:
     backend = slow_backend(HostDevice())
     scene = Scene([noise(CONTRACT, 40, 60, seed) for seed in range(2)], CONTRACT, threads=1)
