@@ -1,11 +1,13 @@
 """Image files in and out, as the contract describes frames: RGB order, exact type, nothing converted silently."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from segpipe.errors import InputError
 from segpipe.storage import explained_refusals, write_atomically
@@ -13,8 +15,9 @@ from segpipe.storage import explained_refusals, write_atomically
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
 _JPEG = b"\xff\xd8"
-_NO_FRAME = (0xC4, 0xC8, 0xCC)  # tables between the markers of JPEG's frame headers
 _EXIF_CHUNKS = (b"eXIf", b"EXIF")  # of PNG, of WebP
+_WITH_ALPHA = {b"\x89PNG": PngImagePlugin.PngImageFile, b"RIFF": WebPImagePlugin.WebPImageFile}
+"""Who reads their EXIF, by their first bytes. Not by `Image.open`, which limits the size."""
 _UPRIGHT = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
@@ -27,14 +30,16 @@ def read_image(path: Path) -> NDArray[Any]:
             f"{path} cannot be read: {error.strerror}", hint="check the path and its permissions"
         ) from None
     content = data.tobytes()
-    if _is_cmyk_jpeg(content):
+    jpeg = _jpeg_header(content)
+    if jpeg is not None and jpeg.mode == "CMYK":
         raise InputError(f"{path} is CMYK, whose colours depend on a profile", hint="convert it to RGB")
     try:
         pixels = _decoded(data, content)
-        pictures = 1 if content.startswith(_JPEG) else cv2.imcount(str(path), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:  # a header that claims more than OpenCV takes
+        pictures = getattr(jpeg, "n_frames", 1) if jpeg else cv2.imcount(str(path), cv2.IMREAD_UNCHANGED)
+    except (cv2.error, OSError, SyntaxError) as error:  # a header that claims more than OpenCV takes, broken EXIF
+        reason = getattr(error, "err", error)
         raise InputError(
-            f"{path} is not an image that OpenCV can read: {error.err}", hint="convert it to PNG or JPEG"
+            f"{path} is not an image that OpenCV can read: {reason}", hint="convert it to PNG or JPEG"
         ) from None
     if pixels is None:
         raise InputError(f"{path} is not an image that OpenCV can read", hint="convert it to PNG or JPEG")
@@ -54,19 +59,32 @@ def _decoded(data: NDArray[np.uint8], content: bytes) -> NDArray[Any] | None:
     if content.startswith(_JPEG):
         return cv2.imdecode(data, _UPRIGHT)
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    plain = pixels is not None and (pixels.ndim == 2 or pixels.shape[2] == 3)
-    return cv2.imdecode(data, _UPRIGHT) if plain and any(mark in content for mark in _EXIF_CHUNKS) else pixels
+    if pixels is None or not any(mark in content for mark in _EXIF_CHUNKS):
+        return pixels
+    if pixels.ndim == 2 or pixels.shape[2] == 3:
+        return cv2.imdecode(data, _UPRIGHT)
+    if (reader := _WITH_ALPHA.get(content[:4])) is None:
+        return pixels
+    return _turned(pixels, reader(io.BytesIO(content)).getexif().get(ExifTags.Base.Orientation, 1))
 
 
-def _is_cmyk_jpeg(content: bytes) -> bool:
-    """Four components in the frame header; OpenCV would guess at them."""
-    at = 2
-    while content.startswith(_JPEG) and at + 9 < len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
-            return content[at + 9] == 4
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return False
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Upright, by EXIF's number."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+
+
+def _jpeg_header(content: bytes) -> JpegImagePlugin.JpegImageFile | None:
+    """Its colours and pictures, at which OpenCV would guess."""
+    if not content.startswith(_JPEG):
+        return None
+    try:
+        return JpegImagePlugin.jpeg_factory(io.BytesIO(content))
+    except (OSError, SyntaxError):  # OpenCV says what it makes of it
+        return None
 
 
 def write_image(path: Path, pixels: NDArray[Any]) -> None:

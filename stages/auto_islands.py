@@ -42,7 +42,7 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path, open_bench: C
     graph = rundir.artifact("export", "model.onnx")
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs = {rundir.relative(graph): rundir.recorded_sha256(graph), "data": data}
-    params = {"stage_version": VERSION, "shapes": shapes(config)["build"], **config.sections("validate")}
+    params = {"stage_version": VERSION, **shapes(config), **config.sections("validate")}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.graphs.islands import PROBES  # onnx loads here

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ FAILURES = (ArithmeticError, ImportError, LookupError, MemoryError, OSError, Run
 
 _BEYOND = 10  # samples that must lie beyond a percentile before it is told
 _RESAMPLES = 2000
+_DRAWN_AT_ONCE = 2**22  # numbers: many rounds would fill the memory
 _BLOCKS = 20  # of neighbouring rounds, drawn whole: they share what the machine is doing, however long that lasts
 _WINDOW = 4  # calls whose median is compared with the next window's
 _SETTLED = 0.05  # medians of two windows this near: caches, clocks and compilers have settled
@@ -111,7 +112,7 @@ def interleave(contestants: Mapping[str, Contestant], rounds: int, seconds: floa
 def latency(nanoseconds: Nanoseconds) -> Latency:
     """Summarise one contestant."""
     milliseconds = nanoseconds / 1e6
-    low, high = _interval(np.median(milliseconds[_resampled(len(milliseconds))], 1))
+    low, high = _interval(_resampled_medians(milliseconds))
     return Latency(
         samples=len(milliseconds),
         p50_ms=_rounded(np.percentile(milliseconds, 50)),
@@ -130,15 +131,14 @@ def ratio_of_medians(slow: Nanoseconds, fast: Nanoseconds) -> tuple[float, float
     """median(slow) / median(fast), with a 95 % bootstrap interval over the rounds that both have."""
     common = min(len(slow), len(fast))
     slow, fast = slow[:common], fast[:common]
-    rounds = _resampled(common)
-    low, high = _interval(np.median(slow[rounds], 1) / np.median(fast[rounds], 1))
+    low, high = _interval(_resampled_medians(slow) / _resampled_medians(fast))
     return _rounded(np.median(slow) / np.median(fast)), _rounded(low), _rounded(high)
 
 
 def median_of_ratios(slow: Nanoseconds, fast: Nanoseconds, level: float = 0.95) -> tuple[float, float, float]:
     """The median over the rounds of slow / fast, with its interval: what both met in a round cancels."""
     ratios = slow / fast
-    low, high = _interval(np.median(ratios[_resampled(len(ratios))], 1), level)
+    low, high = _interval(_resampled_medians(ratios), level)
     return _rounded(np.median(ratios)), _rounded(low), _rounded(high)
 
 
@@ -175,13 +175,21 @@ def _has_settled(taken: list[float]) -> bool:
     return bool(abs(now / before - 1) < _SETTLED)
 
 
-def _resampled(rounds: int) -> NDArray[np.int32]:
-    """Rounds drawn with replacement in blocks of neighbours: resamples x rounds."""
+def _resampled_medians(values: NDArray[Any]) -> NDArray[np.float64]:
+    """A median for each resample; of as many rounds, the same rounds are drawn."""
+    return np.concatenate([np.median(values[drawn], 1) for drawn in _resampled(len(values))])
+
+
+def _resampled(rounds: int) -> Iterator[NDArray[np.int32]]:
+    """Rounds drawn with replacement in blocks of neighbours: resamples x rounds, some resamples at a time."""
     rng = np.random.default_rng(0)
     block = max(1, rounds // _BLOCKS)
-    starts = rng.integers(0, rounds, (_RESAMPLES, -(-rounds // block)), np.int32)
-    drawn: NDArray[np.int32] = (starts[:, :, None] + np.arange(block, dtype=np.int32)) % np.int32(rounds)
-    return drawn.reshape(_RESAMPLES, -1)[:, :rounds]
+    most = max(1, _DRAWN_AT_ONCE // rounds)
+    for done in range(0, _RESAMPLES, most):
+        count = min(most, _RESAMPLES - done)
+        starts = rng.integers(0, rounds, (count, -(-rounds // block)), np.int32)
+        drawn: NDArray[np.int32] = (starts[:, :, None] + np.arange(block, dtype=np.int32)) % np.int32(rounds)
+        yield drawn.reshape(count, -1)[:, :rounds]
 
 
 def _interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:

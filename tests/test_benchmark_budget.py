@@ -10,9 +10,10 @@ from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import StepTimes
-from stages.benchmark.budget import Steps
+from stages.benchmark.budget import STEPS, Steps, find_budget
 from stages.benchmark.contestants import Scene
-from stages.timing import Contestant, interleave
+from stages.benchmark_report import Budget
+from stages.timing import Contestant, Rounds, interleave
 from tests.frame_cases import MASK, assert_equal, contract_of, noise
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import IMAGE, HostContext, HostEngine, conv_graph
@@ -89,6 +90,23 @@ def test_a_failure_between_the_marks_gives_them_back(monkeypatch: pytest.MonkeyP
     assert device.held == 0
 
 
+def test_one_mark_that_is_not_taken_back_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, real = HostDevice(), HostDevice.drop_mark
+    backend, refusals = slow_backend(device), [BackendError("refused")]
+    dropped: list[int] = []
+
+    def refuses_once(self: HostDevice, mark: int) -> None:
+        dropped.append(mark)
+        real(self, mark)
+        if refusals:
+            raise refusals.pop()
+
+    monkeypatch.setattr(HostDevice, "drop_mark", refuses_once)
+    backend.time_steps(noise(CONTRACT, 40, 60))
+
+    assert len(dropped) == 6
+
+
 def test_the_budget_of_a_gpu_holds_transfers_and_adds_up() -> None:
     backend = slow_backend(HostDevice())
     scene = Scene([noise(CONTRACT, 40, 60, seed) for seed in range(2)], CONTRACT, threads=1)
@@ -115,3 +133,23 @@ def test_the_rest_is_what_end_to_end_took_beyond_the_steps_of_its_round() -> Non
 
     assert (budget.pre_ms, budget.network_ms, budget.upload_ms) == (1.0, 6.0, None)
     assert (budget.rest_ms, budget.end_to_end_ms) == (1.0, 9.5)
+
+
+def test_another_backends_frames_have_no_budget() -> None:
+    steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
+    steps.taken = {0: StepTimes(1.0, 5.0, 1.0)}
+    rounds = Rounds({"segpipe host": np.array([8_000_000]), "segpipe other": np.array([90_000_000])})
+
+    assert isinstance(find_budget(steps, "segpipe host", rounds), Budget)
+    assert "steps are those of host" in str(find_budget(steps, "segpipe other", rounds))
+    assert "steps are those of host" in str(find_budget(steps, "", rounds))
+
+
+def test_steps_that_fail_say_why_there_is_no_budget() -> None:
+    def refused(number: int) -> None:
+        raise BackendError("device lost")
+
+    steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
+    rounds = interleave({"segpipe host": lambda number: None, STEPS: refused}, 2, 60)
+
+    assert find_budget(steps, "segpipe host", rounds) == "failed in round 1: device lost"

@@ -119,6 +119,21 @@ def test_two_report_files_give_ratios_measured_apart_and_no_verdict(finished_run
     assert "margin" not in result.stdout
 
 
+def test_two_report_files_give_json(finished_run: Path) -> None:
+    report = str(RunDirectory(finished_run).artifact("benchmark", "report.json"))
+    pairs = json.loads(CliRunner().invoke(app, ["benchmark", "compare", report, report, "--json"]).stdout)
+
+    assert "segpipe onnxruntime-cpu" in {pair["contestant"] for pair in pairs}
+    assert all(pair["a_ms"] == pair["b_ms"] and pair["ratio"] == 1 for pair in pairs)
+
+
+@pytest.mark.parametrize("option", [("--margin", "0.1"), ("--seconds", "5"), ("--backend", "onnxruntime-cpu")])
+def test_report_files_take_no_terms_of_measuring(option: tuple[str, str], tmp_path: Path) -> None:
+    report = str(tmp_path / "report.json")
+
+    assert CliRunner().invoke(app, ["benchmark", "compare", report, report, *option]).exit_code == 2
+
+
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text('{"latency": {}}')
     result = CliRunner().invoke(app, ["benchmark", "compare", str(tmp_path / "old.json"), str(tmp_path / "none.json")])

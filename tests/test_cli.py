@@ -117,6 +117,7 @@ def test_predict_writes_masks_and_overlays_and_goes_on_past_broken_files(finishe
         (["run", "{run}", "--from", "build", "--until", "train"], 2, "--from build comes after --until train"),
         (["run", "{run}", "--until", "deploy"], 2, "'deploy' is not one of"),
         (["predict", "{run}", "nothing.png", "-o", "{tmp}/out"], 1, "nothing.png does not exist"),
+        (["validate", "{run}", "--explain", "--force"], 2, "take no --force"),
         (["frobnicate"], 2, "No such command"),
     ],
 )

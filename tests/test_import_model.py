@@ -171,6 +171,14 @@ def test_broken_file_is_refused(data: bytes, reason: str, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.textproto", "model.onnxtxt"])
+def test_another_format_is_refused_whatever_its_suffix(name: str, tmp_path: Path) -> None:
+    onnx_file, contract = write(tmp_path, b'{"no": "protobuf"}')
+
+    with pytest.raises(InputError, match=r"is not ONNX"):
+        import_model.run(tmp_path / "run", onnx_file.rename(tmp_path / name), contract)
+
+
 def test_custom_operator_is_named_and_refused(tmp_path: Path) -> None:
     model = plain()
     model.graph.node[1].domain, model.graph.node[1].op_type = "com.acme", "FancyRelu"

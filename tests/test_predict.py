@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from segpipe import draw, testing
 from segpipe.errors import InputError
@@ -103,6 +103,30 @@ def test_a_turned_photograph_is_read_upright(tmp_path: Path, suffix: str) -> Non
     assert np.abs(read_image(path).astype(int) - frame).mean() > 40
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_turned_picture_with_alpha_is_read_upright(tmp_path: Path, suffix: str, number: int) -> None:
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = number
+    frame = np.dstack([testing.make_frame(48, 64)[0], np.full((48, 64), 200, np.uint8)])
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(frame).save(path, exif=orientation, lossless=True)
+
+    with Image.open(path) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(read_image(path), upright)
+
+
+def test_a_cmyk_jpeg_with_bytes_that_fill_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cmyk.jpg"
+    Image.new("CMYK", (8, 8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xff" + content[2:])  # JPEG allows them before any marker
+
+    with pytest.raises(InputError, match="is CMYK"):
+        read_image(path)
+
+
 @pytest.mark.parametrize(
     ("mode", "name", "shape"),
     [
@@ -138,6 +162,7 @@ def test_other_kinds_of_images_keep_their_channels_and_depth(
         ("many.webp", "holds 2 pictures"),
         ("many.tif", "holds 2 pictures"),
         ("many.gif", "holds 2 pictures"),
+        ("many.mpo", "holds 2 pictures"),
     ],
 )
 def test_what_would_be_converted_silently_is_refused(
@@ -241,6 +266,7 @@ def test_half_a_raw_stream_is_a_usage_error(run: Path, tmp_path: Path, cli: Cli)
     assert cli("predict", run, "-", "-o", tmp_path).returncode == 2
     assert cli("predict", run, "-", "-o", "-").returncode == 2
     assert cli("predict", run, "-", "-o", "-", "--size", 0, 5).returncode == 2
+    assert cli("predict", run, "photo.png", "-o", tmp_path, "--size", 0, 0).returncode == 2
 
 
 def test_inputs_are_files_folders_and_globs_once_each(tmp_path: Path) -> None:

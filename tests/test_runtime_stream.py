@@ -1,6 +1,7 @@
 """`stream` and `tiled`: order, overlap, bounds, and errors in their place."""
 
 import _thread
+import atexit
 import itertools
 import signal
 import subprocess
@@ -183,6 +184,46 @@ print(next(stream).shape)
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(400, 400)\n", "")
+
+
+def test_a_stream_that_is_garbage_to_one_of_its_own_threads_ends() -> None:
+    script = """
+import _thread, gc, threading, time
+from segpipe.runtime.streaming import ordered
+
+class Camera: pass
+
+dropped = threading.Event()
+
+def work(item):
+    if item > 0:
+        dropped.wait()
+        gc.collect()
+
+def start():
+    camera = Camera()
+    camera.frames = range(9)
+    camera.stream = ordered(work, (item for item in iter(camera.frames) if camera), 2)
+    next(camera.stream)
+
+gc.disable()
+start()
+dropped.set()
+while _thread._count():
+    time.sleep(0.001)
+print("ended")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")
+
+
+def test_streams_leave_nothing_to_do_at_exit() -> None:
+    before = atexit._ncallbacks()
+    for _ in range(3):
+        assert list(ordered(abs, [-1, 2], 2)) == [1, 2]
+
+    assert atexit._ncallbacks() == before
 
 
 def test_a_tiled_frame_is_what_the_whole_frame_gives(segmenter: Segmenter) -> None:

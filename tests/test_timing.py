@@ -2,6 +2,7 @@
 
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -153,6 +154,19 @@ def test_a_95_percent_interval_holds_the_truth_about_19_times_in_20() -> None:
 
     assert held >= 30
     assert found == 40
+
+
+def test_many_rounds_take_little_memory() -> None:
+    samples = np.arange(20_000) + 1
+
+    tracemalloc.start()
+    try:
+        latency(samples)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 200e6
 
 
 def test_the_interval_is_wide_where_the_machine_was_noisy() -> None:

@@ -8,6 +8,8 @@ import typer
 from segpipe.cli.conventions import AsJson, Force, Run, RunByDefault, Sets, run_config_stages
 from segpipe.console import print_json, print_lines, print_table
 
+_MARGIN, _SECONDS = 0.05, 60.0
+
 app = typer.Typer()
 benchmarks = typer.Typer(cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
 
@@ -26,8 +28,11 @@ def validate(
     against: Annotated[Path | None, typer.Option(metavar="OTHER_RUN", help="Compare with an earlier run.")] = None,
 ) -> None:
     """Compare every hop with PyTorch; exit 3 when the release gate fails."""
-    if sum((hop is not None, explain, against is not None)) > 1 or ((force or sets) and (hop or against)):
-        raise typer.BadParameter("--hop, --explain and --against exclude each other; the first and last take no --set")
+    judged_apart = hop is not None or against is not None
+    if sum((hop is not None, explain, against is not None)) > 1:
+        raise typer.BadParameter("--hop, --explain and --against exclude each other")
+    if (force and (judged_apart or explain)) or (sets and judged_apart):
+        raise typer.BadParameter("--hop, --explain and --against take no --force, and only --explain takes --set")
     if hop is not None:
         return _validate_hop(run, hop)
     if against is not None:
@@ -57,8 +62,8 @@ def compare(
     a: Annotated[Path, typer.Argument(help="Run directory, or a benchmark's report.json.", show_default=False)],
     b: Annotated[Path, typer.Argument(help="The one that must not be slower.", show_default=False)],
     *,
-    margin: Annotated[float, typer.Option(help="B may take this share longer.", min=0)] = 0.05,
-    seconds: Annotated[float, typer.Option(help="Time limit.", min=0.1)] = 60,
+    margin: Annotated[float, typer.Option(help="B may take this share longer.", min=0)] = _MARGIN,
+    seconds: Annotated[float, typer.Option(help="Time limit.", min=0.1)] = _SECONDS,
     backend: Annotated[str, typer.Option(help="auto picks the best that is usable here.")] = "auto",
     sets: Sets = None,
     as_json: AsJson = False,
@@ -68,7 +73,12 @@ def compare(
     from stages.config_file import load_config
 
     if not (a.is_dir() and b.is_dir()):
-        return print_table(["contestant", "A p50 ms", "B p50 ms", "B / A"], duel.compare_reports(a, b))
+        if (margin, seconds, backend, sets) != (_MARGIN, _SECONDS, "auto", None):
+            raise typer.BadParameter("reports are not measured: no --margin, --seconds, --backend or --set")
+        pairs = duel.compare_reports(a, b)
+        if as_json:
+            return print_json([pair.as_dict() for pair in pairs])
+        return print_table(["contestant", "A p50 ms", "B p50 ms", "B / A"], [pair.row() for pair in pairs])
     terms = duel.Terms(margin, seconds)
     outcome = duel.compare_runs((a, b), load_config(a, sets or []), backend, terms)
     if as_json:

@@ -35,12 +35,12 @@ def predict(
     from segpipe.video import VIDEO_SUFFIXES, count_frames, predict_raw
 
     raw = inputs == ["-"]
-    if raw != (str(out) == "-") or raw != (size is not None and min(size) > 0):
-        raise typer.BadParameter("a raw stream is `- -o - --size HEIGHT WIDTH`, all three")
+    if raw != (str(out) == "-") or raw != (size is not None) or (size is not None and min(size) < 1):
+        raise typer.BadParameter("a raw stream is `- -o - --size HEIGHT WIDTH`, all three, of one pixel or more")
     files = [] if raw else find_inputs(inputs)
     total = None if raw else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
     with Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter, frame_progress(total) as tick:
-        if size is not None:
+        if raw and size is not None:
             predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, tick)
             return
         _, broken = predict_files(segmenter, files, Job(out, overlay, colour, tiled, force), tick)

@@ -6,12 +6,12 @@ weak reference's callback. So the main thread only calls what is written in C: r
 """
 
 import atexit
-from _thread import start_new_thread
+from _thread import get_ident, start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -45,7 +45,8 @@ def ordered(function: Callable[[Item], Answer], items: Iterable[Item], workers: 
     finally:
         crew.over = True
         crew.tasks.put(None)  # here, not in a method: at its first line an interrupt could come, and nobody would stop
-        crew.wait()
+        if get_ident() not in crew.threads:  # garbage collected in one of them, which cannot wait for itself
+            crew.wait()
 
 
 class _Task(Generic[Item, Answer]):
@@ -80,13 +81,14 @@ class _Crew(Generic[Item, Answer]):
         self._function = function
         self.tasks: SimpleQueue[_Task[Item, Answer] | None] = SimpleQueue()
         self.over = False
+        self.threads: set[int] = set()
+        """Identities of those that run."""
         self._ended: SimpleQueue[None] = SimpleQueue()
-        self._threads: list[int] = []
 
     def start(self, workers: int) -> None:
-        """All in one call: whenever an interrupt comes, the list holds the threads that run."""
-        atexit.register(self._end)
-        self._threads.extend(map(start_new_thread, repeat(self._work, workers), repeat(())))
+        """All in one call: whenever an interrupt comes, the set holds the threads that run."""
+        self.threads.update(map(start_new_thread, repeat(self._work, workers), repeat(())))
+        _at_work.add(self)
 
     def submit(self, item: Item) -> _Task[Item, Answer]:
         """Put an item in line."""
@@ -96,15 +98,9 @@ class _Crew(Generic[Item, Answer]):
 
     def wait(self) -> None:
         """Until the last thread has ended."""
-        while self._threads:
+        while self.threads:
             self._ended.get()
-        atexit.unregister(self._end)
-
-    def _end(self) -> None:
-        """For a stream that nobody closed: no thread may be inside a backend when Python goes."""
-        self.over = True
-        self.tasks.put(None)
-        self.wait()
+        self._ended.put(None)  # for whoever else waits
 
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:
@@ -112,5 +108,21 @@ class _Crew(Generic[Item, Answer]):
                 task.work(self._function)
             del task  # the frame is the caller's alone while this thread waits
         self.tasks.put(None)  # the next one's
-        self._threads.pop()
+        self.threads.discard(get_ident())
+        if not self.threads:
+            _at_work.discard(self)
         self._ended.put(None)
+
+
+_at_work: set[_Crew[Any, Any]] = set()
+
+
+@atexit.register  # once: Python never shrinks its table of these
+def _end_all() -> None:
+    """For streams that nobody closed: no thread may be inside a backend when Python goes."""
+    crews = _at_work.copy()
+    for crew in crews:
+        crew.over = True
+        crew.tasks.put(None)
+    for crew in crews:
+        crew.wait()

@@ -14,13 +14,16 @@ from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.request import StepTimes
 from stages.benchmark.contestants import NetworkAlone, Scene, TimesSteps, network_input
 from stages.benchmark_report import Budget
-from stages.timing import Nanoseconds
+from stages.timing import Nanoseconds, Rounds
+
+STEPS = "steps"  # our frame taken apart; takes turns with the contestants but is none
 
 
 class Steps:
     """Called with the number of a round like any contestant; keeps what each step took."""
 
     def __init__(self, backend: Backend, scene: Scene) -> None:
+        self.backend = backend.name
         self._scene = scene
         self._measure = _measured_by(backend, scene)
         self.taken: dict[int, StepTimes] = {}
@@ -39,6 +42,17 @@ class Steps:
         names = [field.name for field in fields(StepTimes)]
         medians = {name: _rounded(values) for name, values in zip(names, steps.T, strict=True)}
         return Budget(**medians, rest_ms=_rounded(whole - np.nansum(steps, 1)), end_to_end_ms=_rounded(whole))
+
+
+def find_budget(steps: Steps | None, best: str, rounds: Rounds) -> Budget | str:
+    """Of the contestant that is our best end to end, or why there is none: no mixture of two backends."""
+    if steps is None:
+        return "this backend does not tell its steps apart"
+    if STEPS in rounds.failed:
+        return rounds.failed[STEPS]
+    if best != f"segpipe {steps.backend}":
+        return f"the steps are those of {steps.backend}, which did not get through end to end"
+    return steps.budget(rounds.samples[best]) if steps.taken else "no whole round"
 
 
 def _measured_by(backend: Backend, scene: Scene) -> Callable[[NDArray[Any]], StepTimes]:

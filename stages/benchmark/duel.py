@@ -56,6 +56,24 @@ class Outcome:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Apart:
+    """One contestant's medians in two reports."""
+
+    contestant: str
+    a_ms: float
+    b_ms: float
+    ratio: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return asdict(self)
+
+    def row(self) -> list[str]:
+        """For the table."""
+        return [self.contestant, f"{self.a_ms:.2f}", f"{self.b_ms:.2f}", f"{self.ratio:.3f} (measured apart)"]
+
+
 def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: Terms) -> Outcome:
     """Measure both on frames of the first run's val split, in one process, turn by turn."""
     split = open_split(config, runs[0], "val")
@@ -136,24 +154,15 @@ def require_within_margin(outcome: Outcome, margin: float) -> None:
         )
 
 
-def compare_reports(a: Path, b: Path) -> list[list[str]]:
-    """Rows of contestant, A, B and B / A. Measured apart, so without interval and without verdict."""
+def compare_reports(a: Path, b: Path) -> list[Apart]:
+    """Whoever is in both. Measured apart, so without interval and without verdict."""
     first, second = _read(a), _read(b)
     theirs = {entry.name: entry.latency.p50_ms for entry in second.contestants if entry.latency}
     return [
-        [
-            entry.name,
-            f"{entry.latency.p50_ms:.2f}",
-            f"{theirs[entry.name]:.2f}",
-            _ratio(entry.latency.p50_ms, theirs[entry.name]),
-        ]
+        Apart(entry.name, entry.latency.p50_ms, theirs[entry.name], theirs[entry.name] / entry.latency.p50_ms)
         for entry in first.contestants
         if entry.latency and entry.name in theirs
     ]
-
-
-def _ratio(a: float, b: float) -> str:
-    return f"{b / a:.3f} (measured apart)"
 
 
 def _read(path: Path) -> Report:

@@ -92,6 +92,7 @@ def _callers(subject: Subject, threads: int) -> Throughput:
     """Frames a second, this many threads calling with one frame each."""
     backend, scene = subject.backend, subject.scene
     with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda number: backend.infer([scene.frame(number)], _MASK), range(threads)))
         rates = [
             pool.submit(
                 _calls_until,

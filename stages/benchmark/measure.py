@@ -18,7 +18,7 @@ from segpipe.errors import InputError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.benchmark import extras, graph_peers, nvml, torch_peers
-from stages.benchmark.budget import Steps
+from stages.benchmark.budget import STEPS, Steps, find_budget
 from stages.benchmark.contestants import Candidate, Entrant, OurBackends, Scene, network_input
 from stages.benchmark.machine import Moment, load_warnings, machine, others_share, usable_cores
 from stages.benchmark.pictures import frame_sheet
@@ -41,7 +41,6 @@ _log = logging.getLogger(__name__)
 
 SAME_ANSWER = 0.999  # share of equal pixels: rounding moves a class border here and there, another answer moves more
 _BEFORE_SHARE = 0.1  # of the time limit: for each contestant's masks, and for each one's warm-up
-_STEPS = "steps"  # our frame taken apart; takes turns with the others but is none
 
 
 @dataclass
@@ -89,7 +88,8 @@ class _Taken:
     samples: dict[str, Nanoseconds]
     best: str
     """Ours end to end on the best backend that got through; empty when none did."""
-    budget: Budget | None
+    budget: Budget | str
+    """Or why there is none."""
     interrupted: bool
 
 
@@ -135,8 +135,8 @@ def _measure(rundir: RunDirectory, config: Config, scene: Scene, ours: OurBacken
         conditions=_conditions((load, os.getloadavg()[0]), share, gpu.unread, states),
         contestants=tuple(_entry(candidate, state, taken.samples) for candidate in state.candidates),
         ratios=_ratios(state.candidates, taken.samples, taken.best),
-        budget=taken.budget,
-        missing=beside.missing | ({} if steps else {"budget": "this backend does not tell its steps apart"}),
+        budget=None if isinstance(taken.budget, str) else taken.budget,
+        missing=beside.missing | ({"budget": taken.budget} if isinstance(taken.budget, str) else {}),
         **beside.figures(),
     )
     best = state.entrants.get(taken.best)
@@ -158,15 +158,14 @@ def _warm_up_all(state: _State, scene: Scene, ours: OurBackends, seconds: float)
 def _take_turns(state: _State, steps: Steps | None, config: Config) -> _Taken:
     calls: dict[str, Contestant] = {name: entrant.call for name, entrant in state.entrants.items()}
     if steps is not None:
-        calls[_STEPS] = steps
+        calls[STEPS] = steps
     _log.info("benchmark: %d contestants take turns for up to %.0f s", len(state.entrants), config.benchmark.seconds)
     rounds = interleave(calls, config.benchmark.rounds, config.benchmark.seconds)
     state.reasons |= rounds.failed
-    samples = {name: values for name, values in rounds.samples.items() if name != _STEPS and len(values)}
+    samples = {name: values for name, values in rounds.samples.items() if name != STEPS and len(values)}
     ours = (c.name for c in state.candidates if c.ours and c.kind == "end to end")
     best = next((name for name in ours if name in samples and name not in rounds.failed), "")
-    budget = steps.budget(samples[best]) if steps and best and steps.taken else None
-    return _Taken(samples, best, budget, rounds.interrupted)
+    return _Taken(samples, best, find_budget(steps, best, rounds), rounds.interrupted)
 
 
 def _frames(config: Config, base: Path) -> list[NDArray[Any]]:
@@ -228,8 +227,9 @@ def _masks(segment: Callable[[NDArray[Any]], NDArray[Any]], scene: Scene, second
 
 def _steps(state: _State, scene: Scene, ours: OurBackends) -> Steps | None:
     for candidate in state.candidates:
-        if candidate.ours and candidate.kind == "network alone" and candidate.name in state.entrants:
-            return Steps(ours.backend(candidate.name.partition(",")[0]), scene)
+        name = candidate.name.partition(",")[0]
+        if candidate.kind == "network alone" and {candidate.name, f"segpipe {name}"} <= state.entrants.keys():
+            return Steps(ours.backend(name), scene)
     return None
 
 

@@ -62,7 +62,7 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} does not exist", hint="name an ONNX file")
     refuse_too_large(path.stat().st_size, str(path))
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load(path, format="protobuf", load_external_data=False)  # or it goes by the suffix
     except DecodeError as error:
         size = path.stat().st_size
         raise InputError(

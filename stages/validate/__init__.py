@@ -87,7 +87,7 @@ def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
 def shapes(config: Config) -> dict[str, Any]:
     """The part of the build's settings that says which batches and sizes are tried."""
     chosen = config.sections("build")["build"]
-    return {"build": {name: chosen[name] for name in ("max_batch", "profiles") if name in chosen}}
+    return {"shapes": {name: chosen[name] for name in ("max_batch", "profiles") if name in chosen}}
 
 
 def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:

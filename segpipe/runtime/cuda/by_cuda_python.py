@@ -10,6 +10,7 @@ import numpy as np
 from cuda.bindings import driver
 from numpy.typing import NDArray
 
+from segpipe.errors import BackendError
 from segpipe.runtime.cuda.device import BLOCK, cuda_error
 from segpipe.runtime.cuda.driver_library import load_driver
 
@@ -107,7 +108,11 @@ class CudaPythonDevice:
     def mark(self, stream: int) -> int:
         """An event with a time, recorded."""
         event = _check("cuEventCreate", driver.cuEventCreate(_TIMING))
-        _check("cuEventRecord", driver.cuEventRecord(event, stream))
+        try:
+            _check("cuEventRecord", driver.cuEventRecord(event, stream))
+        except BackendError:
+            driver.cuEventDestroy(event)
+            raise
         return int(event)
 
     def milliseconds(self, first: int, second: int) -> float:

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from typing import Any
 
-from segpipe.errors import BackendMissingError
+from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.cuda.device import cuda_error
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -41,7 +41,11 @@ class DriverLibrary:
         """An event with a time, recorded."""
         event = ctypes.c_void_p()
         self._call("cuEventCreate", ctypes.byref(event), _TIMING)
-        self._call("cuEventRecord", event, _handle(stream))
+        try:
+            self._call("cuEventRecord", event, _handle(stream))
+        except BackendError:
+            self._library.cuEventDestroy_v2(event)
+            raise
         return event.value or 0
 
     def milliseconds(self, first: int, second: int) -> float:

@@ -84,8 +84,8 @@ class Lane:
             self._device.synchronize(self.stream)
             upload, pre, network, post, download = starmap(self._device.milliseconds, pairwise(marks))
         finally:
-            with contextlib.suppress(BackendError):
-                for mark in marks:
+            for mark in marks:
+                with contextlib.suppress(BackendError):
                     self._device.drop_mark(mark)
         return StepTimes(pre, network, post, upload, download)
 
