@@ -1,5 +1,6 @@
 """Frames to the network's input on the CPU: the numpy and OpenCV form of the contract's first half."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -51,10 +52,13 @@ def preprocess(frame: Frame, contract: Contract, placement: Placement, out: NDAr
     (top, left), (height, width) = placement.offset, placement.resized
     if placement.resized != placement.canvas:
         planes[...] = 0
+    targets = [plane[top : top + height, left : left + width] for plane in planes]
+    if _normalises_first(frame, contract, placement):
+        _split(_resized(_through_tables(frame, contract), placement.resized), contract, targets)
+        return tensor
     pixels = _resized(frame, placement.resized)
-    for channel, plane in enumerate(planes):
-        source = contract.channels - 1 - channel if contract.channel_order == "bgr" else channel
-        _normalise(pixels[:, :, source], contract, channel, plane[top : top + height, left : left + width])
+    for channel, target in enumerate(targets):
+        _normalise(pixels[:, :, _source(contract, channel)], contract, channel, target)
     return tensor
 
 
@@ -72,6 +76,36 @@ def normalisation(contract: Contract) -> tuple[NDArray[np.float32], NDArray[np.f
     scale = 1.0 / ((high - low) * std)
     shift = -(low / (high - low) + np.asarray(contract.mean, np.float64)) / std
     return scale.astype(np.float32), shift.astype(np.float32)
+
+
+def _source(contract: Contract, channel: int) -> int:
+    """Which channel of a frame is the network's `channel`."""
+    return contract.channels - 1 - channel if contract.channel_order == "bgr" else channel
+
+
+def _normalises_first(frame: Frame, contract: Contract, placement: Placement) -> bool:
+    """Whether 8 bits become the network's numbers before they are resized: the table replaces the cast to float32.
+
+    A bilinear blend of normalised pixels is the normalised blend, to the last bits.
+    """
+    few = contract.channels <= _GROUP
+    return few and frame.dtype == np.uint8 and contract.input_dtype != "uint8" and frame.shape[:2] != placement.resized
+
+
+def _through_tables(frame: Frame, contract: Contract) -> Frame:
+    tables = _tables(contract)[[_source(contract, channel) for channel in range(contract.channels)]]
+    values = cv2.LUT(np.ascontiguousarray(frame), np.ascontiguousarray(tables.T)[None])
+    return values.reshape(frame.shape)
+
+
+def _split(pixels: Frame, contract: Contract, targets: Sequence[Frame]) -> None:
+    """HxWxC numbers into the network's planes."""
+    by_source = [targets[_source(contract, channel)] for channel in range(contract.channels)]
+    if all(target.dtype == np.float32 and target.flags.c_contiguous for target in targets):
+        cv2.split(pixels, by_source)
+        return
+    for channel, target in enumerate(by_source):
+        target[...] = pixels[:, :, channel]
 
 
 def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
