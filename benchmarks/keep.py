@@ -18,7 +18,8 @@ def keep(run: Path, name: str, results: Path = RESULTS) -> Path:
     folder = results / "".join(letter if letter.isalnum() else "-" for letter in machine.lower()).strip("-")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    text = report.model_dump_json(indent=2).replace(str(run), "RUN")  # no path of the machine that measured
+    path.write_text(text + "\n", encoding="utf-8")
     return path
 
 
