@@ -9,7 +9,6 @@ from pathlib import Path
 from segpipe.errors import GateFailedError
 from segpipe.rundir import RunDirectory
 from stages.config import Config
-from stages.validate import shapes
 
 STAGE = "islands"
 VERSION = 3
@@ -42,7 +41,7 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path, open_bench: C
     graph = rundir.artifact("export", "model.onnx")
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs = {rundir.relative(graph): rundir.recorded_sha256(graph), "data": data}
-    params = {"stage_version": VERSION, **shapes(config), **config.sections("validate")}
+    params = {"stage_version": VERSION, **config.shapes(), **config.sections("validate")}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.graphs.islands import PROBES  # onnx loads here

@@ -205,6 +205,11 @@ class Config(Section):
         chosen = self._chosen()
         return {name: chosen.get(name, {}) for name in names}
 
+    def shapes(self) -> dict[str, Any]:
+        """The batches and sizes that engines are for, which graphs are proved and judged at, as parameters."""
+        build = self._chosen().get("build", {})
+        return {"shapes": {name: build[name] for name in ("max_batch", "profiles") if name in build}}
+
     def _chosen(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_WITHOUT_EFFECT)
 

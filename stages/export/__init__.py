@@ -26,9 +26,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     inputs = {rundir.relative(file): rundir.recorded_sha256(file), **factory_inputs(rundir, config.model)}
     if _AUTO in config.export.fp32_islands:  # the frames decide what stays FP32
         inputs["data"] = fingerprint(config, base, rundir.path / ".fingerprints.json")
-    build = config.sections("build")["build"]
-    shapes = {name: build[name] for name in ("max_batch", "profiles") if name in build}  # the graph is proved at these
-    params = {"stage_version": VERSION, **config.sections("export"), **({"shapes": shapes} if shapes else {})}
+    params = {"stage_version": VERSION, **config.sections("export"), **config.shapes()}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.export.files import export_files

@@ -27,7 +27,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
     inputs |= {"data": data, **factory_inputs(rundir, config.model)}
-    params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate"), **shapes(config)}
+    params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate"), **config.shapes()}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.validate.gate import judge_run
@@ -82,12 +82,6 @@ def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
 
     report = judge_run(rundir, config, base, explain=True).report
     return [line for hop in report.hops.values() for line in (*hop.suspicions, *hop.diverges)]
-
-
-def shapes(config: Config) -> dict[str, Any]:
-    """The part of the build's settings that says which batches and sizes are tried."""
-    chosen = config.sections("build")["build"]
-    return {"shapes": {name: chosen[name] for name in ("max_batch", "profiles") if name in chosen}}
 
 
 def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:
