@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.environment import versions
+from stages.environment import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
 SUBJECT_NAMES = (
@@ -153,8 +153,7 @@ def _row(name: str, found: dict[str, Any]) -> str:
 
 def machine() -> dict[str, Any]:
     """What the figures came from."""
-    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    found = {"processor": model.partition(":")[2].strip(), "cores": os.cpu_count(), "python": platform.python_version()}
+    found = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
     return found | versions(*_PACKAGES)
 
 

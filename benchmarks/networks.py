@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import ModelConfig
-from stages.environment import versions
+from stages.environment import processor, versions
 from stages.models import catalogue
 from stages.models.catalogue import Figures
 from stages.models.registry import ABILITIES, Known, known_networks
@@ -133,7 +133,7 @@ def write_results(rows: list[dict[str, Any]]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    machine = {"machine": f"{platform.machine()}, {_processor()}", "python": platform.python_version()}
+    machine = {"machine": f"{platform.machine()}, {processor()}", "python": platform.python_version()}
     return machine | versions(*_PACKAGES)
 
 
@@ -215,13 +215,6 @@ def _reasons(rows: list[dict[str, Any]]) -> list[str]:
 
 def _heading(check: str) -> str:
     return _HEADINGS.get(check, check)
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 if __name__ == "__main__":

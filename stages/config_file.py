@@ -9,6 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from segpipe import manifest
 from segpipe.errors import ConfigError
 from segpipe.rundir import TOML_NAME
 from segpipe.storage import explained_reads
@@ -25,7 +26,7 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
         with explained_reads(path):
             text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        if (path.parent / "manifest.json").is_file():
+        if (path.parent / manifest.FILE_NAME).is_file():
             raise ConfigError(
                 f"{path.parent} has no {path.name}", hint="a bundle has no config: name its run"
             ) from None

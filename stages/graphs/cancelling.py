@@ -68,7 +68,7 @@ def _with_gauges(model: onnx.ModelProto, nodes: list[NodeProto], weights: dict[s
     graph = gauged.graph
     del graph.output[:]
     for node in nodes:
-        own = f"{node.name or node.output[0]} "
+        own = f"{node.name} "
         squared = NodeProto()
         squared.CopyFrom(node)
         squared.name, squared.output[0] = f"{own}sum", f"{own}terms"
