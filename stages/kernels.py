@@ -1,10 +1,8 @@
 """The runtime's CUDA kernels, compiled once a machine and put into every run directory. Needs no GPU."""
 
-import os
-from pathlib import Path
-
 from segpipe.runtime.cuda.compiling import CAPABILITIES, PTX, SOURCE, compile_kernel
 from segpipe.storage import sha256_of, write_atomically
+from segpipe.user_cache import user_cache
 from stages.environment import versions
 
 
@@ -22,8 +20,7 @@ def compile_kernels() -> dict[str, bytes]:
 
 def _compiled(name: str, target: str) -> bytes:
     """From the user's cache, or compiled now: all of them take a good ten seconds."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = home / "segpipe" / "kernels" / kernels_key() / name
+    path = user_cache("kernels", kernels_key()) / name
     if path.is_file():
         return path.read_bytes()
     data = compile_kernel(target)

@@ -33,6 +33,12 @@ Work = Callable[[], object]
 @cache
 def kernel_library() -> ctypes.CDLL:
     """kernels.cu as a shared library; skips the test where there is no g++."""
+    return ctypes.CDLL(str(kernel_library_file()))
+
+
+@cache
+def kernel_library_file() -> Path:
+    """The library, compiled once a process."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is not installed, so kernels.cu cannot be compiled as C++")
@@ -42,7 +48,7 @@ def kernel_library() -> ctypes.CDLL:
     shim = Path(__file__).with_name("kernel_shim.cpp")
     options = ["-O2", "-std=c++17", "-shared", "-fPIC", "-Wno-attributes", f'-DKERNELS="{SOURCE}"', *fused]
     subprocess.run([compiler, *options, str(shim), "-o", str(target)], check=True, capture_output=True, text=True)
-    return ctypes.CDLL(str(target))
+    return target
 
 
 def _cpu_flags() -> str:
@@ -108,6 +114,10 @@ class HostDevice:
         self._require("cuMemFree")
         memory, size = self._memory.pop(pointer)
         assert (memory[size : size + _GUARD] == _FILL).all(), "somebody wrote past the end of a buffer"
+
+    def free_in_capture(self, pointer: int) -> None:
+        """No difference here."""
+        self.free(pointer)
 
     def allocate_pinned(self, size_bytes: int) -> NDArray[Any]:
         """Just memory."""

@@ -1,6 +1,7 @@
 """An Engine on a HostDevice, computed by ONNX Runtime, and small graphs for it to run."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -10,6 +11,8 @@ from segpipe.contract import METADATA_KEY, Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.onnxruntime_cuda import OrtContext, OrtEngine
 from segpipe.runtime.cuda.backend import GpuBackend
+from segpipe.runtime.cuda.device import cuda_error
+from segpipe.runtime.cuda.engine import Profile, Shape
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
 from tests.host_device import HostDevice
@@ -18,22 +21,48 @@ IMAGE = {"kernels.ptx": b"the kernels of a HostDevice are a library"}
 _TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
 
-class HostEngine:
-    """ONNX Runtime on the CPU whose work waits on the device's streams."""
+_ANY_SIDE = 1 << 20
 
-    def __init__(self, device: HostDevice, graph: bytes, contract: Contract, largest_batch: int = 4) -> None:
-        self.device = device
+
+class Streams(Protocol):
+    """Where the engine's work waits: a HostDevice, or a driver's streams."""
+
+    def put(self, stream: int, work: Callable[[], object]) -> None: ...
+    def is_capturing(self, stream: int) -> bool: ...
+
+
+def any_size(*batches: tuple[int, int]) -> list[Profile]:
+    """A profile for each range of batches, for frames of any size."""
+    sides = (_ANY_SIDE,) * 3
+    return [Profile((low, 1, 1, 1), (high, *sides)) for low, high in batches]
+
+
+class HostEngine:
+    """ONNX Runtime on the CPU whose work waits on a device's streams."""
+
+    def __init__(
+        self, streams: Streams, graph: bytes, contract: Contract, profiles: Sequence[Profile] | None = None
+    ) -> None:
+        self.streams = streams
         self.inner = OrtEngine(graph, contract, "cpu", 0)
         self.input_dtype, self.output_dtype = self.inner.input_dtype, self.inner.output_dtype
-        smallest = self.inner.batches[0]
-        self.batches = (smallest, max(smallest, largest_batch))
+        smallest, largest = self.inner.profiles[0].smallest[0], self.inner.profiles[0].largest[0]
+        self.profiles = profiles or any_size((smallest, max(smallest, min(largest, 4))))
         self.refuses_capture = False
+        self.contexts_left = 1 << 30
+        """How many more of them memory allows."""
+        self.scratch_bytes = 0
+        self.when_enqueued: Callable[[], object] = lambda: None
         self.contexts = 0
-        self.runs: list[tuple[int, ...]] = []
+        self.runs: list[Shape] = []
+        self.scratches: set[int] = set()
 
     def context(self) -> "HostContext":
         """A new user."""
+        if self.contexts_left < 1:
+            raise cuda_error("making an execution context", "CUDA_ERROR_OUT_OF_MEMORY")
         self.contexts += 1
+        self.contexts_left -= 1
         return HostContext(self)
 
     def describe(self) -> dict[str, Any]:
@@ -51,9 +80,13 @@ class HostContext:
     def __init__(self, engine: HostEngine) -> None:
         self._engine = engine
         self._inner = OrtContext(engine.inner)
-        self._shape: tuple[int, ...] = ()
+        self._shape: Shape = ()
+        self.scratch_bytes = engine.scratch_bytes
 
-    def set_shape(self, shape: tuple[int, ...], stream: int) -> tuple[int, ...]:
+    def __del__(self) -> None:
+        self._engine.contexts_left += 1
+
+    def set_shape(self, shape: Shape, stream: int) -> Shape:
         """As ONNX Runtime."""
         self._shape = shape
         return self._inner.set_shape(shape, stream)
@@ -62,18 +95,20 @@ class HostContext:
         """Unlike ONNX Runtime: this is what TensorRT does."""
         return True
 
-    def enqueue(self, source: int, target: int, stream: int) -> None:
+    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
         """Later."""
         engine, shape = self._engine, self._shape
-        if engine.refuses_capture and engine.device.is_capturing(stream):
+        if engine.refuses_capture and engine.streams.is_capturing(stream):
             raise BackendError("the engine refused to be enqueued")
+        engine.scratches.add(scratch)
+        engine.when_enqueued()
 
         def work() -> None:
             engine.runs.append(shape)
             assert shape == self._shape, "a graph was replayed after its context took another shape"
-            self._inner.enqueue(source, target, stream)
+            self._inner.enqueue(source, target, scratch, stream)
 
-        engine.device.put(stream, work)
+        engine.streams.put(stream, work)
 
 
 def host_backend(contract: Contract, graph: bytes, device: HostDevice | None = None, lanes: int = 4) -> GpuBackend:

@@ -5,35 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from segpipe.errors import InputError
 from segpipe.runtime.cuda.arrays import DeviceArray
 from segpipe.runtime.cuda.device import LEGACY_STREAM
+from segpipe.runtime.cuda.spare import Spare
 from segpipe.runtime.request import Outputs
 from tests.frame_cases import MASK, assert_equal, contract_of, noise
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import conv_graph, host_backend
+from tests.interface import Interface
 
 
 @pytest.fixture(autouse=True)
 def _needs_compiler() -> None:
     kernel_library()
-
-
-class Interface:
-    """Device memory of another library."""
-
-    def __init__(self, array: NDArray[Any], **extra: Any) -> None:
-        self.shape, self._array = array.shape, array
-        self.__cuda_array_interface__ = {
-            "shape": array.shape,
-            "typestr": array.dtype.str,
-            "data": (array.ctypes.data, True),
-            "strides": array.strides,
-            "version": 3,
-            **extra,
-        }
 
 
 def test_frames_in_device_memory_are_read_with_their_strides() -> None:
@@ -107,8 +93,10 @@ def test_results_may_stay_on_the_device() -> None:
 
 def test_memory_of_a_result_lives_as_long_as_its_consumer() -> None:
     device = HostDevice()
+    spare = Spare(device)
     with device.current():
-        array = DeviceArray(device, (4, 5), np.dtype("uint8"))
+        array = DeviceArray(device, spare, spare.take(20, 0), (4, 5), np.dtype("uint8"))
+        spare.close()
     consumer = np.from_dlpack(array)
     del array
     held = device.held
@@ -120,8 +108,10 @@ def test_memory_of_a_result_lives_as_long_as_its_consumer() -> None:
 
 def test_a_capsule_that_nobody_takes_frees_its_memory() -> None:
     device = HostDevice()
+    spare = Spare(device)
     with device.current():
-        array = DeviceArray(device, (4, 5), np.dtype("float32"))
+        array = DeviceArray(device, spare, spare.take(80, 0), (4, 5), np.dtype("float32"))
+        spare.close()
     capsule = array.__dlpack__()
 
     del array, capsule

@@ -59,7 +59,7 @@ def test_batches_beyond_the_engine_s_are_split(count: int) -> None:
     contract = contract_of()
     graph = conv_graph(contract)
     device = HostDevice()
-    engine = HostEngine(device, graph, contract, largest_batch=4)
+    engine = HostEngine(device, graph, contract)
     with device.current():
         backend = GpuBackend("host", device, Parts(engine, contract, Kernels(device, IMAGE)), 1)
     frames = [noise(contract, 40, 60, seed) for seed in range(count)]

@@ -39,8 +39,9 @@ def test_types_and_batches_come_from_the_graph() -> None:
     fixed = OrtEngine(conv_graph(CONTRACT, batch=4), CONTRACT, "cpu", 0)
 
     assert (free.input_dtype, free.output_dtype) == ("float32", "float16")
-    assert free.batches[0] == 1
-    assert fixed.batches == (4, 4)
+    assert free.profiles[0].takes((1, 3, 8, 12))
+    assert fixed.profiles[0].takes((4, 3, 8, 12))
+    assert not fixed.profiles[0].takes((1, 3, 8, 12))
 
 
 def test_contexts_of_a_stream_share_a_session_and_free_it() -> None:

@@ -93,11 +93,15 @@ class Segmenter:
             raise InputError(f"stream has workers = {workers}", hint="give 0 (as many as help) or more")
         return ordered(self, frames, workers or self._workers)
 
-    def warm_up(self, size: tuple[int, int] | None = None, batch: int = 1) -> None:
-        """Pay the costs of the first call for frames of this (height, width) before real frames come."""
+    def warm_up(self, size: tuple[int, int] | None = None, batch: int = 1, *, workers: int = 0) -> None:
+        """Pay the costs of the first calls for frames of this (height, width) before real frames come.
+
+        On a GPU for `workers` frames in work at once, as `stream` has them (0: as many as help there).
+        """
+        backend = self._opened()
         side = size or self.contract.network_size or (_WARM_UP_SIDE, _WARM_UP_SIDE)
         blank = np.zeros((*side, self.contract.channels), self.contract.dtype)
-        self._infer([blank] * batch, _ONLY_MASK)
+        backend.warm_up([self._checked(blank, backend)] * batch, workers or self._workers)
 
     def describe(self) -> dict[str, Any]:
         """What runs where: backend, device, versions, and the hashes of artifact and contract."""

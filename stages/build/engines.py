@@ -13,6 +13,7 @@ import onnx
 from segpipe.contract import Contract
 from segpipe.errors import BackendMissingError, BuildError
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.cuda.driver_library import gpu_name
 from segpipe.runtime.request import BuiltFor
 from segpipe.runtime.trt import Flavour, load
 from segpipe.runtime.trt.building import BuildRequest, Engine, GraphRefusedError, ShapeRange, build_engine
@@ -21,7 +22,7 @@ from segpipe.storage import write_atomically
 from stages.build.precision import island_nodes, judge_precision
 from stages.build.problems import explained
 from stages.build.progress import shown
-from stages.build.target import describe_target, gpu_name, timing_cache_path
+from stages.build.target import describe_target, timing_cache_path
 from stages.config import BuildConfig
 from stages.graphs.types import dimensions
 from stages.input_shapes import shape_ranges
@@ -54,7 +55,7 @@ def build_engines(rundir: RunDirectory, graph_name: str, config: BuildConfig) ->
     for flavour in config.targets:
         request = make_request(flavour, graph, contract.input_name, shapes, config)
         engines[flavour], figures[flavour] = build_one(flavour, request, config, islands or frozenset())
-        figures[flavour]["built_for"] = _built_for(flavour, config)
+        figures[flavour]["built_for"] = asdict(built_for(flavour, config, gpu_name()))
     return Built(engines, _kernels(), figures, contract.sha256)
 
 
@@ -114,19 +115,17 @@ def _refuse_impossible(flavour: Flavour) -> None:
         )
 
 
-def _built_for(flavour: Flavour, config: BuildConfig) -> dict[str, Any]:
-    """What the runtime compares with the machine it is on, before it touches the engine."""
-    gpu, _, capability = (gpu_name() or "").rpartition(" (")
-    listed = config.compute_capabilities or ((capability.removesuffix(")"),) if gpu else ())
-    return asdict(
-        BuiltFor(
-            version=describe_target(flavour)["version"],
-            gpu=gpu if gpu and flavour == "tensorrt" else None,
-            compute_capabilities=listed if flavour == "tensorrt-rtx" else (),
-            system=platform.system(),
-            version_compatible=config.version_compatible,
-            hardware_compatibility=config.hardware_compatibility,
-        )
+def built_for(flavour: Flavour, config: BuildConfig, machine: str | None) -> BuiltFor:
+    """What the runtime compares with the machine it is on. `machine`: this one's GPU, as `NVIDIA H200 (9.0)`."""
+    gpu, _, capability = (machine or "").rpartition(" (")
+    here = (capability.removesuffix(")"),) if gpu else ()
+    return BuiltFor(
+        version=describe_target(flavour)["version"],
+        gpu=gpu if gpu and flavour == "tensorrt" else None,
+        compute_capabilities=here if flavour == "tensorrt" else config.compute_capabilities or here,
+        system=platform.system(),
+        version_compatible=config.version_compatible,
+        hardware_compatibility=config.hardware_compatibility,
     )
 
 

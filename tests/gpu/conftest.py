@@ -1,4 +1,7 @@
-"""Every test below needs a GPU: without one it is skipped, or an error when SEGPIPE_REQUIRE_GPU=1 says there is one."""
+"""Every test below needs a GPU: without one it is skipped, or an error when SEGPIPE_REQUIRE_GPU=1 says there is one.
+
+On the driver of host memory (see tests/test_host_driver.py) those run that do not ask for a `real_gpu`.
+"""
 
 import importlib.util
 import os
@@ -11,7 +14,12 @@ from segpipe.runtime.cuda.compiling import compile_kernel
 from segpipe.runtime.cuda.device import Device, open_device
 from segpipe.runtime.cuda.kernels import Kernels
 from tests.gpu_here import has_gpu
+from tests.host_driver import driver
+from tests.host_engine import IMAGE
 
+if driver.is_here():
+    driver.library()
+    collect_ignore = ["test_kernels.py"]  # nothing in it but the kernels, which tests/test_kernels_arithmetic.py tries
 _MODULES = {"cuda-python": "cuda.bindings", "pycuda": "pycuda"}
 
 
@@ -35,6 +43,13 @@ def _needs_gpu() -> None:
         missing("this machine has no NVIDIA GPU")
 
 
+@pytest.fixture
+def real_gpu() -> None:
+    """For tests of what only a GPU has: time, its own libraries, PyTorch beside ours."""
+    if driver.is_here():
+        pytest.skip("needs a real GPU")
+
+
 @pytest.fixture(params=["cuda-python", "pycuda"])
 def device(request: pytest.FixtureRequest, _needs_gpu: None) -> Device:
     """The GPU, by each provider that is installed."""
@@ -46,6 +61,8 @@ def device(request: pytest.FixtureRequest, _needs_gpu: None) -> Device:
 @pytest.fixture(scope="session")
 def images(_needs_gpu: None) -> dict[str, bytes]:
     """Machine code for this GPU."""
+    if driver.is_here():
+        return IMAGE
     device = open_device(0, "cuda-python")
     return {"kernels.sm_{}{}.cubin".format(*device.capability): compile_kernel("{}{}".format(*device.capability))}
 

@@ -18,10 +18,14 @@ from segpipe.runtime.cuda.device import Device, OutOfMemoryError
 from segpipe.runtime.request import BuiltFor, OpenOptions, Outputs
 from segpipe.runtime.trt import Flavour, is_installed
 from tests.frame_cases import HALF_MARGIN, MASK, assert_equal, contract_of, noise
-from tests.host_engine import conv_graph
+from tests.host_driver import driver
+from tests.host_driver.backends import Computed
+from tests.host_engine import any_size, conv_graph
 
 pytestmark = pytest.mark.gpu
-SIZES = [(1, 1), (17, 33), (90, 40), (32, 48), (2160, 3840)]
+ON_HOST = driver.is_here()
+LARGE = (128, 256) if ON_HOST else (1024, 2048)  # where a CPU's threads are a GPU's, pixels take their time
+SIZES = [(1, 1), (17, 33), (90, 40), (32, 48), (216, 384) if ON_HOST else (2160, 3840)]
 LARGEST = 4
 Open = Callable[..., GpuBackend]
 
@@ -45,7 +49,10 @@ def is_listed(flavour: Flavour, device: Device) -> bool:
     return flavour != "tensorrt-rtx" or hasattr(trt.load(flavour).ComputeCapability, name)
 
 
-@pytest.fixture(params=["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"])
+BACKENDS = ["host"] if ON_HOST else ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"]
+
+
+@pytest.fixture(params=BACKENDS)
 def open_backend(request: pytest.FixtureRequest, device: Device, images: dict[str, bytes]) -> Open:
     """Opens a graph with one backend by one provider."""
     from segpipe.runtime.backends import tensorrt
@@ -53,6 +60,8 @@ def open_backend(request: pytest.FixtureRequest, device: Device, images: dict[st
     providers: dict[str, Literal["pycuda", "cuda-python"]] = {"pycuda": "pycuda", "cuda-python": "cuda-python"}
 
     def open_graph(graph: bytes, contract: Contract, **fields: Any) -> GpuBackend:
+        if request.param == "host":
+            return Computed(device, contract, graph, any_size((1, LARGEST)), lanes=8).backend
         options = OpenOptions(kernels=images, cuda=providers[device.provider], **fields)
         if request.param == "onnxruntime-cuda":
             from segpipe.runtime.backends import onnxruntime_cuda
@@ -138,7 +147,7 @@ def test_eight_threads_get_their_own_frames_back(open_backend: Open) -> None:
     backend.close()
 
 
-def test_torch_frames_and_results_stay_on_the_gpu(open_backend: Open) -> None:
+def test_torch_frames_and_results_stay_on_the_gpu(open_backend: Open, real_gpu: None) -> None:
     contract = contract_of()
     graph = conv_graph(contract)
     backend = open_backend(graph, contract)
@@ -155,7 +164,7 @@ def test_torch_frames_and_results_stay_on_the_gpu(open_backend: Open) -> None:
     backend.close()
 
 
-def test_cupy_frames_are_read(open_backend: Open) -> None:
+def test_cupy_frames_are_read(open_backend: Open, real_gpu: None) -> None:
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     contract = contract_of()
     graph = conv_graph(contract)
@@ -169,7 +178,7 @@ def test_cupy_frames_are_read(open_backend: Open) -> None:
 def test_frames_allocate_nothing_after_warm_up(open_backend: Open, device: Device) -> None:
     contract = contract_of()
     backend = open_backend(conv_graph(contract), contract)
-    frame = noise(contract, 1024, 2048)
+    frame = noise(contract, *LARGE)
     for _ in range(5):
         backend.infer([frame], MASK)
     with device.current():
@@ -221,7 +230,7 @@ def test_opening_and_closing_leaks_nothing(open_backend: Open, device: Device) -
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
-def test_foreign_engines_are_refused_before_they_are_parsed(flavour: Flavour) -> None:
+def test_foreign_engines_are_refused_before_they_are_parsed(flavour: Flavour, real_gpu: None) -> None:
     from segpipe.runtime.backends import tensorrt
 
     if not is_installed(flavour):
@@ -234,7 +243,7 @@ def test_foreign_engines_are_refused_before_they_are_parsed(flavour: Flavour) ->
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
-def test_a_damaged_engine_is_a_clear_error(flavour: Flavour) -> None:
+def test_a_damaged_engine_is_a_clear_error(flavour: Flavour, real_gpu: None) -> None:
     from segpipe.runtime.backends import tensorrt
 
     if not is_installed(flavour):

@@ -10,6 +10,7 @@ from segpipe.runtime.cuda.arrays import DeviceArray
 from segpipe.runtime.cuda.compiling import PTX, compile_kernel
 from segpipe.runtime.cuda.device import Device, OutOfMemoryError, open_device
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.spare import Spare
 from tests import kernel_calls
 
 pytestmark = pytest.mark.gpu
@@ -71,7 +72,7 @@ def test_a_graph_replays_with_new_content(device: Device) -> None:
         device.destroy_graph(graph)
 
 
-def test_marks_tell_how_long_the_stream_took(device: Device) -> None:
+def test_marks_tell_how_long_the_stream_took(device: Device, real_gpu: None) -> None:
     size = 256 << 20
     with device.current():
         stream, first, second = device.create_stream(), device.allocate(size), device.allocate(size)
@@ -111,7 +112,7 @@ def test_a_broken_capture_gives_no_graph_and_frees_the_stream(device: Device) ->
         device.synchronize(stream)
 
 
-def test_ptx_loads_where_there_is_no_machine_code(device: Device) -> None:
+def test_ptx_loads_where_there_is_no_machine_code(device: Device, real_gpu: None) -> None:
     with device.current():
         Kernels(device, {"kernels.ptx": compile_kernel(PTX)}).close()
 
@@ -139,7 +140,7 @@ def test_threads_share_the_primary_context(device: Device) -> None:
     assert failures == []
 
 
-def test_torch_works_before_between_and_after(device: Device) -> None:
+def test_torch_works_before_between_and_after(device: Device, real_gpu: None) -> None:
     torch = pytest.importorskip("torch")
     before = torch.ones(1000, device="cuda").sum().item()
     with device.current():
@@ -149,11 +150,12 @@ def test_torch_works_before_between_and_after(device: Device) -> None:
     assert before == between == torch.ones(1000, device="cuda").sum().item() == 1000
 
 
-def test_results_go_to_torch_without_a_copy(device: Device) -> None:
+def test_results_go_to_torch_without_a_copy(device: Device, real_gpu: None) -> None:
     torch = pytest.importorskip("torch")
     with device.current():
         bench = kernel_calls.Bench(device, Kernels(device, {"kernels.ptx": compile_kernel(PTX)}))
-        array = DeviceArray(device, (3, 5), np.dtype("uint8"))
+        spare = Spare(device)
+        array = DeviceArray(device, spare, spare.take(15, bench.stream), (3, 5), np.dtype("uint8"))
         device.upload(array.pointer, np.arange(15, dtype=np.uint8), bench.stream)
         device.synchronize(bench.stream)
 

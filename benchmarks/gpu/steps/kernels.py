@@ -42,7 +42,7 @@ def _measure(device: Device, kernels: Kernels) -> dict[str, Any]:
     bytes_per_us = 2 * _COPY / copy_us
     grid = tuple(side // _STRIDE for side in _CANVAS)
     shapes = Shapes((1, 3, *_CANVAS), (1, _CLASSES, *grid), "float16", "float16")
-    plan = Plan(Job(*_FRAME, 1, False, Outputs()), _CONTRACT, shapes)
+    plan = Plan(Job(*_FRAME, 1, 1, False, Outputs()), _CONTRACT, shapes)
     sizes = plan.sizes()[0]
     plan.tables_address = _upload(device, plan.table_bytes(), stream)
     constants = _upload(device, np.concatenate(normalisation(_CONTRACT)).astype(np.float32).tobytes(), stream)

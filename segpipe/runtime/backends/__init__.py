@@ -24,6 +24,10 @@ class Backend(Protocol):
         """
         ...
 
+    def warm_up(self, frames: Sequence[Any], lanes: int) -> None:
+        """Pay the costs of the first calls for frames like these, `lanes` of them at once."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Versions, providers and settings, for logs and reports."""
         ...

@@ -77,6 +77,10 @@ class OnnxRuntimeCpu:
                     results += self._batch(session, same[start : start + limit], outputs)
         return results
 
+    def warm_up(self, frames: Sequence[NDArray[Any]], lanes: int) -> None:
+        """A call as any other: threads share the session."""
+        self.infer(frames, Outputs())
+
     def scores(self, tensor: NDArray[Any]) -> NDArray[Any]:
         """The network alone: a batch of input tensors to its raw output."""
         return self._run(self._opened().wide, tensor)

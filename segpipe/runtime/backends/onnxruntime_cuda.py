@@ -1,5 +1,7 @@
 """ONNX Runtime's CUDA provider, with the frame path of the GPU backends around it on the same stream."""
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -10,6 +12,7 @@ from segpipe.contract import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import cuda_error, open_device
+from segpipe.runtime.cuda.engine import Profile, Shape
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import OpenOptions
@@ -23,6 +26,8 @@ _DTYPES = {
 }
 _PROVIDER = "CUDAExecutionProvider"
 _BATCH = 8  # frames at once where the graph leaves the batch open: memory is the only limit
+_ANY_SIDE = 1 << 31
+_WHEELS = {"cuda": "cu13", "cudnn": "cudnn"}  # folders of NVIDIA's wheels
 _LANES = 1  # a session is tied to its stream and holds the weights: more lanes would be more copies of them
 _errors = onnxruntime.capi.onnxruntime_pybind11_state
 _FAILURES = (
@@ -43,11 +48,24 @@ def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBacken
             "this ONNX Runtime has no CUDA provider", hint="pip install 'segpipe[cuda]' in place of [cpu]"
         )
     device = open_device(options.device, options.cuda)
-    onnxruntime.preload_dlls()
+    preload_libraries()
     engine = OrtEngine(artifact, contract, "cuda", options.device)
     with device.current():
         kernels = Kernels(device, options.kernels)
     return GpuBackend("onnxruntime-cuda", device, Parts(engine, contract, kernels), _LANES)
+
+
+def preload_libraries() -> None:
+    """Load CUDA and cuDNN from NVIDIA's wheels, wherever these lie: ONNX Runtime looks beside its own package."""
+    for kind, wheel in _WHEELS.items():
+        folder = _wheel_folder(wheel)
+        onnxruntime.preload_dlls(cuda=kind == "cuda", cudnn=kind == "cudnn", directory=folder and str(folder))
+
+
+def _wheel_folder(wheel: str) -> Path | None:
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations or [] if spec else []
+    return next((folder for root in roots if (folder := Path(root) / wheel / "lib").is_dir()), None)
 
 
 class OrtEngine:
@@ -61,8 +79,7 @@ class OrtEngine:
         contract.require_same(embedded, "the run", "the ONNX model")
         source, output = reader.get_inputs()[0], reader.get_outputs()[0]
         self.input_dtype, self.output_dtype = _dtype(source), _dtype(output)
-        batch = source.shape[0]
-        self.batches = (batch, batch) if isinstance(batch, int) else (1, _BATCH)
+        self.profiles = [_profile(source.shape)]
         # Contexts own their session: it must go before its stream does, and a failed lane takes both along.
         self._sessions: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
@@ -79,7 +96,7 @@ class OrtEngine:
 
     def describe(self) -> dict[str, Any]:
         """Version and provider."""
-        return {"onnxruntime": onnxruntime.__version__, "provider": self._provider(0)[0], "batches": list(self.batches)}
+        return {"onnxruntime": onnxruntime.__version__, "provider": self._provider(0)[0]}
 
     def close(self) -> None:
         """Free the sessions."""
@@ -109,12 +126,17 @@ class OrtEngine:
 class OrtContext:
     """One shape at a time."""
 
+    scratch_bytes = 0  # ONNX Runtime has an arena of its own
+
     def __init__(self, engine: OrtEngine) -> None:
         self._engine = engine
         self._session: Any = None
-        self._shapes: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        self._shapes: tuple[Shape, Shape] = ((), ())
+        self._bound: tuple[tuple[int, int], Any] = ((0, 0), None)
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def set_shape(self, shape: tuple[int, ...], stream: int) -> tuple[int, ...]:
+    def set_shape(self, shape: Shape, stream: int) -> Shape:
         """Run once with memory of ONNX Runtime's own to learn the output's shape."""
         engine, contract = self._engine, self._engine.contract
         self._session = session = engine.session(stream)
@@ -129,26 +151,37 @@ class OrtContext:
         except _FAILURES as error:
             raise _failure(f"running the network on {shape}", error) from error
         output = tuple(binding.get_outputs()[0].shape())
-        self._shapes = (shape, output)
+        self._shapes, self._bound = (shape, output), ((0, 0), None)
         return output
 
     def is_capturable(self, stream: int) -> bool:
         """ONNX Runtime allocates and synchronises as it likes."""
         return False
 
-    def enqueue(self, source: int, target: int, stream: int) -> None:
-        """Bind the addresses and put the network on its stream, without waiting for it."""
-        engine, contract = self._engine, self._engine.contract
-        binding = self._session.io_binding()
-        where = (engine.device_type, engine.index)
-        binding.bind_input(contract.input_name, *where, np.dtype(engine.input_dtype), self._shapes[0], source)
-        binding.bind_output(contract.output_name, *where, np.dtype(engine.output_dtype), self._shapes[1], target)
-        options = onnxruntime.RunOptions()
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
+        """Put the network on its stream, without waiting for it. Addresses are bound when they are new."""
+        if self._bound[0] != (source, target):
+            self._bound = (source, target), self._binding(source, target)
         try:
-            self._session.run_with_iobinding(binding, options)
+            self._session.run_with_iobinding(self._bound[1], self._options)
         except _FAILURES as error:
             raise _failure("running the network", error) from error
+
+    def _binding(self, source: int, target: int) -> Any:
+        engine, contract, (given, answered) = self._engine, self._engine.contract, self._shapes
+        binding = self._session.io_binding()
+        where = (engine.device_type, engine.index)
+        binding.bind_input(contract.input_name, *where, np.dtype(engine.input_dtype), given, source)
+        binding.bind_output(contract.output_name, *where, np.dtype(engine.output_dtype), answered, target)
+        return binding
+
+
+def _profile(shape: list[int | str | None]) -> Profile:
+    """What a graph takes: its own numbers where it has them."""
+    batch, *sides = shape
+    low, high = (batch, batch) if isinstance(batch, int) else (1, _BATCH)
+    fixed = [side if isinstance(side, int) else None for side in sides]
+    return Profile((low, *(side or 1 for side in fixed)), (high, *(side or _ANY_SIDE for side in fixed)))
 
 
 def _reader(artifact: bytes) -> Any:

@@ -5,10 +5,12 @@ import platform
 from segpipe.contract import Contract
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import open_device
+from segpipe.runtime.cuda.driver_library import driver_version
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.trt import Flavour, version
+from segpipe.runtime.trt.kernel_cache import kernel_cache_file
 from segpipe.runtime.trt.preflight import Here, require_fit
 from segpipe.runtime.trt.running import TrtEngine
 
@@ -30,7 +32,8 @@ def _open(flavour: Flavour, artifact: bytes, contract: Contract, options: OpenOp
     device = open_device(options.device, options.cuda)
     here = Here(installed, device.name, device.capability, platform.system())
     require_fit(flavour, options.built_for, here, options.run)
+    cache = kernel_cache_file(artifact, installed, device.name, driver_version())
     with device.current():
-        engine = TrtEngine(flavour, artifact, contract, options.built_for)
+        engine = TrtEngine(flavour, artifact, contract, options.built_for, cache)
         kernels = Kernels(device, options.kernels)
     return GpuBackend(flavour, device, Parts(engine, contract, kernels), _LANES)

@@ -1,15 +1,15 @@
 """Arrays on the device: frames that come from torch or CuPy, and results that stay there."""
 
-import contextlib
 import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from segpipe.errors import BackendError, InputError
+from segpipe.errors import InputError
 from segpipe.runtime.cuda.device import LEGACY_STREAM, Device
 from segpipe.runtime.cuda.dlpack import View, packed_strides, read_capsule, write_capsule
+from segpipe.runtime.cuda.spare import Block, Spare
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,21 @@ def _read_interface(frame: Any, index: int) -> DeviceFrame:
 class DeviceArray:
     """A packed array in the GPU's memory, complete when it is handed out. Speaks DLPack and `__cuda_array_interface__`.
 
-    Its memory is freed when the last consumer lets go of it.
+    Its memory goes back to its backend when the last consumer lets go of it.
     """
 
-    def __init__(self, device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, device: Device, spare: Spare, block: Block, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
         self.shape, self.dtype = shape, dtype
-        self.nbytes = int(np.prod(shape)) * dtype.itemsize
-        self.pointer = device.allocate(self.nbytes)
-        self._device = device
-        weakref.finalize(self, _free, device, self.pointer)
+        self.nbytes = block.size_bytes
+        self.pointer = block.pointer
+        self._device, self._block = device, block
+        weakref.finalize(self, spare.give_back, block).atexit = False  # then the process's memory goes anyway
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        self._block.readers.add(None)
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
@@ -84,15 +87,11 @@ class DeviceArray:
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
     ) -> Any:
         """A capsule over this memory. The contents are complete, so no stream has to wait."""
-        del stream, max_version
+        del max_version
         if copy or dl_device not in {None, self.__dlpack_device__()}:
             raise BufferError("this array is handed out as it is, where it is")
+        self._block.readers.add(LEGACY_STREAM if stream is None else stream)  # what DLPack means by None
         view = View(
             self.pointer, self.shape, packed_strides(self.shape, self.dtype), self.dtype, self._device.index, self
         )
         return write_capsule(view, self._device.dlpack_type)
-
-
-def _free(device: Device, pointer: int) -> None:
-    with contextlib.suppress(BackendError), device.current():  # a lost device has forgotten it anyway
-        device.free(pointer)

@@ -1,7 +1,6 @@
 """The Device by cuda-python: wheels only, no compiler. The driver API through `cuda.bindings.driver`."""
 
 import ctypes
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from segpipe.runtime.cuda.driver_library import load_driver
 
 _NON_BLOCKING = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
 _THREAD_LOCAL = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_RELAXED = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
 _TIMING = driver.CUevent_flags.CU_EVENT_DEFAULT
 _NO_TIMING = driver.CUevent_flags.CU_EVENT_DISABLE_TIMING
 _MAJOR = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
@@ -33,14 +33,14 @@ class CudaPythonDevice:
         load_driver()  # an error of ours where there is none
         _check("cuInit", driver.cuInit(0))
         self._device = _check("cuDeviceGet", driver.cuDeviceGet(index))
-        self.name = _check("cuDeviceGetName", driver.cuDeviceGetName(128, self._device)).rstrip(b"\0").decode()
+        name: bytes = _check("cuDeviceGetName", driver.cuDeviceGetName(128, self._device))
+        self.name = name.partition(b"\0")[0].decode()
         major, minor = (
             int(_check("cuDeviceGetAttribute", driver.cuDeviceGetAttribute(which, self._device)))
             for which in (_MAJOR, _MINOR)
         )
         self.capability = (major, minor)
         self._context = _check("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain(self._device))
-        weakref.finalize(self, driver.cuDevicePrimaryCtxRelease, self._device)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -58,6 +58,14 @@ class CudaPythonDevice:
     def free(self, pointer: int) -> None:
         """Give device memory back."""
         _check("cuMemFree", driver.cuMemFree(pointer))
+
+    def free_in_capture(self, pointer: int) -> None:
+        """Give device memory back with this thread's rules for captures put aside."""
+        rules = _check("cuThreadExchangeStreamCaptureMode", driver.cuThreadExchangeStreamCaptureMode(_RELAXED))
+        try:
+            self.free(pointer)
+        finally:
+            _check("cuThreadExchangeStreamCaptureMode", driver.cuThreadExchangeStreamCaptureMode(rules))
 
     def allocate_pinned(self, size_bytes: int) -> NDArray[Any]:
         """Page-locked host memory."""

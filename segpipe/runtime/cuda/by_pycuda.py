@@ -1,8 +1,8 @@
 """The Device by PyCUDA: taken when it is installed. Never `pycuda.autoinit`: the primary context is retained."""
 
+import atexit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ class PyCudaDevice:
         self.name = str(_checked(self._device.name))
         major, minor = _checked(self._device.compute_capability)
         self.capability = (int(major), int(minor))
-        self._context = _primary_context(index)
+        self._context = _checked(self._device.retain_primary_context)
         self._held: dict[int, Any] = {}  # allocations, streams, modules and functions by handle
+        atexit.register(self._detach)
         self.wait_for = self._driver.wait_for
         self.mark = self._driver.mark
         self.milliseconds = self._driver.milliseconds
@@ -56,6 +57,11 @@ class PyCudaDevice:
     def free(self, pointer: int) -> None:
         """Give device memory back."""
         _checked(self._held.pop(pointer).free)
+
+    def free_in_capture(self, pointer: int) -> None:
+        """Give device memory back with this thread's rules for captures put aside."""
+        with self._driver.relaxed():
+            self.free(pointer)
 
     def allocate_pinned(self, size_bytes: int) -> NDArray[Any]:
         """Page-locked host memory; freed when its last view goes."""
@@ -115,15 +121,20 @@ class PyCudaDevice:
         return id(function)
 
     def launch(self, function: int, grid: tuple[int, int, int], arguments: bytes, stream: int) -> None:
-        """Run a kernel with its one structure, which CUDA copies before this returns."""
-        kernel = self._held[function][1]
-        if not hasattr(kernel, "arg_format"):
-            kernel.prepare([f"{len(arguments)}s"])
-        _checked(kernel.prepared_async_call, grid, BLOCK, self._held[stream], arguments)
+        """Run a kernel with its one structure, which CUDA copies before this returns.
+
+        PyCUDA's public calls set the block's shape by a legacy function of the driver first, for nothing.
+        """
+        _checked(self._held[function][1]._launch_kernel, grid, BLOCK, arguments, 0, self._held[stream])
 
     def _hold(self, allocation: Any) -> int:
         self._held[int(allocation)] = allocation
         return int(allocation)
+
+    def _detach(self) -> None:
+        """At exit: PyCUDA gives its objects back when Python destroys them, and warns when the context has gone."""
+        self._held.clear()
+        _checked(self._context.detach)
 
     wait_for: Callable[[int, int], None]
     mark: Callable[[int], int]
@@ -133,12 +144,6 @@ class PyCudaDevice:
     end_capture: Callable[[int], int]
     launch_graph: Callable[[int, int], None]
     destroy_graph: Callable[[int], None]
-
-
-@cache
-def _primary_context(index: int) -> Any:
-    """The GPU's primary context, retained once a process: PyCUDA gives it back only on the thread that took it."""
-    return _checked(cuda.Device(index).retain_primary_context)
 
 
 def _checked(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,5 +1,7 @@
 """What the runtime asks of a GPU: the Device protocol both providers implement, and how CUDA's failures are told."""
 
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -20,7 +22,7 @@ _LOST = (
 class Device(Protocol):
     """One GPU. Handles and pointers are plain integers. Everything but `current` needs its context to be current.
 
-    The primary context is let go with the last reference to the device; other libraries may go on using it.
+    The primary context is retained once a process and never let go: arrays may outlive every backend.
     """
 
     name: str
@@ -36,6 +38,10 @@ class Device(Protocol):
 
     def allocate(self, size_bytes: int) -> int: ...
     def free(self, pointer: int) -> None: ...
+    def free_in_capture(self, pointer: int) -> None:
+        """As `free`, also where somebody on this thread captures a graph."""
+        ...
+
     def allocate_pinned(self, size_bytes: int) -> NDArray[Any]:
         """Page-locked host memory as uint8; give it back with `free_pinned`."""
         ...
@@ -108,8 +114,20 @@ def cuda_error(operation: str, name: str, detail: str = "") -> BackendError:
     return BackendError(message, hint="`segpipe doctor` shows the driver and the GPU")
 
 
+_opened: dict[tuple[Callable[[int], Device], int], Device] = {}
+_opening = threading.Lock()
+
+
 def open_device(index: int = 0, provider: Provider = "auto") -> Device:
-    """Open a GPU by PyCUDA where it is installed, else by cuda-python."""
+    """A GPU by PyCUDA where it is installed, else by cuda-python; one object a process for each."""
+    kind = _provider(provider)
+    with _opening:
+        if (kind, index) not in _opened:
+            _opened[kind, index] = kind(index)
+        return _opened[kind, index]
+
+
+def _provider(provider: Provider) -> Callable[[int], Device]:
     if provider != "cuda-python":
         try:
             from segpipe.runtime.cuda.by_pycuda import PyCudaDevice
@@ -120,10 +138,10 @@ def open_device(index: int = 0, provider: Provider = "auto") -> Device:
                     message, hint="pip install 'segpipe[pycuda]', or cuda='cuda-python'"
                 ) from error
         else:
-            return PyCudaDevice(index)
+            return PyCudaDevice
     try:
         from segpipe.runtime.cuda.by_cuda_python import CudaPythonDevice
     except ImportError as error:
         message = f"cuda-python cannot be imported: {error}"
         raise BackendMissingError(message, hint="pip install 'segpipe[cuda]'") from error
-    return CudaPythonDevice(index)
+    return CudaPythonDevice

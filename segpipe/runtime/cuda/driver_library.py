@@ -2,12 +2,15 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.cuda.device import cuda_error
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _TIMING = 0  # CU_EVENT_DEFAULT
 _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _STATUSES = 1000  # CUDA_ERROR_UNKNOWN is 999
@@ -19,6 +22,30 @@ def load_driver() -> ctypes.CDLL:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
         raise BackendMissingError("there is no NVIDIA driver", hint="use backend onnxruntime-cpu") from error
+
+
+def gpu_name(index: int = 0) -> str | None:
+    """`NVIDIA H200 (9.0)`, from the driver itself; None without a GPU."""
+    try:
+        driver = load_driver()
+    except BackendMissingError:
+        return None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
+        return None
+    if driver.cuDeviceGetName(name, len(name), device):
+        return None
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    return f"{name.value.decode()} ({major.value}.{minor.value})"
+
+
+def driver_version() -> int:
+    """The newest CUDA that the driver knows: 13000 for 13.0."""
+    number = ctypes.c_int()
+    load_driver().cuDriverGetVersion(ctypes.byref(number))
+    return number.value
 
 
 class DriverLibrary:
@@ -76,6 +103,16 @@ class DriverLibrary:
         finally:
             self._call("cuGraphDestroy", graph)
         return executable.value or 0
+
+    @contextmanager
+    def relaxed(self) -> Iterator[None]:
+        """This thread's rules for captures are put aside: what CUDA calls potentially unsafe breaks none."""
+        rules = ctypes.c_int(_RELAXED)
+        self._call("cuThreadExchangeStreamCaptureMode", ctypes.byref(rules))
+        try:
+            yield
+        finally:
+            self._call("cuThreadExchangeStreamCaptureMode", ctypes.byref(rules))
 
     def launch_graph(self, graph: int, stream: int) -> None:
         """Replay."""

@@ -18,14 +18,16 @@ from segpipe.contract import Contract
 from segpipe.errors import BackendError, InputError
 from segpipe.runtime.cuda.arrays import DeviceArray, read_frame
 from segpipe.runtime.cuda.buffers import Buffers
-from segpipe.runtime.cuda.device import Device, DeviceLostError
-from segpipe.runtime.cuda.engine import Engine, EngineContext
+from segpipe.runtime.cuda.device import Device, DeviceLostError, OutOfMemoryError
+from segpipe.runtime.cuda.engine import Engine, EngineContext, Shape
 from segpipe.runtime.cuda.kernels import Kernels, PackArguments
 from segpipe.runtime.cuda.plan import Job, Plan, Shapes, input_shape
+from segpipe.runtime.cuda.spare import Spare
+from segpipe.runtime.cuda.steps import Place, Steps
 from segpipe.runtime.preprocess import normalisation
 from segpipe.runtime.request import Result, StepTimes
 
-_CONTEXTS = 3  # input shapes a lane keeps ready; a context holds the memory of all its engine's layers
+_CONTEXTS = 3  # input shapes a lane keeps ready
 _PLANS = 16  # jobs a lane keeps ready
 _AHEAD = 3  # frames that go before one whose steps are timed: while the GPU is busy with them the host gets ahead
 
@@ -41,17 +43,28 @@ class Parts:
     kernels: Kernels
 
 
+@dataclass
+class _Ready:
+    """A job that this lane has prepared."""
+
+    plan: Plan
+    steps: Steps
+    graph: int = 0
+    runs: int = 0
+    refusal: str = ""
+    """Why this job runs without a CUDA graph."""
+
+
 class Lane:
     """One thread at a time. The device's context must be current."""
 
-    def __init__(self, device: Device, parts: Parts) -> None:
-        self._device = device
+    def __init__(self, device: Device, parts: Parts, spare: Spare) -> None:
+        self._device, self._spare = device, spare
         self._engine, self._contract, self._kernels = parts.engine, parts.contract, parts.kernels
-        self._contexts: OrderedDict[tuple[int, ...], tuple[EngineContext, tuple[int, ...]]] = OrderedDict()
-        self._plans: OrderedDict[Job, Plan] = OrderedDict()
+        self._contexts: OrderedDict[Shape, tuple[EngineContext, Shape]] = OrderedDict()
+        self._ready: OrderedDict[Job, _Ready] = OrderedDict()
         self._buffers = Buffers(device)
         self._constants = 0
-        self._steps = self._send, self._prepare, self._infer, self._decide, self._fetch
         self.stream = device.create_stream()
         try:
             self._constants = self._upload(np.concatenate(normalisation(self._contract)).astype(np.float32).tobytes())
@@ -60,26 +73,30 @@ class Lane:
             raise
 
     def run(self, frames: Sequence[Any], job: Job) -> list[Result]:
-        """Frames of one job to results that the caller owns."""
-        plan = self._plan(job)
-        held = self._bring(frames, plan)
-        self._execute(plan)
-        kept = self._keep_on_device(plan) if job.outputs.on_device else []
+        """Frames of one job to results that the caller owns. An InputError leaves the lane as it was."""
+        ready = self._prepared(job)
+        try:
+            held = self._bring(frames, ready)
+        except InputError:
+            self._device.synchronize(self.stream)  # frames before the wrong one may still be read
+            raise
+        self._execute(ready)
+        kept = self._keep_on_device(ready.plan) if job.outputs.on_device else []
         self._device.synchronize(self.stream)
         del held  # other people's frames are needed until here
-        return self._results(plan, kept)
+        return self._results(ready, kept)
 
     def time_steps(self, frame: Any, job: Job) -> StepTimes:
         """One frame without its graph, each step timed on the stream."""
-        plan = self._plan(job)
-        self._bring([frame], plan)
+        ready = self._prepared(job)
+        self._bring([frame], ready)
         for _ in range(_AHEAD):
-            self._execute(plan)
+            self._execute(ready)
         marks: list[int] = []
         try:
             marks.append(self._device.mark(self.stream))
-            for step in self._steps:
-                step(plan)
+            for step in ready.steps.all:
+                step()
                 marks.append(self._device.mark(self.stream))
             self._device.synchronize(self.stream)
             upload, pre, network, post, download = starmap(self._device.milliseconds, pairwise(marks))
@@ -91,14 +108,14 @@ class Lane:
 
     def describe(self) -> dict[str, int]:
         """What the lane holds."""
-        graphs = sum(plan.graph != 0 for plan in self._plans.values())
-        return {"jobs": len(self._plans), "graphs": graphs, "buffer_bytes": self._buffers.size_bytes}
+        graphs = sum(ready.graph != 0 for ready in self._ready.values())
+        return {"jobs": len(self._ready), "graphs": graphs, "buffer_bytes": self._buffers.size_bytes}
 
     def close(self) -> None:
         """Free all; what a lost device refuses is gone anyway."""
         with contextlib.suppress(BackendError):
             self._device.synchronize(self.stream)  # after Ctrl-C its work may still be going on
-        self._drop_plans(list(self._plans))
+        self._drop(list(self._ready))
         self._contexts.clear()
         self._buffers.close()
         with contextlib.suppress(BackendError):
@@ -112,44 +129,56 @@ class Lane:
 
     # what is worked out once a job
 
-    def _plan(self, job: Job) -> Plan:
-        if job in self._plans:
-            self._plans.move_to_end(job)
-            self._contexts.move_to_end(self._plans[job].shapes.source)
-            return self._plans[job]
-        placement = self._contract.place(job.height, job.width)
-        batch = max(job.frames, self._engine.batches[0])
-        source = input_shape(self._contract, placement, batch)
-        output = self._context(source)[1]
-        plan = Plan(job, self._contract, Shapes(source, output, self._engine.input_dtype, self._engine.output_dtype))
-        if self._buffers.reserve(*plan.sizes()):
-            self._drop_plans(list(self._plans))  # their graphs hold the old addresses
-        while len(self._plans) >= _PLANS:
-            self._drop_plans([next(iter(self._plans))])
-        plan.tables_address = self._upload(plan.table_bytes())
-        self._plans[job] = plan
-        return plan
+    def _prepared(self, job: Job) -> _Ready:
+        ready = self._ready.get(job)
+        if ready is None:
+            return self._prepare(job)
+        self._ready.move_to_end(job)
+        self._contexts.move_to_end(ready.plan.shapes.source)
+        return ready
 
-    def _context(self, shape: tuple[int, ...]) -> tuple[EngineContext, tuple[int, ...]]:
+    def _prepare(self, job: Job) -> _Ready:
+        placement = self._contract.place(job.height, job.width)
+        source = input_shape(self._contract, placement, job.batch)
+        context, output = self._context(source)
+        dtypes = self._engine.input_dtype, self._engine.output_dtype
+        plan = Plan(job, self._contract, Shapes(source, output, *dtypes, context.scratch_bytes))
+        if self._buffers.reserve(*plan.sizes()):
+            self._drop(list(self._ready))  # their graphs hold the old addresses
+        while len(self._ready) >= _PLANS:
+            self._drop([next(iter(self._ready))])
+        plan.tables_address = self._upload(plan.table_bytes())
+        place = Place(self._device, self._kernels, self._contract, self._buffers, self._constants, self.stream)
+        self._ready[job] = _Ready(plan, Steps(plan, place, context))
+        return self._ready[job]
+
+    def _context(self, shape: Shape) -> tuple[EngineContext, Shape]:
         """The context that is set to this input shape; the one unused for longest is set anew when there are many."""
         if shape not in self._contexts:
-            if len(self._contexts) < _CONTEXTS:
-                context = self._engine.context()
-            else:
-                old, (context, _) = self._contexts.popitem(last=False)
-                self._drop_plans([job for job, plan in self._plans.items() if plan.shapes.source == old])
+            context = self._new_context()
             self._contexts[shape] = (context, context.set_shape(shape, self.stream))
         self._contexts.move_to_end(shape)
         return self._contexts[shape]
 
-    def _drop_plans(self, jobs: list[Job]) -> None:
+    def _new_context(self) -> EngineContext:
+        if len(self._contexts) < _CONTEXTS:
+            try:
+                return self._engine.context()
+            except OutOfMemoryError:
+                if not self._contexts:
+                    raise
+        old, (context, _) = self._contexts.popitem(last=False)
+        self._drop([job for job, ready in self._ready.items() if ready.plan.shapes.source == old])
+        return context
+
+    def _drop(self, jobs: list[Job]) -> None:
         for job in jobs:
-            plan = self._plans.pop(job)
+            ready = self._ready.pop(job)
             with contextlib.suppress(BackendError):
-                if plan.graph:
-                    self._device.destroy_graph(plan.graph)
+                if ready.graph:
+                    self._device.destroy_graph(ready.graph)
             with contextlib.suppress(BackendError):
-                self._device.free(plan.tables_address)
+                self._device.free(ready.plan.tables_address)
 
     def _upload(self, data: bytes) -> int:
         address = self._device.allocate(len(data))
@@ -159,11 +188,11 @@ class Lane:
 
     # what is done for every frame
 
-    def _bring(self, frames: Sequence[Any], plan: Plan) -> list[object]:
+    def _bring(self, frames: Sequence[Any], ready: _Ready) -> list[object]:
         """Frames to where the graph expects them; what must be kept alive until the stream is done."""
-        if plan.job.on_device:
-            return [self._gather(frame, plan, index) for index, frame in enumerate(frames)]
-        staging = self._buffers.pinned("frames", (len(frames), *plan.frame_shape), self._contract.dtype)
+        staging = ready.steps.frames
+        if staging is None:
+            return [self._gather(frame, ready.plan, index) for index, frame in enumerate(frames)]
         for index, frame in enumerate(frames):
             staging[index] = frame
         return []
@@ -186,100 +215,55 @@ class Lane:
         self._kernels.pack(size, PackArguments(view.pointer, target, *strides, *shape, 0), self.stream)
         return view
 
-    def _execute(self, plan: Plan) -> None:
-        if plan.runs == 1 and not plan.refusal:
-            self._capture(plan)
-        if plan.graph:
-            self._device.launch_graph(plan.graph, self.stream)
+    def _execute(self, ready: _Ready) -> None:
+        if ready.runs == 1 and not ready.refusal:
+            self._capture(ready)
+        if ready.graph:
+            self._device.launch_graph(ready.graph, self.stream)
         else:
-            self._enqueue(plan)
-        plan.runs += 1
+            ready.steps.enqueue()
+        ready.runs += 1
 
-    def _capture(self, plan: Plan) -> None:
+    def _capture(self, ready: _Ready) -> None:
         """Record the job. A refused one runs without a graph: half a graph would replay stale data for ever."""
-        context, _ = self._context(plan.shapes.source)
+        context, _ = self._context(ready.plan.shapes.source)
         if not context.is_capturable(self.stream):
-            plan.refusal = "the engine says that it cannot be captured"
+            ready.refusal = "the engine says that it cannot be captured"
             return
         self._device.begin_capture(self.stream)
         try:
-            self._enqueue(plan)
+            ready.steps.enqueue()
         except DeviceLostError:
             raise
         except BackendError as error:
-            plan.refusal = error.message
+            ready.refusal = error.message
         graph = self._device.end_capture(self.stream)
-        if plan.refusal and graph:
+        if ready.refusal and graph:
             self._device.destroy_graph(graph)
         elif not graph:
-            plan.refusal = plan.refusal or "CUDA recorded nothing"
+            ready.refusal = ready.refusal or "CUDA recorded nothing"
         else:
-            plan.graph = graph
-        if plan.refusal:
-            _log.warning("no CUDA graph for %s: %s", plan.job, plan.refusal)
-
-    def _enqueue(self, plan: Plan) -> None:
-        """The whole frame on the stream."""
-        for step in self._steps:
-            step(plan)
-
-    def _send(self, plan: Plan) -> None:
-        """Upload; frames on the device are there already."""
-        if not plan.job.on_device:
-            staging = self._buffers.pinned("frames", (plan.job.frames, *plan.frame_shape), self._contract.dtype)
-            self._device.upload(self._buffers.address("frames"), staging.reshape(-1).view(np.uint8), self.stream)
-
-    def _prepare(self, plan: Plan) -> None:
-        """Frames to the network's input."""
-        pre = plan.pre_arguments()
-        pre.source, pre.target = self._buffers.address("frames"), self._buffers.address("input")
-        pre.scale, pre.shift = self._constants, self._constants + 4 * self._contract.channels
-        self._kernels.pre(self._contract.dtype, plan.shapes.input_dtype, plan.job.frames, pre, self.stream)
-
-    def _infer(self, plan: Plan) -> None:
-        """The network."""
-        context, _ = self._context(plan.shapes.source)
-        context.enqueue(self._buffers.address("input"), self._buffers.address("output"), self.stream)
-
-    def _decide(self, plan: Plan) -> None:
-        """Scores to masks."""
-        address, post = self._buffers.address, plan.score_arguments()
-        post.scores, post.labels, post.mask = address("output"), address("labels"), address("mask")
-        post.confidence = address("confidence") if plan.wants_confidence else 0
-        self._kernels.mask(plan.shapes.output_dtype, self._contract.mask_dtype, plan.job.frames, post, self.stream)
-
-    def _fetch(self, plan: Plan) -> None:
-        """Download."""
-        for role, view in self._downloads(plan).items():
-            self._device.download(view.reshape(-1).view(np.uint8), self._buffers.address(role), self.stream)
+            ready.graph = graph
+        if ready.refusal:
+            _log.warning("no CUDA graph for %s: %s", ready.plan.job, ready.refusal)
 
     # what goes back
 
-    def _downloads(self, plan: Plan) -> dict[str, Any]:
-        """Device buffer -> page-locked view of what the caller gets on the host."""
-        views = {}
-        if not plan.job.outputs.on_device:
-            views["mask"] = self._buffers.pinned("mask", plan.mask_shape, self._contract.mask_dtype)
-            if plan.wants_confidence:
-                views["confidence"] = self._buffers.pinned("confidence", plan.mask_shape, "float32")
-        if plan.wants_scores:
-            views["output"] = self._buffers.pinned("scores", plan.shapes.output, plan.shapes.output_dtype)
-        return views
-
-    def _results(self, plan: Plan, kept: list[dict[str, Any]]) -> list[Result]:
+    def _results(self, ready: _Ready, kept: list[dict[str, Any]]) -> list[Result]:
         """Copies out of the page-locked buffers, which the next frame overwrites, or what was kept on the device."""
-        views = self._downloads(plan)
+        masks, confidences = ready.steps.downloads.get("mask"), ready.steps.downloads.get("confidence")
+        scores = ready.steps.downloads.get("output")
         results = []
-        for index in range(plan.job.frames):
-            copied = {role: view[index].copy() for role, view in views.items() if role != "output" and not kept}
-            found = kept[index] if kept else copied
-            results.append(Result(found["mask"], found.get("confidence"), self._scores(plan, index)))
+        for index in range(ready.plan.job.frames):
+            own = None if scores is None else self._scores(scores[index])
+            if masks is None:
+                results.append(Result(kept[index]["mask"], kept[index].get("confidence"), own))
+            else:
+                sure = None if confidences is None else confidences[index].copy()
+                results.append(Result(masks[index].copy(), sure, own))
         return results
 
-    def _scores(self, plan: Plan, index: int) -> Any:
-        if not plan.wants_scores:
-            return None
-        scores = self._buffers.pinned("scores", plan.shapes.output, plan.shapes.output_dtype)[index]
+    def _scores(self, scores: Any) -> Any:
         ordered = scores.transpose(2, 0, 1) if self._contract.output_layout == "nhwc" else scores
         return np.array(ordered, np.float32, order="C")
 
@@ -287,11 +271,13 @@ class Lane:
         """Copies on the device, put on the stream."""
         roles = {"mask": self._contract.mask_dtype} | ({"confidence": "float32"} if plan.wants_confidence else {})
         return [
-            {role: self._copy_out(role, plan, index, dtype) for role, dtype in roles.items()}
+            {role: self._copy_out(role, plan, index, np.dtype(dtype)) for role, dtype in roles.items()}
             for index in range(plan.job.frames)
         ]
 
-    def _copy_out(self, role: str, plan: Plan, index: int, dtype: str) -> DeviceArray:
-        array = DeviceArray(self._device, plan.mask_shape[1:], np.dtype(dtype))
+    def _copy_out(self, role: str, plan: Plan, index: int, dtype: np.dtype[Any]) -> DeviceArray:
+        shape = plan.mask_shape[1:]
+        block = self._spare.take(int(np.prod(shape)) * dtype.itemsize, self.stream)
+        array = DeviceArray(self._device, self._spare, block, shape, dtype)
         self._device.copy(array.pointer, self._buffers.address(role) + index * array.nbytes, array.nbytes, self.stream)
         return array

@@ -20,6 +20,8 @@ class Job:
     height: int
     width: int
     frames: int
+    batch: int
+    """What the engine runs at once: as many frames, or more where it takes no fewer."""
     on_device: bool
     """The frames come from the GPU's memory, not the host's."""
     outputs: Outputs
@@ -33,6 +35,7 @@ class Shapes:
     output: tuple[int, ...]
     input_dtype: str
     output_dtype: str
+    scratch_bytes: int = 0
 
 
 class Plan:
@@ -44,10 +47,6 @@ class Plan:
         self.placement = contract.place(job.height, job.width)
         self.channels, self.height, self.width = score_grid(contract, shapes.output)
         self.tables_address = 0
-        self.graph = 0
-        self.runs = 0
-        self.refusal = ""
-        """Why this job runs without a CUDA graph."""
 
     @cached_property
     def target(self) -> Placement:
@@ -97,6 +96,7 @@ class Plan:
             "labels": self.job.frames * self.height * self.width * mask_item,
             "mask": masks * mask_item,
             "confidence": masks * 4 if self.wants_confidence else 0,
+            "scratch": self.shapes.scratch_bytes,
         }
         host = not self.job.outputs.on_device
         pinned = {

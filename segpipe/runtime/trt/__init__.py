@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging
+from collections import deque
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from typing import Any, Literal
@@ -16,6 +17,7 @@ _BINDINGS = "_bindings"  # what wheels bring; pip builds the module itself, so i
 _BUILDS = ("", "_cu13_bindings", "_cu12_bindings")
 _INSTALL = "pip install 'segpipe[rtx]' (no GPU needed to build) or pip install 'segpipe[tensorrt]' (on the GPU)"
 _LEVELS = {0: logging.ERROR, 1: logging.ERROR, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.DEBUG}
+_KEPT = 200  # messages: a build tells more warnings than anybody reads
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def version(flavour: Flavour) -> str:
 
 
 def logger(trt: Any, quiet: bool = False) -> Any:
-    """TensorRT's messages through `logging`; warnings and errors are kept for the record.
+    """TensorRT's messages through `logging`; the latest warnings and errors are kept until somebody takes them.
 
     `quiet`: errors are logged as details, because the caller raises them.
     """
@@ -58,8 +60,8 @@ def logger(trt: Any, quiet: bool = False) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base exists only when TensorRT is installed
         def __init__(self) -> None:
             super().__init__()
-            self.errors: list[str] = []
-            self.warnings: list[str] = []
+            self.errors: deque[str] = deque(maxlen=_KEPT)
+            self.warnings: deque[str] = deque(maxlen=_KEPT)
 
         def log(self, severity: Any, msg: str) -> None:
             level = int(severity)
@@ -68,6 +70,12 @@ def logger(trt: Any, quiet: bool = False) -> Any:
             elif level == 2:
                 self.warnings.append(msg)
             _log.log(logging.DEBUG if quiet else _LEVELS[level], "%s", msg)
+
+        def take_errors(self) -> str:
+            """What went wrong since this was last asked, in one line."""
+            said = "; ".join(self.errors)
+            self.errors.clear()
+            return said or "no reason given"
 
     return Logger()
 

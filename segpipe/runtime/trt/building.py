@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from segpipe.errors import BuildError
+from segpipe.runtime.cuda.driver_library import gpu_name
 from segpipe.runtime.trt import Flavour, load, logger
 
 Compatibility = Literal["none", "ampere-plus", "same-compute-capability"]
@@ -30,6 +31,7 @@ class BuildRequest:
     input_name: str
     shapes: Sequence[ShapeRange]
     compute_capabilities: Sequence[str] = ()
+    """For TensorRT for RTX; none means this machine's GPU, or where there is none what RTX takes by itself."""
     workspace_bytes: int | None = None
     optimization_level: int = 3
     hardware_compatibility: Compatibility = "none"
@@ -116,8 +118,7 @@ def build_engine(flavour: Flavour, request: BuildRequest, progress: Progress | N
     if monitor is not None and monitor.cancelled:
         raise BuildCancelledError(f"the {flavour} build was cancelled", hint="run the same command again")
     if plan is None:
-        reasons = "; ".join(messages.errors) or "no reason given"
-        raise BuildError(f"{flavour} built nothing: {reasons}", hint="read the log (-v)")
+        raise BuildError(f"{flavour} built nothing: {messages.take_errors()}", hint="read the log (-v)")
     workspace = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
     stored = bytes(config.get_timing_cache().serialize()) if cache is not None else None
     return Engine(bytes(plan), layers, tuple(messages.warnings), workspace, stored)
@@ -154,14 +155,14 @@ def _configure(trt: Any, config: Any, request: BuildRequest, flavour: Flavour) -
 
 
 def _start_timing_cache(config: Any, request: BuildRequest) -> Any:
-    """What was measured before; one made by another version or GPU is dropped."""
+    """What was measured before; one made by another version or GPU, or damaged, is dropped."""
     if request.timing_cache is None:
         return None
-    cache = config.create_timing_cache(request.timing_cache)
-    if not config.set_timing_cache(cache, False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
-    return cache
+    for data in (request.timing_cache, b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
@@ -201,14 +202,17 @@ def _node_of(layer: Any) -> str:
 
 
 def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
-    """Name the GPUs an RTX engine is for; without names it would be for the one in this machine."""
+    """Name the GPUs an RTX engine is for. `CURRENT` asks the GPU, so without one nothing is named."""
     names = [f"SM{capability.replace('.', '')}" for capability in wanted]
     known = sorted((name for name in dir(trt.ComputeCapability) if name.startswith("SM")), key=lambda n: int(n[2:]))
     if unknown := [name for name in names if name not in known]:
         raise BuildError(
             f"tensorrt-rtx {trt.__version__} does not build for {', '.join(unknown)}",
-            hint=f"build.compute_capabilities may hold {', '.join(f'{name[2:-1]}.{name[-1]}' for name in known)}",
+            hint=f"build.compute_capabilities may hold {', '.join(f'{name[2:-1]}.{name[-1]}' for name in known)}, or "
+            "nothing on a machine with the GPU",
         )
+    if not names and gpu_name() is not None:
+        names = ["CURRENT"]
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):

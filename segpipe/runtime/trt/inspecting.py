@@ -19,14 +19,17 @@ class Inspection:
 
 
 def inspect_engine(flavour: Flavour, plan: bytes) -> Inspection | None:
-    """None where this machine's GPU cannot load the engine. `plan` must be our own bytes: it is native code."""
+    """None where this machine's GPU cannot load the engine, or the engine tells nothing of itself.
+
+    `plan` must be our own bytes: it is native code.
+    """
     trt = load(flavour)
     messages = logger(trt, quiet=True)
     engine = trt.Runtime(messages).deserialize_cuda_engine(plan)
     if engine is None:
         return None
     text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return Inspection(text, engine.device_memory_size_v2)
+    return Inspection(text, engine.device_memory_size_v2) if text.strip() else None
 
 
 def half_nodes(information: str, nodes: set[str]) -> dict[str, bool]:

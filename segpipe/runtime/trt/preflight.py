@@ -25,13 +25,10 @@ def require_fit(flavour: Flavour, built: BuiltFor, here: Here, run: str) -> None
     capability = f"{here.capability[0]}.{here.capability[1]}"
     system = built.system and built.system != here.system
     problems = [f"was built on {built.system}, this is {here.system}"] if system else []
-    if flavour == "tensorrt":
+    if flavour == "tensorrt":  # TensorRT for RTX is asked itself, see refuse_invalid
         problems += [*_other_version(built, here), *_other_gpu(built, here, capability)]
-    elif built.compute_capabilities and capability not in built.compute_capabilities:
-        wanted = ", ".join(built.compute_capabilities)
-        problems.append(f"was built for compute capability {wanted}, {here.gpu} has {capability}")
     if problems:
-        raise BackendError(f"the {flavour} engine {'; '.join(problems)}", hint=_command(flavour, capability, run))
+        raise BackendError(f"the {flavour} engine {'; '.join(problems)}", hint=f"run `segpipe build {run}` here")
 
 
 def _other_version(built: BuiltFor, here: Here) -> list[str]:
@@ -58,16 +55,11 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-def refuse_invalid(validity: str, diagnostics: list[str]) -> None:
+def refuse_invalid(validity: str, reasons: str, built: BuiltFor) -> None:
     """What TensorRT for RTX itself says about an engine: VALID and SUBOPTIMAL run."""
     if validity == "INVALID":
-        reasons = ", ".join(sorted(diagnostics)).lower() or "no reason given"
+        wanted = ", ".join(built.compute_capabilities) or "the GPUs that TensorRT for RTX takes by itself"
         raise BackendError(
-            f"TensorRT for RTX says this engine cannot run here: {reasons}", hint="run `segpipe build` again"
+            f"TensorRT for RTX says that this engine, built for {wanted}, cannot run here: {reasons}",
+            hint="set build.compute_capabilities = [] and run `segpipe build` on this machine: it builds for its GPU",
         )
-
-
-def _command(flavour: Flavour, capability: str, run: str) -> str:
-    if flavour == "tensorrt":
-        return f"run `segpipe build {run}` on this machine"
-    return f"add '{capability}' to build.compute_capabilities and run `segpipe build {run}`"
