@@ -24,6 +24,20 @@ def contract_of(**fields: Any) -> Contract:
     return Contract(**{**plain, **fields})
 
 
+CONTRACTS = {
+    "stretch": contract_of(),
+    "letterbox bgr": contract_of(fit="letterbox", channel_order="bgr"),
+    "pad": contract_of(fit="pad", network_size=None, size_multiple=16),
+    "nhwc": contract_of(input_layout="nhwc", output_layout="nhwc"),
+    "half input": contract_of(input_dtype="float16"),
+    "five channels": contract_of(channels=5, channel_order="as_is", mean=(0.4,) * 5, std=(0.3,) * 5),
+    "uint16": contract_of(dtype="uint16", value_range=(0, 65535)),
+    "float32": contract_of(dtype="float32", value_range=(-1, 1)),
+    "sigmoid": contract_of(classes=("no", "yes"), output_kind="sigmoid", threshold=0.3),
+    "300 classes": contract_of(classes=tuple(map(str, range(300))), ignore_index=65535),
+}
+
+
 def noise(contract: Contract, height: int, width: int, seed: int = 0) -> NDArray[Any]:
     """A frame with regions, so that masks have them too."""
     low, high = RANGES[contract.dtype]

@@ -15,10 +15,16 @@ from segpipe.runtime.cuda.device import cuda_error
 from segpipe.runtime.cuda.engine import Profile, Shape
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
+from segpipe.runtime.trt.building import ShapeRange
 from tests.host_device import HostDevice
 
 IMAGE = {"kernels.ptx": b"the kernels of a HostDevice are a library"}
-_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
+_TYPES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "uint8": TensorProto.UINT8,
+    "int32": TensorProto.INT32,
+}
 
 
 _ANY_SIDE = 1 << 20
@@ -35,6 +41,11 @@ def any_size(*batches: tuple[int, int]) -> list[Profile]:
     """A profile for each range of batches, for frames of any size."""
     sides = (_ANY_SIDE,) * 3
     return [Profile((low, 1, 1, 1), (high, *sides)) for low, high in batches]
+
+
+def profiles_of(ranges: Sequence[ShapeRange]) -> list[Profile]:
+    """What an engine built for these ranges takes."""
+    return [Profile(found.smallest, found.largest) for found in ranges]
 
 
 class HostEngine:
@@ -120,9 +131,13 @@ def host_backend(contract: Contract, graph: bytes, device: HostDevice | None = N
 
 
 def conv_graph(contract: Contract, dtype: str = "float32", seed: int = 0, batch: int | str = "batch") -> bytes:
-    """One strided convolution as a network, in the contract's layouts, with the contract inside."""
+    """One strided convolution as a network, in the contract's layouts, with the contract inside.
+
+    Under a contract for labels it answers the winners.
+    """
     rng = np.random.default_rng(seed)
-    stride, channels = contract.output_stride, contract.score_channels
+    stride, labels = contract.output_stride, contract.output_kind == "labels"
+    channels = len(contract.classes) if labels else contract.score_channels
     weight = rng.normal(size=(channels, contract.channels, stride, stride)).astype(np.float32)
     nodes, name = [], contract.input_name
     if contract.input_layout == "nhwc":
@@ -134,13 +149,16 @@ def conv_graph(contract: Contract, dtype: str = "float32", seed: int = 0, batch:
     if contract.output_layout == "nhwc":
         nodes.append(helper.make_node("Transpose", [name], ["scores_nhwc"], perm=(0, 2, 3, 1)))
         name = "scores_nhwc"
+    if labels:
+        nodes.append(helper.make_node("ArgMax", [name], ["labels"], axis=1, keepdims=0))
+        name, dtype = "labels", "int32"
     nodes.append(helper.make_node("Cast", [name], [contract.output_name], to=_TYPES[dtype]))
     free = [batch, None, None, None]
     graph = helper.make_graph(
         nodes,
         "conv",
         [helper.make_tensor_value_info(contract.input_name, _TYPES[contract.input_dtype], free)],
-        [helper.make_tensor_value_info(contract.output_name, _TYPES[dtype], free)],
+        [helper.make_tensor_value_info(contract.output_name, _TYPES[dtype], free[:3] if labels else free)],
         [numpy_helper.from_array(weight, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

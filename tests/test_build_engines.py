@@ -4,9 +4,11 @@ import importlib.util
 import json
 import logging
 import os
+import platform
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from segpipe.errors import BackendMissingError, BuildError
+from segpipe.errors import BackendError, BackendMissingError, BuildError
 from segpipe.rundir import RunDirectory
+from segpipe.runtime.trt import Flavour, installed_version, load, logger
 from segpipe.runtime.trt.building import (
     BuildCancelledError,
     BuildRequest,
@@ -25,11 +28,13 @@ from segpipe.runtime.trt.building import (
     Layer,
     Problem,
     ShapeRange,
+    _start_timing_cache,
     build_engine,
 )
 from segpipe.runtime.trt.inspecting import half_nodes
+from segpipe.runtime.trt.preflight import Here, require_fit
 from stages import import_model
-from stages.build.engines import build_one, make_request
+from stages.build.engines import build_one, built_for, make_request
 from stages.build.precision import island_nodes, judge_precision
 from stages.build.problems import explained
 from stages.build.progress import BuildProgress, shown
@@ -45,6 +50,7 @@ from tests.tiny_graphs import conv, graph, plain, weights
 ROOT = Path(__file__).parents[1]
 SHAPES = (ShapeRange((1, 3, 16, 24), (1, 3, 16, 24), (4, 3, 16, 24)),)
 CONFIG = BuildConfig(compute_capabilities=("8.6",))
+HERE = Here(installed_version("tensorrt") or "not installed", "NVIDIA H100", (9, 0), platform.system())
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="pip install 'segpipe[rtx]'")
 
@@ -268,6 +274,78 @@ def test_engine_that_says_it_is_fp32_fails_although_its_network_was_fp16() -> No
 )  # fmt: skip
 def test_inspector_json_is_read(layer: Any, expected: dict[str, bool]) -> None:
     assert half_nodes(json.dumps({"Layers": [layer]}), {"a", "b"}) == expected
+
+
+@pytest.mark.parametrize("answer", ["", " ", "{", "[]", '{"Layers": []}'])
+def test_an_inspector_that_says_nothing_leaves_the_parsed_network_s_share(answer: str) -> None:
+    figures = judge_precision(engine(("a", "HALF")), CONFIG, frozenset(), answer)
+
+    assert (figures["fp16_share"], figures["inspected_layers"]) == (1.0, 0)
+
+
+class WithoutTimings:
+    """TensorRT's builder config where no timing cache can be made of some bytes, or of any."""
+
+    def __init__(self, refused: set[bytes]) -> None:
+        self._refused = refused
+
+    def create_timing_cache(self, data: bytes) -> str | None:
+        """A cache, or None."""
+        return None if data in self._refused else "cache"
+
+    def set_timing_cache(self, cache: str, ignore_mismatch: bool) -> bool:
+        """Takes no None."""
+        assert cache == "cache"
+        return True
+
+
+@pytest.mark.parametrize(("refused", "cache"), [({b"damaged"}, "cache"), ({b"damaged", b""}, None)])
+def test_a_timing_cache_that_cannot_be_made_is_gone_without(refused: set[bytes], cache: str | None) -> None:
+    wanted = replace(request(plain()), timing_cache=b"damaged")
+
+    assert _start_timing_cache(WithoutTimings(refused), wanted) == cache
+
+
+@needs_rtx
+def test_messages_are_told_once_and_do_not_grow_for_ever() -> None:
+    trt = load("tensorrt-rtx")
+    messages = logger(trt, quiet=True)
+    for number in range(10_000):
+        messages.log(trt.ILogger.ERROR, f"error {number}")
+        messages.log(trt.ILogger.WARNING, f"warning {number}")
+
+    kept = len(messages.errors), len(messages.warnings)
+    assert max(kept) < 1000
+    assert "error 9999" in messages.take_errors()
+    assert messages.take_errors() == "no reason given"
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
+def test_what_the_build_records_passes_the_pre_flight_on_the_same_machine(flavour: Flavour) -> None:
+    built = built_for(flavour, BuildConfig(compute_capabilities=()), "NVIDIA H100 (9.0)")
+
+    require_fit(flavour, built, HERE, "runs/street")
+    assert built.compute_capabilities == ("9.0",)
+
+
+def test_what_the_build_records_tells_the_members_of_a_family_from_others() -> None:
+    same = built_for("tensorrt", BuildConfig(hardware_compatibility="same-compute-capability"), "NVIDIA H100 (9.0)")
+    ampere = built_for("tensorrt", BuildConfig(hardware_compatibility="ampere-plus"), "NVIDIA L4 (8.9)")
+    alone = built_for("tensorrt", BuildConfig(), "NVIDIA H100 (9.0)")
+    sibling, stranger = replace(HERE, gpu="NVIDIA H200"), replace(HERE, gpu="NVIDIA T4", capability=(7, 5))
+
+    for built in (same, ampere):
+        require_fit("tensorrt", built, sibling, "runs/street")
+        with pytest.raises(BackendError, match="this is NVIDIA T4"):
+            require_fit("tensorrt", built, stranger, "runs/street")
+    with pytest.raises(BackendError, match="this is NVIDIA H200"):
+        require_fit("tensorrt", alone, sibling, "runs/street")
+
+
+def test_an_rtx_engine_is_recorded_for_the_named_gpus_not_for_the_builders() -> None:
+    built = built_for("tensorrt-rtx", BuildConfig(compute_capabilities=("8.6", "12.0")), "NVIDIA H100 (9.0)")
+
+    assert (built.compute_capabilities, built.gpu) == (("8.6", "12.0"), None)
 
 
 def test_island_nodes_come_from_the_export_report() -> None:

@@ -7,7 +7,16 @@ from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import Outputs
-from tests.frame_cases import HALF_MARGIN, MARGIN, MASK, assert_equal, contract_of, noise, reference_scores
+from tests.frame_cases import (
+    CONTRACTS,
+    HALF_MARGIN,
+    MARGIN,
+    MASK,
+    assert_equal,
+    contract_of,
+    noise,
+    reference_scores,
+)
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import IMAGE, HostEngine, conv_graph, host_backend
 
@@ -15,20 +24,6 @@ from tests.host_engine import IMAGE, HostEngine, conv_graph, host_backend
 @pytest.fixture(autouse=True)
 def _needs_compiler() -> None:
     kernel_library()
-
-
-CONTRACTS = {
-    "stretch": contract_of(),
-    "letterbox bgr": contract_of(fit="letterbox", channel_order="bgr"),
-    "pad": contract_of(fit="pad", network_size=None, size_multiple=16),
-    "nhwc": contract_of(input_layout="nhwc", output_layout="nhwc"),
-    "half input": contract_of(input_dtype="float16"),
-    "five channels": contract_of(channels=5, channel_order="as_is", mean=(0.4,) * 5, std=(0.3,) * 5),
-    "uint16": contract_of(dtype="uint16", value_range=(0, 65535)),
-    "float32": contract_of(dtype="float32", value_range=(-1, 1)),
-    "sigmoid": contract_of(classes=("no", "yes"), output_kind="sigmoid", threshold=0.3),
-    "300 classes": contract_of(classes=tuple(map(str, range(300))), ignore_index=65535),
-}
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

@@ -1,6 +1,11 @@
 """ONNX Runtime as an engine of the GPU path, on the CPU: what it reads from a graph, and how it fails."""
 
 import gc
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -55,6 +60,30 @@ def test_contexts_of_a_stream_share_a_session_and_free_it() -> None:
     del first, second
     gc.collect()
     assert not list(engine._sessions)
+
+
+PRELOADED = """
+import onnxruntime
+from segpipe.runtime.backends.onnxruntime_cuda import preload_libraries
+preload_libraries()
+maps = open("/proc/self/maps").read()
+print(onnxruntime.__file__, *(name for name in ("libcublasLt.so", "libcudart.so", "libcudnn.so") if name in maps))
+"""
+
+
+def test_cuda_s_libraries_are_found_where_onnxruntime_lies_elsewhere(tmp_path: Path) -> None:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not importlib.util.find_spec("nvidia"):
+        pytest.skip("onnxruntime-gpu or NVIDIA's wheels are not installed")
+    (tmp_path / "onnxruntime").symlink_to(Path(onnxruntime.__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))}
+
+    result = subprocess.run(
+        [sys.executable, "-c", PRELOADED], env=environment, capture_output=True, text=True, check=True
+    )
+
+    file, *loaded = result.stdout.splitlines()[-1].split()
+    assert Path(file).is_relative_to(tmp_path)
+    assert loaded == ["libcublasLt.so", "libcudart.so", "libcudnn.so"], result.stdout
 
 
 def test_opening_without_a_gpu_says_so() -> None:

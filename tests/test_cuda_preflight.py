@@ -9,10 +9,15 @@ from segpipe.contract import Contract
 from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError, cuda_error, open_device
 from segpipe.runtime.request import BuiltFor, OpenOptions
+from segpipe.runtime.trt import is_installed
+from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
 from segpipe.runtime.trt.preflight import Here, refuse_invalid, require_fit
+from segpipe.runtime.trt.running import TrtEngine
+from segpipe.testing import CONTRACT, make_onnx
 from tests.gpu_here import has_gpu
 
 HERE = Here(version="10.16.1", gpu="NVIDIA H200", capability=(9, 0), system="Linux")
+SHAPES = ShapeRange((1, 3, 64, 64), (1, 3, 64, 64), (1, 3, 64, 64))
 BUILT = BuiltFor(version="10.16.1", gpu="NVIDIA H200", compute_capabilities=("8.6", "9.0"), system="Linux")
 
 
@@ -60,20 +65,6 @@ def test_a_version_compatible_engine_runs_on_later_versions_only() -> None:
         require_fit("tensorrt", older, replace(HERE, version="10.9.0"), "runs/street")
 
 
-def test_an_engine_for_a_family_of_gpus_runs_on_its_members_only() -> None:
-    ampere = replace(BUILT, gpu="NVIDIA L4", hardware_compatibility="ampere-plus")
-    same = replace(
-        BUILT, gpu="NVIDIA H100", compute_capabilities=("9.0",), hardware_compatibility="same-compute-capability"
-    )
-    require_fit("tensorrt", ampere, HERE, "runs/street")
-    require_fit("tensorrt", same, HERE, "runs/street")
-
-    turing = replace(HERE, gpu="NVIDIA T4", capability=(7, 5))
-    for built in (ampere, same):
-        with pytest.raises(BackendError, match="this is NVIDIA T4"):
-            require_fit("tensorrt", built, turing, "runs/street")
-
-
 def test_every_problem_is_told_at_once() -> None:
     built = BuiltFor(version="10.13.3", gpu="NVIDIA L4", system="Windows")
 
@@ -86,6 +77,18 @@ def test_tensorrt_for_rtx_s_own_refusal_is_told() -> None:
     refuse_invalid("SUBOPTIMAL", "unsupported_cc", BUILT)
     with pytest.raises(BackendError, match=r"built for 8\.6, 9\.0, cannot run here: unsupported_cc, wants CC 12"):
         refuse_invalid("INVALID", "unsupported_cc, wants CC 12", BUILT)
+
+
+@pytest.mark.skipif(has_gpu(), reason="this machine has a driver")
+def test_what_tensorrt_for_rtx_says_of_this_machine_is_told() -> None:
+    if not is_installed("tensorrt-rtx"):
+        pytest.skip("tensorrt-rtx is not installed")
+    plan = build_engine("tensorrt-rtx", BuildRequest(make_onnx(CONTRACT), CONTRACT.input_name, [SHAPES], ["8.9"])).plan
+
+    with pytest.raises(BackendError, match=r"built for 8\.9, cannot run here: .*GPU driver"):
+        TrtEngine("tensorrt-rtx", plan, CONTRACT, BuiltFor(compute_capabilities=("8.9",)))
+    with pytest.raises(BackendError, match="malformed_engine"):
+        TrtEngine("tensorrt-rtx", b"not an engine" * 100, CONTRACT, BuiltFor())
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,16 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def install(bundle: Path, home: Path) -> "subprocess.CompletedProcess[str]":
+def install(bundle: Path, home: Path, **more: str) -> "subprocess.CompletedProcess[str]":
     """As on the server."""
-    environment = {"SEGPIPE_OFFLINE": str(home), "PATH": "/usr/bin:/bin:/usr/local/bin", "PYTHON": sys.executable}
+    environment = {
+        "SEGPIPE_OFFLINE": str(home),
+        "PATH": "/usr/bin:/bin:/usr/local/bin",
+        "PYTHON": sys.executable,
+        **more,
+    }
     return subprocess.run(
-        ["bash", str(bundle / "install.sh")], env=environment, capture_output=True, text=True, check=False
+        ["bash", str(bundle / "install.sh")], env=environment | more, capture_output=True, text=True, check=False
     )
 
 
@@ -92,6 +97,18 @@ def test_the_other_side_gets_wheels_and_data(bundle: Path, tmp_path: Path) -> No
     assert (home / "site/tiny_thing.py").read_text() == "ANSWER = 42\n"
     assert (home / "data/street/a.txt").read_text() == "data" * 1000
     assert f'PYTHONPATH="{home}/site' in (home / "env.sh").read_text()
+
+
+def test_the_environment_names_the_folders_of_nvidia_s_wheels(bundle: Path, tmp_path: Path) -> None:
+    wheels = tmp_path / "server" / "nvidia"
+    for name in ("cu13", "cudnn"):
+        (wheels / name / "lib").mkdir(parents=True)
+
+    install(bundle, tmp_path / "home", PYTHONPATH=str(wheels.parent))
+
+    sourced = ["bash", "-c", f". {tmp_path}/home/env.sh; echo $LD_LIBRARY_PATH"]
+    folders = subprocess.run(sourced, capture_output=True, text=True, check=True).stdout
+    assert {str(wheels / name / "lib") for name in ("cu13", "cudnn")} <= set(folders.strip().split(":"))
 
 
 def test_a_damaged_piece_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_verdicts_say_what_was_not_judged(finished_run: Path) -> None:
     assert verdicts["onnxruntime-cpu"].status == verdicts["onnxruntime-rounded"].status == "passed"
     if not has_gpu():
         assert verdicts["tensorrt-rtx"].status == verdicts["onnxruntime-cuda"].status == "not judged"
+        assert verdicts["onnxruntime-cuda-fp16"].artifact == "export/model.fp16.onnx"
         assert "not run here" in verdicts["tensorrt-rtx"].reasons[0]
 
 

@@ -23,7 +23,6 @@ from segpipe.errors import (
 )
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import ARTIFACTS
-from segpipe.runtime.cuda.device import open_device
 from segpipe.runtime.request import Outputs
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.trt import Flavour, is_installed
@@ -63,13 +62,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
-def add_engine(path: Path, flavour: Flavour, capability: tuple[int, int]) -> None:
-    """The tiny network as an engine for this GPU, where the build stage would put it."""
+def add_engine(path: Path, flavour: Flavour, *capabilities: str) -> None:
+    """The tiny network as an engine, by default for this GPU, where the build stage would put it."""
     largest = max(SIZES)
     shapes = ShapeRange((1, 3, 4, 4), (1, 3, 64, 96), (4, 3, *largest))
-    wanted = ["{}.{}".format(*capability)] if flavour == "tensorrt-rtx" else []
     graph, name = testing.make_onnx(testing.CONTRACT), testing.CONTRACT.input_name
-    plan = build_engine(flavour, BuildRequest(graph, name, [shapes], wanted)).plan
+    plan = build_engine(flavour, BuildRequest(graph, name, [shapes], capabilities)).plan
     with RunDirectory(path).step("build", {}, {}) as step:
         step.path(ARTIFACTS[flavour][1]).write_bytes(plan)
 
@@ -80,7 +78,7 @@ def test_the_tiny_network_becomes_an_engine(tmp_path: Path, flavour: Flavour) ->
         pytest.skip(f"{flavour} is not installed")
     path = testing.make_run(tmp_path / "run")
 
-    add_engine(path, flavour, (8, 9))
+    add_engine(path, flavour, "8.9")
 
     assert RunDirectory(path).artifact(*ARTIFACTS[flavour]).stat().st_size > 1000
 
@@ -90,6 +88,7 @@ def test_the_tiny_network_becomes_an_engine(tmp_path: Path, flavour: Flavour) ->
     params=[
         pytest.param(name, marks=() if name == "onnxruntime-cpu" else pytest.mark.gpu)
         for name in reversed(list(ARTIFACTS))
+        if ARTIFACTS[name][1] != "model.fp16.onnx"  # the tiny run has none
     ],
 )
 def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segmenter]:
@@ -98,10 +97,10 @@ def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         if name in {"tensorrt", "tensorrt-rtx"}:
             if not is_installed(name):
                 pytest.skip(f"{name} is not installed")
-            add_engine(path, name, open_device().capability)
+            add_engine(path, name)
         opened = Segmenter.open(path, name, allow_unvalidated=True)
     except BuildError as error:
-        if "does not build for" not in str(error):
+        if name != "tensorrt-rtx":  # which GPUs it builds for is its own to say
             raise
         pytest.skip(str(error))
     except (BackendMissingError, BackendError) as error:

@@ -7,15 +7,22 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
+from segpipe.contract import Contract
+from segpipe.errors import SegpipeError
+from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.compiling import compile_kernel
 from segpipe.runtime.cuda.device import Device, open_device
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.request import OpenOptions
+from tests.gpu.engines import LARGEST, NAMES, Open, artifact_of, is_listed, opened, ranges_of
 from tests.gpu_here import has_gpu
 from tests.host_driver import driver
-from tests.host_engine import IMAGE
+from tests.host_driver.backends import Computed
+from tests.host_engine import IMAGE, profiles_of
 
 if driver.is_here():
     driver.library()
@@ -75,3 +82,25 @@ def kernels(device: Device, images: dict[str, bytes]) -> Iterator[Kernels]:
     yield loaded
     with device.current():
         loaded.close()
+
+
+@pytest.fixture(params=NAMES)
+def open_backend(request: pytest.FixtureRequest, device: Device, images: dict[str, bytes]) -> Open:
+    """Opens a graph with one backend by one provider; `batches` are the ranges of an engine's profiles."""
+    providers: dict[str, Literal["pycuda", "cuda-python"]] = {"pycuda": "pycuda", "cuda-python": "cuda-python"}
+
+    def open_graph(
+        graph: bytes, contract: Contract, batches: tuple[tuple[int, int], ...] = ((1, LARGEST),), **fields: Any
+    ) -> GpuBackend:
+        ranges, gpu = ranges_of(contract, batches), open_device(fields.pop("device", 0), providers[device.provider])
+        if request.param == "host":
+            return Computed(gpu, contract, graph, profiles_of(ranges), lanes=8).backend
+        options = OpenOptions(kernels=images, cuda=providers[device.provider], device=gpu.index, **fields)
+        try:
+            return opened(request.param, artifact_of(request.param, graph, contract, ranges), contract, options)
+        except SegpipeError as error:
+            if is_listed(request.param, device):
+                raise
+            pytest.skip(f"{request.param} does not know this GPU: {error}")
+
+    return open_graph

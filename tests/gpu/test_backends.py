@@ -1,82 +1,25 @@
 """Every GPU backend against the definition: TensorRT in both flavours and ONNX Runtime CUDA, with each provider."""
 
 import gc
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
-from segpipe.contract import Contract
-from segpipe.errors import BackendError, SegpipeError
-from segpipe.runtime import trt
-from segpipe.runtime.cuda.backend import GpuBackend
+from segpipe.errors import BackendError
 from segpipe.runtime.cuda.device import Device, OutOfMemoryError
 from segpipe.runtime.request import BuiltFor, OpenOptions, Outputs
 from segpipe.runtime.trt import Flavour, is_installed
 from tests.frame_cases import HALF_MARGIN, MASK, assert_equal, contract_of, noise
+from tests.gpu.engines import LARGEST, Open
 from tests.host_driver import driver
-from tests.host_driver.backends import Computed
-from tests.host_engine import any_size, conv_graph
+from tests.host_engine import conv_graph
 
 pytestmark = pytest.mark.gpu
 ON_HOST = driver.is_here()
 LARGE = (128, 256) if ON_HOST else (1024, 2048)  # where a CPU's threads are a GPU's, pixels take their time
 SIZES = [(1, 1), (17, 33), (90, 40), (32, 48), (216, 384) if ON_HOST else (2160, 3840)]
-LARGEST = 4
-Open = Callable[..., GpuBackend]
-
-
-@cache
-def engine_of(flavour: Flavour, graph: bytes, contract: Contract) -> bytes:
-    """An engine for this GPU; skips where the flavour is not installed."""
-    from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
-
-    if not is_installed(flavour):
-        pytest.skip(f"{flavour} is not installed")
-    assert contract.network_size is not None
-    shape = (contract.channels, *contract.network_size)
-    shapes: Any = [ShapeRange((1, *shape), (1, *shape), (LARGEST, *shape))]
-    return build_engine(flavour, BuildRequest(graph, contract.input_name, shapes)).plan
-
-
-def is_listed(flavour: Flavour, device: Device) -> bool:
-    """Whether the flavour's documentation names this GPU's compute capability; on others it may run or refuse."""
-    name = "SM{}{}".format(*device.capability)
-    return flavour != "tensorrt-rtx" or hasattr(trt.load(flavour).ComputeCapability, name)
-
-
-BACKENDS = ["host"] if ON_HOST else ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda"]
-
-
-@pytest.fixture(params=BACKENDS)
-def open_backend(request: pytest.FixtureRequest, device: Device, images: dict[str, bytes]) -> Open:
-    """Opens a graph with one backend by one provider."""
-    from segpipe.runtime.backends import tensorrt
-
-    providers: dict[str, Literal["pycuda", "cuda-python"]] = {"pycuda": "pycuda", "cuda-python": "cuda-python"}
-
-    def open_graph(graph: bytes, contract: Contract, **fields: Any) -> GpuBackend:
-        if request.param == "host":
-            return Computed(device, contract, graph, any_size((1, LARGEST)), lanes=8).backend
-        options = OpenOptions(kernels=images, cuda=providers[device.provider], **fields)
-        if request.param == "onnxruntime-cuda":
-            from segpipe.runtime.backends import onnxruntime_cuda
-
-            return onnxruntime_cuda.open(graph, contract, options)
-        flavour: Flavour = request.param
-        opener = tensorrt.open_tensorrt if flavour == "tensorrt" else tensorrt.open_rtx
-        try:
-            return opener(engine_of(flavour, graph, contract), contract, options)
-        except SegpipeError as error:
-            if is_listed(flavour, device):
-                raise
-            pytest.skip(f"{flavour} does not know this GPU: {error}")
-
-    return open_graph
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -57,6 +57,7 @@ class _Home:
 _HOMES = {
     "tensorrt": _Home("tensorrt", "open_tensorrt", ("build", "model.tensorrt.engine"), "tensorrt"),
     "tensorrt-rtx": _Home("tensorrt", "open_rtx", ("build", "model.rtx.engine"), "rtx"),
+    "onnxruntime-cuda-fp16": _Home("onnxruntime_cuda", "open_half", ("export", "model.fp16.onnx"), "cuda"),
     "onnxruntime-cuda": _Home("onnxruntime_cuda", "open", ("export", "model.onnx"), "cuda"),
     "onnxruntime-cpu": _Home("onnxruntime", "open", ("export", "model.onnx"), "cpu"),
 }

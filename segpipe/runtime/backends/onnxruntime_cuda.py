@@ -42,7 +42,16 @@ _FAILURES = (
 
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
-    """Open ONNX bytes on a GPU, refusing a graph made for another contract."""
+    """Open the FP32 graph on a GPU, whose convolutions take TF32; refuses a graph made for another contract."""
+    return _open("onnxruntime-cuda", artifact, contract, options)
+
+
+def open_half(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+    """Open the FP16 graph on a GPU."""
+    return _open("onnxruntime-cuda-fp16", artifact, contract, options)
+
+
+def _open(name: str, artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
     if _PROVIDER not in onnxruntime.get_available_providers():
         raise BackendError(
             "this ONNX Runtime has no CUDA provider", hint="pip install 'segpipe[cuda]' in place of [cpu]"
@@ -52,7 +61,7 @@ def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBacken
     engine = OrtEngine(artifact, contract, "cuda", options.device)
     with device.current():
         kernels = Kernels(device, options.kernels)
-    return GpuBackend("onnxruntime-cuda", device, Parts(engine, contract, kernels), _LANES)
+    return GpuBackend(name, device, Parts(engine, contract, kernels), _LANES)
 
 
 def preload_libraries() -> None:

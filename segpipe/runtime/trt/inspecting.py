@@ -19,23 +19,20 @@ class Inspection:
 
 
 def inspect_engine(flavour: Flavour, plan: bytes) -> Inspection | None:
-    """None where this machine's GPU cannot load the engine, or the engine tells nothing of itself.
-
-    `plan` must be our own bytes: it is native code.
-    """
+    """None where this machine's GPU cannot load the engine. `plan` must be our own bytes: it is native code."""
     trt = load(flavour)
     messages = logger(trt, quiet=True)
     engine = trt.Runtime(messages).deserialize_cuda_engine(plan)
     if engine is None:
         return None
     text: str = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return Inspection(text, engine.device_memory_size_v2) if text.strip() else None
+    return Inspection(text, engine.device_memory_size_v2)
 
 
 def half_nodes(information: str, nodes: set[str]) -> dict[str, bool]:
     """For each ONNX node that some engine layer names: whether that layer reads FP16. Layers hold several nodes."""
     found: dict[str, bool] = {}
-    for layer in json.loads(information).get("Layers", []):
+    for layer in _layers(information):
         if not isinstance(layer, dict):  # without detail the inspector gives names only
             continue
         formats = [told for value in layer.get("Inputs", []) if (told := _format(value))]
@@ -45,6 +42,16 @@ def half_nodes(information: str, nodes: set[str]) -> dict[str, bool]:
         for node in nodes & _names(layer):
             found[node] = found.get(node, False) or half
     return found
+
+
+def _layers(information: str) -> list[Any]:
+    """An inspector that answers nothing, or no JSON, knows of no layers."""
+    try:
+        told = json.loads(information)
+    except json.JSONDecodeError:
+        return []
+    layers: list[Any] = told.get("Layers", []) if isinstance(told, dict) else []
+    return layers
 
 
 def _names(layer: dict[str, Any]) -> set[str]:
