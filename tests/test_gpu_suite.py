@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import __main__ as main_module
 from benchmarks.gpu.__main__ import _ended, _reported
 from benchmarks.gpu.plan import NAMES, STEPS, Step, chosen, fitting
 from benchmarks.gpu.results import SCHEMA_FILE, SuiteResult, load, schema_text
-from segpipe.errors import InputError
+from benchmarks.gpu.steps import tests as tests_step
+from benchmarks.gpu.steps.flavours import noting
+from segpipe.errors import BackendError, InputError
 
 
 def suite(out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -40,6 +43,24 @@ def test_what_passed_is_not_run_again(tmp_path: Path) -> None:
     assert "doctor" in json.loads((tmp_path / "results.json").read_text())["steps"]
 
 
+def test_results_are_copied_as_they_come(tmp_path: Path) -> None:
+    result = suite(tmp_path / "out", "--only", "doctor", "--copy", str(tmp_path / "copy"))
+
+    assert result.returncode == 0, result.stderr
+    assert load(tmp_path / "copy") == load(tmp_path / "out")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"results.json", "log.txt"}
+
+
+def test_figures_of_a_step_that_still_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main_module, "_EVERY_S", 0.1)
+    kept: list[float] = []
+    with (tmp_path / "log").open("wb") as log:
+        ended = _ended([sys.executable, "-c", "import time; time.sleep(2)"], log, 1, lambda: kept.append(1))
+
+    assert ended[0] == "timed out"
+    assert len(kept) > 2
+
+
 def test_an_unknown_step_is_a_usage_error(tmp_path: Path) -> None:
     assert suite(tmp_path, "--only", "magic").returncode == 2
 
@@ -53,6 +74,27 @@ def test_a_foreign_result_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="is no result of this suite"):
         load(tmp_path)
+
+
+def test_the_step_tests_collects_every_gpu_test_and_no_other() -> None:
+    root = Path(__file__).parents[1]
+    marked = {path for path in (root / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()} - {Path(__file__)}
+    given = [root / where for where in tests_step._WHERE]
+
+    assert all(any(path == where or where in path.parents for where in given) for path in marked)
+    assert all(where.is_dir() or where in marked for where in given)
+
+
+def test_what_one_backend_refuses_does_not_stop_the_others() -> None:
+    reached: dict[str, object] = {"reached": "import"}
+
+    def refuse(error: Exception) -> None:
+        with noting(reached):
+            raise error
+
+    for error in (BackendError("no"), RuntimeError("no"), AttributeError("no"), OSError("no")):
+        refuse(error)
+        assert reached["why"] == f"{type(error).__name__}: no"
 
 
 def test_every_step_has_its_module() -> None:
@@ -72,6 +114,8 @@ def test_the_most_valuable_step_that_fits_comes_next() -> None:
 
 def test_done_and_unwanted_steps_are_left_out() -> None:
     assert [step.name for step in chosen(("demo", "tests"), {"tests"})] == ["demo"]
+    assert [step.name for step in chosen(("networks",), ())] == ["exports", "networks"]
+    assert [step.name for step in chosen(("networks",), {"exports"})] == ["networks"]
     assert chosen((), set(NAMES)) == []
     assert chosen((), ()) == list(STEPS)
     assert [step.name for step in chosen((), (), {"doctor"})][-1] == "doctor", "what failed before comes last"
@@ -80,7 +124,7 @@ def test_done_and_unwanted_steps_are_left_out() -> None:
 def test_a_step_that_hangs_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
     child = "import os, sys, time; pid = os.fork(); pid and open(sys.argv[1], 'w').write(str(pid)); time.sleep(60)"
     with (tmp_path / "log").open("wb") as log:
-        ended = _ended([sys.executable, "-c", child, str(tmp_path / "pid")], log, 2)
+        ended = _ended([sys.executable, "-c", child, str(tmp_path / "pid")], log, 2, lambda: None)
 
     assert ended == ("timed out", "stopped after 2 s")
     grandchild = int((tmp_path / "pid").read_text())

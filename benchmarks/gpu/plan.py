@@ -16,6 +16,8 @@ class Step:
     proves: str
     limit_s: float
     needs_gpu: bool = True
+    after: tuple[str, ...] = ()
+    """Steps that make what this one measures: chosen with it, and limited by themselves."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,27 @@ STEPS = (  # most valuable first; none is longer than a server that ends command
     Step("flavours", "which backends build, deserialise and run here", 120),
     Step("tests", "pytest -m gpu, with a missing GPU as an error", 300),
     Step("demo", "the whole demo on the GPU, engines judged by the release gate", 300),
-    Step("networks", "five networks, two sizes, batches and precisions, against PyTorch and ONNX Runtime", 420),
+    Step("exports", "the networks of the next steps as files, on the CPU", 180),
+    Step(
+        "networks", "five networks, two sizes, batches and precisions, against PyTorch and ONNX Runtime", 420,
+        after=("exports",),
+    ),
     Step("kernels", "pre and post kernels against the bytes they must move", 60),
-    Step("compiled", "the fastest networks against torch.compile (max-autotune, FP16, channels_last)", 300),
+    Step(
+        "compiled", "the fastest networks against torch.compile (max-autotune, FP16, channels_last)", 300,
+        after=("exports",),
+    ),
     Step("camvid", "CamVid by the full recipe, and its engine's accuracy", 520),
     Step("concurrency", "throughput of 1, 2, 4 and 8 threads", 60),
     Step("faults", "20,000 frames, open and close 200 times, out of memory", 240),
-)
+)  # fmt: skip
 NAMES = tuple(step.name for step in STEPS)
 
 
 def chosen(only: Collection[str], done: Collection[str], tried: Collection[str] = ()) -> list[Step]:
     """The steps still to do, most valuable first; those that were tried before and failed come last."""
-    wanted = (step for step in STEPS if (not only or step.name in only) and step.name not in done)
+    named = {*only, *(name for step in STEPS if step.name in only for name in step.after)}
+    wanted = (step for step in STEPS if (not only or step.name in named) and step.name not in done)
     return sorted(wanted, key=lambda step: step.name in tried)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.gpu import rivals
 from benchmarks.gpu.cells import BATCHES, Network, attempt, label, measure, opened
-from benchmarks.gpu.graphs import Subject, make_all
+from benchmarks.gpu.graphs import Subject
 from benchmarks.gpu.plan import Folders
 from benchmarks.gpu.runs import usable_flavours
 from benchmarks.gpu.steps.networks import NETWORKS, SIZES
@@ -22,7 +22,7 @@ def run(folders: Folders) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {}
     for batch, size, name in product(BATCHES, SIZES, NETWORKS):
         subject = Subject(name, size)
-        if make_all([subject], folders.work):
+        if not subject.is_made(folders.work):
             continue
         network = Network(subject.folder(folders.work))
         with opened(network, "fp16", usable_flavours(folders)) as (contestants, absent):

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.gpu.plan import Folders
 
+_WHERE = ("tests/gpu", "tests/test_runtime_segmenter.py")  # all that is marked: collecting the rest imports for minutes
 # Warnings of other versions of packages than ours, and test modules that need one which is not here, hide no result.
 _COMMAND = (
     "-m", "gpu", "-v", "-W", "default", "--continue-on-collection-errors", "--timeout", "120", "-p", "no:cacheprovider",
@@ -19,7 +20,7 @@ _OUTCOME = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b")
 
 def run(folders: Folders) -> Iterator[dict[str, Any]]:
     """Counts of the tests, and which ones failed; their output is in the log."""
-    command = [sys.executable, "-m", "pytest", *_COMMAND]
+    command = [sys.executable, "-m", "pytest", *_WHERE, *_COMMAND]
     environment = {**os.environ, "SEGPIPE_REQUIRE_GPU": "1"}
     counts: Counter[str] = Counter()
     failed: list[str] = []
