@@ -2,8 +2,8 @@
 
     python -m benchmarks.frame_overhead [OTHER_CHECKOUT ...]
 
-The network only copies, kernels do nothing and frames are small: what is left is Python and the bindings. Checkouts take
-turns in one run. A busy machine only adds to a call, so the fastest turn's median is the figure.
+The network only copies, kernels do nothing and frames are small: what is left is Python and the bindings. Checkouts
+take turns in one run. A busy machine only adds to a call, so the fastest turn's median is the figure.
 """
 
 import ctypes
@@ -96,7 +96,9 @@ def measured(provider: Any) -> float:
     device, contract = open_device(0, provider), Contract(classes=("a", "b", "c"), network_size=SIZE, output_stride=1)
     with device.current():
         kernels = Kernels(device, {"kernels.ptx": b"kernels"})
-    segmenter = Segmenter(GpuBackend("host", device, Parts(Copying(device), contract, kernels), 1), contract, [(0, 0, 0)] * 3)
+    segmenter = Segmenter(
+        GpuBackend("host", device, Parts(Copying(device), contract, kernels), 1), contract, [(0, 0, 0)] * 3
+    )
     frame, taken = np.zeros((*SIZE, 3), np.uint8), []
     for _ in range(CALLS):
         started = time.perf_counter_ns()

@@ -103,6 +103,13 @@ class Segmenter:
         blank = np.zeros((*side, self.contract.channels), self.contract.dtype)
         backend.warm_up([self._checked(blank, backend)] * batch, workers or self._workers)
 
+    def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
+        """Memory for a frame, to be decoded or copied into: on a GPU it saves a copy of the frame on the host.
+
+        Use it again once its mask is there, or drop it at any time.
+        """
+        return self._opened().pinned_frame(height, width)
+
     def describe(self) -> dict[str, Any]:
         """What runs where: backend, device, versions, and the hashes of artifact and contract."""
         backend = self._opened()

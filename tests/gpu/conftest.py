@@ -21,8 +21,6 @@ from segpipe.runtime.request import OpenOptions
 from tests.gpu.engines import LARGEST, NAMES, Open, artifact_of, is_listed, opened, ranges_of
 from tests.gpu_here import has_gpu
 from tests.host_driver import driver
-from tests.host_driver.backends import Computed
-from tests.host_engine import IMAGE, profiles_of
 
 if driver.is_here():
     driver.library()
@@ -69,7 +67,7 @@ def device(request: pytest.FixtureRequest, _needs_gpu: None) -> Device:
 def images(_needs_gpu: None) -> dict[str, bytes]:
     """Machine code for this GPU."""
     if driver.is_here():
-        return IMAGE
+        return {"kernels.ptx": b"the kernels of this driver are a library"}
     device = open_device(0, "cuda-python")
     return {"kernels.sm_{}{}.cubin".format(*device.capability): compile_kernel("{}{}".format(*device.capability))}
 
@@ -94,6 +92,9 @@ def open_backend(request: pytest.FixtureRequest, device: Device, images: dict[st
     ) -> GpuBackend:
         ranges, gpu = ranges_of(contract, batches), open_device(fields.pop("device", 0), providers[device.provider])
         if request.param == "host":
+            from tests.host_driver.backends import Computed
+            from tests.host_engine import profiles_of
+
             return Computed(gpu, contract, graph, profiles_of(ranges), lanes=8).backend
         options = OpenOptions(kernels=images, cuda=providers[device.provider], device=gpu.index, **fields)
         try:

@@ -133,6 +133,36 @@ def test_contexts_of_a_lane_share_their_scratch_memory(device: Device) -> None:
         assert len(computed.engine.scratches) == 1
 
 
+def test_a_pinned_frame_is_uploaded_from_where_it_lies(computed: Computed) -> None:
+    frame = noise(CONTRACT, 40, 60)
+    with computed:
+        pinned = computed.segmenter.pinned_frame(40, 60)
+        before = driver.report()["live"]["pinned_bytes"]
+        for seed in range(3):
+            pinned[:] = noise(CONTRACT, 40, 60, seed)
+            assert_equal(computed.segmenter(pinned), GRAPH, CONTRACT, pinned)
+
+        assert driver.report()["live"]["pinned_bytes"] == before + 40 * 60, "the mask's, and no staging memory"
+        assert driver.calls_of(lambda: computed.segmenter(pinned)) == A_FRAME
+        for other in (pinned[:20], pinned[::-1], frame):
+            assert_equal(computed.segmenter(other), GRAPH, CONTRACT, other)
+
+
+def test_a_pinned_frame_may_be_dropped_at_any_moment(computed: Computed) -> None:
+    with computed:
+        half = computed.segmenter.pinned_frame(40, 60)[20:]  # a view keeps it
+        half[:] = noise(CONTRACT, 20, 60)
+        assert_equal(computed.segmenter(half), GRAPH, CONTRACT, half)
+        held = [computed.segmenter.pinned_frame(40, 60) for _ in range(3)]
+        computed.engine.when_enqueued = held.clear
+        for _ in range(3):
+            computed.segmenter(noise(CONTRACT, 30, 30))
+
+        assert computed.backend.describe()["lanes"][0]["graphs"] == 1, "no capture was broken"
+        last = computed.segmenter.pinned_frame(40, 60)
+    del half, last  # after the backend
+
+
 def test_no_legacy_function_is_called(computed: Computed) -> None:
     with computed:
         calls = driver.calls_of(lambda: computed.backend.infer([noise(CONTRACT, 40, 60)], MASK))

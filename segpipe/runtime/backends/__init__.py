@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from segpipe.contract import Contract
 from segpipe.errors import BackendMissingError, InputError
 from segpipe.runtime.request import OpenOptions, Outputs, Result
@@ -22,6 +24,10 @@ class Backend(Protocol):
 
         Frames are numpy arrays; on a GPU also anything that speaks `__cuda_array_interface__` or DLPack.
         """
+        ...
+
+    def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
+        """Memory for a frame, from which this backend reads fastest."""
         ...
 
     def warm_up(self, frames: Sequence[Any], lanes: int) -> None:

@@ -77,6 +77,10 @@ class OnnxRuntimeCpu:
                     results += self._batch(session, same[start : start + limit], outputs)
         return results
 
+    def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
+        """Memory as any other."""
+        return np.empty((height, width, self._contract.channels), self._contract.dtype)
+
     def warm_up(self, frames: Sequence[NDArray[Any]], lanes: int) -> None:
         """A call as any other: threads share the session."""
         self.infer(frames, Outputs())

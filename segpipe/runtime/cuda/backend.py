@@ -1,14 +1,18 @@
 """GpuBackend: frames to masks on a GPU, whoever runs the engine. Splits lists into jobs and finds each a lane."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
+
+from numpy.typing import NDArray
 
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.arrays import is_on_device
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.engine import divide
 from segpipe.runtime.cuda.lane import Lane, Parts
+from segpipe.runtime.cuda.pinned import PinnedFrames
 from segpipe.runtime.cuda.plan import Job, input_shape
 from segpipe.runtime.cuda.pool import Pool
 from segpipe.runtime.cuda.spare import Spare
@@ -26,9 +30,9 @@ class GpuBackend:
         self.device = device.name
         self._gpu, self._parts = device, parts
         self._closed = False
-        self._spare = Spare(device)
+        self._spare, self._pinned = Spare(device), PinnedFrames(device)
         self._pool = Pool(lambda: Lane(device, parts, self._spare), lanes)
-        self._single: dict[tuple[int, int, bool, Outputs], Job] = {}
+        self._single: dict[tuple[int, int, bool, int, Outputs], Job] = {}
 
     def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Result]:
         """Checked HxWxC frames of any sizes, on the host or on this GPU, to results in the same order."""
@@ -45,6 +49,12 @@ class GpuBackend:
                 some = [frames[index] for index in indices]
                 results.update(zip(indices, self._pool.run(partial(_run, frames=some, job=job)), strict=True))
         return [results[index] for index in range(len(frames))]
+
+    def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
+        """Page-locked memory for a frame that is then uploaded from where it lies."""
+        contract = self._parts.contract
+        with self._gpu.current():
+            return self._pinned.make((height, width, contract.channels), contract.dtype)
 
     def warm_up(self, frames: Sequence[Any], lanes: int) -> None:
         """Let real frames like these only be replayed, on so many threads at once as memory allows."""
@@ -84,16 +94,19 @@ class GpuBackend:
         with self._gpu.current():
             self._pool.close()
             self._spare.close()
+            self._pinned.close()
             self._parts.engine.close()
             self._parts.kernels.close()
 
     def _job_of(self, frame: Any, outputs: Outputs) -> Job:
         """One frame's job, from memory where there was one like it."""
         height, width = frame.shape[:2]
-        kind = int(height), int(width), is_on_device(frame, self._gpu), outputs
+        pinned = self._pinned.address_of(frame)
+        kind = int(height), int(width), is_on_device(frame, self._gpu), pinned, outputs
         job = self._single.get(kind)
         if job is None:
             ((job, _),) = self._jobs([frame], outputs)
+            job = replace(job, pinned=pinned)
             if len(self._single) >= _SIZES:
                 self._single.clear()
             self._single[kind] = job

@@ -59,11 +59,12 @@ class CudaPythonDevice:
         """Give device memory back."""
         _check("cuMemFree", driver.cuMemFree(pointer))
 
-    def free_in_capture(self, pointer: int) -> None:
-        """Give device memory back with this thread's rules for captures put aside."""
+    @contextmanager
+    def relaxed(self) -> Iterator[None]:
+        """This thread's rules for captures are put aside."""
         rules = _check("cuThreadExchangeStreamCaptureMode", driver.cuThreadExchangeStreamCaptureMode(_RELAXED))
         try:
-            self.free(pointer)
+            yield
         finally:
             _check("cuThreadExchangeStreamCaptureMode", driver.cuThreadExchangeStreamCaptureMode(rules))
 

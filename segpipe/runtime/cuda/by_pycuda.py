@@ -2,7 +2,7 @@
 
 import atexit
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class PyCudaDevice:
         self._context = _checked(self._device.retain_primary_context)
         self._held: dict[int, Any] = {}  # allocations, streams, modules and functions by handle
         atexit.register(self._detach)
+        self.relaxed = self._driver.relaxed
         self.wait_for = self._driver.wait_for
         self.mark = self._driver.mark
         self.milliseconds = self._driver.milliseconds
@@ -57,11 +58,6 @@ class PyCudaDevice:
     def free(self, pointer: int) -> None:
         """Give device memory back."""
         _checked(self._held.pop(pointer).free)
-
-    def free_in_capture(self, pointer: int) -> None:
-        """Give device memory back with this thread's rules for captures put aside."""
-        with self._driver.relaxed():
-            self.free(pointer)
 
     def allocate_pinned(self, size_bytes: int) -> NDArray[Any]:
         """Page-locked host memory; freed when its last view goes."""
@@ -136,6 +132,7 @@ class PyCudaDevice:
         self._held.clear()
         _checked(self._context.detach)
 
+    relaxed: Callable[[], AbstractContextManager[None]]
     wait_for: Callable[[int, int], None]
     mark: Callable[[int], int]
     milliseconds: Callable[[int, int], float]

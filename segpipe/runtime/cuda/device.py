@@ -38,8 +38,8 @@ class Device(Protocol):
 
     def allocate(self, size_bytes: int) -> int: ...
     def free(self, pointer: int) -> None: ...
-    def free_in_capture(self, pointer: int) -> None:
-        """As `free`, also where somebody on this thread captures a graph."""
+    def relaxed(self) -> AbstractContextManager[None]:
+        """Memory may be given back although somebody on this thread captures a graph."""
         ...
 
     def allocate_pinned(self, size_bytes: int) -> NDArray[Any]:

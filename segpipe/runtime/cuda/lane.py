@@ -191,6 +191,8 @@ class Lane:
     def _bring(self, frames: Sequence[Any], ready: _Ready) -> list[object]:
         """Frames to where the graph expects them; what must be kept alive until the stream is done."""
         staging = ready.steps.frames
+        if ready.plan.job.pinned:
+            return [*frames]
         if staging is None:
             return [self._gather(frame, ready.plan, index) for index, frame in enumerate(frames)]
         for index, frame in enumerate(frames):

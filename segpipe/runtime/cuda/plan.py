@@ -25,6 +25,8 @@ class Job:
     on_device: bool
     """The frames come from the GPU's memory, not the host's."""
     outputs: Outputs
+    pinned: int = 0
+    """Where the one frame lies in page-locked memory of the caller's; 0 for frames that go to staging memory first."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Plan:
         }
         host = not self.job.outputs.on_device
         pinned = {
-            "frames": 0 if self.job.on_device else frames,
+            "frames": 0 if self.job.on_device or self.job.pinned else frames,
             "mask": device["mask"] if host else 0,
             "confidence": device["confidence"] if host else 0,
             "scores": output if self.wants_scores else 0,

@@ -57,8 +57,9 @@ class Spare:
             if not self._closed:
                 self._idle.append(block)
                 return
-        with contextlib.suppress(BackendError), self._device.current():  # a lost device has forgotten it anyway
-            self._device.free_in_capture(block.pointer)
+        device = self._device
+        with contextlib.suppress(BackendError), device.current(), device.relaxed():  # a lost device has forgotten it
+            device.free(block.pointer)
 
     def close(self) -> None:
         """Free what is idle; what is still held is freed when it comes back."""

@@ -1,5 +1,7 @@
 """Steps: one plan on one lane, ready to be put on its stream: addresses, argument structures and views, made once."""
 
+import ctypes
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +36,10 @@ class Steps:
     def __init__(self, plan: Plan, place: Place, context: EngineContext) -> None:
         self._plan, self._place, self._context = plan, place, context
         self.frames = self._staging()
-        """Where frames from the host are put; None for frames that are on the device."""
+        """Where frames from the host are put; None for frames that lie where they are read."""
         self.downloads = self._downloads()
         """Device buffer -> page-locked view of what the caller gets on the host."""
-        self._uploads = [] if self.frames is None else [self.frames.reshape(-1).view(np.uint8)]
+        self._uploads = self._sources()
         self._fetched = [
             (view.reshape(-1).view(np.uint8), place.buffers.address(role)) for role, view in self.downloads.items()
         ]
@@ -73,9 +75,16 @@ class Steps:
 
     def _staging(self) -> NDArray[Any] | None:
         job, place = self._plan.job, self._place
-        if job.on_device:
+        if job.on_device or job.pinned:
             return None
         return place.buffers.pinned("frames", (job.frames, *self._plan.frame_shape), place.contract.dtype)
+
+    def _sources(self) -> list[NDArray[Any]]:
+        job = self._plan.job
+        if job.pinned:  # not owned: the caller's frame is held while it is read
+            size = math.prod(self._plan.frame_shape) * np.dtype(self._place.contract.dtype).itemsize
+            return [np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(job.pinned))]
+        return [] if self.frames is None else [self.frames.reshape(-1).view(np.uint8)]
 
     def _downloads(self) -> dict[str, NDArray[Any]]:
         plan, pinned = self._plan, self._place.buffers.pinned
