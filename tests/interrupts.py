@@ -7,7 +7,7 @@ from itertools import pairwise
 from types import CodeType, FrameType
 from typing import Any
 
-_LOOKS = frozenset({"RESUME", "JUMP_BACKWARD", "CALL", "CALL_FUNCTION_EX"})  # CPython 3.11 and 3.12
+_LOOKS = frozenset({"RESUME", "JUMP_BACKWARD", "CALL", "CALL_KW", "CALL_FUNCTION_EX"})  # CPython 3.11 to 3.13
 
 
 class Interrupt:

@@ -20,7 +20,6 @@ from stages.report.svg import new_axes, to_svg
 
 ROOT = Path(__file__).parents[1]
 LARGEST_BYTES = 5_000_000
-LONGEST_CPU_S = 2.0  # of processor time: wall time on a shared machine says nothing of the page
 
 
 @pytest.fixture(scope="module")
@@ -200,20 +199,17 @@ def test_facts_of_a_finished_run(finished_run: Path) -> None:
     assert len(facts.history["epoch"]) == 3
 
 
-def test_the_report_is_ready_in_two_seconds(run_copy: Path) -> None:
+def test_a_report_loads_no_package_that_takes_seconds(run_copy: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom segpipe.rundir import RunDirectory\n"
+        "import sys\nfrom pathlib import Path\nfrom segpipe.rundir import RunDirectory\n"
         "from stages.report import write_report\n"
-        "write_report(RunDirectory(Path(sys.argv[1])))\nprint(time.process_time())\n"
-        "print('torch' in sys.modules)"
+        "write_report(RunDirectory(Path(sys.argv[1])))\nprint(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(run_copy)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    seconds, torch = done.stdout.split()
 
-    assert float(seconds) < LONGEST_CPU_S
-    assert torch == "False"
+    assert not {"torch", "lightning", "onnx", "scipy"} & set(done.stdout.split())
 
 
 def replace_output(run: Path, stage: str, path: Path, data: bytes) -> None:

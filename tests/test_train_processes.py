@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from segpipe.rundir import RunDirectory
 from stages.config import LossTerm
 from stages.losses import Averaging, SegmentationLoss
+from tests.children import PATIENCE_S
 from tests.tiny import TOML
 
 LOSS_TOLERANCE = 1e-4  # two halves of a batch are summed in another order than the whole
@@ -64,7 +65,7 @@ def train(path: Path, processes: int) -> Path:
         command,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
         check=False,
         env=os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""},
     )
