@@ -52,8 +52,11 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, forced: frozenset[str] = frozenset()) -> "RunDirectory":
         """Open a run, making an empty one where there is none."""
-        if not (path / manifest.FILE_NAME).exists():
-            if path.exists() and not path.is_dir():
+        with explained_reads(path):
+            missing = not (path / manifest.FILE_NAME).exists()
+            is_file = path.exists() and not path.is_dir()
+        if missing:
+            if is_file:
                 raise NotARunError(f"{path} is a file", hint="name a directory for the run")
             with explained_refusals(str(path)):
                 path.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,9 @@ class RunDirectory:
         def read() -> bytes:
             path, output = self._locate(stage, name)
             with explained_reads(path):
+                size_bytes = path.stat().st_size
+                if size_bytes != output.size_bytes:  # what has grown might not fit into memory
+                    raise self._changed(stage, path, f"{size_bytes} bytes, recorded {output.size_bytes}")
                 data = path.read_bytes()
             self._vouch(stage, path, sha256_of_bytes(data), output)
             return data
@@ -227,7 +233,10 @@ class RunDirectory:
 
     def _vouch(self, stage: str, path: Path, found: str, output: Output) -> None:
         if found != output.sha256:
-            raise ArtifactDamagedError(
-                f"{path} was changed after it was made: SHA-256 {found[:12]}, recorded {output.sha256[:12]}",
-                hint=f"make it again with `segpipe run {self.path} --until {stage}`",
-            )
+            raise self._changed(stage, path, f"SHA-256 {found[:12]}, recorded {output.sha256[:12]}")
+
+    def _changed(self, stage: str, path: Path, difference: str) -> ArtifactDamagedError:
+        return ArtifactDamagedError(
+            f"{path} was changed after it was made: {difference}",
+            hint=f"make it again with `segpipe run {self.path} --until {stage}`",
+        )

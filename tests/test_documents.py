@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from segpipe import Segmenter, testing
 from segpipe.contract import Contract
-from segpipe.errors import ContractError, InputError, ManifestError, SegpipeError, StorageError
+from segpipe.errors import ArtifactDamagedError, ContractError, InputError, ManifestError, SegpipeError, StorageError
 from segpipe.manifest import load
 from segpipe.rundir import RunDirectory
 from segpipe.status import run_status
@@ -225,6 +225,13 @@ def test_a_file_without_an_end_is_refused_by_its_size(run: Path) -> None:
     assert "more than 64 MiB" in refused(StorageError, lambda: RunDirectory(run))
 
 
+def test_an_artifact_without_an_end_is_refused_by_its_size(run: Path) -> None:
+    with RunDirectory(run).artifact("export", "model.onnx").open("r+b") as file:
+        file.truncate(1 << 40)
+
+    assert "was changed after it was made" in refused(ArtifactDamagedError, lambda: Segmenter.open(run))
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="drops its user id, which only root can")
 @pytest.mark.parametrize("place", ["", "export", "validate/*", ".."])
 def test_a_folder_that_may_not_be_searched_is_one_line(place: str, run: Path) -> None:
@@ -285,12 +292,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
+ON_A_BUSY_MACHINE = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # each example writes files
 FIELDS = st.sampled_from(["failed", "agreement", "unjudged", "status", "p50_ms", "test_miou", "fp16_share", "export"])
 
 
 @given(figures=st.dictionaries(FIELDS, JSON, max_size=4), params=st.dictionaries(FIELDS, JSON, max_size=2))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, phases=WITHOUT_SHRINKING)
+@settings(suppress_health_check=ON_A_BUSY_MACHINE, max_examples=50, phases=WITHOUT_SHRINKING)
 def test_whatever_figures_say_show_tells_the_state(figures: dict[str, Any], params: dict[str, Any], run: Path) -> None:
     content = json.loads((run / "manifest.json").read_text())
     content["stages"]["validate"] |= {"figures": figures, "params": params}
@@ -301,7 +309,7 @@ def test_whatever_figures_say_show_tells_the_state(figures: dict[str, Any], para
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, phases=WITHOUT_SHRINKING)
+@settings(suppress_health_check=ON_A_BUSY_MACHINE, max_examples=50, phases=WITHOUT_SHRINKING)
 def test_any_bytes_as_a_manifest_are_read_or_refused(run: Path, data: bytes) -> None:
     (run / "manifest.json").write_bytes(data)
     with suppress(ManifestError):
