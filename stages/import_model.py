@@ -38,11 +38,10 @@ class Description:
 
 def run(path: Path, model: Path, contract: Path) -> Path:
     """Start (or refresh) the run directory `path`, and write a segpipe.toml for the later stages if there is none."""
-    from stages.graphs.adopting import adopt
-    from stages.graphs.reading import read_onnx, to_bytes
+    from stages.graphs.foreign import adopted_apart
 
     described = read_description(contract)
-    graph = to_bytes(adopt(read_onnx(model), described.contract, str(model)))
+    graph = adopted_apart(model, described.contract)
     rundir = RunDirectory.create(path)
     if "train" in rundir.manifest.stages:
         raise InputError(f"{path} holds a trained network", hint="import into a run directory of its own")
