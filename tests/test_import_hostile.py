@@ -66,7 +66,7 @@ def refuse(reason: str) -> bytes:
 
 
 def stumble() -> bytes:
-    return {}["a key that our own code forgot"]
+    return dict[str, bytes]()["a key that our own code forgot"]
 
 
 def chatter() -> bytes:
