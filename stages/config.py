@@ -215,9 +215,9 @@ class Config(Section):
 
 
 _WITHOUT_EFFECT: Any = {
-    "data": {"root"},
+    "data": {"root", "absent_classes"},
     "train": {"workers", "threads", "devices", "nodes", "compile", "tensorboard"},
     "benchmark": {"threads"},
     "build": {"timing_cache"},
 }
-"""Settings that say where and how fast, not what: data is known by its fingerprint."""
+"""Settings that say where, how fast and what is put up with, not what: data is known by its fingerprint."""

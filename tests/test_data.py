@@ -127,9 +127,9 @@ def broken_folders(folder: Path) -> dict[str, tuple[str, Config]]:
     return {
         "label": ("holds label 9; the config has 2 classes", folder_config()),
         "size": ("is 8x8, its mask", folder_config()),
-        "colour": ("is no index mask: its mode is RGB", folder_config()),
+        "colour": ("is a colour image, a mask is a PNG of class numbers", folder_config()),
         "torn": ("is not an image that OpenCV can read", folder_config()),
-        "partner": ("1 files of the val split are missing", folder_config()),
+        "partner": ("none of the 1 images of the val split has a mask", folder_config()),
         "empty": ("the val split in", folder_config(images="{split}/nothing")),
         "root": ("does not exist", folder_config(root="nowhere")),
         "grey": ("has 1 channels of uint8, the config says 3", folder_config()),
