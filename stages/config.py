@@ -14,7 +14,7 @@ from stages.config_data import (
     ShapesData,
     VocData,
 )
-from stages.config_train import AugmentConfig, LossTerm, TrainConfig
+from stages.config_train import AugmentConfig, TrainConfig
 from stages.section import Section, Share
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "FolderData",
     "InputConfig",
     "Limits",
-    "LossTerm",
     "ModelConfig",
     "PetData",
     "Section",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from stages.section import Section
 
@@ -20,7 +20,7 @@ class ShapesData(Section):
     train: PositiveInt = 400
     val: PositiveInt = 60
     test: PositiveInt = 60
-    seed: int = 1
+    seed: NonNegativeInt = 1
 
 
 class FileData(Section):

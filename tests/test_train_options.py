@@ -146,7 +146,7 @@ def test_a_compiled_network_trains_and_is_saved_as_itself(tmp_path: Path) -> Non
         ("train.class_weights=[1,2]", "class_weights has 2 values for 5 classes"),
         ("train.devices=3", "batch_size 4 does not divide among 3 processes"),
         ("train.augment={transform='nowhere:make'}", "No module named 'nowhere'"),
-        ("train.loss=[{kind='dise'}]", "train.loss.0.kind = 'dise'"),
+        ("train.loss=[{kind='dise'}]", "train.loss.0.kind = 'dise' is not a known kind. did you mean 'dice'?"),
         ("train.loss=[{kind='dice',wieght=2}]", "unknown key 'train.loss.0.wieght'. did you mean 'weight'?"),
         ("train.augment={scale_range=[2,1]}", "scale_range is (smallest, largest)"),
     ],

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from stages.config import FolderData
 from stages.data.faults import Fault
-from stages.data.files import FilesConfig, label_set
+from stages.data.files import label_set
+from stages.data.layout import FilesConfig
 
 
 def class_faults(config: FilesConfig, split: str, pixels: Sequence[int], ignored: int) -> list[Fault]:
