@@ -8,11 +8,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segpipe.errors import ConfigError
 from stages.config_losses import Loss
 from stages.losses import SegmentationLoss, near_boundaries
+from tests.waits import Waits
 
 IGNORE = 255
 KINDS = ("cross-entropy", "dice", "focal", "lovasz", "ohem", "boundary")
@@ -206,22 +206,6 @@ def test_a_users_loss_that_cannot_be_used_is_named(
         loss_of(term(kind, options=options))(*batch)
 
     assert said in str(caught.value)
-
-
-class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what a GPU would have to be waited for: a tensor's value asked for, or a shape that depends on one."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.asked: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        is_mask = func.overloadpacket is torch.ops.aten.index and any(
-            i is not None and i.dtype is torch.bool for i in args[1]
-        )
-        if is_mask or func.overloadpacket in {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero}:
-            self.asked.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

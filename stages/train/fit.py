@@ -29,7 +29,7 @@ from stages.train.dataset import Process, batches_an_epoch, frame_loader, traini
 from stages.train.interrupts import Interrupts
 from stages.train.learner import Learner, Plan
 from stages.train.processes import rank
-from stages.train.resume import ResumePoints, newest_resume_point
+from stages.train.resume import ResumePoints, drop_other_numberings, newest_resume_point
 from stages.train.trainer import Folders, find_learning_rate, full_memory_explained, quiet_lightning, trainer_of
 
 
@@ -93,6 +93,7 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     points = ResumePoints(folders.resume, config.train.epochs)
     if rank() == 0:
         pictures.write_sheet(folders.sheet, data.train, contract, config, labels.palette)
+        drop_other_numberings(folders.resume)
     newest = newest_resume_point(folders.resume)
     interrupts = Interrupts()
     with interrupts.watching(), quiet_lightning(), full_memory_explained(config.train):

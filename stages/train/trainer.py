@@ -19,8 +19,9 @@ from segpipe.errors import TrainingError
 from segpipe.storage import write_atomically
 from stages.config import TrainConfig
 from stages.train.interrupts import Interrupts
+from stages.train.learner import LOOKS_EVERY, Learner
 from stages.train.optimisation import averaging_of
-from stages.train.resume import KeepResumePoint, ResumePoints
+from stages.train.resume import LEARNING_RATE, KeepResumePoint, ResumePoints
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -68,7 +69,7 @@ def trainer_of(
         gradient_clip_val=config.clip_norm or None,
         sync_batchnorm=several and torch.cuda.is_available(),
         logger=TensorBoardLogger(folders.logs, name="", version="") if config.tensorboard else False,
-        log_every_n_steps=10,
+        log_every_n_steps=LOOKS_EVERY,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=bar,
@@ -79,9 +80,9 @@ def trainer_of(
     )
 
 
-def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Path, interrupts: Interrupts) -> None:
+def find_learning_rate(config: TrainConfig, learner: Learner, data: Any, folder: Path, interrupts: Interrupts) -> None:
     """Lightning's finder, once a training: what it found is kept for a resume."""
-    found = folder / "learning_rate.txt"
+    found = folder / LEARNING_RATE
     if not found.exists():
         folder.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(
@@ -105,7 +106,7 @@ def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Pat
                 "the learning-rate finder saw no falling loss", hint="set train.learning_rate to a number"
             )
         write_atomically(found, f"{suggestion:.3e}\n".encode())
-        learner.losses.clear()
+        learner.forget_losses()
     learner.learning_rate = float(found.read_text())
 
 
