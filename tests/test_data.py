@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segpipe.errors import DataError
+from segpipe.errors import DataError, SegpipeError
 from segpipe.images import write_image
 from stages.config import Config, ShapesData
 from stages.config_file import parse_config
@@ -164,6 +164,22 @@ def test_broken_sets_are_refused_with_names(folder: Path, how: str) -> None:
         open_split(config, folder, "val").sample(0)
     assert said in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_file_in_a_folders_place_and_a_folder_in_a_files_are_named(folder: Path) -> None:
+    (folder / "file").write_text("")
+    (folder / "data/val.lst").mkdir()
+    (folder / "data/bytes.lst").write_bytes(b"\xff\xfe")
+    cases = {
+        "is a file. set [data] root": folder_config(root="file"),
+        "val.lst: Is a directory": folder_config(pairs="{split}.lst"),
+        "bytes.lst is not UTF-8 text": folder_config(names="bytes.lst"),
+    }
+
+    for said, config in cases.items():
+        with pytest.raises(SegpipeError) as caught:
+            open_split(config, folder, "val")
+        assert said in str(caught.value)
 
 
 def test_the_fingerprint_follows_contents_not_times(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Lightning's Trainer for a config: callbacks, precision, processes, and the words for a full GPU."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner.tuning import Tuner
 
-from segpipe.errors import TrainingError
+from segpipe.errors import SegpipeError, TrainingError
 from segpipe.storage import write_atomically
 from stages.config import TrainConfig
 from stages.train.interrupts import Interrupts
@@ -28,6 +29,9 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+
+
+_LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) ([^.]*)")
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,22 @@ def full_memory_explained(config: TrainConfig) -> Iterator[None]:
             f"the GPU's memory is full with train.batch_size {config.batch_size} ({first})",
             hint="lower train.batch_size (and raise train.accumulate), train.crop_height and crop_width, or "
             'set train.precision = "bf16"',
+        ) from error
+
+
+@contextmanager
+def lost_workers_explained(config: TrainConfig) -> Iterator[None]:
+    """A loader worker that somebody ended becomes a known error. torch tells it from wherever training is just then."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = _LOST_WORKER.search(str(error))
+        if isinstance(error, SegpipeError) or lost is None:
+            raise
+        raise TrainingError(
+            f"a loader worker {lost[1].strip()} (train.workers is {config.workers})",
+            hint="Killed mostly means that memory is full, Bus error that /dev/shm is: lower train.workers (0 needs "
+            "neither), and run the same command to go on from the last epoch",
         ) from error
 
 
