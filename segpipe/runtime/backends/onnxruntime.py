@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract, Placement
 from segpipe.errors import BackendError
+from segpipe.runtime.backends.external_data import refuse_external_data
+from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason
 from segpipe.runtime.confidence import confidence
 from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.preprocess import preprocess, tensor_shape
@@ -20,7 +22,7 @@ from segpipe.runtime.request import OpenOptions, Outputs, Result
 
 _MAX_BATCH = 8  # frames in one call of the session; more make nothing faster on a CPU, and cost memory
 _ERRORS_ONLY = 3  # for this session: the application's own sessions log as it likes
-_ERRORS = onnxruntime.capi.onnxruntime_pybind11_state
+_InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 
 class _Sessions:
@@ -99,11 +101,11 @@ class OnnxRuntimeCpu:
         contract = self._contract
         try:
             output: NDArray[Any] = session.run([contract.output_name], {contract.input_name: tensor})[0]
-        except _ERRORS.InvalidArgument as error:
-            message = f"the network refused input {tensor.dtype} {tensor.shape}: {error}"
+        except _InvalidArgument as error:
+            message = f"the network refused input {tensor.dtype} {tensor.shape}: {reason(error)}"
             raise BackendError(message, hint="export with sizes that cover this frame") from error
-        except (_ERRORS.RuntimeException, _ERRORS.Fail) as error:
-            message = f"ONNX Runtime failed on input {tensor.dtype} {tensor.shape}: {error}"
+        except FAILURES as error:
+            message = f"ONNX Runtime failed on input {tensor.dtype} {tensor.shape}: {reason(error)}"
             raise BackendError(message, hint="pass smaller frames or fewer at once if memory ran out") from error
         return output
 
@@ -136,20 +138,18 @@ class OnnxRuntimeCpu:
 
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> OnnxRuntimeCpu:
-    """Open ONNX bytes, refusing a graph made for another contract."""
+    """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
+    refuse_external_data(artifact)
     sessions = _Sessions(artifact, options.threads or len(os.sched_getaffinity(0)))
-    embedded = Contract.from_metadata(sessions.wide.get_modelmeta().custom_metadata_map, "the ONNX model")
-    contract.require_same(embedded, "the run", "the ONNX model")
+    contract.require_same(embedded_contract(sessions.wide), "the run", "the ONNX model")
     return OnnxRuntimeCpu(sessions, contract)
 
 
 def _session(artifact: bytes, threads: int) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    # Between calls its threads would spin for 50 ms and take the cores from whatever the application does next.
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.log_severity_level = _ERRORS_ONLY
     try:
-        return onnxruntime.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
-    except (_ERRORS.Fail, _ERRORS.InvalidGraph, _ERRORS.InvalidProtobuf, _ERRORS.NotImplemented) as error:
-        raise BackendError(f"ONNX Runtime cannot load the model: {error}", hint="export it again") from error
+        return open_session(artifact, settings, "CPUExecutionProvider")
+    except FAILURES as error:
+        raise BackendError(f"ONNX Runtime cannot load the model: {reason(error)}", hint="export it again") from error
