@@ -40,15 +40,15 @@ class _Sessions:
         self._lock = threading.Lock()
 
     @contextmanager
-    def fitting(self) -> Iterator[onnxruntime.InferenceSession]:
-        """The session for a call that begins now."""
+    def fitting(self) -> Iterator[tuple[onnxruntime.InferenceSession, int]]:
+        """The session for a call that begins now, and how many cores the call may use."""
         with self._lock:
             crowded = self._in_flight > 0 and 2 * self._in_flight >= self.threads
             if crowded and self._narrow is None:
                 self._narrow = _session(self._artifact, 1)
             self._in_flight += 1
         try:
-            yield self._narrow if crowded else self.wide
+            yield (self._narrow, 1) if crowded else (self.wide, self.threads)
         finally:
             with self._lock:
                 self._in_flight -= 1
@@ -72,11 +72,11 @@ class OnnxRuntimeCpu:
         placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
         limit = self._fixed_batch or _MAX_BATCH
         results: list[Result] = []
-        with self._opened().fitting() as session:
+        with self._opened().fitting() as (session, cores):
             for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
                 same = list(run)
                 for start in range(0, len(same), limit):
-                    results += self._batch(session, same[start : start + limit], outputs)
+                    results += self._batch(session, cores, same[start : start + limit], outputs)
         return results
 
     def scores(self, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -110,15 +110,19 @@ class OnnxRuntimeCpu:
         return output
 
     def _batch(
-        self, session: onnxruntime.InferenceSession, frames: Sequence[tuple[NDArray[Any], Placement]], outputs: Outputs
+        self,
+        session: onnxruntime.InferenceSession,
+        cores: int,
+        frames: Sequence[tuple[NDArray[Any], Placement]],
+        outputs: Outputs,
     ) -> list[Result]:
         contract = self._contract
         tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
         tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
         for (frame, placement), part in zip(frames, tensor, strict=False):
-            preprocess(frame, contract, placement, part)
+            preprocess(frame, contract, placement, part, cores)
         batch = zip(self._run(session, tensor), frames, strict=False)
-        return [self._result(scores, placement, outputs) for scores, (_, placement) in batch]
+        return [self._result(scores, placement, outputs, cores) for scores, (_, placement) in batch]
 
     def _tensor(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """This thread's last tensor when it fits: fresh memory costs more than filling it."""
@@ -127,11 +131,11 @@ class OnnxRuntimeCpu:
             last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
         return last
 
-    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Result:
+    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs, cores: int) -> Result:
         contract = self._contract
         target = placement.whole_canvas() if outputs.at_network_size else placement
         return Result(
-            mask=postprocess(scores, contract, target),
+            mask=postprocess(scores, contract, target, cores),
             confidence=confidence(scores, contract, target) if outputs.confidence else None,
             scores=as_planes(scores, contract).copy() if outputs.scores else None,
         )
