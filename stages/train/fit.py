@@ -150,7 +150,7 @@ def _test(learner: Learner, config: Config, base: Path, gallery: pictures.Galler
         for frame, labels, index in frame_loader(split, config.train.workers):
             interrupts.stop_if_asked()
             mask = learner.judge(frame, labels)
-            own = metrics.confusion(labels, mask, classes)
+            own = metrics.confusion(labels, mask, classes)[:, :classes]  # scores name no other class
             matrix += own
             gallery.consider(metrics.scores(own).mean_iou, pictures.Shot(split.name(index), frame, labels, mask))
     learner.confusion.reset()
