@@ -38,7 +38,7 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     content = parse_toml(text, str(path))
     for override in overrides:
         _apply(content, override)
-    _refuse_extremes(content, str(path))
+    refuse_extremes(content, str(path))
     return parse_config(content, str(path))
 
 
@@ -70,7 +70,7 @@ def parse_config(content: dict[str, Any], source: str) -> Config:
     return config
 
 
-def _refuse_extremes(content: dict[str, Any], source: str) -> None:
+def refuse_extremes(content: dict[str, Any], source: str) -> None:
     """TOML promises 64-bit numbers, and nobody's options nest deeper than a few tables."""
     level: list[Any] = [content]
     for _ in range(_DEPTH + 1):

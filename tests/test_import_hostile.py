@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from segpipe.errors import ContractError, InputError
+from segpipe.errors import ContractError, InputError, SegpipeError, StorageError
 from stages import import_model
 from stages.graphs.apart import Limits, call_apart
 from tests.test_import_model import imported, write
@@ -115,13 +115,14 @@ def test_a_function_that_calls_itself_is_refused(tmp_path: Path) -> None:
         imported(tmp_path, model)
 
 
-def test_a_directory_is_no_model(tmp_path: Path) -> None:
-    model, contract = write(tmp_path, plain())
-    model.unlink()
-    model.mkdir()
+@pytest.mark.parametrize(("which", "kind"), [("model.onnx", InputError), ("contract.toml", StorageError)])
+def test_a_directory_is_no_file(which: str, kind: type[SegpipeError], tmp_path: Path) -> None:
+    paths = write(tmp_path, plain())
+    (tmp_path / which).unlink()
+    (tmp_path / which).mkdir()
 
-    with pytest.raises(InputError, match=r"model\.onnx is a directory"):
-        import_model.run(tmp_path / "run", model, contract)
+    with pytest.raises(kind, match=rf"{which}:? is a directory|{which}: Is a directory"):
+        import_model.run(tmp_path / "run", *paths)
 
 
 @pytest.mark.parametrize(
