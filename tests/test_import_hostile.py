@@ -6,15 +6,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from segpipe.errors import ContractError, InputError, SegpipeError, StorageError
 from stages import import_model
+from stages.config_file import load_config
+from stages.export.source import imported_contract
 from stages.graphs.apart import Limits, call_apart
+from stages.graphs.foreign import prove_runs
+from stages.pipeline import Selection, run_stages
 from tests.test_import_model import imported, write
-from tests.tiny_graphs import plain
+from tests.tiny_graphs import FLOAT, constant, plain
 
 ENOUGH = Limits(cpu_s=60, wall_s=300, memory_bytes=1 << 30)
 NOT_UTF8 = b"\xff\xfe\xff\xff"
@@ -105,6 +110,45 @@ def test_hostile_model_is_refused_in_one_line(model: Any, words: str, tmp_path: 
 
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+def looping(trips: int) -> onnx.ModelProto:
+    """A loop around the ReLU."""
+    values: list[tuple[str, int, list[int] | None]] = [
+        ("i", TensorProto.INT64, []),
+        ("go", TensorProto.BOOL, []),
+        ("x", FLOAT, None),
+    ]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"], name="on"), helper.make_node("Relu", ["x"], ["y"], name="y")],
+        "body",
+        [helper.make_tensor_value_info(*value) for value in values],
+        [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("y", FLOAT, None)],
+    )
+    model = plain()
+    model.graph.node[1].CopyFrom(helper.make_node("Loop", ["trips", "yes", "a"], ["b"], name="loop", body=body))
+    model.graph.initializer.extend([constant("trips", trips, np.int64), constant("yes", True, np.bool_)])
+    return model
+
+
+def test_a_network_that_never_ends_is_refused_before_this_process_runs_it(tmp_path: Path) -> None:
+    run = imported(tmp_path, looping(10**12))
+    graph, contract = run.artifact("import", "model.onnx"), imported_contract(run)
+
+    with pytest.raises(InputError, match=r"one frame of its smallest shape: no end after 8 s"):
+        prove_runs(graph, contract, load_config(run.path).build, limit_s=8)
+
+
+def test_a_network_that_onnx_runtime_cannot_run_is_one_line_of_export(tmp_path: Path) -> None:
+    model = plain()
+    model.graph.node[1].CopyFrom(helper.make_node("Gather", ["a", "far"], ["b"], name="gather", axis=1))
+    model.graph.initializer.append(constant("far", [*range(7), 99], np.int64))
+    run = imported(tmp_path, model)
+
+    with pytest.raises(InputError, match=r"ONNX Runtime cannot run it: .*gather.* build\.profiles") as raised:
+        run_stages(run.path, load_config(run.path), run.path, Selection("export", "export"))
+
+    assert "\n" not in str(raised.value)
 
 
 def test_a_function_that_calls_itself_is_refused(tmp_path: Path) -> None:
