@@ -122,7 +122,7 @@ def looping(trips: int) -> onnx.ModelProto:
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"], name="on"), helper.make_node("Relu", ["x"], ["y"], name="y")],
         "body",
-        [helper.make_tensor_value_info(*value) for value in values],
+        [count, go, helper.make_tensor_value_info("x", FLOAT, None)],
         [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("y", FLOAT, None)],
     )
     model = plain()
