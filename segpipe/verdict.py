@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from segpipe.errors import NotValidatedError
+from segpipe.documents import Form
+from segpipe.errors import InputError, NotValidatedError
 from segpipe.manifest import Manifest
 from segpipe.rundir import RunDirectory
 
@@ -34,13 +35,15 @@ class Verdict(BaseModel):
 
 
 VERDICTS = TypeAdapter(tuple[Verdict, ...])
+_FORM = Form("list of verdicts", VERDICTS, InputError)
 
 
 def stored_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
     """What the last validation said; empty when there was none."""
     if STAGE not in run.manifest.stages:
         return ()
-    return VERDICTS.validate_json(run.artifact_bytes(STAGE, FILE_NAME))
+    data = run.artifact_bytes(STAGE, FILE_NAME)
+    return _FORM.read(data, f"{STAGE}/{FILE_NAME} of {run.path}", f"run `segpipe validate {run.path} --force`")
 
 
 def merged(kept: Iterable[Verdict], new: Iterable[Verdict], basis_sha256: str, manifest: Manifest) -> list[Verdict]:

@@ -114,11 +114,7 @@ def test_hostile_model_is_refused_in_one_line(model: Any, words: str, tmp_path: 
 
 def looping(trips: int) -> onnx.ModelProto:
     """A loop around the ReLU."""
-    values: list[tuple[str, int, list[int] | None]] = [
-        ("i", TensorProto.INT64, []),
-        ("go", TensorProto.BOOL, []),
-        ("x", FLOAT, None),
-    ]
+    count, go = (helper.make_tensor_value_info(*of, []) for of in (("i", TensorProto.INT64), ("go", TensorProto.BOOL)))
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["on"], name="on"), helper.make_node("Relu", ["x"], ["y"], name="y")],
         "body",

@@ -12,12 +12,13 @@ from segpipe.rundir import RunDirectory
 from segpipe.status import run_status
 from segpipe.verdict import stored_verdicts
 from segpipe.verify import verify
-from stages.benchmark_report import Report
+from stages import checkpoint
+from stages.benchmark_report import read_report as read_benchmark
 from stages.config_file import load_config
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
 from stages.validate import page
-from stages.validate.report import GateReport
+from stages.validate.report import read_report as read_gate
 from stages.validate.stored import StoredReference
 from tests.old_runs import ARCHIVE, as_built_here, unpack
 
@@ -74,7 +75,7 @@ def test_its_report_is_written(old_run: Path) -> None:
 
 def test_its_gates_page_is_written(old_run: Path) -> None:
     run = RunDirectory(old_run)
-    report = GateReport.model_validate_json(run.artifact_bytes("validate", "report.json"))
+    report = read_gate(run.artifact_bytes("validate", "report.json"), "it")
     verdicts = stored_verdicts(run)
     pictures = {picture.file: run.artifact_bytes("validate", picture.file) for picture in report.pictures}
 
@@ -86,8 +87,15 @@ def test_its_gates_page_is_written(old_run: Path) -> None:
 def test_its_benchmark_and_stored_reference_are_read(old_run: Path) -> None:
     run = RunDirectory(old_run)
 
-    assert Report.model_validate_json(run.artifact_bytes("benchmark", "report.json")).contestants
+    assert read_benchmark(run.artifact_bytes("benchmark", "report.json"), "it").contestants
     assert StoredReference(run).images()
+
+
+def test_its_checkpoint_is_still_a_network(old_run: Path) -> None:
+    trained = checkpoint.from_bytes(RunDirectory(old_run).artifact_bytes("train", checkpoint.FILE_NAME))
+
+    assert trained.contract.sha256 == RunDirectory(old_run).manifest.contract_sha256
+    assert len(trained.palette) == len(trained.contract.classes)
 
 
 def test_train_export_and_build_stay_fresh(old_run: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from stages.validate.assemble import figures_of, hop_reports, images_of, new_ver
 from stages.validate.checks import Peak
 from stages.validate.hops import FP16_GRAPH, OpenHops
 from stages.validate.judge import Judge, Setup
-from stages.validate.report import GateReport
+from stages.validate.report import GateReport, read_report
 from stages.validate.stored import StoredReference, stored_index
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 def validate_hop(path: RunDirectory, wanted: str) -> list[str]:
     """Judge what `wanted` names ('engine' or a backend) and add its verdicts to the run's; returns lines to print."""
     rundir = RunDirectory(path.path, frozenset({STAGE}))
-    report = judge_stored(rundir, wanted)
+    report = rundir.at_one_moment(lambda: judge_stored(rundir, wanted))
     if not report.hops:
         reasons = "; ".join(f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in report.not_judged)
         raise BackendError(
@@ -51,7 +51,7 @@ def validate_hop(path: RunDirectory, wanted: str) -> list[str]:
 def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
     """Every image of the stored reference through the wanted hops; labels and activations as the gate found them."""
     stored, contract = StoredReference(rundir), run_contract(rundir)
-    gate = GateReport.model_validate_json(rundir.artifact_bytes(STAGE, REPORT))
+    gate = read_report(rundir.artifact_bytes(STAGE, REPORT), f"{STAGE}/{REPORT} of {rundir.path}")
     setup = Setup(contract, stored.index.settings, stored.index.batches, peak=gate_peak(rundir, gate))
     with OpenHops(rundir, contract) as opened:
         opened.open_deployed(wanted)

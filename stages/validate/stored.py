@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from segpipe.documents import Form
 from segpipe.errors import ArtifactMissingError, InputError
 from segpipe.rundir import RunDirectory
 from segpipe.storage import sha256_of_bytes
@@ -47,6 +48,9 @@ class StoredIndex(BaseModel):
     settings: ValidateConfig
     batches: tuple[int, ...]
     images: tuple[StoredImage, ...]
+
+
+_FORM = Form("stored reference", TypeAdapter(StoredIndex), InputError)
 
 
 @dataclass
@@ -128,13 +132,8 @@ class StoredReference:
 
 def stored_index(rundir: RunDirectory) -> StoredIndex:
     """What the stored reference says of itself."""
-    try:
-        return StoredIndex.model_validate_json(_read(rundir, INDEX))
-    except ValidationError as error:
-        raise InputError(
-            f"{STAGE}/{INDEX} of {rundir.path} was written by another version ({error.error_count()} fields differ)",
-            hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed",
-        ) from error
+    hint = f"run `segpipe validate {rundir.path}` where PyTorch is installed"
+    return _FORM.read(_read(rundir, INDEX), f"{STAGE}/{INDEX} of {rundir.path}", hint)
 
 
 def _described(image: Image, answered: Answered) -> StoredImage:
