@@ -19,7 +19,7 @@ Ended = subprocess.CompletedProcess[bytes]
 
 def segpipe(*arguments: object, data: bytes = b"", env: dict[str, str] | None = None) -> Ended:
     """The command in a process of its own, ended when it hangs."""
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", *map(os.fsencode, map(str, arguments))]
+    command = [sys.executable, "-c", "from segpipe.cli import main; main()", *(str(text) for text in arguments)]
     environment = os.environ | (env or {})
     return subprocess.run(command, input=data, capture_output=True, check=False, timeout=TIMEOUT_S, env=environment)
 
