@@ -1,5 +1,6 @@
 """Whether a video file is all there: what its container says of itself, against what lies on the disk."""
 
+import math
 import os
 import struct
 from collections.abc import Callable
@@ -7,11 +8,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segpipe.errors import InputError
-
-EXACT_COUNT = frozenset({".avi"})
-"""Containers that count frames and show them all. MP4's edit lists hide some, Matroska's count is an estimate."""
+from segpipe.mp4 import shown_share
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # of which one comes first
+_ESTIMATE = 0.9  # Matroska counts no frames: duration times rate, and its sound may last longer
+_EDGE_FRAMES = 1  # that rounding may lose where an edit begins
 _TO_THE_END, _WIDE = 0, 1  # what the size of an MP4 box may stand for
 
 
@@ -20,7 +22,7 @@ def require_whole(path: Path, file: BinaryIO) -> None:
     file.seek(0)
     start = file.read(12)
     read = _riff_end if start[:4] == b"RIFF" else _matroska_end if start[:4] == _EBML else None
-    if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+    if start[4:8] in _BOXES:
         read = _boxes_end
     there = os.fstat(file.fileno()).st_size
     wanted = _end(file, there, read) if read else 0
@@ -29,6 +31,20 @@ def require_whole(path: Path, file: BinaryIO) -> None:
             f"{path} is cut off: it has {there} bytes, its container says {wanted}",
             hint=f"copy it again; to use what there is, rewrite it: ffmpeg -i {path.name} whole{path.suffix}",
         )
+
+
+def least_frames(file: BinaryIO, counted: int) -> int:
+    """How many frames a whole file gives at least, whose header counts so many.
+
+    AVI's count holds. MP4's includes what an edit list hides, as it does where a clip was cut out without encoding.
+    """
+    file.seek(0)
+    start = file.read(12)
+    if start[:4] == _EBML:
+        return int(_ESTIMATE * counted)
+    if start[4:8] not in _BOXES:
+        return counted
+    return min(counted, math.ceil(counted * shown_share(file)) - _EDGE_FRAMES)
 
 
 def _end(file: BinaryIO, there: int, read: Callable[[BinaryIO, int], int]) -> int:

@@ -1,6 +1,5 @@
 """Videos: segmented frame by frame, published when they are whole."""
 
-import logging
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import draw
-from segpipe.container import EXACT_COUNT, require_whole
+from segpipe.container import least_frames, require_whole
 from segpipe.done import RECORD, Origin, Source, pictures_sha256, recorded_outputs, write_record
 from segpipe.errors import InputError
 from segpipe.files import open_regular
@@ -24,8 +23,6 @@ from segpipe.images import require_pixels, write_image
 from segpipe.job import COLOURS, MASKS, VIDEOS, Job, Predicted
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.storage import explained_refusals, sha256_of, sha256_of_bytes, sync_directory, sync_file
-
-_log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 _DEFAULT_FPS = 25.0  # for files that do not tell
@@ -157,20 +154,14 @@ def _segment(
                 writer.write(np.concatenate([frame, draw.overlay(frame, mask, segmenter.palette)], 1))
             count += 1
             tick(1)
-    _check_count(capture.path, count, capture.count)
+        if count == 0:
+            raise InputError(f"{capture.path} holds no frame that OpenCV can read", hint="convert it to MP4")
+        if count < capture.least_count:
+            raise InputError(
+                f"{capture.path} gave {count} frames, its container counts {capture.count}",
+                hint="it is damaged: copy it again; to use what there is, convert it with ffmpeg",
+            )
     return count
-
-
-def _check_count(path: Path, count: int, counted: int) -> None:
-    """Against what the container counts, where that can be relied on."""
-    if count == 0:
-        raise InputError(f"{path} holds no frame that OpenCV can read", hint="convert it to MP4")
-    if count >= counted:
-        return
-    message = f"{path} gave {count} frames, its container counts {counted}"
-    if path.suffix.lower() in EXACT_COUNT:
-        raise InputError(message, hint="it is damaged: copy it again, or rewrite it with ffmpeg")
-    _log.warning("%s; those missing are hidden by its edit list, or damaged", message)
 
 
 def _publish(parts: dict[str, Path], wanted: dict[str, Path], origin: Origin) -> None:
@@ -210,6 +201,8 @@ class _Capture:
         self.fps = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_FPS
         self.count = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         """Frames that the file says it has; 0 when it does not say."""
+        self.least_count = least_frames(file, self.count)
+        """Frames that come when nothing is damaged."""
         sides = (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
         self.size: tuple[int, int] = (int(self._capture.get(sides[0])), int(self._capture.get(sides[1])))
 

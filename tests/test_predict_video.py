@@ -1,5 +1,6 @@
 """`segpipe predict` of videos: options, and nothing published as whole that is not."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -86,18 +87,37 @@ def test_a_video_that_is_cut_off_is_published_nowhere(run: Path, tmp_path: Path,
     assert names_below(out) == ["masks/image0.png", "overlays/image0.png"]
 
 
-def test_frames_that_cannot_be_decoded_are_missed_where_the_container_counts(run: Path, tmp_path: Path) -> None:
-    clip = tmp_path / "clip.avi"
-    make_video(clip, FRAMES, "MJPG")
-    content = clip.read_bytes()
-    half = len(content) // 2
-    clip.write_bytes(content[:half] + bytes(len(content) - half))  # as downloads look that were set up and then ended
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "mp4"])
+def test_frames_that_cannot_be_decoded_are_missed(run: Path, tmp_path: Path, suffix: str) -> None:
+    clip = tmp_path / f"clip.{suffix}"
+    make_video(clip, FRAMES, CODECS[suffix])
+    content = bytearray(clip.read_bytes())
+    end = content.rfind(b"moov") if suffix == "mp4" else len(content)  # an MP4's index is whole, or it does not open
+    first, last = end // 4, end * 3 // 4
+    content[first:last] = bytes(last - first)  # as downloads look that were set up and then ended
+    clip.write_bytes(content)
 
     result = segpipe("predict", run, clip, "-o", tmp_path / "out")
 
     assert result.returncode == 1
     assert b"its container counts 20" in result.stderr
     assert names_below(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("hidden", [0, 5, 15])
+def test_frames_that_an_edit_list_hides_are_not_missed(run: Path, tmp_path: Path, hidden: int) -> None:
+    clip = tmp_path / "clip.mp4"
+    make_video(clip, FRAMES)
+    content = bytearray(clip.read_bytes())
+    edit = content.index(b"elst") + 16  # the begin of the first edit, in units of the track
+    (units_per_s,) = struct.unpack_from(">I", content, content.index(b"mdhd") + 16)
+    struct.pack_into(">i", content, edit, hidden * units_per_s // 10)
+    clip.write_bytes(content)
+
+    with Segmenter.open(run) as segmenter:
+        done, broken = predict_files(segmenter, [clip], tmp_path / "out")
+
+    assert (broken, [item.frames for item in done]) == ([], [FRAMES - hidden])
 
 
 def test_frames_over_the_limit_are_refused_before_they_are_decoded(run: Path, tmp_path: Path) -> None:
