@@ -24,6 +24,8 @@ _HINTS = {
     errno.EEXIST: "a file lies where a directory is needed: move it, or name another path",
     errno.EISDIR: "a directory lies where a file is needed: move it, or name another path",
     errno.ELOOP: "a symbolic link lies where a file is needed: delete it, or name another path",
+    errno.ENAMETOOLONG: "the file system takes no name or path of this length: give a shorter one",
+    errno.EILSEQ: "the file system takes no name of these characters: give another one",
     errno.EIO: "the device reports a fault: check it, and its connection, before trusting what it holds",
 }
 _READ_HINTS = _HINTS | {
@@ -33,6 +35,7 @@ _READ_HINTS = _HINTS | {
 
 _TEMPORARY = re.compile(r"\..+\.([1-9][0-9]*)\.tmp")
 _READ_LIMIT_BYTES = 1 << 26  # of JSON: the largest report has a few MB
+_LONGEST_NAME = 200  # bytes, of 255: dots, a process's number and `.tmp` are added
 
 
 @contextmanager
@@ -86,7 +89,7 @@ def _require_regular(path: Path, descriptor: int) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` as a whole: after a kill it holds the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     with explained_refusals(str(path)):
         try:
             temporary.unlink(missing_ok=True)  # never write through a link that somebody left under this name
@@ -98,6 +101,12 @@ def write_atomically(path: Path, data: bytes) -> None:
             sync_directory(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _short(name: str) -> str:
+    """The name, or what stands for one that a file system of 255 bytes a name would not take any longer."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= _LONGEST_NAME else sha256_of_bytes(encoded)
 
 
 def sweep_temporaries(directory: Path) -> None:

@@ -14,7 +14,7 @@ from stages.config_data import (
     ShapesData,
     VocData,
 )
-from stages.config_train import AugmentConfig, LossTerm, TrainConfig
+from stages.config_train import AugmentConfig, TrainConfig
 from stages.section import Section, Share
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "FolderData",
     "InputConfig",
     "Limits",
-    "LossTerm",
     "ModelConfig",
     "PetData",
     "Section",
@@ -215,9 +214,9 @@ class Config(Section):
 
 
 _WITHOUT_EFFECT: Any = {
-    "data": {"root"},
+    "data": {"root", "absent_classes"},
     "train": {"workers", "threads", "devices", "nodes", "compile", "tensorboard"},
     "benchmark": {"threads"},
     "build": {"timing_cache"},
 }
-"""Settings that say where and how fast, not what: data is known by its fingerprint."""
+"""Settings that say where, how fast and what is put up with, not what: data is known by its fingerprint."""

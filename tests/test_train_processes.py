@@ -12,10 +12,11 @@ from typing import Literal
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from segpipe.rundir import RunDirectory
-from stages.config import LossTerm
+from stages.config_losses import Loss
 from stages.losses import Averaging, SegmentationLoss
 from tests.children import PATIENCE_S
 from tests.tiny import TOML
@@ -126,4 +127,5 @@ def test_parts_of_a_batch_average_to_the_loss_of_the_whole(
 
 
 def _loss(kind: Literal["cross-entropy", "focal", "boundary"], averaging: Averaging) -> SegmentationLoss:
-    return SegmentationLoss([LossTerm(kind=kind)], 255, (1.0, 2.0, 3.0), averaging)
+    term: Loss = TypeAdapter(Loss).validate_python({"kind": kind})
+    return SegmentationLoss([term], 255, (1.0, 2.0, 3.0), averaging)

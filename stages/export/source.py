@@ -41,10 +41,15 @@ def trained_source(data: bytes, opset: int) -> Source:
     return Source(graph, reference, trained.contract, trained.palette, figures)
 
 
+def imported_contract(rundir: RunDirectory) -> Contract:
+    """What stage `import` was told."""
+    return Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+
+
 def imported_source(rundir: RunDirectory) -> Source:
     """The graph of stage `import`; folding is ours, so the result is held to the graph as it came."""
     original = onnx.load_model_from_string(rundir.artifact_bytes("import", "model.onnx"))
-    contract = Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+    contract = imported_contract(rundir)
     palette = read_palette(rundir, "import", contract)
     folded = fold(original)
     opset = max(entry.version for entry in original.opset_import if entry.domain in {"", "ai.onnx"})

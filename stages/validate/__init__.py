@@ -15,6 +15,8 @@ VERSION = 3
 REPORT = "report.json"
 _JUDGING = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
 """Packages that compute the reference and the hops: another version of one may give other numbers."""
+_BESIDE = (".json", ".csv", ".png")
+"""Figures and pictures that lie beside networks, engines and kernels: they change no verdict."""
 
 _log = logging.getLogger(__name__)
 
@@ -88,5 +90,5 @@ def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:
     """The files of a stage that are judged; imported runs have no train stage, and engines may be missing."""
     if stage not in rundir.manifest.stages and stage != "export":
         return []
-    names = [name for name in rundir.record(stage).outputs if not name.endswith((".json", ".csv"))]
+    names = [name for name in rundir.record(stage).outputs if not name.endswith(_BESIDE)]
     return [rundir.artifact(stage, name) for name in names]

@@ -165,7 +165,8 @@ def judge_labels(rundir: RunDirectory, judge: Judge, setup: Setup) -> tuple[list
     found, limit = state.measured.masks.reference_miou(), setup.settings.limits.min_reference_miou_share
     name = "reference_miou_share"
     if not recorded or found is None:
-        return [at_least(name, None, limit, why_not="training recorded no mIoU" if not recorded else "no labels")], ()
+        why_not = "training recorded no mIoU" if recorded is None else "training recorded a mIoU of 0"
+        return [at_least(name, None, limit, why_not="no labels" if recorded else why_not)], ()
     where = f"the reference reaches mIoU {found:.3f} on these labels, training recorded {recorded:.3f}"
     check = at_least(name, found / recorded, limit, where)
     words = suspect_labels(state.measured.masks.label_confusion()) if check.status == "failed" else ""
