@@ -146,6 +146,14 @@ class RunDirectory:
         stored = self._stored_config()
         return {table: stored.chosen.get(table, {}) for table in stored.resolved} if stored else None
 
+    def trained_with(self) -> list[str]:
+        """The --set options of the last command that trained, or found its training fresh."""
+        try:
+            given = (self._stored_config() or {}).get("trained_with", [])
+        except ManifestError:
+            return []  # the command that asks writes it anew
+        return [override for override in given if isinstance(override, str)] if isinstance(given, list) else []
+
     def config_edited(self) -> bool:
         """Whether segpipe.toml is another than the last command read."""
         stored = self._stored_config()

@@ -37,7 +37,7 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     content = parse_toml(text, str(path))
     for override in overrides:
-        _apply(content, override)
+        apply_override(content, override)
     refuse_extremes(content, str(path))
     return parse_config(content, str(path))
 
@@ -86,7 +86,8 @@ def refuse_extremes(content: dict[str, Any], source: str) -> None:
         raise ConfigError(f"{source} nests tables or lists too deep", hint=f"nest at most {_DEPTH}")
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one `table.key=value` in the tables of a TOML file."""
     name, separator, text = override.partition("=")
     if not separator or not name:
         raise ConfigError(f"--set {override} is not key=value", hint="write for example --set train.epochs=3")

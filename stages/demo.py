@@ -23,7 +23,7 @@ def run_demo(path: Path, overrides: Sequence[str]) -> list[str]:
     if not (path / FILE_NAME).exists():
         write_starter(path, "demo")
     config = load_config(path, overrides)
-    rundir = run_stages(path, config, path, Selection())
+    rundir = run_stages(path, config, path, Selection(overrides=tuple(overrides)))
     sheet = _predict(path, config)
     return [*_summary(rundir), f"pictures    {sheet}", f"report      {write_report(rundir)}"]
 

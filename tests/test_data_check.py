@@ -115,7 +115,7 @@ def test_faults_with_one_remedy_are_one_line_with_their_count_and_the_remedy(run
     assert result.exit_code == 1
     assert len(lines) == 9, lines
     foreign = next(line for line in lines if "holds label 9" in line)
-    assert f"; {FAULTS - 1} more of this kind: foreign01, foreign02, foreign03, foreign04, foreign05, ..." in foreign
+    assert f"; {FAULTS - 1} more of this kind: among them train/foreign01, train/foreign02, " in foreign
     assert foreign.endswith('or remap it: [data] remap = { "9" = 255 }')
     assert f"error: {FAULTS + len(SAID) - 1} faults in the data" in result.stderr
     assert "median-frequency" in result.stdout
@@ -130,6 +130,7 @@ def test_colour_masks_without_the_setting_are_one_line_that_names_it(run: Path) 
         run_stages(run, load_config(run), run, Selection(last="train"))
 
     assert len(result.stderr.splitlines()) == 2, result.stderr
+    assert ": train/train1, train/train2, val/val0, val/val1, val/val2. if its" in result.stderr
     assert 'set [data] masks_are = "colours"' in result.stderr.splitlines()[0]
     assert f"; {2 * SOUND - 1} more of this kind" in result.stderr.splitlines()[0]
     assert 'set [data] masks_are = "colours"' in str(caught.value)

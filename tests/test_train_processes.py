@@ -27,7 +27,8 @@ CHANGES = {  # numbers of frames that no two processes can share evenly
     "train = 16": "train = 11",
     "val = 4": "val = 5",
     "options = { width = 4 }": 'name = "tests.test_train_processes:plain_network"',
-    "epochs = 3": 'epochs = 2\nschedule = "constant"\nclass_weights = "median-frequency"\ntensorboard = false',
+    "epochs = 3": 'epochs = 2\nschedule = "constant"\nclass_weights = "median-frequency"\ntensorboard = false'
+    '\nloss = [{ kind = "cross-entropy" }, { kind = "focal", weight = 9 }, { kind = "boundary" }]',
 }
 _COMMAND = ("-c", "from segpipe.cli import main; main()", "train")
 

@@ -23,7 +23,9 @@ PIPELINE = {
 """Modules of the extra `pipeline`, which a machine that only segments does without."""
 
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config, this once.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Run although nothing changed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Backend = Annotated[str, typer.Option(help="auto picks the best that is usable here.")]
@@ -82,9 +84,13 @@ class RunByDefault(TyperGroup):
 
 
 def run_config_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":
+    from segpipe.cli.settings import settle
     from stages.config_file import load_config
     from stages.pipeline import NAMES, Selection, run_stages
 
     if NAMES.index(first) > NAMES.index(last):
         raise typer.BadParameter(f"--from {first} comes after --until {last}")
-    return run_stages(run, load_config(run, sets or []), run, Selection(first, last, force))
+    if first == "train":
+        settle(run, sets or [])
+    selection = Selection(first, last, force, tuple(sets or ()))
+    return run_stages(run, load_config(run, sets or []), run, selection)

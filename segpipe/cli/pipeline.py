@@ -36,7 +36,11 @@ def run(
         bool, typer.Option("--auto-islands", help="Keep in FP32 what the release gate needs, and no more.")
     ] = False,
 ) -> None:
-    """Run the stages that are stale, in order."""
+    """Run the stages that are stale, in order.
+
+    A training that was given --set and is not given it again would run anew: in a terminal you are asked whether to
+    keep those settings in segpipe.toml; a script is told in one line, and gets what the file says.
+    """
     islands = _find_islands(run, first, sets) if auto_islands else []
     run_config_stages(run, first, until, force, [*(sets or []), *islands])
     print(run)
@@ -82,8 +86,10 @@ def demo(
     sets: Sets = None,
 ) -> None:
     """Train, export, build, validate, measure and use a small network on synthetic data."""
+    from segpipe.cli.settings import settle
     from stages.demo import run_demo
 
+    settle(run, sets or [])
     print_lines(run_demo(run, sets or []))
 
 

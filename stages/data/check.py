@@ -56,16 +56,16 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
         try:
             report.offenders += files.unpaired(config.data, base, split)
         except DataError as error:
-            report.offenders.append(Fault.of(error))
+            report.offenders.append(Fault.of(error, split))
             return report
     try:
         frames = open_split(config, base, split, complete=False)
     except DataError as error:
-        report.offenders.append(Fault.of(error))
+        report.offenders.append(Fault.of(error, split))
         return report
     report.frames = len(frames)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for outcome in pool.map(lambda index: _counted(frames, index, classes), range(len(frames))):
+        for outcome in pool.map(lambda index: _counted(frames, index, classes, split), range(len(frames))):
             _add(report, outcome)
     if split != "test" and not report.offenders and not isinstance(config.data, ShapesData):
         report.offenders += class_faults(config.data, split, report.pixels, report.ignored)
@@ -130,12 +130,12 @@ def suggested_weights(report: SplitReport, how: str) -> tuple[float, ...]:
     return tuple(round(float(weight), 4) if held[number] else 1.0 for number, weight in enumerate(weights))
 
 
-def _counted(frames: Split, index: int, classes: int) -> NDArray[np.int64] | Fault:
+def _counted(frames: Split, index: int, classes: int, split: str) -> NDArray[np.int64] | Fault:
     """Pixels of each class and, last, ignored ones; or what is wrong with the frame."""
     try:
         _, labels = frames.sample(index)
     except DataError as error:
-        return Fault.of(error, frames.name(index))
+        return Fault.of(error, f"{split}/{frames.name(index)}")
     counts = np.bincount(np.minimum(labels, classes).ravel(), minlength=classes + 1)
     return counts.astype(np.int64)
 

@@ -15,11 +15,11 @@ def class_faults(config: FilesConfig, split: str, pixels: Sequence[int], ignored
     if unknown := [name for name in config.absent_classes if name not in classes]:
         near = difflib.get_close_matches(unknown[0], classes, n=1)
         known = f"did you mean '{near[0]}'?" if near else f"the classes are {', '.join(classes)}"
-        return [Fault(f"[data] absent_classes names '{unknown[0]}', which is no class", known)]
+        return [Fault(f"[data] absent_classes names '{unknown[0]}', which is no class", known, split)]
     absent = [number for number, count in enumerate(pixels) if not count]
     if len(absent) == len(classes):
         hint = _remap_hint(config, ignored, 1.0, 1) or "check its masks, [data] remap and the ignore index"
-        return [Fault(f"the {split} split holds no labelled pixel", hint)]
+        return [Fault(f"the {split} split holds no labelled pixel", hint, split)]
     names = [classes[number] for number in absent if classes[number] not in config.absent_classes]
     if not names:
         return []
@@ -27,7 +27,7 @@ def class_faults(config: FilesConfig, split: str, pixels: Sequence[int], ignored
     allowed = ", ".join(f'"{name}"' for name in (*config.absent_classes, *names))
     allow = f"for classes that may be absent set [data] absent_classes = [{allowed}]"
     message = f"the {split} split holds no pixel of {', '.join(map(repr, names))}"
-    return [Fault(message, f"{remap}; {allow}" if remap else allow)]
+    return [Fault(message, f"{remap}; {allow}" if remap else allow, split)]
 
 
 def _remap_hint(config: FilesConfig, ignored: int, share: float, number: int) -> str:

@@ -1,7 +1,7 @@
 """Faults of a data set: what is wrong and what helps. Many that need the same remedy become one line."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from segpipe.errors import DataError
 
@@ -14,8 +14,8 @@ class Fault:
 
     message: str
     hint: str
-    name: str = ""
-    """Of the frame or file, for lines that stand for several."""
+    name: str = field(default="", compare=False)
+    """Of the frame, file or split, for lines that stand for several."""
 
     @classmethod
     def of(cls, error: DataError, name: str = "") -> "Fault":
@@ -33,6 +33,7 @@ def lines(faults: Sequence[Fault]) -> list[str]:
 
 def _line(alike: Sequence[Fault]) -> str:
     first, *others = alike
-    names = ", ".join(fault.name for fault in others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
-    more = f"; {len(others)} more of this kind: {names}" if others else ""
+    names = ", ".join(fault.name for fault in others[:_NAMED])
+    among = "among them " if len(others) > _NAMED else ""
+    more = f"; {len(others)} more of this kind: {among}{names}" if others else ""
     return f"{first.message}{more}. {first.hint}"

@@ -139,8 +139,9 @@ class Learner(LightningModule):
         """Mean over all processes; every process must ask."""
         if not torch.distributed.is_initialized():
             return value
-        torch.distributed.all_reduce(value)  # in the GPU's own order; Lightning's would wait for it
-        return value / torch.distributed.get_world_size()
+        shared = value.clone()  # the caller still needs its own
+        torch.distributed.all_reduce(shared)  # in the GPU's own order; Lightning's would wait for it
+        return shared / torch.distributed.get_world_size()
 
     def _diverged(self, loss: float, step: "_Step") -> TrainingError:
         names = ", ".join(self._plan.name(index) for index in step.indices.tolist())
