@@ -117,7 +117,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
         hops=tuple(_hop(name, entry) for name, entry in gate.get("hops", {}).items()),
         data_checks=_checks(gate.get("data_checks", ())),
         engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
-        islands=_islands(stages),
+        islands=_islands(_json(rundir, "export", "precision.json")),
         benchmark=benchmark,
         benchmark_unread=unread,
     )
@@ -209,13 +209,10 @@ def _confusion(content: Any) -> Confusion | None:
     return Confusion(classes, counts) if counts.shape == (len(classes), len(classes)) else None
 
 
-def _islands(stages: Mapping[str, StageRecord]) -> tuple[str, ...]:
-    """Parts of the network that stay in FP32, as the export recorded or was told."""
-    if "export" not in stages:
-        return ()
-    record = stages["export"]
-    chosen = record.figures.get("fp32_islands") or record.params.get("export", {}).get("fp32_islands") or ()
-    return (chosen,) if isinstance(chosen, str) else tuple(map(str, chosen))
+def _islands(precision: Any) -> tuple[str, ...]:
+    """The modules (of an imported graph: nodes) that stay in FP32, as the export recorded."""
+    entries = precision.get("islands", ()) if isinstance(precision, Mapping) else ()
+    return tuple(dict.fromkeys(str(entry.get("module") or entry.get("node")) for entry in entries))
 
 
 def _figures(stages: Mapping[str, StageRecord], stage: str) -> dict[str, Any]:
