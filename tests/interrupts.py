@@ -1,7 +1,13 @@
-"""Ctrl-C at every place of the code under test where Python looks for signals, one place after the other."""
+"""Ctrl-C: at every place of the code under test where Python looks for signals, and after a message was logged."""
 
 import dis
+import logging
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from types import CodeType, FrameType
@@ -39,6 +45,33 @@ class Interrupt:
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return self._step
+
+
+@contextmanager
+def pressed_after(words: str, seconds: float = 0.2) -> Iterator[None]:
+    """Sends this process a SIGINT so long after a message with these words; a shell may have it ignore them."""
+    timers: list[threading.Timer] = []
+
+    class Presser(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if words in record.getMessage():
+                timers.append(threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)))
+                timers[-1].start()
+
+    logger, presser, before = logging.getLogger("stages"), Presser(), signal.getsignal(signal.SIGINT)
+    level = logger.level
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    logger.addHandler(presser)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+            timer.join()
+        logger.removeHandler(presser)
+        logger.setLevel(level)
+        signal.signal(signal.SIGINT, before)
 
 
 @cache

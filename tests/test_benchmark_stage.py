@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +17,14 @@ from typer.testing import CliRunner
 from segpipe.cli import app
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
-from stages.benchmark import graph_peers, measure
-from stages.benchmark.contestants import Entrant, OurBackends, Scene
+from stages.benchmark import graph_peers
+from stages.benchmark.contestants import OurBackends, Scene
 from stages.benchmark.table import remarks, rows
 from stages.benchmark.torch_peers import TorchPeer
 from stages.benchmark_report import SCHEMA_FILE, Entry, Report, schema_text
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
+from tests.interrupts import pressed_after
 from tests.tiny import tiny_config
 
 OURS, EAGER = "segpipe onnxruntime-cpu", "PyTorch eager FP32"
@@ -210,42 +210,18 @@ def test_a_run_without_checkpoint_is_measured_without_the_pytorch_contestants(ru
     assert "faster_than_eager" not in RunDirectory(run_copy).record("benchmark").figures
 
 
-def test_ctrl_c_keeps_what_was_measured_and_the_next_command_measures_again(
-    run_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = OurBackends._end_to_end
+def test_ctrl_c_again_keeps_the_later_figures_and_the_next_command_measures_in_full(run_copy: Path) -> None:
+    endless = tiny_config(run_copy, "benchmark.peers=[]", "benchmark.rounds=1000000", "benchmark.seconds=600")
+    kept = []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), pressed_after("take turns"):
+            run_stages(run_copy, endless, run_copy, BENCHMARK)
+        kept.append(RunDirectory(run_copy).record("benchmark"))
+    partial = report_of(run_copy)
+    run_stages(run_copy, tiny_config(run_copy, "benchmark.peers=[]"), run_copy, BENCHMARK)
 
-    def interrupted(self: OurBackends, name: str) -> Entrant:
-        entrant = real(self, name)
-
-        def call(number: int) -> object:
-            if number == 4 and stop:
-                raise KeyboardInterrupt
-            return entrant.call(number)
-
-        return Entrant(call, entrant.mask, entrant.close, entrant.validated)
-
-    stop = False
-    monkeypatch.setattr(OurBackends, "_end_to_end", interrupted)
-    real_turns = measure._take_turns
-
-    def turns(*arguments: Any) -> object:
-        nonlocal stop
-        stop = True  # not in the warm-up, which counts from 0 too
-        return real_turns(*arguments)
-
-    monkeypatch.setattr("stages.benchmark.measure._take_turns", turns)
-    config = tiny_config(run_copy, "benchmark.peers=[]", "benchmark.rounds=50")
-    with pytest.raises(KeyboardInterrupt):
-        run_stages(run_copy, config, run_copy, BENCHMARK)
-    kept = report_of(run_copy)
-    assert kept.partial
-    ours = entry(kept, OURS).latency
-    assert ours is not None
-    assert ours.samples == 4
-    monkeypatch.undo()
-    run_stages(run_copy, config, run_copy, BENCHMARK)
-
+    assert partial.partial
+    assert kept[0].outputs["samples.csv"] != kept[1].outputs["samples.csv"]
     assert not report_of(run_copy).partial
 
 
