@@ -100,9 +100,10 @@ def _files_gone(run: RunDirectory, record: StageRecord) -> str | None:
 
 
 def _judged(figures: dict[str, Any]) -> str:
-    """Of the release gate: passed or not judged, and how many limits nothing could be held against."""
+    """Of the release gate: passed or not, what it judged, and how many limits nothing could be held against."""
     unjudged = sum(map(len, figures.get("unjudged", {}).values()))
-    return figures.get("status", "passed") + (f", {unjudged} limits not judged" if unjudged else "")
+    about = f" ({figures['judged']})" if "judged" in figures else ""
+    return figures.get("status", "passed") + about + (f", {unjudged} limits not judged" if unjudged else "")
 
 
 def _headline(record: StageRecord) -> str:

@@ -81,7 +81,9 @@ class Facts:
     confusion: Confusion | None
     hops: tuple[Hop, ...]
     data_checks: tuple[Check, ...]
-    """Limits on the labels: where one fails, every hop's verdict does."""
+    """Limits on the labels and the reference: where one fails, every hop's verdict does."""
+    judged: str
+    """What the gate is about: fidelity, accuracy, or both; empty where an older version judged."""
     engines: dict[str, dict[str, Any]]
     islands: tuple[str, ...]
     benchmark: Benchmarked | None
@@ -116,6 +118,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
         confusion=matrix,
         hops=tuple(_hop(name, entry) for name, entry in gate.get("hops", {}).items()),
         data_checks=_checks(gate.get("data_checks", ())),
+        judged=str(_figures(stages, "validate").get("judged", "")),
         engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
         islands=_islands(_json(rundir, "export", "precision.json")),
         benchmark=benchmark,
