@@ -114,6 +114,6 @@ def _headline(record: StageRecord) -> str:
         return verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
     for key, text in _HEADLINES:
         if isinstance(figures.get(key), (int, float)):
-            return text.format(figures[key])
+            return "; ".join((text.format(figures[key]), *figures.get("doubts", ())))
     shares = [f"{name} {entry['fp16_share']:.0%} FP16" for name, entry in figures.items() if "fp16_share" in str(entry)]
     return ", ".join(shares)

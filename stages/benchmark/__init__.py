@@ -87,4 +87,5 @@ def _figures(measured: "Measured") -> dict[str, Any]:
     for ratio in report.ratios:
         if ratio.slow == "PyTorch eager FP32":
             figures["faster_than_eager"] = [ratio.ratio, ratio.low, ratio.high]
-    return figures | ({"partial": True} if report.partial else {})
+    doubts = {"doubts": report.doubts} if report.doubts else {}
+    return figures | doubts | ({"partial": True} if report.partial else {})

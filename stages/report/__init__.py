@@ -11,6 +11,7 @@ from segpipe.storage import explained_refusals, write_atomically
 from stages.report import figures
 from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
+from stages.timing import in_words
 
 FILE_NAME = "report.html"
 
@@ -79,7 +80,7 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share}
+    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share, "in_words": in_words}
     environment.filters.update(filters)
     return environment.get_template(template).render(**values)
 
