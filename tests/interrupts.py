@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -20,7 +20,9 @@ class Interrupt:
     """Raises KeyboardInterrupt at the place with this number, in whatever the block calls in this thread."""
 
     def __init__(self, number: int) -> None:
-        self._left = number
+        self._number = number
+        self.passed = 0
+        """Places so far."""
         self.where = ""
         """Where it was raised; empty while the block has fewer places."""
 
@@ -39,12 +41,20 @@ class Interrupt:
 
     def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "opcode" and frame.f_lasti in _places(frame.f_code):
-            self._left -= 1
-            if self._left < 0:
+            self.passed += 1
+            if self.passed > self._number:
                 self.where = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return self._step
+
+
+def places_in(block: Callable[[], object], most: int) -> range:
+    """So many numbers for `Interrupt`, spread over all places of a block that runs through once for this."""
+    counting = Interrupt(sys.maxsize)
+    with counting:
+        block()
+    return range(0, counting.passed, max(1, counting.passed // most))
 
 
 @contextmanager
@@ -58,19 +68,22 @@ def pressed_after(words: str, seconds: float = 0.2) -> Iterator[None]:
                 timers.append(threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)))
                 timers[-1].start()
 
-    logger, presser, before = logging.getLogger("stages"), Presser(), signal.getsignal(signal.SIGINT)
-    level = logger.level
+    presser, before = Presser(), signal.getsignal(signal.SIGINT)
+    loggers = [logging.getLogger(name) for name in ("segpipe", "stages")]
+    levels = [logger.level for logger in loggers]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    logger.addHandler(presser)
-    logger.setLevel(logging.INFO)
+    for logger in loggers:
+        logger.addHandler(presser)
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         for timer in timers:
             timer.cancel()
             timer.join()
-        logger.removeHandler(presser)
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(presser)
+            logger.setLevel(level)
         signal.signal(signal.SIGINT, before)
 
 

