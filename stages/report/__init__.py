@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from segpipe.manifest import FILE_NAME as MANIFEST_NAME
 from segpipe.rundir import RunDirectory
 from segpipe.storage import explained_refusals, write_atomically
 from stages.report import figures
@@ -21,6 +22,14 @@ def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     facts = read_facts(rundir)
     page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=_images(rundir))
     return _write(out or rundir.path / FILE_NAME, page)
+
+
+def fresh_report(rundir: RunDirectory) -> Path:
+    """RUN/report.html, written anew only where the run has changed since."""
+    path, manifest = rundir.path / FILE_NAME, rundir.path / MANIFEST_NAME
+    if path.is_file() and path.stat().st_mtime_ns > manifest.stat().st_mtime_ns:
+        return path
+    return write_report(rundir)
 
 
 def write_comparison(rundirs: Sequence[RunDirectory], out: Path) -> Path:
