@@ -35,6 +35,7 @@ class _StoredConfig(BaseModel):
     chosen: dict[str, dict[str, Any]]
     resolved: dict[str, dict[str, Any]]
     toml_sha256: str | None = None
+    trained_with: list[str] = []
 
 
 _CONFIG = Form("stored config", TypeAdapter(_StoredConfig), ManifestError)
@@ -149,10 +150,10 @@ class RunDirectory:
     def trained_with(self) -> list[str]:
         """The --set options of the last command that trained, or found its training fresh."""
         try:
-            given = (self._stored_config() or {}).get("trained_with", [])
+            stored = self._stored_config()
         except ManifestError:
             return []  # the command that asks writes it anew
-        return [override for override in given if isinstance(override, str)] if isinstance(given, list) else []
+        return stored.trained_with if stored else []
 
     def config_edited(self) -> bool:
         """Whether segpipe.toml is another than the last command read."""

@@ -117,11 +117,13 @@ class _Judged(BaseModel):
     status: str = "passed"
     agreement: dict[str, float | None]
     unjudged: dict[str, list[Any]] = {}
+    judged: str = ""
 
     def headline(self) -> str:
-        """Passed, failed or not judged, and how many limits had nothing to judge."""
+        """Passed or not, what was judged, and how many limits had nothing to judge."""
         unjudged = sum(map(len, self.unjudged.values()))
-        verdict = self.status + (f", {unjudged} limits not judged" if unjudged else "")
+        about = f" ({self.judged})" if self.judged else ""
+        verdict = self.status + about + (f", {unjudged} limits not judged" if unjudged else "")
         if self.failed:
             verdict = f"FAILED: {len(self.failed)} limits"
         worst = min((value for value in self.agreement.values() if value is not None), default=None)
@@ -135,6 +137,12 @@ def _headline(record: StageRecord) -> str:
         return _Judged.model_validate(figures).headline()
     for key, text in _HEADLINES:
         if isinstance(figures.get(key), float):
-            return text.format(figures[key])
+            return "; ".join((text.format(figures[key]), *_doubts(figures)))
     shares = {name: entry.get("fp16_share") for name, entry in figures.items() if isinstance(entry, dict)}
     return ", ".join(f"{name} {share:.0%} FP16" for name, share in shares.items() if isinstance(share, float))
+
+
+def _doubts(figures: dict[str, Any]) -> list[str]:
+    """What disturbed a measurement."""
+    doubts = figures.get("doubts")
+    return [str(doubt) for doubt in doubts] if isinstance(doubts, list) else []

@@ -13,7 +13,8 @@ import tomli_w
 from onnx import TensorProto, helper
 
 from segpipe.contract import METADATA_KEY, Contract
-from segpipe.errors import ContractError, InputError, SegpipeError
+from segpipe.errors import ContractError, DataError, InputError, SegpipeError
+from segpipe.images import write_image
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from stages import import_model
@@ -370,3 +371,18 @@ def _write_pair(folder: Path) -> None:
     rng = np.random.default_rng(0)
     write_image(folder / "images" / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
     write_image(folder / "masks" / "a.png", rng.integers(0, len(CLASSES), (40, 50)).astype(np.uint8))
+
+
+def test_without_images_the_gate_says_what_to_write_and_then_judges(tmp_path: Path) -> None:
+    run = imported(tmp_path, plain()).path
+    with pytest.raises(DataError, match=r'write root = "FOLDER", images = "images" and masks = "masks"') as caught:
+        run_stages(run, load_config(run), run, Selection(last="validate"))
+    for kind in ("images", "masks"):
+        for number in range(2):
+            pixels = np.full((16, 24, 3), 9 * number, np.uint8) if kind == "images" else np.zeros((16, 24), np.uint8)
+            write_image(tmp_path / "frames" / kind / f"{number}.png", pixels)
+    added = [f'data.root="{tmp_path / "frames"}"', "data.images=images", "data.masks=masks"]
+    done = run_stages(run, load_config(run, added), run, Selection(last="validate"))
+
+    assert str(run / "segpipe.toml") in caught.value.hint
+    assert done.record("validate").figures["judged"] == "fidelity, not accuracy"

@@ -39,7 +39,7 @@ def test_a_step_runs_once_and_is_then_fresh(empty_run: RunDirectory, caplog: pyt
 
     assert (first, second) == (True, False)
     assert empty_run.artifact("train", "model.bin").read_text() == "one"
-    assert [record.message for record in caplog.records] == ["train: not run yet", "train: fresh, nothing to do"]
+    assert [record.message for record in caplog.records] == ["train: first run", "train: fresh, nothing to do"]
 
 
 def test_a_changed_parameter_reruns_and_is_named(empty_run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:

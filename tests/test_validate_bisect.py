@@ -21,7 +21,7 @@ from stages.validate import refuse_failures
 from stages.validate.bisect import MAX_RUNS, Side, Tolerance, first_divergence
 from stages.validate.explain import enclosing_island
 from stages.validate.sides import GraphSide
-from tests.test_validate_run import call
+from tests.calling import call
 from tests.trained import edit_checkpoint, overflowing, replace_output
 
 FP16 = Tolerance(layer=5e-4, network=1e-2)

@@ -84,10 +84,7 @@ def compare(
     if as_json:
         print_json(outcome.as_dict())
     else:
-        print(
-            f"A {outcome.a_ms:.2f} ms, B {outcome.b_ms:.2f} ms: B / A {outcome.ratio:.3f} "
-            f"({outcome.low:.3f} to {outcome.high:.3f}, {outcome.rounds} rounds): {outcome.verdict}"
-        )
+        print(outcome.line())
     return duel.require_within_margin(outcome, margin)
 
 

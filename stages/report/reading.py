@@ -84,7 +84,9 @@ class Facts:
     confusion: Confusion | None
     hops: tuple[Hop, ...]
     data_checks: tuple[Check, ...]
-    """Limits on the labels: where one fails, every hop's verdict does."""
+    """Limits on the labels and the reference: where one fails, every hop's verdict does."""
+    judged: str
+    """What the gate is about: fidelity, accuracy, or both; empty where an older version judged."""
     engines: dict[str, dict[str, Any]]
     islands: tuple[str, ...]
     benchmark: Benchmarked | None
@@ -119,8 +121,9 @@ def read_facts(rundir: RunDirectory) -> Facts:
         confusion=matrix,
         hops=tuple(_hop(name, entry) for name, entry in gate.hops.items()),
         data_checks=_checks(gate.data_checks),
+        judged=str(_figures(stages, "validate").get("judged", "")),
         engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
-        islands=_islands(stages),
+        islands=_islands(_document(rundir, "export", "precision.json", _PRECISION)),
         benchmark=benchmark,
         benchmark_unread=unread,
     )
@@ -169,8 +172,22 @@ class _Matrices(BaseModel):
     test: tuple[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], ...] = ()
 
 
+class _Island(BaseModel):
+    """A part that stays in FP32."""
+
+    module: str = ""
+    node: str = ""
+
+
+class _Precision(BaseModel):
+    """What is told of precision.json."""
+
+    islands: tuple[_Island, ...] = ()
+
+
 _GATE = Form("gate report", TypeAdapter(_Gate), InputError)
 _MATRICES = Form("confusion matrix", TypeAdapter(_Matrices), InputError)
+_PRECISION = Form("precision report", TypeAdapter(_Precision), InputError)
 
 
 def _hop(name: str, entry: _GateHop) -> Hop:
@@ -237,13 +254,9 @@ def _confusion(content: _Matrices | None) -> Confusion | None:
     return Confusion(content.classes, np.array(content.test, np.int64)) if square else None
 
 
-def _islands(stages: Mapping[str, StageRecord]) -> tuple[str, ...]:
-    """Parts of the network that stay in FP32, as the export recorded or was told."""
-    if "export" not in stages:
-        return ()
-    record = stages["export"]
-    chosen = record.figures.get("fp32_islands") or record.params.get("export", {}).get("fp32_islands") or ()
-    return (chosen,) if isinstance(chosen, str) else tuple(map(str, chosen))
+def _islands(precision: _Precision | None) -> tuple[str, ...]:
+    """The modules (of an imported graph: nodes) that stay in FP32, as the export recorded."""
+    return tuple(dict.fromkeys(island.module or island.node for island in precision.islands)) if precision else ()
 
 
 def _figures(stages: Mapping[str, StageRecord], stage: str) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import GateFailedError
-from segpipe.rundir import RunDirectory
+from segpipe.errors import DataError, GateFailedError
+from segpipe.rundir import TOML_NAME, RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
-from stages.config import Config
+from stages.config import Config, FolderData
 from stages.environment import driver, gpus, processor, versions
 from stages.models import factory_inputs
 
@@ -25,6 +25,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Compare every hop with the reference, unless the same artifacts were judged on the same images before."""
     from stages.data import fingerprint
 
+    _require_frames(rundir, config, base)
     artifacts = [path for stage in ("train", "export", "build") for path in _artifacts(rundir, stage)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
@@ -46,6 +47,19 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                 _log.info("%s", line)
     refuse_failures(rundir)
     return rundir.artifact(STAGE, REPORT)
+
+
+def _require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
+    """Who imports a graph may have no images at all: then say what to write where."""
+    if "import" not in rundir.manifest.stages or not isinstance(config.data, FolderData):
+        return
+    if not (base / config.data.root).is_dir():
+        raise DataError(
+            f"an imported network is judged on images, and [data] root = '{config.data.root}' is no folder",
+            hint=f'in {rundir.path / TOML_NAME}, under [data], write root = "FOLDER", images = "images" and '
+            'masks = "masks": FOLDER/images holds frames, FOLDER/masks a PNG of class numbers with the name of each; '
+            'under [export] write fp32_islands = "auto"',
+        )
 
 
 def refuse_failures(rundir: RunDirectory) -> None:

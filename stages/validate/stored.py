@@ -73,7 +73,7 @@ class Keeper:
 
     def basis_sha256(self, settings: ValidateConfig) -> str:
         """Hash of what was judged on: frames, labels, limits."""
-        rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"})
+        rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"}, exclude_none=True)
         return sha256_of_bytes(json.dumps([self._hashes, rules], sort_keys=True).encode())
 
     def files(self, reference: str, setup: Setup) -> dict[str, bytes]:
