@@ -18,7 +18,7 @@ def adopted_apart(model: Path, contract: Contract) -> bytes:
     """The bytes of a checked graph that fits the contract, from a file that may be anything."""
     size_bytes = model.stat().st_size if model.is_file() else 0
     limits = Limits(_CPU_S, _WALL_S, _memory_for(size_bytes))
-    return call_apart(_adopted, str(model), limits, model=str(model), contract=contract.to_json())
+    return call_apart(adopted, str(model), limits, model=str(model), contract=contract.to_json())
 
 
 def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> None:
@@ -51,7 +51,7 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
     return b""
 
 
-def _adopted(model: str, contract: str) -> bytes:
+def adopted(model: str, contract: str) -> bytes:
     """The child's part."""
     from stages.graphs.adopting import adopt
     from stages.graphs.reading import complete, parse, to_bytes, weights_bytes

@@ -16,6 +16,9 @@ from stages.graphs.types import elements
 LARGEST_BYTES = 2**31 - 1  # what one protobuf message may hold
 OURS = {"", "ai.onnx"}  # domains of ONNX's own operators
 
+_REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError)
+"""What ONNX's checker raises; the builtins for numbers that name no type."""
+
 
 def parse(path: Path) -> onnx.ModelProto:
     """The file alone, without its external data and not checked yet: readable text, known operators, sane sizes."""
@@ -49,8 +52,8 @@ def check(model: onnx.ModelProto, source: str) -> None:
     refuse_too_large(weights_bytes(model), source)
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
+    except _REFUSALS as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source} is not valid ONNX: {first}", hint="export it again") from error
 
 
