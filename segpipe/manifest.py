@@ -54,6 +54,11 @@ class Manifest(BaseModel):
     contract_sha256: str | None = None
     stages: dict[str, StageRecord] = {}
 
+    @property
+    def is_bundle(self) -> bool:
+        """Whether `segpipe bundle` wrote it: an export whose inputs lie in the run that made it."""
+        return "export" in self.stages and not self.stages["export"].inputs
+
     def with_stage(self, stage: str, record: StageRecord, contract_sha256: str | None) -> "Manifest":
         """A copy in which `stage` is `record`."""
         contract = contract_sha256 or self.contract_sha256

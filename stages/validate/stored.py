@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segpipe.errors import ArtifactMissingError, InputError
+from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX
 from segpipe.rundir import RunDirectory
 from segpipe.storage import sha256_of_bytes
 from segpipe.verdict import STAGE
@@ -19,8 +20,6 @@ from stages.config import ValidateConfig
 from stages.validate.answers import Answered
 from stages.validate.inputs import Image, frame_sha256
 from stages.validate.judge import Setup
-
-INDEX, ARRAYS, FRAMES = "reference.json", "reference.npz", "frames.npz"
 
 
 class StoredImage(BaseModel):
@@ -106,7 +105,7 @@ class StoredReference:
         if self.index.contract_sha256 != wanted:
             raise InputError(
                 f"the stored reference is of contract {self.index.contract_sha256[:12]}, the run has {wanted}",
-                hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed",
+                hint=_again(rundir),
             )
 
     def images(self) -> list[Image]:
@@ -133,7 +132,7 @@ def stored_index(rundir: RunDirectory) -> StoredIndex:
     except ValidationError as error:
         raise InputError(
             f"{STAGE}/{INDEX} of {rundir.path} was written by another version ({error.error_count()} fields differ)",
-            hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed",
+            hint=_again(rundir),
         ) from error
 
 
@@ -151,9 +150,16 @@ def _read(rundir: RunDirectory, name: str) -> bytes:
     if STAGE not in rundir.manifest.stages or name not in rundir.record(STAGE).outputs:
         raise ArtifactMissingError(
             f"{rundir.path} holds no stored reference ({STAGE}/{name})",
-            hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed, then copy the run directory",
+            hint=_again(rundir),
         )
     return rundir.artifact_bytes(STAGE, name)
+
+
+def _again(rundir: RunDirectory) -> str:
+    """The commands that store a reference anew."""
+    if rundir.manifest.is_bundle:
+        return rundir.how_to_make(STAGE)
+    return f"run `segpipe validate {rundir.path}` where PyTorch is installed, then copy the run directory"
 
 
 def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:
