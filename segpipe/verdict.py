@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -71,13 +72,13 @@ def stored_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
 def local_files(run: RunDirectory) -> Iterator[tuple[Path, LocalVerdict | SegpipeError]]:
     """Verdicts made on this machine, about this run or others, and why a file holds none."""
     for path in local_verdicts.files(run.path):
+        again = f"delete it and run `segpipe validate {run.path} --hop engine`"
         try:
             with explained_reads(path):
+                if not path.is_file():
+                    continue
                 data = path.read_bytes()
-            yield (
-                path,
-                _parsed(_LOCAL, data, str(path), f"delete it and run `segpipe validate {run.path} --hop engine`"),
-            )
+            yield path, _parsed(_LOCAL, data, str(path), again)
         except FileNotFoundError:
             continue
         except SegpipeError as error:
@@ -90,10 +91,16 @@ def all_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
     local = []
     for _, found in local_files(run):
         if isinstance(found, SegpipeError):
-            _log.warning("a verdict is left out: %s", found)
+            _warn_once(f"a verdict is left out: {found}")
         elif not why_void(found.verdict, own, run.manifest):
             local.append(found.verdict)
     return (*own, *local)
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """In a process: opening a run asks for its verdicts several times."""
+    _log.warning("%s", line)
 
 
 def why_void(local: Verdict, own: Iterable[Verdict], manifest: Manifest) -> str:

@@ -304,12 +304,32 @@ def test_an_unreadable_verdict_is_left_out_with_one_line(
 
     Segmenter.open(bundle, CPU).close()  # by its own verdict
 
-    lines = {record.message for record in caplog.records if record.levelno == logging.WARNING}
-    assert [line for line in lines if f"{path.name} holds no verdict that this segpipe reads: {where}: " in line]
-    assert all("\n" not in line and "upgrade segpipe" in line for line in lines)
+    (line,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"{path.name} holds no verdict that this segpipe reads: {where}: " in line
+    assert "upgrade segpipe" in line
+    assert "\n" not in line
     assert [finding.path for finding in verify(RunDirectory(bundle))[1]] == [f"{FOLDER}/{path.name}"]
     assert [line.state for line in run_status(RunDirectory(bundle))][-1] == "unreadable"
     assert call("verify", bundle).stderr.count("segpipe validate") == 1
+
+
+def test_what_is_no_file_among_the_verdicts_is_left_alone(trained_run: Path, tmp_path: Path) -> None:
+    bundle = write_bundle(RunDirectory(trained_run), tmp_path / "bundle")
+    (bundle / FOLDER / "folder.json").mkdir(parents=True)
+    (bundle / FOLDER / "link.json").symlink_to("nowhere")
+    os.mkfifo(bundle / FOLDER / "pipe.json")
+
+    Segmenter.open(bundle, CPU).close()
+    assert verify(RunDirectory(bundle))[1] == []
+
+
+@pytest.mark.parametrize("name", ["reference.json", "report.json"])
+def test_a_reference_of_another_version_is_one_typed_line(bundle: Path, name: str) -> None:
+    run = RunDirectory(bundle)
+    replace_output(run, STAGE, name, run.artifact_bytes(STAGE, name).replace(b'"images"', b'"pictured"', 1))
+
+    with pytest.raises(InputError, match=rf"{name} of .* written by another version.*`segpipe bundle RUN -o DIR"):
+        validate_hop(RunDirectory(bundle), CPU)
 
 
 @pytest.mark.parametrize("content", [b"[1]", b"{}", b"\xff", b'[{"status": "passed"}]', b"[" * 9999, b""])
@@ -375,6 +395,7 @@ def test_another_place_that_cannot_be_made_is_one_line(bundle: Path, tmp_path: P
     (tmp_path / "file").touch()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError, match="name another path"):
         patch.setenv(VARIABLE, str(tmp_path / "file" / "folder"))
+        assert all_verdicts(RunDirectory(bundle))
         validate_hop(RunDirectory(bundle), CPU)
 
 

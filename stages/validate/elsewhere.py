@@ -7,11 +7,10 @@ from datetime import UTC, datetime
 
 from segpipe import local_verdicts
 from segpipe.errors import BackendError, GateFailedError, InputError
-from segpipe.local_verdicts import REPORT
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.storage import sha256_of_bytes
-from segpipe.verdict import STAGE, LocalVerdict, Verdict, stored_verdicts
+from segpipe.verdict import LocalVerdict, Verdict, stored_verdicts
 from stages.compare_tensors import FP16_MAX
 from stages.validate import named
 from stages.validate.assemble import hop_reports, images_of, new_verdicts, not_judged
@@ -19,7 +18,7 @@ from stages.validate.checks import Peak
 from stages.validate.hops import FP16_GRAPH, OpenHops
 from stages.validate.judge import Judge, Setup
 from stages.validate.report import GateReport
-from stages.validate.stored import StoredReference, stored_index
+from stages.validate.stored import StoredReference, stored_index, stored_report
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
 def judge_hops(rundir: RunDirectory, stored: StoredReference, opened: OpenHops) -> GateReport:
     """Every image of the stored reference through open hops; labels and activations as the gate found them."""
     contract = run_contract(rundir)
-    gate = GateReport.model_validate_json(rundir.artifact_bytes(STAGE, REPORT))
+    gate = stored_report(rundir)
     setup = Setup(contract, stored.index.settings, stored.index.batches, peak=gate_peak(rundir, gate))
     judge = Judge(setup, stored, opened.hops)
     for image in stored.images():

@@ -5,14 +5,14 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segpipe.errors import ArtifactMissingError, InputError
-from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX
+from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
 from segpipe.rundir import RunDirectory
 from segpipe.storage import sha256_of_bytes
 from segpipe.verdict import STAGE
@@ -20,6 +20,9 @@ from stages.config import ValidateConfig
 from stages.validate.answers import Answered
 from stages.validate.inputs import Image, frame_sha256
 from stages.validate.judge import Setup
+from stages.validate.report import GateReport
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class StoredImage(BaseModel):
@@ -127,13 +130,12 @@ class StoredReference:
 
 def stored_index(rundir: RunDirectory) -> StoredIndex:
     """What the stored reference says of itself."""
-    try:
-        return StoredIndex.model_validate_json(_read(rundir, INDEX))
-    except ValidationError as error:
-        raise InputError(
-            f"{STAGE}/{INDEX} of {rundir.path} was written by another version ({error.error_count()} fields differ)",
-            hint=_again(rundir),
-        ) from error
+    return _parsed(rundir, INDEX, StoredIndex)
+
+
+def stored_report(rundir: RunDirectory) -> GateReport:
+    """What the gate found where it ran."""
+    return _parsed(rundir, REPORT, GateReport)
 
 
 def _described(image: Image, answered: Answered) -> StoredImage:
@@ -144,6 +146,16 @@ def _described(image: Image, answered: Answered) -> StoredImage:
         has_labels=image.labels is not None,
         has_scores=answered.scores is not None,
     )
+
+
+def _parsed(rundir: RunDirectory, name: str, kind: type[_Model]) -> _Model:
+    try:
+        return kind.model_validate_json(_read(rundir, name))
+    except ValidationError as error:
+        raise InputError(
+            f"{STAGE}/{name} of {rundir.path} was written by another version ({error.error_count()} fields differ)",
+            hint=_again(rundir),
+        ) from error
 
 
 def _read(rundir: RunDirectory, name: str) -> bytes:
