@@ -4,20 +4,20 @@ import logging
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from segpipe import local_verdicts
+from segpipe.documents import Form
 from segpipe.errors import InputError, NotValidatedError, SegpipeError
-from segpipe.manifest import Manifest
+from segpipe.manifest import Manifest, Moment
 from segpipe.rundir import RunDirectory
-from segpipe.storage import explained_reads
+from segpipe.storage import read_bounded
 
 STAGE = "validate"
 FILE_NAME = "verdicts.json"
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -52,21 +52,22 @@ class LocalVerdict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    made_utc: str
+    made_utc: Moment
     verdict: Verdict
     report: dict[str, Any]
 
 
 VERDICTS = TypeAdapter(tuple[Verdict, ...])
-_LOCAL = TypeAdapter(LocalVerdict)
+_FORM = Form("list of verdicts", VERDICTS, InputError)
+_LOCAL = Form("local verdict", TypeAdapter(LocalVerdict), InputError)
 
 
 def stored_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
     """What the last validation said; empty when there was none."""
     if STAGE not in run.manifest.stages:
         return ()
-    again = run.how_to_make(STAGE) + ("" if run.manifest.is_bundle else " --force")
-    return _parsed(VERDICTS, run.artifact_bytes(STAGE, FILE_NAME), f"{STAGE}/{FILE_NAME} of {run.path}", again)
+    again = run.how_to_make(STAGE) if run.manifest.is_bundle else f"run `segpipe validate {run.path} --force`"
+    return _FORM.read(run.artifact_bytes(STAGE, FILE_NAME), f"{STAGE}/{FILE_NAME} of {run.path}", again)
 
 
 def local_files(run: RunDirectory) -> Iterator[tuple[Path, LocalVerdict | SegpipeError]]:
@@ -74,11 +75,7 @@ def local_files(run: RunDirectory) -> Iterator[tuple[Path, LocalVerdict | Segpip
     for path in local_verdicts.files(run.path):
         again = f"delete it and run `segpipe validate {run.path} --hop engine`"
         try:
-            with explained_reads(path):
-                if not path.is_file():
-                    continue
-                data = path.read_bytes()
-            yield path, _parsed(_LOCAL, data, str(path), again)
+            yield path, _LOCAL.read(read_bounded(path), str(path), again)
         except FileNotFoundError:
             continue
         except SegpipeError as error:
@@ -181,16 +178,3 @@ def how_to_judge(run: RunDirectory, backend: str) -> str:
     if {*local_verdicts.REFERENCE} <= {*run.manifest.stages[STAGE].outputs}:
         return f"run {here} here"
     return f"it carries no reference to judge by: {run.how_to_make(STAGE)}, then `segpipe validate DIR --hop {hop}`"
-
-
-def _parsed(adapter: "TypeAdapter[_T]", data: bytes, name: str, otherwise: str) -> _T:
-    """The content, or one line about the first thing in it that this version does not write."""
-    try:
-        return adapter.validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise InputError(
-            f"{name} holds no verdict that this segpipe reads: {where}: {first['msg']}",
-            hint=f"upgrade segpipe if a newer one wrote it (pip install -U segpipe); otherwise {otherwise}",
-        ) from None

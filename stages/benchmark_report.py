@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from segpipe.documents import Form
+from segpipe.errors import InputError
 from stages.timing import Latency
 
 SCHEMA_FILE = Path(__file__).parent / "schemas" / "benchmark-report.schema.json"
@@ -162,6 +164,14 @@ class Report(_Part):
     def unvalidated(self) -> tuple[str, ...]:
         """Our contestants whose artifact the release gate did not pass."""
         return tuple(entry.name for entry in self.contestants if entry.latency and entry.validated is False)
+
+
+_FORM = Form("benchmark report", TypeAdapter(Report), InputError, SCHEMA)
+
+
+def read_report(data: str | bytes, name: str) -> Report:
+    """A stored report, or one line that says what is wrong with it."""
+    return _FORM.read(data, name, "measure again with `segpipe benchmark`")
 
 
 def schema_text() -> str:

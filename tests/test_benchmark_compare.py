@@ -139,7 +139,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["benchmark", "compare", str(tmp_path / "old.json"), str(tmp_path / "none.json")])
 
     assert result.exit_code == 1
-    assert "is no benchmark report of this version" in result.stderr
+    assert "old.json was written by another version of segpipe" in result.stderr
 
 
 def test_a_run_with_nothing_exported_is_refused(finished_run: Path, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_benchmark_of_an_older_form_is_named_not_guessed_at(run_copy: Path) ->
     path = RunDirectory(run_copy).artifact("benchmark", "report.json")
     replace_output(run_copy, "benchmark", path, b'{"latency": {"ours": {"p50_ms": 1.0}}}')
 
-    assert "made by another version" in write_report(RunDirectory(run_copy)).read_text()
+    assert "the benchmark was written by another version" in write_report(RunDirectory(run_copy)).read_text()
 
 
 def test_an_unvalidated_benchmark_is_loud_in_the_report(run_copy: Path) -> None:

@@ -29,7 +29,9 @@ _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidat
 
 def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """Open what `backend` runs, or with `auto` the best that is usable here; with the artifact's SHA-256."""
-    opened = _open_usable(run, backend, options, allow_unvalidated)
+    opened = run.at_one_moment(
+        lambda: _open_usable(run, backend, options, allow_unvalidated), discard=lambda found: found[0].close()
+    )
     if moved := moved_inputs(run.manifest, "export"):
         _log.warning(
             "%s: the export was made from another %s than the run holds now; run `segpipe run %s --from export`",
@@ -83,7 +85,11 @@ def _has_visible_gpu() -> bool:
 
 
 def run_contract(run: RunDirectory) -> Contract:
-    """The contract a run was exported with, held against the manifest."""
+    """The contract a run was exported with, which the manifest must name."""
+    return run.at_one_moment(lambda: _agreed_contract(run))
+
+
+def _agreed_contract(run: RunDirectory) -> Contract:
     contract = Contract.from_json(run.artifact_bytes("export", "contract.json"), f"{run.path}/export")
     wanted = run.manifest.contract_sha256 or "none"
     if contract.sha256 != wanted:
@@ -122,7 +128,6 @@ def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOpt
 def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
     stage, file = ARTIFACTS[name]
-    before = run.manifest
     _require_target(run, name)
     sha256 = run.recorded(stage, file).sha256
     opener = load_opener(name)
@@ -130,8 +135,6 @@ def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvali
         require_passed(run, sha256, name)
     built = build_options(run, name, options)
     data, contract = run.artifact_bytes(stage, file), run_contract(run)
-    if run.manifest is not before:  # superseded while it was read: verdict and bytes must be of one state
-        return _open_named(run, name, options, allow_unvalidated)
     opened = opener(data, contract, built)
     if not allow_unvalidated:
         try:

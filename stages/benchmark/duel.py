@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from segpipe.errors import GateFailedError, InputError, NotValidatedError
+from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
+from segpipe.storage import read_bounded
 from segpipe.verdict import require_passed
-from stages.benchmark_report import Report
+from stages.benchmark_report import Report, read_report
 from stages.config import Config
 from stages.data import open_split
 from stages.timing import Contestant, interleave, median_of_ratios, warm_up
@@ -168,13 +168,9 @@ def compare_reports(a: Path, b: Path) -> list[Apart]:
 def _read(path: Path) -> Report:
     """A report file, or that of a run directory."""
     try:
-        text = RunDirectory(path).artifact_bytes("benchmark", "report.json") if path.is_dir() else path.read_bytes()
-        return Report.model_validate_json(text)
-    except FileNotFoundError:
+        data = RunDirectory(path).artifact_bytes("benchmark", "report.json") if path.is_dir() else read_bounded(path)
+    except FileNotFoundError as error:
+        if isinstance(error, SegpipeError):
+            raise
         raise InputError(f"{path} does not exist", hint="give a run directory or a benchmark's report.json") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{path} is no benchmark report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            hint="measure again with `segpipe benchmark`",
-        ) from None
+    return read_report(data, str(path))

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page of what was built from what, with its figures and pictures."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ FILE_NAME = "report.html"
 
 def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     """Write RUN/report.html from the manifest and the stages' own files; what a stage did not leave is left out."""
-    facts = read_facts(rundir)
-    page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=_images(rundir))
+    facts, images = rundir.at_one_moment(lambda: (read_facts(rundir), _images(rundir)))
+    page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=images)
     return _write(out or rundir.path / FILE_NAME, page)
 
 
 def write_comparison(rundirs: Sequence[RunDirectory], out: Path) -> Path:
     """Write one page that puts several runs side by side."""
-    runs = [read_facts(rundir) for rundir in rundirs]
+    runs = [rundir.at_one_moment(partial(read_facts, rundir)) for rundir in rundirs]
     pictures = {
         "accuracy": figures.accuracy_by_run(runs),
         "latency": figures.latency_by_run(runs),

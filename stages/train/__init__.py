@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 from segpipe import manifest
 from segpipe.rundir import RunDirectory
-from segpipe.step import is_intact
+from segpipe.step import SCRATCH, is_intact
 from stages.config import Config
 from stages.data import fingerprint
 from stages.data.check import refuse_broken
@@ -27,7 +27,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             from stages.train.fit import fit
             from stages.train.trainer import Folders
 
-            outcome = fit(config, base, Folders(step.scratch("resume"), step.path(SHEET), _logs(rundir.path)))
+            outcome = fit(config, base, Folders(step.scratch(), step.path(SHEET), _logs(rundir.path)))
             for name, content in outcome.files.items():
                 step.path(name).write_bytes(content)
             step.contract_sha256 = outcome.trained.contract.sha256
@@ -47,7 +47,7 @@ def assist(path: Path, config: Config, base: Path, forced: bool) -> NoReturn:
         from stages.train.trainer import Folders
 
         partial = path / STAGE / f"{key[:12]}.partial"
-        learn(config, base, Folders(partial / "resume", partial / SHEET, _logs(path)))
+        learn(config, base, Folders(partial / SCRATCH, partial / SHEET, _logs(path)))
     raise SystemExit(0)
 
 

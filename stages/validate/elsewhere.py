@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 def validate_hop(rundir: RunDirectory, wanted: str) -> list[str]:
     """Judge what `wanted` names ('engine' or a backend) and keep its verdicts here; returns lines to print."""
     local_verdicts.prepare(rundir.path)
-    report = judge_stored(rundir, wanted)
+    report = rundir.at_one_moment(lambda: judge_stored(rundir, wanted))
     if not report.hops:
         raise _nothing_judged(rundir, wanted, report)
     overruled = keep(rundir, report)

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError, InputError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.trt.building import ShapeRange
@@ -90,7 +90,7 @@ def kept_verdicts(rundir: RunDirectory) -> tuple[Verdict, ...]:
     """Those of the last validation, unless somebody changed them: then nothing of them is believed."""
     try:
         return stored_verdicts(rundir)
-    except (ArtifactDamagedError, ArtifactMissingError) as error:
+    except (ArtifactDamagedError, ArtifactMissingError, InputError) as error:
         _log.warning("verdicts of other machines are dropped: %s", error)
         return ()
 

@@ -8,8 +8,10 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
+from segpipe.documents import Form
+from segpipe.errors import InputError
 from stages.validate.checks import Status
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "gate-report.schema.json"
@@ -211,6 +213,14 @@ class GateReport(_Part):
             )
         parts = [f"{', '.join(names)} ({reason})" for reason, names in backends.items()]
         return [f"validate: not judged here: {'; '.join(parts)}"] if parts else []
+
+
+_FORM = Form("gate report", TypeAdapter(GateReport), InputError)
+
+
+def read_report(data: bytes, name: str, hint: str) -> GateReport:
+    """A stored report, or one line that says what is wrong with it."""
+    return _FORM.read(data, name, hint)
 
 
 def figure(value: float | None) -> str:

@@ -5,12 +5,13 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from segpipe.documents import Form
 from segpipe.errors import ArtifactMissingError, InputError
 from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
 from segpipe.rundir import RunDirectory
@@ -20,9 +21,7 @@ from stages.config import ValidateConfig
 from stages.validate.answers import Answered
 from stages.validate.inputs import Image, frame_sha256
 from stages.validate.judge import Setup
-from stages.validate.report import GateReport
-
-_Model = TypeVar("_Model", bound=BaseModel)
+from stages.validate.report import GateReport, read_report
 
 
 class StoredImage(BaseModel):
@@ -49,6 +48,9 @@ class StoredIndex(BaseModel):
     settings: ValidateConfig
     batches: tuple[int, ...]
     images: tuple[StoredImage, ...]
+
+
+_FORM = Form("stored reference", TypeAdapter(StoredIndex), InputError)
 
 
 @dataclass
@@ -130,12 +132,12 @@ class StoredReference:
 
 def stored_index(rundir: RunDirectory) -> StoredIndex:
     """What the stored reference says of itself."""
-    return _parsed(rundir, INDEX, StoredIndex)
+    return _FORM.read(_read(rundir, INDEX), f"{STAGE}/{INDEX} of {rundir.path}", _again(rundir))
 
 
 def stored_report(rundir: RunDirectory) -> GateReport:
     """What the gate found where it ran."""
-    return _parsed(rundir, REPORT, GateReport)
+    return read_report(_read(rundir, REPORT), f"{STAGE}/{REPORT} of {rundir.path}", _again(rundir))
 
 
 def _described(image: Image, answered: Answered) -> StoredImage:
@@ -146,16 +148,6 @@ def _described(image: Image, answered: Answered) -> StoredImage:
         has_labels=image.labels is not None,
         has_scores=answered.scores is not None,
     )
-
-
-def _parsed(rundir: RunDirectory, name: str, kind: type[_Model]) -> _Model:
-    try:
-        return kind.model_validate_json(_read(rundir, name))
-    except ValidationError as error:
-        raise InputError(
-            f"{STAGE}/{name} of {rundir.path} was written by another version ({error.error_count()} fields differ)",
-            hint=_again(rundir),
-        ) from error
 
 
 def _read(rundir: RunDirectory, name: str) -> bytes:
@@ -171,7 +163,7 @@ def _again(rundir: RunDirectory) -> str:
     """The commands that store a reference anew."""
     if rundir.manifest.is_bundle:
         return rundir.how_to_make(STAGE)
-    return f"run `segpipe validate {rundir.path}` where PyTorch is installed, then copy the run directory"
+    return f"run `segpipe validate {rundir.path} --force` where PyTorch is installed, then copy the run directory"
 
 
 def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:
