@@ -33,6 +33,7 @@ from stages.validate.hops import BackendAnswer, OpenHops
 from stages.validate.report import GateReport
 from stages.validate.stored import StoredReference
 from tests.host_engine import host_backend
+from tests.old_runs import unpack
 from tests.test_base_install import call
 from tests.trained import replace_output
 
@@ -46,16 +47,6 @@ def without_verdict(run: Path, backend: str) -> None:
     changes = {"status": "not judged", "device": "none", "reasons": ("not run here: there is none. use another",)}
     entries = [e.model_copy(update=changes) if e.backend == backend else e for e in stored_verdicts(rundir)]
     replace_output(rundir, STAGE, FILE_NAME, VERDICTS.dump_json(tuple(entries)))
-
-
-def old_bundle(bundle: Path) -> None:
-    """As bundles were before: no reference, no figures."""
-    content = json.loads((bundle / "manifest.json").read_text())
-    for name in REFERENCE:
-        del content["stages"][STAGE]["outputs"][name]
-    for record in content["stages"].values():
-        record["figures"] = {}
-    (bundle / "manifest.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -122,19 +113,15 @@ def test_every_refusal_of_a_bundle_names_a_command(bundle: Path, tmp_path: Path,
     assert "Traceback" not in done.stderr
 
 
-def test_a_bundle_of_before_is_opened_and_says_what_it_lacks(bundle: Path) -> None:
-    before = all_verdicts(RunDirectory(bundle))
-    old_bundle(bundle)
-    passed = tuple(entry.model_copy(update={"status": "passed", "device": "cpu"}) for entry in before)
-    replace_output(RunDirectory(bundle), STAGE, FILE_NAME, VERDICTS.dump_json(passed))
+def test_a_bundle_of_before_is_opened_and_says_what_it_lacks(tmp_path: Path) -> None:
+    old = unpack("bundle", tmp_path)
+    again = "`segpipe bundle RUN -o DIR --with-reference`"
 
-    Segmenter.open(bundle, CPU).close()
-    with pytest.raises(
-        ArtifactMissingError, match=r"no stored reference.*`segpipe bundle RUN -o DIR --with-reference`"
-    ):
-        validate_hop(RunDirectory(bundle), CPU)
-    with pytest.raises(NotValidatedError, match=r"carries no reference.*`segpipe bundle RUN -o DIR --with-reference`"):
-        require_passed(RunDirectory(bundle), "0" * 64, RTX)
+    Segmenter.open(old, CPU).close()
+    with pytest.raises(ArtifactMissingError, match=rf"holds no stored reference.*{again}"):
+        validate_hop(RunDirectory(old), "engine")
+    with pytest.raises(NotValidatedError, match=rf"was not judged on {RTX}.*carries no reference.*{again}"):
+        Segmenter.open(old, RTX)
 
 
 # --- what a bundle carries -------------------------------------------------------------------------------------------
