@@ -42,6 +42,9 @@ def _moment(text: str) -> str:
     return text
 
 
+Moment = Annotated[str, AfterValidator(_moment)]
+
+
 class StageRecord(BaseModel):
     """Everything known about one finished stage. `path` and `inputs` are relative to the run directory."""
 
@@ -53,7 +56,7 @@ class StageRecord(BaseModel):
     params: dict[str, Any]
     environment: dict[str, str]
     outputs: dict[Annotated[str, AfterValidator(_inside)], Output]
-    started_utc: Annotated[str, AfterValidator(_moment)]
+    started_utc: Moment
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     figures: dict[str, Any]
 
@@ -73,6 +76,11 @@ class Manifest(BaseModel):
             if record.path.partition("/")[0] != stage:
                 raise ValueError(f"stage {stage[:40]!r} lies in {record.path}, another stage's folder")
         return self
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether `segpipe bundle` wrote it: an export whose inputs lie in the run that made it."""
+        return "export" in self.stages and not self.stages["export"].inputs
 
     def with_stage(self, stage: str, record: StageRecord, contract_sha256: str | None) -> "Manifest":
         """A copy in which `stage` is `record`."""

@@ -71,10 +71,7 @@ class RunDirectory:
     def record(self, stage: str) -> StageRecord:
         """The finished stage, or an error naming the command that runs it."""
         if stage not in self.manifest.stages:
-            raise ArtifactMissingError(
-                f"stage '{stage}' has not run in {self.path}",
-                hint=f"run `segpipe run {self.path} --until {stage}`",
-            )
+            raise ArtifactMissingError(f"stage '{stage}' has not run in {self.path}", hint=self.how_to_make(stage))
         return self.manifest.stages[stage]
 
     def recorded(self, stage: str, name: str) -> Output:
@@ -107,6 +104,13 @@ class RunDirectory:
             return data
 
         return self._outlasting_commits(read)
+
+    def how_to_make(self, stage: str) -> str:
+        """The commands that make a stage's files; those of a bundle are made where its run is."""
+        if not self.manifest.is_bundle:
+            return f"run `segpipe run {self.path} --until {stage}`"
+        again = f"`segpipe run RUN --until {stage}` and `segpipe bundle RUN -o DIR --with-reference`"
+        return f"run {again} where the run of this bundle is, and copy DIR here"
 
     def refresh(self) -> bool:
         """Take the manifest as it is now; whether another process has committed since it was read."""
@@ -235,9 +239,7 @@ class RunDirectory:
         with explained_reads(path):
             present = name in record.outputs and path.is_file()
         if not present:
-            raise ArtifactMissingError(
-                f"{stage}/{name} is not in {self.path}", hint=f"run `segpipe run {self.path} --until {stage}`"
-            )
+            raise ArtifactMissingError(f"{stage}/{name} is not in {self.path}", hint=self.how_to_make(stage))
         return path, record.outputs[name]
 
     def _vouch(self, stage: str, path: Path, found: str, output: Output) -> None:
@@ -247,5 +249,5 @@ class RunDirectory:
     def _changed(self, stage: str, path: Path, difference: str) -> ArtifactDamagedError:
         return ArtifactDamagedError(
             f"{path} was changed after it was made: {difference}",
-            hint=f"make it again with `segpipe run {self.path} --until {stage}`",
+            hint=f"to make it again {self.how_to_make(stage)}",
         )

@@ -9,11 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from segpipe.errors import SegpipeError
 from segpipe.freshness import stale_against_config, stale_by_descent
 from segpipe.manifest import StageRecord
 from segpipe.rundir import TOML_NAME, RunDirectory
 from segpipe.step import own_folders
 from segpipe.storage import explained_reads
+from segpipe.verdict import STAGE, Verdict, held_sha256, local_files, stored_verdicts, why_void
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +61,33 @@ def run_status(run: RunDirectory) -> list[StageStatus]:
     for folder in [folder for home in sorted(run.path.glob("*/")) for folder in own_folders(home)]:
         if folder.suffix == ".partial" and _holds_files(folder):
             lines.append(StageStatus(folder.parent.name, "in progress", "not finished", "", 0, ""))
+    return lines + _verdicts(run)
+
+
+def _verdicts(run: RunDirectory) -> list[StageStatus]:
+    """Of a bundle those that came with it, which are the gate's; and those that were made on this machine."""
+    own: tuple[Verdict, ...] = ()
+    lines = []
+    try:
+        own = stored_verdicts(run)
+    except SegpipeError as error:
+        lines.append(StageStatus("verdict", "unreadable", error.message, "", 0, ""))
+    if run.manifest.is_bundle and own:
+        made = run.record(STAGE).started_utc
+        lines += [StageStatus("verdict", entry.status, "in the bundle", made, 0, _about(entry)) for entry in own]
+    for path, found in local_files(run):
+        size = path.stat().st_size
+        if isinstance(found, SegpipeError):
+            lines.append(StageStatus("verdict", "unreadable", found.message, "", size, ""))
+        elif found.verdict.artifact_sha256 in held_sha256(run.manifest):
+            void = why_void(found.verdict, own, run.manifest)
+            state, why = ("void", void) if void else (found.verdict.status, "made here")
+            lines.append(StageStatus("verdict", state, why, found.made_utc, size, _about(found.verdict)))
     return lines
+
+
+def _about(verdict: Verdict) -> str:
+    return f"{verdict.artifact} on {verdict.backend} ({verdict.device})"
 
 
 def age(made_utc: str, now: datetime) -> str:

@@ -30,7 +30,8 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     except FileNotFoundError:
         if (path.parent / manifest.FILE_NAME).is_file():
             raise ConfigError(
-                f"{path.parent} has no {path.name}", hint="a bundle has no config: name its run"
+                f"{path.parent} has no {path.name}",
+                hint=f"a bundle has none: name its run, or judge it with `segpipe validate {path.parent} --hop engine`",
             ) from None
         raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {path.parent}`") from None
     except UnicodeDecodeError:

@@ -15,15 +15,16 @@ from segpipe.errors import (
     InputError,
     NotValidatedError,
 )
+from segpipe.local_verdicts import FRAMES
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, stored_verdicts
+from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, LocalVerdict, local_files, stored_verdicts
 from stages.compare_tensors import FP16_MAX
 from stages.pipeline import Selection, run_stages
 from stages.validate.elsewhere import gate_peak, judge_stored, keep, validate_hop
 from stages.validate.hops import stale_engine
 from stages.validate.report import GateReport
-from stages.validate.stored import FRAMES, StoredReference, _packed
+from stages.validate.stored import StoredReference, _packed
 from tests.calling import call
 from tests.planted_table import break_graph
 from tests.trained import edit_graph, replace_output, trained_config
@@ -47,17 +48,18 @@ print(*sorted({{name.partition('.')[0] for name in sys.modules}}))
     assert not {"torch", "onnx", "lightning", "PIL", "jinja2", "safetensors", "tensorrt_rtx"} & set(loaded.split())
 
 
-def test_judging_elsewhere_keeps_the_record_fresh_and_adds_its_report(
+def test_judging_elsewhere_leaves_the_run_as_it_was_and_keeps_its_report_beside_it(
     trained_copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = RunDirectory(trained_copy).record(STAGE)
+    before = RunDirectory(trained_copy).manifest
     validate_hop(RunDirectory(trained_copy), "onnxruntime-cpu")
-    after = RunDirectory(trained_copy).record(STAGE)
     caplog.set_level(logging.INFO)
     run_stages(trained_copy, trained_config(trained_copy), trained_copy, GATE)
 
-    assert after.key == before.key
-    assert set(after.outputs) - set(before.outputs) == {"hop-onnxruntime-cpu-cpu.json"}
+    assert RunDirectory(trained_copy).manifest == before
+    ((_, local),) = local_files(RunDirectory(trained_copy))
+    assert isinstance(local, LocalVerdict)
+    assert set(GateReport.model_validate(local.report).hops) == {"onnxruntime-cpu"}
     assert caplog.records[-1].message == "validate: fresh, nothing to do"
 
 
@@ -112,7 +114,7 @@ def test_a_gate_that_ran_meanwhile_keeps_its_verdicts(trained_copy: Path) -> Non
     report = judge_stored(run, "onnxruntime-cpu").model_copy(update={"basis_sha256": "0" * 64})
     before = stored_verdicts(run)
 
-    with run.writing(), pytest.raises(InputError, match=r"the gate ran anew meanwhile.*run the same command again"):
+    with pytest.raises(InputError, match=r"the gate ran anew meanwhile.*run the same command again"):
         keep(run, report)
     assert stored_verdicts(RunDirectory(trained_copy)) == before
 

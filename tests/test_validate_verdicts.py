@@ -10,6 +10,7 @@ from segpipe.errors import (
     InputError,
     NotValidatedError,
 )
+from segpipe.local_verdicts import INDEX
 from segpipe.manifest import save, stage_key
 from segpipe.rundir import RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, require_passed, stored_verdicts
@@ -17,7 +18,7 @@ from stages.pipeline import Selection, run_stages
 from stages.validate import machine
 from stages.validate.elsewhere import validate_hop
 from stages.validate.report import GateReport, NotJudged
-from stages.validate.stored import INDEX, StoredReference
+from stages.validate.stored import StoredReference
 from tests.calling import call
 from tests.trained import replace_output, trained_config
 

@@ -42,15 +42,20 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     from segpipe.rundir import RunDirectory
     from segpipe.verify import verify as verify_run
 
-    checked, findings = verify_run(RunDirectory(run))
+    directory = RunDirectory(run)
+    checked, findings = verify_run(directory)
     if as_json:
         print_json({"checked": checked, "findings": [vars(finding) for finding in findings]})
     else:
         print_table(["file", "state"], [[finding.path, finding.state] for finding in findings])
         print(f"{checked} files checked")
-    damaged = [finding.path for finding in findings if finding.is_damage]
+    damaged = [finding for finding in findings if finding.is_damage]
     if damaged:
-        raise ArtifactDamagedError(f"{', '.join(damaged)} damaged or missing", hint=f"run `segpipe run {run}`")
+        hint = "copy the bundle here again" if directory.manifest.is_bundle else f"run `segpipe run {run}`"
+        if all(finding.state == "unreadable" for finding in damaged):
+            hint = f"delete it and run `segpipe validate {run} --hop engine`, or upgrade segpipe"
+        names = ", ".join(finding.path for finding in damaged)
+        raise ArtifactDamagedError(f"{names} damaged, unreadable or missing", hint=hint)
 
 
 @app.command()

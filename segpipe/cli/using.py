@@ -58,12 +58,16 @@ def predict(
 def bundle(
     run: Run,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle; must be new or empty.")],
+    with_reference: Annotated[
+        bool,
+        typer.Option("--with-reference", help="Add what `validate --hop` needs there, with validation images."),
+    ] = False,
 ) -> None:
     """Copy what the runtime needs, and nothing else, into a folder to deploy."""
     from segpipe.bundle import write_bundle
     from segpipe.rundir import RunDirectory
 
-    print(write_bundle(RunDirectory(run), out))
+    print(write_bundle(RunDirectory(run), out, with_reference))
 
 
 @app.command()

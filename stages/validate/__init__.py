@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import DataError, GateFailedError
+from segpipe.local_verdicts import REPORT
 from segpipe.rundir import TOML_NAME, RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config import Config, FolderData
@@ -12,7 +13,6 @@ from stages.environment import driver, gpus, processor, versions
 from stages.models import factory_inputs
 
 VERSION = 3
-REPORT = "report.json"
 _JUDGING = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
 """Packages that compute the reference and the hops: another version of one may give other numbers."""
 _BESIDE = (".json", ".csv", ".png")

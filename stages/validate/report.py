@@ -231,9 +231,9 @@ class GateReport(_Part):
 _FORM = Form("gate report", TypeAdapter(GateReport), InputError)
 
 
-def read_report(data: bytes, name: str) -> GateReport:
+def read_report(data: bytes, name: str, hint: str = "judge again with `segpipe validate RUN --force`") -> GateReport:
     """A stored report, or one line that says what is wrong with it."""
-    return _FORM.read(data, name, "run `segpipe validate` with --force where PyTorch is installed")
+    return _FORM.read(data, name, hint)
 
 
 def figure(value: float | None) -> str:
