@@ -71,7 +71,9 @@ def _files(folder: Path) -> list[Path]:
 def _written(folder: Path) -> Path:
     frames = ShapesSplit(ShapesData(kind="shapes", height=SIZE[0], width=SIZE[1]), "train")
     for number in range(40):
-        cv2.imwrite(str(folder / f"{number}.jpg"), frames.sample(number)[0][:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 94])
+        picture = np.ascontiguousarray(frames.sample(number)[0][:, :, ::-1])
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 94])[1].tobytes()
+        (folder / f"{number}.jpg").write_bytes(data)
     return folder
 
 

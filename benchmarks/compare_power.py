@@ -16,6 +16,7 @@ from segpipe import Segmenter
 from stages.benchmark.duel import Outcome, Terms, duel
 from stages.config_file import load_config
 from stages.data import open_split
+from stages.timing import in_words
 
 _LINE = "{:>3}  {:<8} {:<17} {:>6}  {:<16} {:>6} {:>6} {:>7} {:>5}"
 
@@ -70,7 +71,7 @@ def slowed(segmenter: Segmenter, share: float) -> Callable[[NDArray[Any]], objec
 
 def line(number: int, share: float, outcome: Outcome, seconds: float) -> str:
     """One try as a line of the table."""
-    interval = f"{outcome.low:.3f} to {outcome.high:.3f}"
+    interval = in_words(outcome.low, outcome.high, ".3f")
     return _LINE.format(
         number, f"{share:.0%}", outcome.verdict, f"{outcome.ratio:.3f}", interval, f"{outcome.a_ms:.2f}",
         outcome.rounds, f"{seconds:.1f}", f"{os.getloadavg()[0]:.1f}",

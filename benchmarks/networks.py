@@ -55,8 +55,8 @@ def main() -> int:
 
 def examine(known: Known) -> dict[str, Any]:
     """Every check on one network: `yes`, or why not."""
-    from benchmarks import network_checks as checks
     from stages.models.measure import measure
+    from tests import network_checks as checks
 
     config = ModelConfig(name=known.name, options=dict(known.options))
     subject = checks.Subject.make(config, checks.SIZES[:1] if "open_sizes" in known.cannot else checks.SIZES)

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.keep import RESULTS
 from stages.benchmark_report import Report
+from stages.timing import in_words
 
 README = Path(__file__).parents[1] / "README.md"
 CPU_START, CPU_END = "<!-- cpu: made by `python -m benchmarks.readme_table` -->", "<!-- /cpu -->"
@@ -84,11 +85,11 @@ def _one(name: str, report: Report) -> str:
         if entry.latency is None:
             continue
         ratio = None if entry.ours else ratios.get(entry.name)
-        times = "" if ratio is None else f"{ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        times = "" if ratio is None else f"{ratio.ratio:.2f} ({in_words(ratio.low, ratio.high)})"
         same = "" if entry.agreement is None else f"{entry.agreement:.3%}"
         figures = entry.latency
         lines.append(
-            f"| {entry.name} | {figures.p50_ms:.2f} | {figures.p50_low_ms:.2f} to {figures.p50_high_ms:.2f} "
+            f"| {entry.name} | {figures.p50_ms:.2f} | {in_words(figures.p50_low_ms, figures.p50_high_ms)} "
             f"| {times} | {same} |"
         )
     return "\n".join(lines)

@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,7 +20,9 @@ from torch.nn import functional as F
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from torchvision.transforms import functional as T
 
-from segpipe.contract import METADATA_KEY, Contract
+from benchmarks import large_frames
+from benchmarks.large_frames import graph_of
+from segpipe.contract import Contract
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.geometry import axes
@@ -92,20 +93,7 @@ def prepare(run: RunDirectory, classes: int, threads: int) -> Setting:
     scores = real_scores(run, classes, (NETWORK[0] // STRIDE, NETWORK[1] // STRIDE))
     torch.manual_seed(0)
     module = WithScores(scores).eval()
-    example = torch.zeros(1, 3, *NETWORK)
-    program = torch.onnx.export(
-        module,
-        (example,),
-        dynamo=True,
-        opset_version=18,
-        verbose=False,
-        input_names=[contract.input_name],
-        output_names=[contract.output_name],
-    )
-    assert program is not None
-    model = program.model_proto
-    onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
-    backend = onnxruntime.open(model.SerializeToString(), contract, OpenOptions(threads=threads))
+    backend = onnxruntime.open(graph_of(module, contract), contract, OpenOptions(threads=threads))
     frame = np.random.default_rng(0).integers(0, 256, (*FRAME, 3), np.uint8)
     palette = [(0, 0, 0)] * classes
     return Setting(contract, module, Segmenter(backend, contract, palette), backend, frame, scores)
@@ -232,6 +220,7 @@ def main() -> None:
     """Measure everything and write it down."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a trained demo run (`segpipe demo`)")
+    parser.add_argument("--camvid", type=Path, help="SegNet's CamVid: frames much larger than the network as well")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -247,6 +236,8 @@ def main() -> None:
         setting.segmenter.close()
     report["post-processing alone, 19 classes"] = post_alone(run, 19, options.rounds)
     report["opening"] = opening(run, options.threads, options.rounds)
+    if options.camvid is not None:
+        report |= large_frames.report(options.camvid, options.rounds, options.threads)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 

@@ -3,12 +3,16 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from segpipe import telemetry
+
 if TYPE_CHECKING:
     from segpipe.contract import Contract as Contract
     from segpipe.errors import SegpipeError as SegpipeError
     from segpipe.rundir import RunDirectory as RunDirectory
     from segpipe.runtime.request import Outputs as Outputs
     from segpipe.runtime.segmenter import Segmenter as Segmenter
+
+telemetry.switch_off()  # before any library is imported, which is when they look
 
 __version__ = "0.1.0"
 

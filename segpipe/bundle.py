@@ -1,50 +1,114 @@
 """A bundle: the part of a run directory that the runtime needs, as a run directory of its own that `open` takes."""
 
-import shutil
+import logging
 from pathlib import Path
+from typing import Any
 
-from segpipe import manifest, verdict
+from segpipe import local_verdicts, manifest, verdict
 from segpipe.errors import ArtifactMissingError, InputError
-from segpipe.manifest import Manifest, StageRecord
+from segpipe.manifest import Manifest, Output, StageRecord
 from segpipe.rundir import RunDirectory
-from segpipe.storage import explained_refusals, sync_directory, sync_file
+from segpipe.runtime.opening import engines_of
+from segpipe.storage import explained_refusals, sha256_of_bytes, sync_directory, sync_file
+from segpipe.verdict import Verdict
 
 _EXPORT = ("contract.json", "palette.json", "model.onnx")
 
+_log = logging.getLogger(__name__)
 
-def write_bundle(run: RunDirectory, out: Path) -> Path:
-    """Copy contract, graph, engines, kernels and verdicts; no checkpoint, no image, no path of this machine.
 
-    The manifest is written last: without it the folder is no bundle.
+def write_bundle(run: RunDirectory, out: Path, with_reference: bool = False) -> Path:
+    """Copy contract, graph, engines, kernels and verdicts; no checkpoint, no path of this machine.
+
+    `with_reference`: also the stored reference, whose frames are validation images, so that artifacts can be judged
+    where the bundle goes. The manifest is written last: without it the folder is no bundle.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already", hint="name a new folder, or empty it")
-    stages = {stage: _reduced(run.record(stage), names) for stage, names in _wanted(run).items()}
+    carried = _verdicts_to_carry(run)
+    verdicts = verdict.VERDICTS.dump_json(carried, indent=2)
+    stages = {stage: _reduced(run.record(stage), names) for stage, names in _wanted(run, with_reference).items()}
+    stages[verdict.STAGE].outputs[verdict.FILE_NAME] = _described(verdicts)
     with explained_refusals(str(out)):
         out.mkdir(parents=True, exist_ok=True)
         for stage, record in stages.items():
-            folder = out / record.path
-            folder.mkdir(parents=True)
-            for name in record.outputs:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(run.artifact(stage, name), folder / name)
-                sync_file(folder / name)
-            sync_directory(folder)
+            for name, output in record.outputs.items():
+                own = (stage, name) == (verdict.STAGE, verdict.FILE_NAME)
+                _write(out / record.path / name, verdicts if own else _vouched(run, stage, name, output))
         manifest.save(out, Manifest(contract_sha256=run.manifest.contract_sha256, stages=stages))
+    if unjudged := _unjudged_engines(run, carried):
+        _log.warning("%s", _told(unjudged, run, out if with_reference else None))
     return out
 
 
-def _wanted(run: RunDirectory) -> dict[str, tuple[str, ...]]:
+def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...]]:
     """Names of the files by stage. Engines and kernels are all that build makes; a run on the CPU has none."""
     if verdict.STAGE not in run.manifest.stages:
         raise ArtifactMissingError(f"{run.path} was not validated", hint=f"run `segpipe validate {run.path}`")
-    wanted = {"export": _EXPORT, verdict.STAGE: (verdict.FILE_NAME,)}
+    reference = local_verdicts.REFERENCE if with_reference else ()
+    if missing := [name for name in reference if name not in run.record(verdict.STAGE).outputs]:
+        raise ArtifactMissingError(
+            f"{run.path} holds no stored reference ({verdict.STAGE}/{missing[0]})", hint=run.how_to_make(verdict.STAGE)
+        )
+    wanted = {"export": _EXPORT, verdict.STAGE: (verdict.FILE_NAME, *reference)}
     if "build" in run.manifest.stages:
         wanted["build"] = tuple(run.record("build").outputs)
     return wanted
 
 
 def _reduced(record: StageRecord, names: tuple[str, ...]) -> StageRecord:
-    """The record of a stage with some of its outputs; its inputs lie in the run that made it."""
+    """The record of a stage with some of its outputs; its inputs lie in the run that made it.
+
+    Of its figures the runtime reads what machine an engine was built for.
+    """
     outputs = {name: output for name, output in record.outputs.items() if name in names}
-    return record.model_copy(update={"outputs": outputs, "inputs": {}, "figures": {}})
+    figures: dict[str, Any] = {
+        name: {"built_for": entry["built_for"]}
+        for name, entry in record.figures.items()
+        if isinstance(entry, dict) and "built_for" in entry
+    }
+    return record.model_copy(update={"outputs": outputs, "inputs": {}, "figures": figures})
+
+
+def _vouched(run: RunDirectory, stage: str, name: str, output: Output) -> bytes:
+    """A file's bytes, of the very state that the bundle's record is of."""
+    data = run.artifact_bytes(stage, name)
+    if _described(data) != output:
+        raise InputError(f"{run.path} was changed while it was read", hint="run the same command again")
+    return data
+
+
+def _described(data: bytes) -> Output:
+    return Output(sha256=sha256_of_bytes(data), size_bytes=len(data))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    sync_file(path)
+    sync_directory(path.parent)
+
+
+def _verdicts_to_carry(run: RunDirectory) -> tuple[Verdict, ...]:
+    """The gate's and those made beside the run. What failed beside it loses its verdict, and can be judged anew where
+    the bundle goes, for a failure of the gate would overrule every later pass."""
+    own = verdict.stored_verdicts(run)
+    local = verdict.all_verdicts(run)[len(own) :]
+    kept = [entry for entry in own if not any(entry.is_about(newer) for newer in local)]
+    return (*kept, *(entry for entry in local if entry.status == "passed"))
+
+
+def _unjudged_engines(run: RunDirectory, verdicts: tuple[Verdict, ...]) -> list[str]:
+    """Engines that passed on no GPU."""
+    passed = {entry.artifact_sha256 for entry in verdicts if entry.status == "passed"}
+    return [name for name, output in engines_of(run).items() if output.sha256 not in passed]
+
+
+def _told(engines: list[str], run: RunDirectory, judgeable: Path | None) -> str:
+    """What keeps the engines from being opened, and the commands that change it."""
+    bundle = judgeable or "DIR"
+    again = "" if judgeable else f"make the bundle with `segpipe bundle {run.path} -o DIR --with-reference`, then "
+    return (
+        f"bundle: the runtime will refuse {', '.join(engines)}, which passed the gate on no GPU: "
+        f"{again}run `segpipe validate {bundle} --hop engine` on the GPU that it is for"
+    )

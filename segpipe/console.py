@@ -10,6 +10,8 @@ from typing import Any
 
 from segpipe.errors import SegpipeError
 
+_UNFOLDED = 100_000  # columns
+
 
 class _StderrHandler(logging.Handler):
     """Messages to whatever stderr is now: a progress bar may have put itself in front."""
@@ -33,8 +35,13 @@ def start_logging(verbose: bool) -> None:
 
 def print_error(error: SegpipeError) -> None:
     """One line: what is wrong, and the next action."""
-    line = f"error: {error}"
-    print(" ".join(line.split()), file=sys.stderr)
+    print(plain(f"error: {error}"), file=sys.stderr)
+
+
+def plain(text: str) -> str:
+    """One line without the control characters that a file's name or a graph's may hold: a terminal would obey them."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def print_json(value: Any) -> None:
@@ -43,14 +50,17 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """For people; as wide as it needs to be when stdout is a pipe."""
+    """For people: folded to a terminal's width, never cut; one line a row where no terminal is."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(table)
+        table.add_row(*map(plain, row))
+    width = None if sys.stdout.isatty() else _UNFOLDED
+    Console(file=sys.stdout, width=width, highlight=False, markup=False, force_jupyter=False).print(table)
 
 
 def print_lines(lines: Sequence[str]) -> None:

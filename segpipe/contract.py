@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from segpipe.documents import Form
 from segpipe.errors import ContractError
 from segpipe.storage import sha256_of_bytes
 
@@ -110,20 +111,13 @@ class Contract(BaseModel):
         """Sorted JSON, the form that is hashed and embedded."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
-    @classmethod
-    def from_json(cls, text: str | bytes, source: str) -> Self:
+    @staticmethod
+    def from_json(text: str | bytes, source: str) -> "Contract":
         """Parse an embedded contract; `source` names where it came from in the error."""
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "contract"
-            raise ContractError(
-                f"{source} holds no usable contract: {where}: {first['msg']}", hint="export the network again"
-            ) from None
+        return _FORM.read(text, f"the contract of {source}", "export the network again")
 
     @classmethod
-    def from_metadata(cls, metadata: dict[str, Any], source: str) -> Self:
+    def from_metadata(cls, metadata: dict[str, Any], source: str) -> "Contract":
         """The contract that an ONNX or safetensors file carries."""
         if METADATA_KEY not in metadata:
             raise ContractError(f"{source} carries no contract", hint="export it with `segpipe export`")
@@ -154,6 +148,9 @@ class Contract(BaseModel):
         resized = (max(1, round(height * scale)), max(1, round(width * scale)))
         offset = ((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2)
         return Placement(source, canvas, resized, offset)
+
+
+_FORM = Form("contract", TypeAdapter(Contract), ContractError)
 
 
 def _round_up(value: int, multiple: int) -> int:

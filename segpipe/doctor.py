@@ -30,7 +30,7 @@ def examine() -> list[Finding]:
         _onnxruntime(),
         _tensorrt("TensorRT", "tensorrt", "pip install 'segpipe[tensorrt]' (builds on the GPU it runs on)"),
         _tensorrt("TensorRT for RTX", "tensorrt-rtx", "pip install 'segpipe[rtx]' (builds without a GPU)"),
-        _package("cuda-python", "cuda.bindings", "cuda-bindings", "pip install 'segpipe[cuda]'"),
+        _package("cuda-python", "cuda.bindings", "cuda-bindings", _cuda_python_hint()),
         _package("PyCUDA", "pycuda", "pycuda", "pip install 'segpipe[pycuda]' (needs the CUDA toolkit and a driver)"),
         _package("PyTorch", "torch", "torch", "pip install 'segpipe[pipeline]' (for training, export and validation)"),
         _package("Lightning", "lightning", "lightning", "pip install 'segpipe[pipeline]'"),
@@ -46,6 +46,20 @@ def _package(name: str, module: str, distribution: str, hint: str) -> Finding:
     except (PackageNotFoundError, ModuleNotFoundError):
         return Finding(name, False, "not installed", hint)
     return Finding(name, present, detail, "" if present else hint)
+
+
+def _cuda_python_hint() -> str:
+    """[cuda] also brings onnxruntime-gpu, which must not lie over the CPU's: they are one module."""
+    wanted = "cuda-bindings" if _is_installed("onnxruntime") else "'segpipe[cuda]'"
+    return f"pip install {wanted} (for TensorRT and CUDA)"
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _tensorrt(name: str, flavour: trt.Flavour, hint: str) -> Finding:

@@ -9,7 +9,7 @@ from segpipe.manifest import Manifest, StageRecord, logical_name
 def why_stale(record: StageRecord | None, inputs: Mapping[str, str], params: Mapping[str, Any]) -> str:
     """Name the first differences between a record and what is wanted now."""
     if record is None:
-        return "not run yet"
+        return "first run"
     changed = changed_values(record.params, params)
     changed = ["made by another segpipe" if line.startswith("stage_version ") else line for line in changed]
     recorded = {logical_name(path): digest for path, digest in record.inputs.items()}

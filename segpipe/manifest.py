@@ -1,16 +1,19 @@
 """manifest.json: what every stage made, from what, how. Owns its schema, parsing and the key of a stage."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from segpipe.documents import Form
 from segpipe.errors import ManifestError, NotARunError
-from segpipe.storage import sha256_of_bytes, write_atomically
+from segpipe.storage import explained_reads, read_bounded, sha256_of_bytes, write_atomically
 
 FILE_NAME = "manifest.json"
 SCHEMA = 1
+_NAME_BYTES = 255  # of one part of a path, on the file systems there are
 
 
 class Output(BaseModel):
@@ -19,14 +22,27 @@ class Output(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: str
-    size_bytes: int
+    size_bytes: Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name!r} does not lie inside the run")
+    if not name.isprintable() or max(len(part.encode()) for part in path.parts) > _NAME_BYTES:
+        raise ValueError(f"{name[:40]!r} is no file name")
     return name
+
+
+def _moment(text: str) -> str:
+    try:
+        datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text[:40]!r} is no moment in ISO 8601") from None
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
 
 
 class StageRecord(BaseModel):
@@ -35,13 +51,13 @@ class StageRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
-    path: Annotated[str, Field(pattern=r"^[a-z]+/[0-9a-f]{12}(-\d)?$")]
+    path: Annotated[str, Field(pattern=r"^[a-z]+/[0-9a-f]{12}(-[0-9])?$")]
     inputs: dict[str, str]
     params: dict[str, Any]
     environment: dict[str, str]
     outputs: dict[Annotated[str, AfterValidator(_inside)], Output]
-    started_utc: str
-    seconds: float
+    started_utc: Moment
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     figures: dict[str, Any]
 
 
@@ -54,22 +70,38 @@ class Manifest(BaseModel):
     contract_sha256: str | None = None
     stages: dict[str, StageRecord] = {}
 
+    @model_validator(mode="after")
+    def _keep_to_their_folders(self) -> Self:
+        for stage, record in self.stages.items():
+            if record.path.partition("/")[0] != stage:
+                raise ValueError(f"stage {stage[:40]!r} lies in {record.path}, another stage's folder")
+        return self
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether `segpipe bundle` wrote it: an export whose inputs lie in the run that made it."""
+        return "export" in self.stages and not self.stages["export"].inputs
+
     def with_stage(self, stage: str, record: StageRecord, contract_sha256: str | None) -> "Manifest":
         """A copy in which `stage` is `record`."""
         contract = contract_sha256 or self.contract_sha256
         return Manifest(contract_sha256=contract, stages={**self.stages, stage: record})
 
 
+_FORM = Form("manifest", TypeAdapter(Manifest), ManifestError, SCHEMA)
+
+
 def load(directory: Path) -> Manifest:
     """Read a run directory's manifest, or say in one line what is wrong with it."""
     path = directory / FILE_NAME
+    with explained_reads(directory):
+        if not directory.is_dir():
+            raise _no_run(directory)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+        data = read_bounded(path)
+    except FileNotFoundError:
         raise _no_run(directory) from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise ManifestError(f"{path} cannot be read: {error}", hint=_restore_hint(directory)) from error
-    return _parse(text, path)
+    return _FORM.read(data, str(path), f"restore it from a backup, or move {directory} aside and run again")
 
 
 def _no_run(directory: Path) -> NotARunError:
@@ -103,26 +135,3 @@ def logical_name(path: str) -> str:
     stage, _, rest = path.partition("/")
     _, _, name = rest.partition("/")
     return f"{stage}/{name}" if name else path
-
-
-def _parse(text: str, path: Path) -> Manifest:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        message = f"{path} is not JSON (line {error.lineno}: {error.msg}); it was cut off or edited"
-        raise ManifestError(message, hint=_restore_hint(path.parent)) from None
-    found = content.get("schema") if isinstance(content, dict) else None
-    if isinstance(found, int) and found > SCHEMA:
-        message = f"{path} has schema {found}, this segpipe reads up to {SCHEMA}"
-        raise ManifestError(message, hint="upgrade segpipe: pip install -U segpipe")
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        message = f"{path} is not a manifest: {where}: {first['msg']}"
-        raise ManifestError(message, hint=_restore_hint(path.parent)) from None
-
-
-def _restore_hint(directory: Path) -> str:
-    return f"restore it from a backup, or move {directory} aside and run again"

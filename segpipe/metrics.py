@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Confusion = NDArray[np.int64]
-"""Rows are the labels, columns the predictions."""
+"""Rows are the labels, columns the predictions; a column more than rows counts answers that are no class."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,17 @@ class Scores:
 
 
 def confusion(labels: NDArray[Any], mask: NDArray[Any], classes: int) -> Confusion:
-    """Count pixels by (label, prediction). Labels outside the classes, the ignore index among them, are left out."""
+    """Count pixels by (label, prediction), classes x (classes + 1). Labels outside the classes, the ignore index among
+    them, are left out; an answer outside them is wrong for its label and a hit of none."""
     inside = labels < classes
-    pairs = labels[inside].astype(np.int64) * classes + mask[inside]
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    pairs = labels[inside].astype(np.int64) * (classes + 1) + mask[inside].astype(np.int64).clip(max=classes)
+    return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
 def scores(matrix: Confusion) -> Scores:
     """All figures of a confusion matrix, summed over the data set before any division."""
     hits = np.diag(matrix).astype(np.float64)
-    labelled, predicted = matrix.sum(1), matrix.sum(0)
+    labelled, predicted = matrix.sum(1), matrix.sum(0)[: len(matrix)]
     iou = _ratio(hits, labelled + predicted - hits)
     return Scores(
         iou=iou,

@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, TypeAdapter
+
 from segpipe import lock, manifest
-from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError
+from segpipe.documents import Form
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError, SegpipeError
 from segpipe.manifest import Manifest, Output, StageRecord
 from segpipe.step import Step
 from segpipe.storage import (
     explained_reads,
     explained_refusals,
+    read_bounded,
     sha256_of,
     sha256_of_bytes,
     sweep_temporaries,
@@ -23,6 +27,18 @@ CONFIG_NAME = "config.json"
 TOML_NAME = "segpipe.toml"
 
 _T = TypeVar("_T")
+
+
+class _StoredConfig(BaseModel):
+    """What `save_config` was given, as far as it is read again."""
+
+    chosen: dict[str, dict[str, Any]]
+    resolved: dict[str, dict[str, Any]]
+    toml_sha256: str | None = None
+    trained_with: list[str] = []
+
+
+_CONFIG = Form("stored config", TypeAdapter(_StoredConfig), ManifestError)
 
 
 class RunDirectory:
@@ -37,8 +53,11 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, forced: frozenset[str] = frozenset()) -> "RunDirectory":
         """Open a run, making an empty one where there is none."""
-        if not (path / manifest.FILE_NAME).exists():
-            if path.exists() and not path.is_dir():
+        with explained_reads(path):
+            missing = not (path / manifest.FILE_NAME).exists()
+            is_file = path.exists() and not path.is_dir()
+        if missing:
+            if is_file:
                 raise NotARunError(f"{path} is a file", hint="name a directory for the run")
             with explained_refusals(str(path)):
                 path.mkdir(parents=True, exist_ok=True)
@@ -52,10 +71,7 @@ class RunDirectory:
     def record(self, stage: str) -> StageRecord:
         """The finished stage, or an error naming the command that runs it."""
         if stage not in self.manifest.stages:
-            raise ArtifactMissingError(
-                f"stage '{stage}' has not run in {self.path}",
-                hint=f"run `segpipe run {self.path} --until {stage}`",
-            )
+            raise ArtifactMissingError(f"stage '{stage}' has not run in {self.path}", hint=self.how_to_make(stage))
         return self.manifest.stages[stage]
 
     def recorded(self, stage: str, name: str) -> Output:
@@ -80,16 +96,46 @@ class RunDirectory:
         def read() -> bytes:
             path, output = self._locate(stage, name)
             with explained_reads(path):
+                size_bytes = path.stat().st_size
+                if size_bytes > output.size_bytes:  # what has grown might not fit into memory
+                    raise self._changed(stage, path, f"{size_bytes} bytes, recorded {output.size_bytes}")
                 data = path.read_bytes()
             self._vouch(stage, path, sha256_of_bytes(data), output)
             return data
 
         return self._outlasting_commits(read)
 
+    def how_to_make(self, stage: str) -> str:
+        """The commands that make a stage's files; those of a bundle are made where its run is."""
+        if not self.manifest.is_bundle:
+            return f"run `segpipe run {self.path} --until {stage}`"
+        again = f"`segpipe run RUN --until {stage}` and `segpipe bundle RUN -o DIR --with-reference`"
+        return f"run {again} where the run of this bundle is, and copy DIR here"
+
     def refresh(self) -> bool:
         """Take the manifest as it is now; whether another process has committed since it was read."""
-        before, self.manifest = self.manifest, manifest.load(self.path)
-        return self.manifest != before
+        found = manifest.load(self.path)
+        if found == self.manifest:
+            return False
+        self.manifest = found
+        return True
+
+    def at_one_moment(self, read: Callable[[], _T], discard: Callable[[_T], object] = lambda _: None) -> _T:
+        """What `read` makes of several files, all of one state: read anew where a commit came between them.
+
+        A result of two states is handed to `discard`, and an error that came of them is forgotten.
+        """
+        while True:
+            before = self.manifest
+            try:
+                result = read()
+            except SegpipeError:
+                if self.manifest is before:
+                    raise
+                continue
+            if self.manifest is before:
+                return result
+            discard(result)
 
     def recorded_sha256(self, path: Path) -> str:
         """The hash that an artifact was just checked against."""
@@ -103,18 +149,28 @@ class RunDirectory:
     def config(self) -> dict[str, Any] | None:
         """Every table of the last command's config with what was chosen in it: all that is no default."""
         stored = self._stored_config()
-        return {table: stored["chosen"].get(table, {}) for table in stored["resolved"]} if stored else None
+        return {table: stored.chosen.get(table, {}) for table in stored.resolved} if stored else None
+
+    def trained_with(self) -> list[str]:
+        """The --set options of the last command that trained, or found its training fresh."""
+        try:
+            stored = self._stored_config()
+        except ManifestError:
+            return []  # the command that asks writes it anew
+        return stored.trained_with if stored else []
 
     def config_edited(self) -> bool:
         """Whether segpipe.toml is another than the last command read."""
-        stored = self._stored_config() or {}
-        return "toml_sha256" in stored and stored["toml_sha256"] != self.toml_sha256()
+        stored = self._stored_config()
+        return (
+            stored is not None and "toml_sha256" in stored.model_fields_set and stored.toml_sha256 != self.toml_sha256()
+        )
 
     def toml_sha256(self) -> str | None:
         """SHA-256 of segpipe.toml; None where there is none."""
         path = self.path / TOML_NAME
         with explained_reads(path):
-            return sha256_of(path) if path.is_file() else None
+            return sha256_of_bytes(read_bounded(path)) if path.is_file() else None
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -139,7 +195,7 @@ class RunDirectory:
         data = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
         path = self.path / CONFIG_NAME
         with explained_reads(path):
-            if path.exists() and path.read_bytes() == data:
+            if path.is_file() and path.read_bytes() == data:
                 return
         with self.writing():
             write_atomically(path, data)
@@ -161,28 +217,21 @@ class RunDirectory:
                 self.manifest = step.commit(self.manifest)
 
     def _outlasting_commits(self, read: Callable[[], _T]) -> _T:
-        """Read again, once, where a commit of another process superseded the file meanwhile."""
-        try:
-            return read()
-        except (FileNotFoundError, ArtifactDamagedError):
-            if not self.refresh():
-                raise
-        return read()
+        """Read again where a commit of another process superseded the file meanwhile."""
+        while True:
+            try:
+                return read()
+            except (FileNotFoundError, ArtifactDamagedError):
+                if not self.refresh():
+                    raise
 
-    def _stored_config(self) -> dict[str, Any] | None:
+    def _stored_config(self) -> _StoredConfig | None:
         path = self.path / CONFIG_NAME
-        if not path.exists():
-            return None
         try:
-            with explained_reads(path):
-                stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            wrong = "" if all(isinstance(stored[key], dict) for key in ("chosen", "resolved")) else "no tables"
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            wrong = str(error)
-        if wrong:
-            hint = "delete it; the next command writes it anew"
-            raise ManifestError(f"{path} is no stored config: {wrong}", hint=hint)
-        return stored
+            data = read_bounded(path)
+        except FileNotFoundError:
+            return None
+        return _CONFIG.read(data, str(path), "delete it; the next command writes it anew")
 
     def _locate(self, stage: str, name: str) -> tuple[Path, Output]:
         record = self.record(stage)
@@ -190,14 +239,15 @@ class RunDirectory:
         with explained_reads(path):
             present = name in record.outputs and path.is_file()
         if not present:
-            raise ArtifactMissingError(
-                f"{stage}/{name} is not in {self.path}", hint=f"run `segpipe run {self.path} --until {stage}`"
-            )
+            raise ArtifactMissingError(f"{stage}/{name} is not in {self.path}", hint=self.how_to_make(stage))
         return path, record.outputs[name]
 
     def _vouch(self, stage: str, path: Path, found: str, output: Output) -> None:
         if found != output.sha256:
-            raise ArtifactDamagedError(
-                f"{path} was changed after it was made: SHA-256 {found[:12]}, recorded {output.sha256[:12]}",
-                hint=f"make it again with `segpipe run {self.path} --until {stage}`",
-            )
+            raise self._changed(stage, path, f"SHA-256 {found[:12]}, recorded {output.sha256[:12]}")
+
+    def _changed(self, stage: str, path: Path, difference: str) -> ArtifactDamagedError:
+        return ArtifactDamagedError(
+            f"{path} was changed after it was made: {difference}",
+            hint=f"to make it again {self.how_to_make(stage)}",
+        )

@@ -1,14 +1,21 @@
 """What `segpipe show` tells of a run: each stage's state, age, size and headline figure. Knows no stage's code."""
 
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
+from segpipe.errors import SegpipeError
 from segpipe.freshness import stale_against_config, stale_by_descent
 from segpipe.manifest import StageRecord
 from segpipe.rundir import TOML_NAME, RunDirectory
 from segpipe.step import own_folders
+from segpipe.storage import explained_reads
+from segpipe.verdict import STAGE, Verdict, held_sha256, local_files, stored_verdicts, why_void
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +59,35 @@ def run_status(run: RunDirectory) -> list[StageStatus]:
         state = "stale" if why else "fresh"
         lines.append(StageStatus(stage, state, why or "", record.started_utc, size, _headline(record)))
     for folder in [folder for home in sorted(run.path.glob("*/")) for folder in own_folders(home)]:
-        if folder.suffix == ".partial" and any(path.is_file() for path in folder.rglob("*")):
+        if folder.suffix == ".partial" and _holds_files(folder):
             lines.append(StageStatus(folder.parent.name, "in progress", "not finished", "", 0, ""))
+    return lines + _verdicts(run)
+
+
+def _verdicts(run: RunDirectory) -> list[StageStatus]:
+    """Of a bundle those that came with it, which are the gate's; and those that were made on this machine."""
+    own: tuple[Verdict, ...] = ()
+    lines = []
+    try:
+        own = stored_verdicts(run)
+    except SegpipeError as error:
+        lines.append(StageStatus("verdict", "unreadable", error.message, "", 0, ""))
+    if run.manifest.is_bundle and own:
+        made = run.record(STAGE).started_utc
+        lines += [StageStatus("verdict", entry.status, "in the bundle", made, 0, _about(entry)) for entry in own]
+    for path, found in local_files(run):
+        size = path.stat().st_size
+        if isinstance(found, SegpipeError):
+            lines.append(StageStatus("verdict", "unreadable", found.message, "", size, ""))
+        elif found.verdict.artifact_sha256 in held_sha256(run.manifest):
+            void = why_void(found.verdict, own, run.manifest)
+            state, why = ("void", void) if void else (found.verdict.status, "made here")
+            lines.append(StageStatus("verdict", state, why, found.made_utc, size, _about(found.verdict)))
     return lines
+
+
+def _about(verdict: Verdict) -> str:
+    return f"{verdict.artifact} on {verdict.backend} ({verdict.device})"
 
 
 def age(made_utc: str, now: datetime) -> str:
@@ -94,25 +127,50 @@ def _files_gone(run: RunDirectory, record: StageRecord) -> str | None:
     """Missing or resized files; `segpipe verify` reads every byte."""
     for name, output in record.outputs.items():
         path = run.path / record.path / name
-        if not path.is_file() or path.stat().st_size != output.size_bytes:
-            return f"{name} is damaged or missing"
+        with explained_reads(path):
+            if not path.is_file() or path.stat().st_size != output.size_bytes:
+                return f"{name} is damaged or missing"
     return None
 
 
-def _judged(figures: dict[str, Any]) -> str:
-    """Of the release gate: passed or not judged, and how many limits nothing could be held against."""
-    unjudged = sum(map(len, figures.get("unjudged", {}).values()))
-    return figures.get("status", "passed") + (f", {unjudged} limits not judged" if unjudged else "")
+def _holds_files(folder: Path) -> bool:
+    with explained_reads(folder):
+        return any(path.is_file() for path in folder.rglob("*"))
+
+
+class _Judged(BaseModel):
+    """What the release gate's figures must hold to be told."""
+
+    failed: list[Any]
+    status: str = "passed"
+    agreement: dict[str, float | None]
+    unjudged: dict[str, list[Any]] = {}
+    judged: str = ""
+
+    def headline(self) -> str:
+        """Passed or not, what was judged, and how many limits had nothing to judge."""
+        unjudged = sum(map(len, self.unjudged.values()))
+        about = f" ({self.judged})" if self.judged else ""
+        verdict = self.status + about + (f", {unjudged} limits not judged" if unjudged else "")
+        if self.failed:
+            verdict = f"FAILED: {len(self.failed)} limits"
+        worst = min((value for value in self.agreement.values() if value is not None), default=None)
+        return verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
 
 
 def _headline(record: StageRecord) -> str:
+    """One figure; nothing where a stage recorded none that is known here."""
     figures = record.figures
-    if "failed" in figures:
-        worst = min((value for value in figures["agreement"].values() if value is not None), default=None)
-        verdict = f"FAILED: {len(figures['failed'])} limits" if figures["failed"] else _judged(figures)
-        return verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
+    with suppress(ValidationError):
+        return _Judged.model_validate(figures).headline()
     for key, text in _HEADLINES:
-        if isinstance(figures.get(key), (int, float)):
-            return text.format(figures[key])
-    shares = [f"{name} {entry['fp16_share']:.0%} FP16" for name, entry in figures.items() if "fp16_share" in str(entry)]
-    return ", ".join(shares)
+        if isinstance(figures.get(key), float):
+            return "; ".join((text.format(figures[key]), *_doubts(figures)))
+    shares = {name: entry.get("fp16_share") for name, entry in figures.items() if isinstance(entry, dict)}
+    return ", ".join(f"{name} {share:.0%} FP16" for name, share in shares.items() if isinstance(share, float))
+
+
+def _doubts(figures: dict[str, Any]) -> list[str]:
+    """What disturbed a measurement."""
+    doubts = figures.get("doubts")
+    return [str(doubt) for doubt in doubts] if isinstance(doubts, list) else []

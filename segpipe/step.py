@@ -4,7 +4,6 @@ import logging
 import os
 import platform
 import re
-import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +13,14 @@ from segpipe import manifest
 from segpipe.errors import ContractError, StorageError
 from segpipe.freshness import why_stale
 from segpipe.manifest import Manifest, Output, StageRecord
-from segpipe.storage import sha256_of, sync_directory, sync_file
+from segpipe.storage import remove_folder, remove_others, sha256_of, sync_directory, sync_file
+
+SCRATCH = "resume"
+"""The one folder beside a stage's outputs that its body may fill as it likes; it goes away with the commit."""
 
 _log = logging.getLogger(__name__)
 
-_OWN_FOLDER = re.compile(r"[0-9a-f]{12}(-\d)?(\.partial)?")
+_OWN_FOLDER = re.compile(r"[0-9a-f]{12}(-[0-9])?(\.partial)?")
 
 
 class Step:
@@ -42,8 +44,10 @@ class Step:
         self.stale = forced or not intact
         if not self.stale and record is not None:
             _log.info("%s: fresh, nothing to do", self._stage)
-            self._tidy(self._run / record.path, set(record.outputs), keep_partials=True)
+            if not self._links():
+                self._tidy(self._run / record.path, keep_partials=True)
             return
+        self._refuse_links()
         self._recover({record.path for record in current.stages.values()})
         state = "resuming, " if self._partial.exists() else ""
         reason = "forced" if forced else why_stale(record, self._inputs, self._params)
@@ -54,14 +58,17 @@ class Step:
 
     def path(self, name: str) -> Path:
         """Where the body writes the output `name`; what a killed attempt left there is no output."""
-        path = self.scratch(name)
+        path = self._below(name)
         if name not in self._names:
             path.unlink(missing_ok=True)
             self._names.add(name)
         return path
 
-    def scratch(self, name: str) -> Path:
-        """Where the body keeps work in progress; it survives a kill and goes away with the commit."""
+    def scratch(self) -> Path:
+        """The folder where the body keeps work in progress; it survives a kill and goes away with the commit."""
+        return self._below(SCRATCH)
+
+    def _below(self, name: str) -> Path:
         if not self.stale:
             raise RuntimeError(f"stage '{self._stage}' is fresh and writes nothing, yet its body asks for {name}")
         path = self._partial / name
@@ -72,6 +79,7 @@ class Step:
         """Hash and sync the outputs, move the folder to its final name, replace the manifest, then tidy."""
         self._refuse_other_contract(current.contract_sha256)
         outputs = {name: self._finished(name) for name in sorted(self._names)}
+        self._drop_leftovers()
         final = self._free_name()
         self._partial.rename(final)
         sync_directory(self._home)
@@ -88,7 +96,7 @@ class Step:
         )
         updated = current.with_stage(self._stage, record, self.contract_sha256)
         manifest.save(self._run, updated)
-        self._tidy(final, set(outputs), keep_partials=False)
+        self._tidy(final, keep_partials=False)
         return updated
 
     def _refuse_other_contract(self, ours: str | None) -> None:
@@ -112,7 +120,7 @@ class Step:
     def _free_name(self) -> Path:
         """The key's folder; where a forced or repaired stage already holds that name, a numbered one."""
         names = [self._key[:12], *(f"{self._key[:12]}-{n}" for n in range(1, 10))]
-        return next(self._home / name for name in names if not (self._home / name).exists())
+        return next(self._home / name for name in names if not os.path.lexists(self._home / name))
 
     def _recover(self, named: set[str]) -> None:
         """A kill between the rename and the commit left a finished but unnamed folder: back to work in progress."""
@@ -124,36 +132,52 @@ class Step:
             ):
                 continue
             if self._partial.exists():
-                shutil.rmtree(folder)
+                remove_folder(self._home, folder.name)
             else:
                 folder.rename(self._partial)
 
-    def _tidy(self, final: Path, keep: set[str], keep_partials: bool) -> None:
-        """Delete what the manifest no longer names: superseded folders and scratch files. Goes on after a kill.
+    def _drop_leftovers(self) -> None:
+        """What a killed attempt wrote here and this one did not is no output; the scratch lives until the commit."""
+        scratch = {path.relative_to(self._partial).as_posix() for path in self.scratch().rglob("*")}
+        remove_others(self._partial, self._names | scratch)
 
-        Whatever else lies beside them is the user's.
+    def _tidy(self, final: Path, keep_partials: bool) -> None:
+        """Delete what stages made and the manifest no longer names: superseded folders and scratch.
+
+        Goes on after a kill. Whatever else lies beside them is the user's.
         """
         for folder in own_folders(self._home):
             if folder != final and not (keep_partials and folder.suffix == ".partial"):
-                shutil.rmtree(folder)
-        for parent, _, files in os.walk(final, topdown=False):
-            for file in files:
-                path = Path(parent, file)
-                if path.relative_to(final).as_posix() not in keep:
-                    path.unlink()
-            if not any(Path(parent).iterdir()):
-                Path(parent).rmdir()
+                remove_folder(self._home, folder.name)
+        if (final / SCRATCH).is_dir() and not (final / SCRATCH).is_symlink():
+            remove_folder(final, SCRATCH)
+
+    def _links(self) -> list[Path]:
+        """Symbolic links where the stage writes and deletes: its home, its folders, and all in the one in progress."""
+        folders = [path for path in self._home.glob("*") if _OWN_FOLDER.fullmatch(path.name)]
+        return [path for path in (self._home, *folders, *self._partial.rglob("*")) if path.is_symlink()]
+
+    def _refuse_links(self) -> None:
+        if links := self._links():
+            raise StorageError(
+                f"{links[0]} is a symbolic link: a stage writes and deletes only in folders of its own run",
+                hint="put the folder itself there; to use another disk, move the whole run directory and link that",
+            )
 
 
 def own_folders(home: Path) -> list[Path]:
     """The folders in a stage's home that were named by a key, finished and in progress; the rest is the user's."""
-    return sorted(path for path in home.glob("*") if _OWN_FOLDER.fullmatch(path.name) and path.is_dir())
+    if home.is_symlink() or not home.is_dir():
+        return []
+    with os.scandir(home) as entries:
+        names = [e.name for e in entries if _OWN_FOLDER.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    return sorted(home / name for name in names)
 
 
 def is_intact(run: Path, record: StageRecord) -> bool:
-    """Whether every output of the record still has its recorded bytes."""
+    """Whether every output of the record still has its recorded bytes; a record without any is no stage's."""
     folder = run / record.path
-    return all(
+    return bool(record.outputs) and all(
         (folder / name).is_file() and sha256_of(folder / name) == output.sha256
         for name, output in record.outputs.items()
     )

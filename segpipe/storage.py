@@ -4,8 +4,10 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segpipe.errors import StorageError
@@ -21,6 +23,9 @@ _HINTS = {
     errno.ENOTDIR: "a file lies where a directory is needed: move it, or name another path",
     errno.EEXIST: "a file lies where a directory is needed: move it, or name another path",
     errno.EISDIR: "a directory lies where a file is needed: move it, or name another path",
+    errno.ELOOP: "a symbolic link lies where a file is needed: delete it, or name another path",
+    errno.ENAMETOOLONG: "the file system takes no name or path of this length: give a shorter one",
+    errno.EILSEQ: "the file system takes no name of these characters: give another one",
     errno.EIO: "the device reports a fault: check it, and its connection, before trusting what it holds",
 }
 _READ_HINTS = _HINTS | {
@@ -28,7 +33,9 @@ _READ_HINTS = _HINTS | {
     errno.EPERM: "give this user permission to read it",
 }
 
-_TEMPORARY = re.compile(r"\..+\.([1-9]\d*)\.tmp")
+_TEMPORARY = re.compile(r"\..+\.([1-9][0-9]*)\.tmp")
+_READ_LIMIT_BYTES = 1 << 26  # of JSON: the largest report has a few MB
+_LONGEST_NAME = 200  # bytes, of 255: dots, a process's number and `.tmp` are added
 
 
 @contextmanager
@@ -48,19 +55,45 @@ def explained_reads(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals of a read into a StorageError; a file that is gone passes."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         raise
     except OSError as error:
         hint = _READ_HINTS.get(error.errno or 0, "check the path and the file system it is on")
         raise StorageError(f"cannot use {path}: {error.strerror}", hint=hint) from error
 
 
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a small regular file: never waits for a FIFO, never reads a device or what has no end."""
+    with explained_reads(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            _require_regular(path, descriptor)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(_READ_LIMIT_BYTES + 1)
+        finally:
+            os.close(descriptor)
+    if len(data) > _READ_LIMIT_BYTES:
+        raise StorageError(
+            f"{path} has more than {_READ_LIMIT_BYTES >> 20} MiB", hint="segpipe writes no such file: move it aside"
+        )
+    return data
+
+
+def _require_regular(path: Path, descriptor: int) -> None:
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise StorageError(f"{path} is no regular file", hint="move it aside: a pipe or a device holds no run's file")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` as a whole: after a kill it holds the old bytes or the new ones."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     with explained_refusals(str(path)):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)  # never write through a link that somebody left under this name
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -70,12 +103,38 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _short(name: str) -> str:
+    """The name, or what stands for one that a file system of 255 bytes a name would not take any longer."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= _LONGEST_NAME else sha256_of_bytes(encoded)
+
+
 def sweep_temporaries(directory: Path) -> None:
     """Delete what killed processes left of `write_atomically` in a directory; a living process still needs its own."""
     for path in directory.glob(".*.tmp"):
         writer = _TEMPORARY.fullmatch(path.name)
-        if writer and not _is_alive(int(writer[1])):
+        if writer and not path.is_dir() and not _is_alive(int(writer[1])):
             path.unlink(missing_ok=True)
+
+
+def remove_folder(parent: Path, name: str) -> None:
+    """Delete a folder that lies directly in `parent`. Neither may be a link; links inside are deleted, not followed."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        shutil.rmtree(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_others(folder: Path, keep: Collection[str]) -> None:
+    """Delete every file of a folder whose relative name is not in `keep`, and the folders that are empty then."""
+    for parent, folders, files, descriptor in os.fwalk(folder, topdown=False, follow_symlinks=False):
+        for name in files:
+            if Path(parent, name).relative_to(folder).as_posix() not in keep:
+                os.unlink(name, dir_fd=descriptor)
+        for name in folders:
+            with suppress(OSError):  # it is not empty, or a link
+                os.rmdir(name, dir_fd=descriptor)
 
 
 def _is_alive(process: int) -> bool:

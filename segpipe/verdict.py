@@ -1,16 +1,24 @@
 """Verdicts of the release gate: which artifact passed, on which backend and device. Owns their file and the refusal."""
 
-from collections.abc import Iterable
-from typing import Literal
+import logging
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from segpipe.errors import NotValidatedError
-from segpipe.manifest import Manifest
+from segpipe import local_verdicts
+from segpipe.documents import Form
+from segpipe.errors import InputError, NotValidatedError, SegpipeError
+from segpipe.manifest import Manifest, Moment
 from segpipe.rundir import RunDirectory
+from segpipe.storage import read_bounded
 
 STAGE = "validate"
 FILE_NAME = "verdicts.json"
+
+_log = logging.getLogger(__name__)
 
 
 class Verdict(BaseModel):
@@ -32,15 +40,81 @@ class Verdict(BaseModel):
         """Whether both judge the same bytes on the same backend and device."""
         return (self.artifact_sha256, self.backend, self.device) == (other.artifact_sha256, other.backend, other.device)
 
+    def overrules(self, new: "Verdict") -> bool:
+        """Whether it stands, as a failure on all images, against a pass on some of the same images."""
+        same = (self.contract_sha256, self.basis_sha256) == (new.contract_sha256, new.basis_sha256)
+        return same and self.is_about(new) and (self.status, new.status) == ("failed", "passed")
+
+
+class LocalVerdict(BaseModel):
+    """A verdict made where the artifact is deployed, with the report it rests on; one file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    made_utc: Moment
+    verdict: Verdict
+    report: dict[str, Any]
+
 
 VERDICTS = TypeAdapter(tuple[Verdict, ...])
+_FORM = Form("list of verdicts", VERDICTS, InputError)
+_LOCAL = Form("local verdict", TypeAdapter(LocalVerdict), InputError)
 
 
 def stored_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
     """What the last validation said; empty when there was none."""
     if STAGE not in run.manifest.stages:
         return ()
-    return VERDICTS.validate_json(run.artifact_bytes(STAGE, FILE_NAME))
+    again = run.how_to_make(STAGE) if run.manifest.is_bundle else f"run `segpipe validate {run.path} --force`"
+    return _FORM.read(run.artifact_bytes(STAGE, FILE_NAME), f"{STAGE}/{FILE_NAME} of {run.path}", again)
+
+
+def local_files(run: RunDirectory) -> Iterator[tuple[Path, LocalVerdict | SegpipeError]]:
+    """Verdicts made on this machine, about this run or others, and why a file holds none."""
+    for path in local_verdicts.files(run.path):
+        again = f"delete it and run `segpipe validate {run.path} --hop engine`"
+        try:
+            yield path, _LOCAL.read(read_bounded(path), str(path), again)
+        except FileNotFoundError:
+            continue
+        except SegpipeError as error:
+            yield path, error
+
+
+def all_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
+    """The run's own and, behind them, those made on this machine that hold for it."""
+    own = stored_verdicts(run)
+    local = []
+    for _, found in local_files(run):
+        if isinstance(found, SegpipeError):
+            _warn_once(f"a verdict is left out: {found}")
+        elif not why_void(found.verdict, own, run.manifest):
+            local.append(found.verdict)
+    return (*own, *local)
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """In a process: opening a run asks for its verdicts several times."""
+    _log.warning("%s", line)
+
+
+def why_void(local: Verdict, own: Iterable[Verdict], manifest: Manifest) -> str:
+    """Why a verdict made on this machine says nothing about this run; empty when it does."""
+    own = tuple(own)
+    if local.artifact_sha256 not in held_sha256(manifest):
+        return "of another artifact"
+    if local.contract_sha256 != manifest.contract_sha256:
+        return "of another contract"
+    if local.basis_sha256 not in {verdict.basis_sha256 for verdict in own}:
+        return "on other images or limits"
+    return "failed by the gate on all images" if any(verdict.overrules(local) for verdict in own) else ""
+
+
+def held_sha256(manifest: Manifest) -> set[str]:
+    """Of every file of the run."""
+    return {output.sha256 for record in manifest.stages.values() for output in record.outputs.values()}
 
 
 def merged(kept: Iterable[Verdict], new: Iterable[Verdict], basis_sha256: str, manifest: Manifest) -> list[Verdict]:
@@ -48,7 +122,7 @@ def merged(kept: Iterable[Verdict], new: Iterable[Verdict], basis_sha256: str, m
 
     'Not judged' says nothing where another machine has judged.
     """
-    held = {output.sha256 for record in manifest.stages.values() for output in record.outputs.values()}
+    held = held_sha256(manifest)
     fresh = list(new)
     judged = [verdict for verdict in fresh if verdict.status != "not judged"]
     old = [
@@ -71,25 +145,36 @@ def merged(kept: Iterable[Verdict], new: Iterable[Verdict], basis_sha256: str, m
 def require_passed(run: RunDirectory, artifact_sha256: str, backend: str, device: str | None = None) -> None:
     """Refuse an artifact that the gate has not passed for this backend and device (None: for any device)."""
     where = f"{backend} ({device})" if device else backend
-    command = f"run `segpipe validate {run.path}`"
-    if run.manifest.stages.get("build") and backend.startswith("tensorrt"):
-        command += f" here, or `segpipe validate {run.path} --hop engine` where PyTorch is not installed"
+    hint = f"{how_to_judge(run, backend)}, or pass allow_unvalidated=True while developing"
     matching = [
         verdict
-        for verdict in stored_verdicts(run)
+        for verdict in all_verdicts(run)
         if (verdict.artifact_sha256, verdict.backend) == (artifact_sha256, backend)
         and device in {None, verdict.device}
         and verdict.contract_sha256 == run.manifest.contract_sha256
     ]
     if not matching:
-        raise NotValidatedError(
-            f"no verdict for artifact {artifact_sha256[:12]} on {where} in {run.path}",
-            hint=f"{command}, or pass allow_unvalidated=True while developing",
-        )
+        raise NotValidatedError(f"no verdict for artifact {artifact_sha256[:12]} on {where} in {run.path}", hint=hint)
     latest = {verdict.device: verdict for verdict in matching}
     if all(verdict.status != "passed" for verdict in latest.values()):
-        verdict = matching[-1]
-        raise NotValidatedError(
-            f"{verdict.artifact} on {where} was judged: {verdict.status} ({'; '.join(verdict.reasons)})",
-            hint=f"{command} and read its report, or pass allow_unvalidated=True while developing",
-        )
+        raise NotValidatedError(_refusal(matching[-1], where), hint=hint)
+
+
+def _refusal(verdict: Verdict, where: str) -> str:
+    """What is known of an artifact that did not pass. That no backend opened it was said on the gate's machine."""
+    reasons = "; ".join(verdict.reasons)
+    if verdict.status == "not judged":
+        why = reasons.removeprefix("not run here: ").partition(". ")[0]
+        return f"{verdict.artifact} was not judged on {where} (where the gate ran: {why})"
+    return f"{verdict.artifact} on {where} was judged: {verdict.status} ({reasons})"
+
+
+def how_to_judge(run: RunDirectory, backend: str) -> str:
+    """The commands that give an artifact its verdict, from what the run or bundle carries."""
+    hop = "engine" if backend.startswith("tensorrt") else backend
+    here = f"`segpipe validate {run.path} --hop {hop}`"
+    if not run.manifest.is_bundle:
+        return f"run `segpipe validate {run.path}` here, or {here} where PyTorch is not installed"
+    if {*local_verdicts.REFERENCE} <= {*run.manifest.stages[STAGE].outputs}:
+        return f"run {here} here"
+    return f"it carries no reference to judge by: {run.how_to_make(STAGE)}, then `segpipe validate DIR --hop {hop}`"

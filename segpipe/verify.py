@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from segpipe.errors import SegpipeError
 from segpipe.rundir import RunDirectory
 from segpipe.step import own_folders
 from segpipe.storage import explained_reads, sha256_of
+from segpipe.verdict import local_files
 
 
 @dataclass(frozen=True)
@@ -14,12 +16,12 @@ class Finding:
     """Something about one path, relative to the run. Only damage is an error."""
 
     path: str
-    state: Literal["damaged", "missing", "work in progress"]
+    state: Literal["damaged", "missing", "unreadable", "work in progress"]
 
     @property
     def is_damage(self) -> bool:
         """Whether a vouched-for file is not what it was."""
-        return self.state in {"damaged", "missing"}
+        return self.state != "work in progress"
 
 
 def verify(run: RunDirectory) -> tuple[int, list[Finding]]:
@@ -27,7 +29,14 @@ def verify(run: RunDirectory) -> tuple[int, list[Finding]]:
     checked, findings = _rehash(run)
     while findings and run.refresh():  # what a commit superseded meanwhile is no damage
         checked, findings = _rehash(run)
-    return checked, findings + _unnamed(run)
+    local = list(local_files(run))
+    unreadable = [Finding(_called(path, run), "unreadable") for path, found in local if isinstance(found, SegpipeError)]
+    return checked + len(local), findings + unreadable + _unnamed(run)
+
+
+def _called(path: Path, run: RunDirectory) -> str:
+    """Relative to the run; verdicts may be kept in another folder."""
+    return path.relative_to(run.path).as_posix() if path.is_relative_to(run.path) else str(path)
 
 
 def _rehash(run: RunDirectory) -> tuple[int, list[Finding]]:

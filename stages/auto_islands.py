@@ -49,7 +49,8 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path, open_bench: C
             trials = search(open_bench(), tuple(name for name in config.export.fp32_islands if name not in PROBES))
             step.path(FILE_NAME).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
             step.figures = {"islands": trials[-1].islands, "trials": len(trials)}
-    setting = f"export.fp32_islands={json.dumps(rundir.record(STAGE).figures['islands'])}"
+    islands = json.dumps(rundir.record(STAGE).figures["islands"], ensure_ascii=False)  # TOML has no surrogate pairs
+    setting = f"export.fp32_islands={islands}"
     _log.info("islands: %s (keep it: write it into segpipe.toml)", setting)
     return setting
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from stages.timing import Latency
+from segpipe.documents import Form
+from segpipe.errors import InputError
+from stages.timing import ENOUGH, Latency
 
 SCHEMA_FILE = Path(__file__).parent / "schemas" / "benchmark-report.schema.json"
 SCHEMA = 1
@@ -70,17 +72,17 @@ class Entry(_Part):
 
 
 class Ratio(_Part):
-    """median(slow) / median(fast), with a 95 % bootstrap interval over the paired rounds."""
+    """median(slow) / median(fast), with a 95 % bootstrap interval over the paired rounds; None where they are few."""
 
     slow: str
     fast: str
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class Budget(_Part):
-    """Where a frame's time goes: medians of the steps. `rest` is end to end less the steps of the same round."""
+    """Where a frame's time goes: medians of the steps, which with `rest` add up to `end_to_end`."""
 
     pre_ms: float
     upload_ms: float | None
@@ -149,6 +151,17 @@ class Report(_Part):
         own = (entry for entry in self.contestants if entry.ours and entry.kind == "end to end")
         return next((entry for entry in own if entry.latency), None)
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the headline is to be taken with care, in a few words each."""
+        best = self.headline()
+        few = best is not None and best.latency is not None and best.latency.samples < ENOUGH
+        return (
+            *(("cut short by Ctrl-C",) if self.partial else ()),
+            *((f"too few samples: {best.latency.samples}",) if few and best and best.latency else ()),
+            *self.conditions.warnings,
+        )
+
     def absent(self) -> list[Entry]:
         """Contestants without figures; a network alone is named only where its backend could be opened at all."""
         ran = {entry.name.removeprefix("segpipe ") for entry in self.contestants if entry.ours and entry.latency}
@@ -162,6 +175,14 @@ class Report(_Part):
     def unvalidated(self) -> tuple[str, ...]:
         """Our contestants whose artifact the release gate did not pass."""
         return tuple(entry.name for entry in self.contestants if entry.latency and entry.validated is False)
+
+
+_FORM = Form("benchmark report", TypeAdapter(Report), InputError, SCHEMA)
+
+
+def read_report(data: str | bytes, name: str) -> Report:
+    """A stored report, or one line that says what is wrong with it."""
+    return _FORM.read(data, name, "measure again with `segpipe benchmark`")
 
 
 def schema_text() -> str:

@@ -4,10 +4,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors.torch import load, save
 from torch import nn
 
 from segpipe.contract import Contract
+from segpipe.documents import Form
 from segpipe.errors import ContractError
 from stages.config import ModelConfig
 from stages.models import build_network
@@ -40,18 +42,37 @@ def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
 def from_bytes(data: bytes) -> Trained:
     """Build the network that the bytes describe and load its weights."""
     description = _description(data)
-    contract = Contract.from_json(json.dumps(description["contract"]), FILE_NAME)
-    network = build_network(ModelConfig(**description["model"]), contract.channels, contract.score_channels)
+    contract = Contract.from_json(json.dumps(description.contract), FILE_NAME)
+    network = build_network(description.model, contract.channels, contract.score_channels)
     network.load_state_dict(load(data))
     network.eval()
-    palette = tuple((int(r), int(g), int(b)) for r, g, b in description["palette"])
-    return Trained(network, contract, palette)
+    return Trained(network, contract, description.palette)
 
 
-def _description(data: bytes) -> dict[str, Any]:
+class _Header(BaseModel):
+    """What safetensors puts before the weights, as far as it is ours."""
+
+    metadata: dict[str, str] = Field(default={}, alias="__metadata__")
+
+
+class _Description(BaseModel):
+    """What makes the weights a network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    contract: dict[str, Any]
+    model: ModelConfig
+    palette: tuple[tuple[int, int, int], ...]
+
+
+_HEADER = Form("safetensors header", TypeAdapter(_Header), ContractError)
+_FORM = Form("description of a network", TypeAdapter(_Description), ContractError)
+
+
+def _description(data: bytes) -> _Description:
     length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    again = "train it with segpipe"
+    metadata = _HEADER.read(data[8 : 8 + length], FILE_NAME, again).metadata
     if _KEY not in metadata:
-        raise ContractError(f"{FILE_NAME} does not describe its network", hint="train it with segpipe")
-    description: dict[str, Any] = json.loads(metadata[_KEY])
-    return description
+        raise ContractError(f"{FILE_NAME} does not describe its network", hint=again)
+    return _FORM.read(metadata[_KEY], FILE_NAME, again)

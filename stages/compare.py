@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.metrics import Confusion, scores
+from segpipe.metrics import Confusion, confusion, scores
 
 MARGIN_EDGES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Lower edges of the margin histogram, in spreads (standard deviations) of the reference's scores."""
@@ -33,7 +33,7 @@ class Truth:
         cls, mask: NDArray[Any], labels: NDArray[Any] | None, margins: Margins | None, shape: "MaskShape"
     ) -> "Truth":
         """What every candidate shares is computed once."""
-        counts = _no_counts(shape.classes) if labels is None else count_labels(labels, mask, shape.classes)
+        counts = _no_counts(shape.classes) if labels is None else confusion(labels, mask, shape.classes)
         return cls(mask, boundary_band(mask, shape.boundary_px), labels, counts, margins)
 
 
@@ -127,8 +127,8 @@ class MaskComparison:
         self._candidate += truth.label_counts
         if truth.labels is not None:
             labels = truth.labels.reshape(-1)[at]
-            self._candidate += count_labels(labels, new, classes)
-            self._candidate -= count_labels(labels, old, classes)
+            self._candidate += confusion(labels, new, classes)
+            self._candidate -= confusion(labels, old, classes)
 
     @property
     def labelled(self) -> NDArray[np.int64]:
@@ -144,11 +144,11 @@ class MaskComparison:
         return self._miou(self._candidate)
 
     def _miou(self, counts: Confusion) -> float | None:
-        return float(_ious(counts)[self.labelled].mean()) if self.labelled.size else None
+        return float(scores(counts).iou[self.labelled].mean()) if self.labelled.size else None
 
     def ious(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Reference and candidate, a value a class; NaN where a class is neither labelled nor predicted."""
-        return _ious(self._reference), _ious(self._candidate)
+        return scores(self._reference).iou, scores(self._candidate).iou
 
     def iou_drop(self) -> tuple[float, int] | None:
         """The greatest loss of IoU of a labelled class, and that class; None without labels.
@@ -190,13 +190,6 @@ class Agreement:
         return share(self.pixels - self.flips, self.pixels)
 
 
-def count_labels(labels: NDArray[Any], mask: NDArray[Any], classes: int) -> Confusion:
-    """Pixels by (label, class), classes x (classes + 1): the last column is no class. Ignored labels are left out."""
-    inside = labels < classes
-    pairs = labels[inside].astype(np.int64) * (classes + 1) + _at_most(mask[inside], classes)
-    return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
-
-
 def boundary_band(mask: NDArray[Any], width: int) -> NDArray[np.bool_]:
     """The `width` pixels on either side of each change of class."""
     across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
@@ -221,12 +214,6 @@ def number(value: float) -> float | None:
 
 def _no_counts(classes: int) -> Confusion:
     return np.zeros((classes, classes + 1), np.int64)
-
-
-def _ious(counts: Confusion) -> NDArray[np.float64]:
-    """A value a class; a pixel of no class is a miss of its label."""
-    square = np.concatenate([counts, np.zeros_like(counts[:1])])
-    return scores(square).iou[:-1]
 
 
 def _at_most(classes_: NDArray[Any], limit: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from stages.config_data import (
     ShapesData,
     VocData,
 )
-from stages.config_train import AugmentConfig, LossTerm, TrainConfig
+from stages.config_train import AugmentConfig, TrainConfig
 from stages.section import Section, Share
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "FolderData",
     "InputConfig",
     "Limits",
-    "LossTerm",
     "ModelConfig",
     "PetData",
     "Section",
@@ -141,6 +140,12 @@ class Limits(Section):
     max_fp16_range: Share = 0.25
     """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than
     those tried. What stays in FP32 does not count."""
+    min_miou: Share | None = None
+    """Mean IoU over the labelled classes, of every hop and of the reference, on the gate's labelled images. Off unless
+    set: the other limits ask whether it is still the same network, this one whether it is any good. What is deployed
+    counts, so each hop is held to it; `--hop` sees a few stored images only and takes over what the gate found."""
+    min_class_iou: Share | None = None
+    """The same of the worst labelled class, which hardly moves a mean over many."""
     min_reference_miou_share: Share = 0.5
     """The reference's mIoU on these labels, as a share of what training recorded. Less: they are not its labels."""
 
@@ -215,9 +220,9 @@ class Config(Section):
 
 
 _WITHOUT_EFFECT: Any = {
-    "data": {"root"},
+    "data": {"root", "absent_classes"},
     "train": {"workers", "threads", "devices", "nodes", "compile", "tensorboard"},
     "benchmark": {"threads"},
     "build": {"timing_cache"},
 }
-"""Settings that say where and how fast, not what: data is known by its fingerprint."""
+"""Settings that say where, how fast and what is put up with, not what: data is known by its fingerprint."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from stages.section import Section
 
@@ -20,7 +20,7 @@ class ShapesData(Section):
     train: PositiveInt = 400
     val: PositiveInt = 60
     test: PositiveInt = 60
-    seed: int = 1
+    seed: NonNegativeInt = 1
 
 
 class FileData(Section):
@@ -29,6 +29,8 @@ class FileData(Section):
     root: Path
     remap: dict[str, Annotated[int, Field(ge=0, le=65535)]] = Field(default_factory=dict)
     """Label value in the files -> class number or the ignore index; values not named stay as they are."""
+    absent_classes: tuple[str, ...] = ()
+    """Classes that train or val may lack; any other that never occurs there is an error."""
 
     @model_validator(mode="after")
     def _values_are_numbers(self) -> "FileData":

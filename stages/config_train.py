@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from stages.config_losses import CrossEntropy, Loss
 from stages.section import Section, Share
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -35,28 +36,6 @@ class AugmentConfig(Section):
         if self.scale_range[0] > self.scale_range[1]:
             raise ValueError("scale_range is (smallest, largest)")
         return self
-
-
-class LossTerm(Section):
-    """One loss of a weighted sum. With one output channel (sigmoid) each is taken in its binary form.
-
-    In several processes dice, lovasz and ohem look at the part of the batch that their own process holds: give each a
-    few images. The others are means over the whole batch, as in one process.
-    """
-
-    kind: Literal["cross-entropy", "dice", "focal", "lovasz", "ohem", "boundary"]
-    weight: PositiveFloat = 1.0
-    label_smoothing: Share = 0.0
-    """Of cross-entropy, ohem and boundary."""
-    gamma: NonNegative = 2.0
-    """Of focal: how strongly easy pixels are played down."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """Of ohem: pixels whose true class has at least this probability are left out."""
-    keep: Share = 0.1
-    """Of ohem: the share of the pixels that is kept even so."""
-    boundary_px: PositiveInt = 2
-    boundary_weight: PositiveFloat = 5.0
-    """Of boundary: what pixels within boundary_px of another class count, the others being 1."""
 
 
 class TrainConfig(Section):
@@ -96,7 +75,7 @@ class TrainConfig(Section):
     patience: Annotated[int, Field(ge=0)] = 0
     """Epochs without a better validation mIoU after which training stops; 0 trains to the end."""
 
-    loss: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (LossTerm(kind="cross-entropy"),)
+    loss: Annotated[tuple[Loss, ...], Field(min_length=1)] = (CrossEntropy(kind="cross-entropy"),)
     class_weights: Literal["none", "median-frequency", "log-frequency"] | tuple[NonNegative, ...] = "none"
     auxiliary_weight: NonNegative = 0.4
     """What the loss of each auxiliary output counts, for networks that have some while they train."""
@@ -117,7 +96,7 @@ class TrainConfig(Section):
     workers: Annotated[int, Field(ge=0)] = 2
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads of PyTorch; 0 takes one a core. Other counts may change the last bits of the weights."""
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
 
     @model_validator(mode="after")
     def _agree(self) -> "TrainConfig":

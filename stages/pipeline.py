@@ -25,11 +25,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Selection:
-    """From which stage to which, both included, and whether fresh ones run again."""
+    """From which stage to which, both included, whether fresh ones run again, and the --set that are in the config."""
 
     first: str = NAMES[0]
     last: str = NAMES[-1]
     force: bool = False
+    overrides: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """The selected stages in order."""
@@ -47,7 +48,9 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
     if selection.last == "train" and "import" in rundir.manifest.stages:
         raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {path} --from export`")
     with rundir.writing():
-        rundir.save_config({**config.stored(), "toml_sha256": rundir.toml_sha256()})
+        trained_with = selection.overrides if "train" in selection.names() else rundir.trained_with()
+        described = {**config.stored(), "toml_sha256": rundir.toml_sha256(), "trained_with": trained_with}
+        rundir.save_config(described)
         for name in selection.names():
             if name == "train" and "import" in rundir.manifest.stages:
                 _log.info("train: nothing to do, the network was imported")

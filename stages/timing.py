@@ -23,6 +23,11 @@ class OwnTime(int):
 FAILURES = (ArithmeticError, ImportError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
 """What a contestant may fail with: it is listed with the reason, the others go on. Anything else is our bug."""
 
+Estimate = tuple[float, float | None, float | None]
+"""A figure with the ends of its interval: None where too few samples were taken for one."""
+
+ENOUGH = 10
+"""Samples from which an interval is told: over fewer, resampling knows too little of the spread."""
 _BEYOND = 10  # samples that must lie beyond a percentile before it is told
 _RESAMPLES = 2000
 _DRAWN_AT_ONCE = 2**22  # numbers: many rounds would fill the memory
@@ -33,12 +38,12 @@ _SETTLED = 0.05  # medians of two windows this near: caches, clocks and compiler
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds. A percentile with fewer than ten samples beyond it is None."""
+    """Milliseconds. A percentile with fewer than ten samples beyond it is None, and so is an interval over fewer."""
 
     samples: int
     p50_ms: float
-    p50_low_ms: float
-    p50_high_ms: float
+    p50_low_ms: float | None
+    p50_high_ms: float | None
     """A 95 % bootstrap interval of the median."""
     p25_ms: float
     p75_ms: float
@@ -112,12 +117,12 @@ def interleave(contestants: Mapping[str, Contestant], rounds: int, seconds: floa
 def latency(nanoseconds: Nanoseconds) -> Latency:
     """Summarise one contestant."""
     milliseconds = nanoseconds / 1e6
-    low, high = _interval(_resampled_medians(milliseconds))
+    low, high = _interval(len(milliseconds), lambda: _resampled_medians(milliseconds))
     return Latency(
         samples=len(milliseconds),
         p50_ms=_rounded(np.percentile(milliseconds, 50)),
-        p50_low_ms=_rounded(low),
-        p50_high_ms=_rounded(high),
+        p50_low_ms=low,
+        p50_high_ms=high,
         p25_ms=_rounded(np.percentile(milliseconds, 25)),
         p75_ms=_rounded(np.percentile(milliseconds, 75)),
         p90_ms=_tail(milliseconds, 90),
@@ -127,19 +132,23 @@ def latency(nanoseconds: Nanoseconds) -> Latency:
     )
 
 
-def ratio_of_medians(slow: Nanoseconds, fast: Nanoseconds) -> tuple[float, float, float]:
+def ratio_of_medians(slow: Nanoseconds, fast: Nanoseconds) -> Estimate:
     """median(slow) / median(fast), with a 95 % bootstrap interval over the rounds that both have."""
     common = min(len(slow), len(fast))
     slow, fast = slow[:common], fast[:common]
-    low, high = _interval(_resampled_medians(slow) / _resampled_medians(fast))
-    return _rounded(np.median(slow) / np.median(fast)), _rounded(low), _rounded(high)
+    interval = _interval(common, lambda: _resampled_medians(slow) / _resampled_medians(fast))
+    return _rounded(np.median(slow) / np.median(fast)), *interval
 
 
-def median_of_ratios(slow: Nanoseconds, fast: Nanoseconds, level: float = 0.95) -> tuple[float, float, float]:
+def median_of_ratios(slow: Nanoseconds, fast: Nanoseconds, level: float = 0.95) -> Estimate:
     """The median over the rounds of slow / fast, with its interval: what both met in a round cancels."""
     ratios = slow / fast
-    low, high = _interval(_resampled_medians(ratios), level)
-    return _rounded(np.median(ratios)), _rounded(low), _rounded(high)
+    return _rounded(np.median(ratios)), *_interval(len(ratios), lambda: _resampled_medians(ratios), level)
+
+
+def in_words(low: float | None, high: float | None, form: str = ".2f") -> str:
+    """An interval for a person."""
+    return "too few samples" if low is None or high is None else f"{low:{form}} to {high:{form}}"
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
@@ -192,9 +201,13 @@ def _resampled(rounds: int) -> Iterator[NDArray[np.int32]]:
         yield drawn.reshape(count, -1)[:, :rounds]
 
 
-def _interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    low, high = np.percentile(values, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
+def _interval(
+    samples: int, resampled: Callable[[], NDArray[np.float64]], level: float = 0.95
+) -> tuple[float, float] | tuple[None, None]:
+    if samples < ENOUGH:
+        return None, None
+    low, high = np.percentile(resampled(), [50 * (1 - level), 50 * (1 + level)])
+    return _rounded(low), _rounded(high)
 
 
 def _tail(milliseconds: NDArray[np.float64], percentile: float) -> float | None:

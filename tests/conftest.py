@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tests.trained import trained_config
 
 settings.register_profile("segpipe", deadline=None)  # a busy machine is no slow code
 settings.load_profile("segpipe")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and a shell's `&` ignore it, and children inherit that
 
 
 @pytest.fixture(scope="session")

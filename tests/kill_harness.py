@@ -9,6 +9,8 @@ from typing import Any
 
 from segpipe.rundir import RunDirectory
 
+_DESCRIPTOR = {"os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
+"""Where these operations are given the directory that their path starts from."""
 _OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 
 
@@ -18,7 +20,8 @@ def work(path: Path, generation: int) -> None:
     with run.writing():
         with run.step("train", {}, {"generation": generation}) as step:
             if step.stale:
-                step.scratch("resume/point").write_bytes(b"half")
+                step.scratch().mkdir(exist_ok=True)
+                (step.scratch() / "point").write_bytes(b"half")
                 step.path("out.bin").write_bytes(f"train {generation} ".encode() * 50_000)
         with run.step("export", [run.artifact("train", "out.bin")], {"generation": generation}) as step:
             if step.stale:
@@ -31,12 +34,19 @@ def die_at(count: int, path: Path) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event in _OPERATIONS and str(path) in str(arguments[0]):
+        if event in _OPERATIONS and str(path) in _whole(event, arguments):
             seen += 1
             if seen == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
+
+
+def _whole(event: str, arguments: tuple[Any, ...]) -> str:
+    """The path of an operation; one relative to a directory's descriptor is made whole."""
+    named = str(arguments[0])
+    descriptor = arguments[_DESCRIPTOR[event]] if event in _DESCRIPTOR else None
+    return named if descriptor in {None, -1} else f"{Path(f'/proc/self/fd/{descriptor}').readlink()}/{named}"
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def judged(good: Good, name: str) -> Row:
     defect = DEFECTS[name]
     _, state = good.judge(defect.plant(good), defect.exact)
     held = state.checks(good.setup)
-    status: Status = "failed" if state.failed(good.setup) else "passed"
+    status: Status = "failed" if state.differs(good.setup) else "passed"
     failed = tuple(check.name for check in held if check.status == "failed")
     suspicions = suspect(state, good.contract.classes) if failed else ()
     said = "; ".join([*suspicions, *(check.line() for check in held if check.status == "failed")])

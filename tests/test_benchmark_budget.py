@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.backend import GpuBackend
@@ -118,6 +120,7 @@ def test_the_budget_of_a_gpu_holds_transfers_and_adds_up() -> None:
 
     budget = steps.budget(interleave(calls, 6, 60).samples["whole"])
 
+    assert isinstance(budget, Budget)
     assert budget.upload_ms is not None
     assert budget.download_ms is not None
     assert budget.network_ms >= 1e3 * NETWORK_S
@@ -125,14 +128,43 @@ def test_the_budget_of_a_gpu_holds_transfers_and_adds_up() -> None:
     assert budget.pre_ms + budget.post_ms + budget.upload_ms + budget.download_ms < budget.network_ms
 
 
-def test_the_rest_is_what_end_to_end_took_beyond_the_steps_of_its_round() -> None:
+STEP_MS = st.floats(0.01, 50)
+
+
+@given(
+    parts=st.lists(st.tuples(STEP_MS, STEP_MS, STEP_MS), min_size=1, max_size=12),
+    whole_ms=st.lists(STEP_MS, min_size=12, max_size=12),
+)
+def test_a_budget_adds_up_to_its_frame_or_there_is_none(
+    parts: list[tuple[float, float, float]], whole_ms: list[float]
+) -> None:
+    steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
+    steps.taken = {number: StepTimes(*times) for number, times in enumerate(parts)}
+
+    budget = steps.budget(np.array([round(1e6 * ms) for ms in whole_ms]))
+
+    if isinstance(budget, str):
+        assert "other work disturbed" in budget
+        return
+    named = (budget.pre_ms, budget.network_ms, budget.post_ms, budget.rest_ms)
+    assert min(named) >= 0
+    assert sum(named) == pytest.approx(budget.end_to_end_ms, abs=1e-3)
+
+
+def test_the_rest_is_what_is_left_of_the_frame_and_noise_is_no_rest() -> None:
     steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
     steps.taken = {n: StepTimes(1.0, 5.0 + n, 1.0) for n in range(3)}
 
-    budget = steps.budget(np.array([8_000_000, 9_500_000, 9_750_000]))
+    longer = steps.budget(np.array([8_000_000, 9_500_000, 9_750_000]))
+    as_long = steps.budget(np.full(3, 7_900_000))
+    shorter = steps.budget(np.full(3, 4_000_000))
 
-    assert (budget.pre_ms, budget.network_ms, budget.upload_ms) == (1.0, 6.0, None)
-    assert (budget.rest_ms, budget.end_to_end_ms) == (1.0, 9.5)
+    assert isinstance(longer, Budget)
+    assert (longer.pre_ms, longer.network_ms, longer.upload_ms) == (1.0, 6.0, None)
+    assert (longer.rest_ms, longer.end_to_end_ms) == (1.5, 9.5)
+    assert isinstance(as_long, Budget)
+    assert (as_long.rest_ms, as_long.end_to_end_ms) == (0.0, 8.0)
+    assert shorter == "the steps took 8.00 ms, the whole frame 4.00: other work disturbed them"
 
 
 def test_another_backends_frames_have_no_budget() -> None:

@@ -142,6 +142,29 @@ def test_doctor_says_how_to_get_what_is_missing() -> None:
     assert {"NVIDIA GPU", "ONNX Runtime", "TensorRT", "TensorRT for RTX", "PyCUDA"} <= {f["name"] for f in findings}
 
 
+@pytest.mark.parametrize("cpu", [True, False])
+def test_doctor_advises_the_extra_cuda_only_where_the_extra_cpu_is_not(cpu: bool, tmp_path: Path) -> None:
+    if cpu:
+        info = tmp_path / "onnxruntime-1.31.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime\nVersion: 1.31\n")
+    script = f"""
+import sys
+class Absent:
+    def find_spec(name, *_):
+        if name.partition(".")[0] == "cuda":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
+import segpipe.doctor
+sys.path[:] = [{str(tmp_path)!r}]  # the only packages that the metadata knows
+print(next(finding.hint for finding in segpipe.doctor.examine() if finding.name == "cuda-python"))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert ("segpipe[cuda]" in result.stdout) != cpu
+    assert "cuda-bindings" in result.stdout or not cpu
+
+
 def test_report_and_benchmark_print_a_path_and_json(run_copy: Path) -> None:
     code, out, _ = call("report", run_copy)
 

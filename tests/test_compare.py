@@ -192,7 +192,7 @@ def test_counting_only_flips_equals_counting_everything(seed: int, images: int) 
     """The candidate's confusion is the reference's, corrected at the flips; labels may be ignored."""
     rng = np.random.default_rng(seed)
     shape = MaskShape(classes=3, boundary_px=1)
-    comparison, whole = MaskComparison(shape), np.zeros((3, 3), np.int64)
+    comparison, whole = MaskComparison(shape), np.zeros((3, 4), np.int64)
     for _ in range(images):
         reference, candidate = rng.integers(0, 3, (2, 9, 7), np.uint8)
         labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), (9, 7))

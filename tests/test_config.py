@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.errors import ConfigError
+from segpipe.errors import ConfigError, StorageError
 from stages.config_file import load_config
 from stages.starter import write_starter
 from tests.tiny import TOML, tiny_config, write_tiny
@@ -31,20 +31,44 @@ def test_a_starter_never_overwrites(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("epochs = 3", "epoch = 3", "unknown key 'train.epoch'. did you mean 'epochs'?"),
-        ("epochs = 3", 'epochs = "many"', "train.epochs = 'many': should be a valid integer"),
-        ("epochs = 3", "epochs = 0", "train.epochs = 0: should be greater than 0"),
+        ("epochs = 3", 'epochs = "many"', "train.epochs = 'many': wanted a whole number"),
+        ("epochs = 3", "epochs = 0", "train.epochs = 0: wanted more than 0"),
         ("[train]", "[trian]", "unknown key 'trian'. did you mean 'train'?"),
         ("height = 48", "heigth = 48", "unknown key 'data.heigth'. did you mean 'height'?"),
-        ('kind = "shapes"', 'kind = "shape"', "data.kind is not a known kind of data. use one of: shapes, folder"),
+        ('kind = "shapes"', 'kind = "shape"', "data.kind = 'shape' is not a known kind. did you mean 'shapes'?"),
         ("height = 64", "", "height and width go together"),
         ("[input]", "[input]\nfit = 'pad'", "fit 'pad' takes no height and width"),
-        ("[input]", "[input]\nfit = 'squash'", "should be 'stretch', 'letterbox' or 'pad'"),
+        ("[input]", "[input]\nfit = 'squash'", "wanted 'stretch', 'letterbox' or 'pad'"),
         (
             "min_agreement = 0.9",
             "min_agremeent = 0.9",
             "'validate.limits.min_agremeent'. did you mean 'min_agreement'?",
         ),
         ("[data]", "[data", "is not TOML"),
+        ("epochs = 3", "epochs = 1.5", "train.epochs = 1.5: wanted a whole number"),
+        ("epochs = 3", "compile = 'yes please'", "train.compile = 'yes please': wanted true or false"),
+        ("epochs = 3", "learning_rate = 'lots'", "train.learning_rate = 'lots': wanted a number or 'find'"),
+        ("epochs = 3", "learning_rate = 0", "train.learning_rate = 0: wanted more than 0 or 'find'"),
+        ("epochs = 3", "class_weights = [1, -1]", "train.class_weights.1 = -1: wanted 0 or more"),
+        ("epochs = 3", "seed = -1", "train.seed = -1: wanted 0 or more"),
+        ("epochs = 3", "late_crop = [1]", "train.late_crop = [1]: wanted more values"),
+        ("epochs = 3", "augment = 3", "train.augment = 3: wanted a table"),
+        ("epochs = 3", "loss = []", "train.loss = []: wanted 1 or more values"),
+        ("epochs = 3", "loss = ['dice']", "train.loss.0 = 'dice': wanted a table with a kind"),
+        ("epochs = 3", "loss = [{ weight = 2 }]", "'train.loss.0.kind' is missing"),
+        ("epochs = 3", "loss = [{ kind = 'mine:' }]", "'mine:': wanted package.module:factory"),
+        ("epochs = 3", "loss = [{ kind = 'dice', gamma = 9 }]", "unknown key 'train.loss.0.gamma'"),
+        ("epochs = 3", "loss = [{ kind = 'dice', weigth = 9 }]", "'train.loss.0.weigth'. did you mean 'weight'?"),
+        ("[input]", "[input]\nmean = 3", "input.mean = 3: wanted a list, as in [1, 2]"),
+        ("epochs = 3", f"epochs = {'9' * 5000}", "holds a number of thousands of digits"),
+        ("epochs = 3", f"epochs = 0x{'f' * 5000}", "holds a whole number beyond 64 bits"),
+        ("epochs = 3", f"epochs = {2**63}", "holds a whole number beyond 64 bits"),
+        ("epochs = 3", f"epochs = {'[' * 100000}", "nests tables or lists too deep"),
+        (
+            "options = { width = 4 }",
+            f"options = {{ width = {'[' * 200 + ']' * 200} }}",
+            "nests tables or lists too deep",
+        ),
     ],
 )
 def test_mistakes_are_named_with_the_next_action(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -62,13 +86,17 @@ def test_mistakes_are_named_with_the_next_action(tmp_path: Path, old: str, new: 
         ("[input]", "[input]\nmean = [0.5]", "mean and std need one value"),
         ("[input]", "[input]\nvalue_range = [255, 0]", "low < high"),
         ("[input]", "[input]\nstd = [0.2, 0, 0.2]", "std must be positive"),
-        ("[input]", "[input]\nmean = [0.2, nan, 0.2]", "should be a finite number"),
+        ("[input]", "[input]\nmean = [0.2, nan, 0.2]", "input.mean.1 = nan: wanted a finite number"),
         ("[train]", "[train]\noutput = 'sigmoid'", "output_kind 'sigmoid' needs exactly 2 classes"),
         ("FOLDER", "classes = ['a', 'a']", "class names must differ"),
         ("FOLDER", "classes = ['a', 'b']\nignore_index = 1", "ignore_index is the number of a class"),
         ("FOLDER", "classes = ['a', 'b']\nimages = '{splt}/images'", "images may hold {split}, and no other braces"),
         ("FOLDER", "classes = ['a', 'b']\nmasks = '{split'", "masks may hold {split}, and no other braces"),
-        ("FOLDER", "classes = ['a', 'b']\npalette = [[0, 0, 256], [1, 1, 1]]", "should be less than or equal to 255"),
+        (
+            "FOLDER",
+            "classes = ['a', 'b']\npalette = [[0, 0, 256], [1, 1, 1]]",
+            "data.palette.0.2 = 256: wanted 255 or less",
+        ),
         ("FOLDER", "classes = ['a', 'b']\nremap = { x = 1 }", "'x', which is no number of 0 to 65535"),
         ("FOLDER", "classes = ['a', 'b']\nremap = { 65536 = 1 }", "which is no number of 0 to 65535"),
     ],
@@ -102,6 +130,19 @@ def test_overrides_replace_values(tmp_path: Path) -> None:
 def test_malformed_overrides_are_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         tiny_config(tmp_path, override)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000, "[" * 100000, "[" * 200 + "]" * 200])
+def test_overrides_that_no_file_could_hold_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError):
+        tiny_config(tmp_path, f"model.options.width={value}")
+
+
+def test_a_folder_in_the_files_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "segpipe.toml").mkdir()
+
+    with pytest.raises(StorageError, match=r"segpipe\.toml: Is a directory"):
+        load_config(tmp_path)
 
 
 def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_graph_for_another_contract_is_refused() -> None:
 
 
 def test_bytes_that_are_no_graph_are_refused() -> None:
-    with pytest.raises(BackendError, match="loading the model"):
+    with pytest.raises(BackendError, match="cannot load the model"):
         OrtEngine(b"not a graph", CONTRACT, "cpu", 0)
 
 

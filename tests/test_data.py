@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segpipe.errors import DataError
+from segpipe.errors import DataError, SegpipeError
 from segpipe.images import write_image
 from stages.config import Config, ShapesData
 from stages.config_file import parse_config
@@ -127,9 +127,9 @@ def broken_folders(folder: Path) -> dict[str, tuple[str, Config]]:
     return {
         "label": ("holds label 9; the config has 2 classes", folder_config()),
         "size": ("is 8x8, its mask", folder_config()),
-        "colour": ("is no index mask: its mode is RGB", folder_config()),
+        "colour": ("is a colour image, a mask is a PNG of class numbers", folder_config()),
         "torn": ("is not an image that OpenCV can read", folder_config()),
-        "partner": ("1 files of the val split are missing", folder_config()),
+        "partner": ("none of the 1 images of the val split has a mask", folder_config()),
         "empty": ("the val split in", folder_config(images="{split}/nothing")),
         "root": ("does not exist", folder_config(root="nowhere")),
         "grey": ("has 1 channels of uint8, the config says 3", folder_config()),
@@ -164,6 +164,22 @@ def test_broken_sets_are_refused_with_names(folder: Path, how: str) -> None:
         open_split(config, folder, "val").sample(0)
     assert said in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_file_in_a_folders_place_and_a_folder_in_a_files_are_named(folder: Path) -> None:
+    (folder / "file").write_text("")
+    (folder / "data/val.lst").mkdir()
+    (folder / "data/bytes.lst").write_bytes(b"\xff\xfe")
+    cases = {
+        "is a file. set [data] root": folder_config(root="file"),
+        "val.lst: Is a directory": folder_config(pairs="{split}.lst"),
+        "bytes.lst is not UTF-8 text": folder_config(names="bytes.lst"),
+    }
+
+    for said, config in cases.items():
+        with pytest.raises(SegpipeError) as caught:
+            open_split(config, folder, "val")
+        assert said in str(caught.value)
 
 
 def test_the_fingerprint_follows_contents_not_times(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from segpipe.cli import app
 from segpipe.errors import DataError
 from segpipe.images import write_image
 from stages.config_file import load_config
-from stages.data.check import SplitReport, check, suggested_weights
+from stages.data.check import SplitReport, all_faults, check, refuse_broken, suggested_weights
 from stages.data.reading import read_frame
 from stages.pipeline import Selection, run_stages
 
@@ -102,20 +102,134 @@ def test_every_fault_is_counted_and_the_sound_frames_too(run: Path) -> None:
     report = check(load_config(run), run)["train"]
 
     for said in SAID:
-        assert sum(said in line for line in report.offenders) == 1, said
+        assert sum(said in fault.message for fault in report.offenders) == 1, said
     assert len(report.offenders) == FAULTS + len(SAID) - 1
     assert report.pixels == [SOUND * 32, SOUND * 32]
 
 
-def test_the_command_names_twenty_counts_all_and_fails(run: Path) -> None:
+def test_faults_with_one_remedy_are_one_line_with_their_count_and_the_remedy(run: Path) -> None:
     break_everything(run / "data")
     result = CliRunner().invoke(app, ["data", "check", str(run)])
-    faults = [line for line in result.stderr.splitlines() if "data/train" in line]
+    lines = [line for line in result.stderr.splitlines() if "data/train" in line]
 
     assert result.exit_code == 1
-    assert len(faults) == 20
+    assert len(lines) == 9, lines
+    foreign = next(line for line in lines if "holds label 9" in line)
+    assert f"; {FAULTS - 1} more of this kind: among them train/foreign01, train/foreign02, " in foreign
+    assert foreign.endswith('or remap it: [data] remap = { "9" = 255 }')
     assert f"error: {FAULTS + len(SAID) - 1} faults in the data" in result.stderr
     assert "median-frequency" in result.stdout
+
+
+def test_colour_masks_without_the_setting_are_one_line_that_names_it(run: Path) -> None:
+    for path in run.rglob("masks/*.png"):
+        write_image(path, np.full((8, 8, 3), 128, np.uint8))
+
+    result = CliRunner().invoke(app, ["data", "check", str(run)])
+    with pytest.raises(DataError) as caught:
+        run_stages(run, load_config(run), run, Selection(last="train"))
+
+    assert len(result.stderr.splitlines()) == 2, result.stderr
+    assert ": train/train1, train/train2, val/val0, val/val1, val/val2. if its" in result.stderr
+    assert 'set [data] masks_are = "colours"' in result.stderr.splitlines()[0]
+    assert f"; {2 * SOUND - 1} more of this kind" in result.stderr.splitlines()[0]
+    assert 'set [data] masks_are = "colours"' in str(caught.value)
+
+
+def test_a_foreign_colour_is_counted_by_itself_against_the_whole_mask(run: Path) -> None:
+    colours = np.zeros((8, 8, 3), np.uint8)
+    colours[0, :3], colours[1, 0] = (1, 2, 3), (9, 9, 9)
+    for path in run.rglob("masks/*.png"):
+        write_image(path, colours)
+    palette = ["data.masks_are=colours", "data.palette=[[0,0,0],[10,200,10]]"]
+
+    fault = check(load_config(run, palette), run)["train"].offenders[0]
+
+    assert "the colour (1, 2, 3) on 3 of 64 pixels, and 1 more" in fault.message
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("data.images={split}/pictures", ("no image in train/pictures", "images are in train/images, train/masks")),
+        ("data.masks={split}/labels", ("none of the 3 images of the train split has a mask", "labels/train0.png")),
+        ("data.pairs={split}.lst", ("train.lst is not there", "images are in")),
+        ("data.names={split}.lst", ("train.lst is not there", "images are in")),
+    ],
+)
+def test_a_wrong_layout_shows_what_was_looked_for_and_what_is_there(
+    setting: str, said: tuple[str, ...], run: Path
+) -> None:
+    config = load_config(run, [setting])
+    (fault,) = check(config, run)["train"].offenders
+    with pytest.raises(DataError) as caught:
+        run_stages(run, config, run, Selection(last="train"))
+
+    for words in (*said, "set [data] root"):
+        assert words in f"{fault.message}. {fault.hint}"
+        assert words in str(caught.value)
+
+
+def test_masks_with_other_names_are_shown_by_an_example(run: Path) -> None:
+    for path in run.rglob("masks/*.png"):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+
+    assert "that folder holds for example train0_mask.png" in check(load_config(run), run)["train"].offenders[0].message
+
+
+def write_binary_masks(root: Path, splits: tuple[str, ...]) -> None:
+    """Masks of 0 and 255, as most drawing programs write them: 25 % are 255."""
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :2] = 255
+    for path in (path for split in splits for path in (root / split / "masks").iterdir()):
+        write_image(path, mask)
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("val",)])
+def test_a_class_that_never_occurs_is_an_error_that_names_the_remap(splits: tuple[str, ...], run: Path) -> None:
+    write_binary_masks(run / "data", splits)
+
+    result = CliRunner().invoke(app, ["data", "check", str(run)])
+    with pytest.raises(DataError) as caught:
+        run_stages(run, load_config(run), run, Selection(last="train"))
+
+    said = f"the {splits[0]} split holds no pixel of 'b'"
+    assert result.exit_code == 1
+    for text in (result.stderr, str(caught.value)):
+        assert said in text
+        assert "25 % of its pixels are 255, the ignore index: if they are 'b'" in text
+        assert 'set [data] remap = { "255" = 1 }' in text
+    assert not list(run.rglob("augmentation.png")), "nothing was begun"
+
+
+def test_the_remap_that_the_hint_names_makes_the_set_sound(run: Path) -> None:
+    write_binary_masks(run / "data", ("train", "val"))
+    reports = check(load_config(run, ['data.remap={"255" = 1}']), run)
+
+    assert all_faults(reports) == []
+    assert reports["train"].pixels == [SOUND * 48, SOUND * 16]
+
+
+def test_classes_that_may_be_absent_are_a_line_in_the_config(run: Path) -> None:
+    write_binary_masks(run / "data", ("train", "val"))
+    allowed = 'data.absent_classes=["b"]'
+    misspelt = all_faults(check(load_config(run, ["data.absent_classes=['bb']"]), run))
+
+    assert all_faults(check(load_config(run, [allowed]), run)) == []
+    assert load_config(run).sections("data") == load_config(run, [allowed]).sections("data"), "nothing is retrained"
+    assert "names 'bb', which is no class" in misspelt[0].message
+    assert misspelt[0].hint == "did you mean 'b'?"
+
+
+def test_a_sound_set_is_not_read_again_but_one_is_that_other_settings_passed(run: Path) -> None:
+    config, cache = load_config(run), run / ".data-check"
+    refuse_broken(config, run, cache, "fingerprint")
+    write_binary_masks(run / "data", ("train",))
+
+    refuse_broken(config, run, cache, "fingerprint")
+    refuse_broken(load_config(run, ['data.absent_classes=["b"]']), run, cache, "other")
+    with pytest.raises(DataError, match="holds no pixel of 'b'"):
+        refuse_broken(config, run, cache, "other")
 
 
 def test_opencvs_own_words_on_a_torn_image_are_not_shown(run: Path) -> None:
@@ -169,13 +283,17 @@ def test_an_empty_split_is_a_fault(run: Path) -> None:
     for path in (run / "data/val/images").iterdir():
         path.unlink()
 
-    assert any("val split" in line and "is empty" in line for line in check(load_config(run), run)["val"].offenders)
+    (fault,) = check(load_config(run), run)["val"].offenders
+
+    assert "the val split" in fault.message
+    assert "is empty" in fault.message
 
 
 def test_values_outside_the_contracts_range_are_refused(run: Path) -> None:
     config = load_config(run, ["input.value_range=[0, 80]"])
 
-    assert "holds values of 90 to 90, [input] value_range is 0 to 80" in check(config, run)["val"].offenders[0]
+    said = check(config, run)["val"].offenders[0].message
+    assert "holds values of 90 to 90, [input] value_range is 0 to 80" in said
 
 
 def test_suggested_weights_are_median_frequency_and_log_frequency() -> None:
@@ -202,7 +320,7 @@ def test_colour_masks_become_classes_by_the_palette(run: Path) -> None:
     strange = check(load_config(run, palette), run)["train"]
 
     assert (report.pixels, report.ignored) == ([SOUND * 31, SOUND * 32], SOUND)
-    assert "holds the colour (1, 2, 3) on 1 pixels" in strange.offenders[0]
+    assert "holds the colour (1, 2, 3) on 1 of 64 pixels" in strange.offenders[0].message
     assert len(strange.offenders) == SOUND
 
 
@@ -214,7 +332,7 @@ def test_splits_can_be_lists_of_names(run: Path) -> None:
 
     assert [reports[split].frames for split in ("train", "val", "test")] == [2, 1, 1]
     (run / "data/val.txt").write_text("train1\nnowhere\n")
-    assert "nowhere.png is missing" in check(load_config(run, overrides), run)["val"].offenders[0]
+    assert "nowhere.png is missing" in check(load_config(run, overrides), run)["val"].offenders[0].message
 
 
 def test_pets_are_found_by_their_lists(tmp_path: Path) -> None:

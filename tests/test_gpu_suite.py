@@ -15,6 +15,7 @@ from benchmarks.gpu.results import SCHEMA_FILE, SuiteResult, load, schema_text
 from benchmarks.gpu.steps import tests as tests_step
 from benchmarks.gpu.steps.flavours import noting
 from segpipe.errors import BackendError, InputError
+from tests.children import PATIENCE_S
 
 
 def suite(out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -128,7 +129,7 @@ def test_a_step_that_hangs_is_stopped_with_all_its_processes(tmp_path: Path) -> 
 
     assert ended == ("timed out", "stopped after 2 s")
     grandchild = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 10  # it was sent SIGKILL, and dies when the system gets to it
+    deadline = time.monotonic() + PATIENCE_S  # it was sent SIGKILL, and dies when the system gets to it
     while _is_running(grandchild) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _is_running(grandchild)

@@ -1,6 +1,5 @@
 """Somebody else's ONNX becomes a run directory, or is refused with the reason."""
 
-import json
 import resource
 import subprocess
 import sys
@@ -10,13 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tomli_w
 from onnx import TensorProto, helper
 
 from segpipe.contract import METADATA_KEY, Contract
-from segpipe.errors import ContractError, InputError, SegpipeError
+from segpipe.errors import ContractError, DataError, InputError, SegpipeError
+from segpipe.images import write_image
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from stages import import_model
+from stages.config_data import FolderData
 from stages.config_file import load_config
 from stages.graphs.reading import LARGEST_BYTES
 from stages.pipeline import Selection, run_stages
@@ -34,8 +36,8 @@ def write(folder: Path, model: onnx.ModelProto | bytes, **changes: Any) -> tuple
     """model.onnx and contract.toml."""
     data = model if isinstance(model, bytes) else model.SerializeToString()
     (folder / "model.onnx").write_bytes(data)
-    lines = [f"{key} = {json.dumps(value)}" for key, value in (CONTRACT | changes).items() if value is not None]
-    (folder / "contract.toml").write_text("\n".join(lines))
+    content = {key: value for key, value in (CONTRACT | changes).items() if value is not None}
+    (folder / "contract.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
     return folder / "model.onnx", folder / "contract.toml"
 
 
@@ -241,6 +243,49 @@ def test_contract_that_contradicts_the_graph_is_refused(
         imported(tmp_path, plain(), **changes)
 
 
+NAMES = ["straße", "🚗 car", 'a "quoted" one', "C:\\path", "tab\tand\nnewline", "\x7f\u2028", "日本\U00020bb7"]
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("names", [NAMES[:4], NAMES[3:]])
+def test_class_names_of_any_kind_come_back_from_the_config(names: list[str], with_data: bool, tmp_path: Path) -> None:
+    data = {"kind": "folder", "root": "🖼", "classes": names} if with_data else None
+    run = imported(tmp_path, plain(), classes=names, data=data)
+
+    config = load_config(run.path)
+    assert isinstance(config.data, FolderData)
+    assert list(config.data.classes) == names
+    assert config.data.root.name == ("🖼" if with_data else "data")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("classes = " + "[" * 5000, "nests tables or lists too deep"),
+        (f"ignore_index = {'9' * 5000}", "thousands of digits"),
+        (f"ignore_index = 0x{'f' * 5000}", "beyond 64 bits"),
+        ("classes = ['a', 'b'", "is not TOML"),
+        ("data = 5", "data = 5 is no table"),
+        ("[data]\nkind = 'folder'\nroot = 5\nclasses = ['a', 'b', 'c', 'd']", r"data\.root = 5"),
+        ("[data]\nkind = 'folders'", r"data\.kind"),
+        ("palette = 7", "palette: Input should be a valid tuple"),
+        ("palette = [[0, 0, 256], [1, 1, 1], [2, 2, 2], [3, 3, 3]]", r"palette\.0\.2: .*less than or equal to 255"),
+        ("palette = [[0, 0, -1], [1, 1, 1], [2, 2, 2], [3, 3, 3]]", r"palette\.0\.2: .*greater than or equal to 0"),
+        ("palette = [['0', 0, 1], [1, 1, 1], [2, 2, 2], [3, 3, 3]]", r"palette\.0\.0: .*valid integer"),
+    ],
+)  # fmt: skip
+def test_a_contract_that_cannot_be_used_is_one_line_and_leaves_no_run(text: str, words: str, tmp_path: Path) -> None:
+    model, contract = write(tmp_path, plain())
+    contract.write_text(f"{text}\n" if "classes" in text[:9] else tomli_w.dumps(CONTRACT) + text + "\n")
+
+    with pytest.raises(SegpipeError, match=words) as raised:
+        import_model.run(tmp_path / "run", model, contract)
+
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 500
+    assert not (tmp_path / "run").exists()
+
+
 def test_second_input_is_refused(tmp_path: Path) -> None:
     model = plain()
     model.graph.node[1].CopyFrom(helper.make_node("Add", ["a", "more"], ["b"], name="add"))
@@ -326,3 +371,18 @@ def _write_pair(folder: Path) -> None:
     rng = np.random.default_rng(0)
     write_image(folder / "images" / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))
     write_image(folder / "masks" / "a.png", rng.integers(0, len(CLASSES), (40, 50)).astype(np.uint8))
+
+
+def test_without_images_the_gate_says_what_to_write_and_then_judges(tmp_path: Path) -> None:
+    run = imported(tmp_path, plain()).path
+    with pytest.raises(DataError, match=r'write root = "FOLDER", images = "images" and masks = "masks"') as caught:
+        run_stages(run, load_config(run), run, Selection(last="validate"))
+    for kind in ("images", "masks"):
+        for number in range(2):
+            pixels = np.full((16, 24, 3), 9 * number, np.uint8) if kind == "images" else np.zeros((16, 24), np.uint8)
+            write_image(tmp_path / "frames" / kind / f"{number}.png", pixels)
+    added = [f'data.root="{tmp_path / "frames"}"', "data.images=images", "data.masks=masks"]
+    done = run_stages(run, load_config(run, added), run, Selection(last="validate"))
+
+    assert str(run / "segpipe.toml") in caught.value.hint
+    assert done.record("validate").figures["judged"] == "fidelity, not accuracy"

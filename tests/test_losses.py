@@ -5,24 +5,28 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.config import LossTerm
+from segpipe.errors import ConfigError
+from stages.config_losses import Loss
 from stages.losses import SegmentationLoss, near_boundaries
+from tests.waits import Waits
 
 IGNORE = 255
 KINDS = ("cross-entropy", "dice", "focal", "lovasz", "ohem", "boundary")
 
 
-def loss_of(*terms: LossTerm, weights: tuple[float, ...] | None = None) -> SegmentationLoss:
+def loss_of(*terms: Loss, weights: tuple[float, ...] | None = None) -> SegmentationLoss:
     """For one process."""
     return SegmentationLoss(terms, IGNORE, weights, lambda value: value)
 
 
-def term(kind: Any, **options: Any) -> LossTerm:
-    """A term by its name."""
-    return LossTerm(kind=kind, **options)
+def term(kind: str, **options: Any) -> Loss:
+    """A term as the config writes it."""
+    parsed: Loss = TypeAdapter(Loss).validate_python({"kind": kind, **options})
+    return parsed
 
 
 @pytest.fixture
@@ -119,6 +123,101 @@ def test_ohem_keeps_the_hard_pixels_and_at_least_its_share() -> None:
 
     assert float(loss_of(term("ohem", keep=0.1))(scores, labels)) == pytest.approx(hard, rel=1e-5)
     assert float(loss_of(term("ohem", keep=0.2))(scores, labels)) == pytest.approx((hard + easy) / 2, rel=1e-5)
+
+
+def scores_of(probabilities: list[float]) -> Tensor:
+    """Scores of two classes, 1x2x1xN, that give class 0 these probabilities."""
+    first = torch.tensor([math.log(p / (1 - p)) for p in probabilities])
+    return torch.stack([first, torch.zeros_like(first)])[None, :, None]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, (5.0, 1.0)])
+def test_ohem_finds_pixels_hard_by_their_probability_alone(weights: tuple[float, ...] | None, smoothing: float) -> None:
+    """At p = 0.90 a pixel is easy for a threshold of 0.7, whatever its class counts."""
+    scores, labels = scores_of([0.90, 0.90, 0.90, 0.30]), torch.zeros(1, 1, 4, dtype=torch.long)
+    only_hard = loss_of(term("cross-entropy", label_smoothing=smoothing), weights=weights)(
+        scores[..., 3:], labels[..., 3:]
+    )
+
+    ohem = loss_of(term("ohem", keep=0.25, label_smoothing=smoothing), weights=weights)(scores, labels)
+
+    assert float(ohem) == pytest.approx(float(only_hard), rel=1e-5)
+
+
+def test_ohem_keeps_its_share_by_probability_too() -> None:
+    """The rare class's weight makes its loss the largest, but the network is surer of it."""
+    scores = torch.cat([scores_of([0.95, 0.90]), scores_of([0.05])], 3)
+    labels = torch.tensor([[[0, 0, 1]]])  # the last pixel's true class has p = 0.95 and weight 9
+
+    ohem = loss_of(term("ohem", keep=0.34, threshold=0.5), weights=(1.0, 9.0))(scores, labels)
+
+    assert float(ohem) == pytest.approx(-math.log(0.90), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"gamma": 9}, {"keep": 0.5}, {"label_smoothing": 0.1}, {"options": {}}])
+def test_a_term_takes_no_setting_of_another_kind(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        term("dice", **options)
+
+
+class Squares(nn.Module):
+    """A loss as users write them: it holds a tensor that must follow it to the GPU."""
+
+    def __init__(self, ignore_index: int, factor: float) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.register_buffer("factor", torch.tensor(factor))
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        wanted = F.one_hot(labels.clamp(max=scores.shape[1] - 1), scores.shape[1]).permute(0, 3, 1, 2)
+        valid = (labels != self.ignore_index)[:, None]
+        return ((scores - wanted) ** 2 * valid).mean() * self.get_buffer("factor")
+
+
+def unsummed(ignore_index: int) -> Any:
+    """A loss that forgets to take a mean."""
+    return lambda scores, labels: F.cross_entropy(scores, labels, ignore_index=ignore_index, reduction="none")
+
+
+def test_a_users_own_loss_is_summed_with_the_others(batch: tuple[Tensor, Tensor]) -> None:
+    own = term("tests.test_losses:Squares", weight=2.0, options={"factor": 3.0})
+    both = loss_of(term("cross-entropy"), own)
+
+    alone = float(Squares(IGNORE, 3.0)(*batch))
+    assert float(both(*batch)) == pytest.approx(float(loss_of(term("cross-entropy"))(*batch)) + 2 * alone, rel=1e-5)
+    assert [name for name, _ in both.named_buffers() if name.endswith("factor")], "it moves with the loss"
+    assert float(both(batch[0], torch.full_like(batch[1], IGNORE))) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("tests.test_losses:Squares", {"factr": 1}, "train.loss kind = 'tests.test_losses:Squares': "),
+        ("tests.test_losses:nowhere", {}, "has no attribute 'nowhere'"),
+        ("nowhere:make", {}, "No module named 'nowhere'"),
+        ("tests.test_losses:unsummed", {}, "gave a tensor of shape (2, 8, 8). return one number"),
+    ],
+)
+def test_a_users_loss_that_cannot_be_used_is_named(
+    kind: str, options: dict[str, Any], said: str, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loss_of(term(kind, options=options))(*batch)
+
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["cross-entropy", "ohem", "boundary"])
+def test_our_own_losses_never_wait_for_the_gpu(kind: str, channels: int, batch: tuple[Tensor, Tensor]) -> None:
+    scores = batch[0][:, :channels].clone().requires_grad_()
+    labels = batch[1] if channels == 3 else torch.where(batch[1] == 2, 0, batch[1])
+    loss = loss_of(term(kind), weights=(1.0, 2.0, 3.0)[: max(2, channels)])
+    with Waits() as waits:
+        loss(scores, labels).backward()
+
+    assert waits.asked == []
 
 
 def test_boundaries_are_where_labels_change() -> None:

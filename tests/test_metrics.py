@@ -33,7 +33,18 @@ def test_ignored_pixels_count_nowhere() -> None:
     labels = np.array([[0, 1, 255, 255]], np.uint8)
     mask = np.array([[0, 1, 1, 0]], np.uint8)
 
-    assert confusion(labels, mask, 2).tolist() == [[1, 0], [0, 1]]
+    assert confusion(labels, mask, 2).tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
+@given(MASKS, arrays(np.uint8, (7, 9), elements=st.integers(0, 255)))
+def test_an_answer_that_is_no_class_is_wrong_for_every_class(labels: np.ndarray, mask: np.ndarray) -> None:
+    found = scores(confusion(labels, mask, 4))
+
+    assert found.pixel_accuracy == (labels == mask).mean()
+    for label in range(4):
+        union = ((labels == label) | (mask == label)).sum()
+        both = ((labels == label) & (mask == label)).sum()
+        assert math.isnan(found.iou[label]) if union == 0 else found.iou[label] == both / union
 
 
 def test_a_class_that_is_nowhere_is_left_out_of_the_mean() -> None:
@@ -52,7 +63,7 @@ def test_means_are_over_the_data_set_not_over_images() -> None:
 
 
 def test_nothing_counted_is_nan_not_zero() -> None:
-    found = scores(np.zeros((2, 2), np.int64))
+    found = scores(np.zeros((2, 3), np.int64))
 
     assert math.isnan(found.mean_iou)
     assert math.isnan(found.pixel_accuracy)

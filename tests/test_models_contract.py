@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import network_checks as checks
-from benchmarks.network_checks import Subject
 from segpipe.errors import ExportError
 from stages.config import ModelConfig
+from tests import network_checks as checks
+from tests.network_checks import Subject
 
 REPRESENTATIVES = {
     "segnet": ModelConfig(name="segnet", options={"width": 8}),

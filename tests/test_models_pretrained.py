@@ -2,10 +2,15 @@
 
 import logging
 import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -14,7 +19,7 @@ from stages.config import ModelConfig
 from stages.models import build_network, weights_hash
 from stages.models.matching import Target, match
 from stages.models.parts import freeze_encoder, parameter_groups
-from stages.models.pretrained import MatchReport, load_pretrained
+from stages.models.pretrained import MatchReport, load_pretrained, read_weights
 from tests.test_imports import HEAVY, modules_after
 
 SKIPNET = ModelConfig(options={"width": 4})
@@ -158,6 +163,50 @@ def test_damaged_files_are_refused(tmp_path: Path, suffix: str, content: bytes) 
     path.write_bytes(content)
 
     assert "cannot be read as weights" in refused(path, make())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([torch.zeros(2)], "holds a list, wanted names and tensors"),
+        (torch.zeros(2), "holds a Tensor, wanted names and tensors"),
+        ({"state_dict": [1]}, "holds no tensors by name"),
+        ({3: torch.zeros(2)}, "holds no tensors by name"),
+        ({}, "holds no tensors by name"),
+    ],
+)
+def test_files_without_named_tensors_are_refused(content: object, said: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+
+    with pytest.raises(InputError) as caught:
+        read_weights(tmp_path / "odd.pth")
+    assert said in caught.value.message
+    assert "save a state_dict" in caught.value.hint
+
+
+@pytest.mark.parametrize(("make", "said"), [(Path.mkdir, "is a folder"), (lambda path: None, "does not exist")])
+def test_what_is_no_file_is_named(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    make(tmp_path / "w.pth")
+
+    with pytest.raises(ConfigError, match=rf"w\.pth {said}\. name a file"):
+        weights_hash(ModelConfig(weights="w.pth"), tmp_path)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_damaged_pickles_are_read_or_refused_and_nothing_else(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "torn.pth")
+        torch.save(
+            {"a": torch.zeros(3), "b": torch.ones(2)}, path, _use_new_zipfile_serialization=data.draw(st.booleans())
+        )
+        content = bytearray(path.read_bytes())
+        for place, value in data.draw(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4)):
+            content[place % len(content)] = value
+        path.write_bytes(content)
+
+        with suppress(InputError):
+            assert all(isinstance(tensor, Tensor) for tensor in read_weights(path).values())
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:

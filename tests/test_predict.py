@@ -16,10 +16,12 @@ from PIL import ExifTags, Image, ImageOps
 from segpipe import draw, testing
 from segpipe.errors import InputError
 from segpipe.images import read_image, write_image
-from segpipe.predict import Job, find_inputs, predict_files
+from segpipe.inputs import find_inputs
+from segpipe.job import Job
+from segpipe.predict import predict_files
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-from segpipe.video import count_frames, predict_video
+from segpipe.video import count_frames
 
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -221,7 +223,7 @@ def test_a_video_gives_a_mask_a_frame_and_a_side_by_side_video(run: Path, tmp_pa
 
     assert result.returncode == 0, result.stderr
     assert result.stdout.decode().strip() == str(tmp_path / "out")
-    masks = sorted((tmp_path / "out" / "masks" / "clip").iterdir())
+    masks = sorted((tmp_path / "out" / "masks" / "clip").glob("*.png"))
     assert len(masks) == count_frames(tmp_path / "out" / "videos" / "clip.mp4") == len(frames)
     capture = cv2.VideoCapture(str(tmp_path / "out" / "videos" / "clip.mp4"))
     assert capture.read()[1].shape == (64, 192, 3)
@@ -236,10 +238,11 @@ def test_a_video_gives_a_mask_a_frame_and_a_side_by_side_video(run: Path, tmp_pa
 def test_a_file_that_only_looks_like_a_video_is_refused(segmenter: Segmenter, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"no video")
 
-    with pytest.raises(InputError, match=r"clip\.mp4"):
-        predict_video(segmenter, tmp_path / "clip.mp4", tmp_path / "m", tmp_path / "v" / "clip.mp4", lambda _: None)
+    done, broken = predict_files(segmenter, [tmp_path / "clip.mp4"], tmp_path / "out")
 
-    assert not (tmp_path / "v" / "clip.mp4").exists()
+    assert not done
+    assert "clip.mp4 is not a video" in str(broken[0])
+    assert not list((tmp_path / "out").rglob("*clip*"))
 
 
 def test_a_raw_stream_of_frames_gives_a_raw_stream_of_masks(run: Path, cli: Cli) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from segpipe.rundir import RunDirectory
 from stages.report import write_comparison, write_report
+from tests.children import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
@@ -49,7 +50,7 @@ def look(page: Path, width: int, folder: Path) -> tuple[dict[str, int], str]:
         "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}", "--window-size=1600,1000",
         "--virtual-time-budget=4000", "--dump-dom", probe.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout)
     assert found, done.stderr
     return json.loads(found[1]), "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)

@@ -14,13 +14,14 @@ from typer.testing import CliRunner
 from segpipe.cli import app
 from segpipe.manifest import StageRecord
 from segpipe.rundir import RunDirectory
+from stages.pipeline import Selection, run_stages
 from stages.report import write_comparison, write_report
 from stages.report.reading import Confusion, differences, read_facts
 from stages.report.svg import new_axes, to_svg
+from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
 LARGEST_BYTES = 5_000_000
-LONGEST_CPU_S = 2.0  # of processor time: wall time on a shared machine says nothing of the page
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,9 @@ def test_the_page_tells_of_every_stage(page: str) -> None:
     for heading in ("What was made from what", "Accuracy", "Release gate", "Precision", "Speed", "hashes"):
         assert heading in page
     for picture in ("What was made from what: train from", "Training over 3 epochs", "IoU by class", "Latency of every",
-                    "Where a frame&#x27;s time goes", "Median time over ours", "Frames a second"):  # fmt: skip
+                    "Median time over ours", "Frames a second"):  # fmt: skip
         assert f'aria-label="{picture}' in page
+    assert 'aria-label="Where a frame&#x27;s time goes' in page or "No budget: the steps took" in page
     assert page.count("data:image/") >= 2
 
 
@@ -118,7 +120,7 @@ def test_a_benchmark_of_an_older_form_is_named_not_guessed_at(run_copy: Path) ->
     path = RunDirectory(run_copy).artifact("benchmark", "report.json")
     replace_output(run_copy, "benchmark", path, b'{"latency": {"ours": {"p50_ms": 1.0}}}')
 
-    assert "made by another version" in write_report(RunDirectory(run_copy)).read_text()
+    assert "the benchmark was written by another version" in write_report(RunDirectory(run_copy)).read_text()
 
 
 def test_an_unvalidated_benchmark_is_loud_in_the_report(run_copy: Path) -> None:
@@ -131,6 +133,16 @@ def test_an_unvalidated_benchmark_is_loud_in_the_report(run_copy: Path) -> None:
 
     assert "<strong>Not validated.</strong>" in text
     assert "<strong>Partial.</strong>" in text
+
+
+def test_parts_kept_in_fp32_are_named(run_copy: Path) -> None:
+    config = tiny_config(run_copy, 'export.fp32_islands=["head"]')
+    run = run_stages(run_copy, config, run_copy, Selection("export", "export"))
+    result = CliRunner().invoke(app, ["report", str(run_copy)])
+
+    assert run.record("export").figures["fp32_islands"] > 0
+    assert result.exit_code == 0, result.stderr
+    assert "Kept in FP32 on purpose: head." in Path(result.stdout.strip()).read_text()
 
 
 def test_names_cannot_inject_markup(run_copy: Path) -> None:
@@ -200,20 +212,17 @@ def test_facts_of_a_finished_run(finished_run: Path) -> None:
     assert len(facts.history["epoch"]) == 3
 
 
-def test_the_report_is_ready_in_two_seconds(run_copy: Path) -> None:
+def test_a_report_loads_no_package_that_takes_seconds(run_copy: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom segpipe.rundir import RunDirectory\n"
+        "import sys\nfrom pathlib import Path\nfrom segpipe.rundir import RunDirectory\n"
         "from stages.report import write_report\n"
-        "write_report(RunDirectory(Path(sys.argv[1])))\nprint(time.process_time())\n"
-        "print('torch' in sys.modules)"
+        "write_report(RunDirectory(Path(sys.argv[1])))\nprint(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(run_copy)], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    seconds, torch = done.stdout.split()
 
-    assert float(seconds) < LONGEST_CPU_S
-    assert torch == "False"
+    assert not {"torch", "lightning", "onnx", "scipy"} & set(done.stdout.split())
 
 
 def replace_output(run: Path, stage: str, path: Path, data: bytes) -> None:

@@ -13,6 +13,7 @@ from segpipe.errors import (
     StorageError,
 )
 from segpipe.rundir import RunDirectory
+from segpipe.step import Step
 from segpipe.verify import verify
 
 A, B = "a" * 64, "b" * 64
@@ -26,13 +27,19 @@ def make(run: RunDirectory, content: str = "one", data: str = A, stage: str = "t
         return step.stale
 
 
+def work_in_progress(step: Step) -> Path:
+    """A file that a body keeps for after a kill."""
+    step.scratch().mkdir(exist_ok=True)
+    return step.scratch() / "epoch-1"
+
+
 def test_a_step_runs_once_and_is_then_fresh(empty_run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     first, second = make(empty_run), make(empty_run)
 
     assert (first, second) == (True, False)
     assert empty_run.artifact("train", "model.bin").read_text() == "one"
-    assert [record.message for record in caplog.records] == ["train: not run yet", "train: fresh, nothing to do"]
+    assert [record.message for record in caplog.records] == ["train: first run", "train: fresh, nothing to do"]
 
 
 def test_a_changed_parameter_reruns_and_is_named(empty_run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,19 +97,19 @@ def test_what_lies_elsewhere_does_not_change_the_key(empty_run: RunDirectory) ->
 def test_a_failing_body_keeps_the_old_result_and_its_work(empty_run: RunDirectory) -> None:
     make(empty_run)
     with pytest.raises(RuntimeError, match="boom"), empty_run.step("train", {"data": B}, {}) as step:
-        step.scratch("resume/epoch-1").write_text("half")
+        work_in_progress(step).write_text("half")
         raise RuntimeError("boom")
 
     assert empty_run.artifact("train", "model.bin").read_text() == "one"
     with pytest.raises(RuntimeError, match="again"), empty_run.step("train", {"data": B}, {}) as step:
-        assert step.scratch("resume/epoch-1").read_text() == "half"
+        assert work_in_progress(step).read_text() == "half"
         raise RuntimeError("again")
 
 
 def test_the_commit_drops_scratch_and_superseded_folders(empty_run: RunDirectory) -> None:
     make(empty_run)
     with empty_run.step("train", {"data": B}, {}) as step:
-        step.scratch("resume/epoch-1").write_text("half")
+        work_in_progress(step).write_text("half")
         step.path("pictures/a.png").write_text("picture")
 
     left = sorted(
@@ -151,9 +158,10 @@ def test_a_fresh_step_hands_out_no_paths(empty_run: RunDirectory) -> None:
     make(empty_run)
 
     with empty_run.step("train", {"data": A}, {"content": "one"}) as step:
-        for ask in (step.path, step.scratch):
-            with pytest.raises(RuntimeError, match="stage 'train' is fresh"):
-                ask("model.bin")
+        with pytest.raises(RuntimeError, match="stage 'train' is fresh"):
+            step.path("model.bin")
+        with pytest.raises(RuntimeError, match="stage 'train' is fresh"):
+            step.scratch()
     assert not list(empty_run.path.glob("train/*.partial"))
 
 

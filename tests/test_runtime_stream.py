@@ -21,6 +21,7 @@ from segpipe.errors import InputError
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Tiling
+from tests.children import PATIENCE_S, child
 from tests.interrupts import Interrupt
 
 FIXED = testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": (64, 96)})
@@ -40,7 +41,7 @@ def frames(count: int) -> list[NDArray[np.uint8]]:
 
 def threads_end(before: int) -> bool:
     """Whether no more threads than before are left; those that said good-bye need a moment to go."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while _thread._count() > before and time.monotonic() < deadline:
         time.sleep(0.001)
     return _thread._count() <= before
@@ -59,7 +60,7 @@ def test_a_stream_gives_the_masks_in_order(segmenter: Segmenter, workers: int, c
 
 
 def test_slow_and_fast_items_keep_their_order_and_overlap() -> None:
-    meeting = threading.Barrier(2, timeout=10)  # broken unless two items are in work at once
+    meeting = threading.Barrier(2, timeout=PATIENCE_S)  # broken unless two items are in work at once
 
     def work(item: int) -> int:
         meeting.wait()
@@ -162,14 +163,12 @@ except KeyboardInterrupt:
         time.sleep(0.001)
     sys.exit(130)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
+    with child(sys.executable, "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
 
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE_S)
 
     assert (process.returncode, out, err) == (130, "(8, 8)\n", "")
 
@@ -181,7 +180,9 @@ from segpipe import Segmenter, testing
 stream = Segmenter.open({str(testing.make_run(tmp_path))!r}).stream(itertools.repeat(testing.make_frame(400, 400)[0]))
 print(next(stream).shape)
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "(400, 400)\n", "")
 
@@ -213,7 +214,9 @@ while _thread._count():
     time.sleep(0.001)
 print("ended")
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")
 

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from stages.silence import wait_for_silence
-from stages.timing import OwnTime, WarmUp, interleave, latency, median_of_ratios, ratio_of_medians, warm_up
+from stages.timing import (
+    ENOUGH,
+    OwnTime,
+    WarmUp,
+    in_words,
+    interleave,
+    latency,
+    median_of_ratios,
+    ratio_of_medians,
+    warm_up,
+)
 
 
 def test_contestants_take_turns_each_once_a_round_after_a_call_that_does_not_count() -> None:
@@ -132,12 +142,25 @@ def test_a_percentile_needs_ten_samples_beyond_it() -> None:
     assert many.p99_9_ms == 1.0
 
 
+def test_under_ten_samples_there_is_no_interval_and_it_is_said() -> None:
+    few, enough = (np.arange(1, n + 1) * 1_000_000 for n in (ENOUGH - 1, ENOUGH))
+
+    assert (latency(few).p50_low_ms, latency(few).p50_high_ms) == (None, None)
+    assert None not in (latency(enough).p50_low_ms, latency(enough).p50_high_ms)
+    assert ratio_of_medians(few, few) == (1.0, None, None)
+    assert median_of_ratios(few, few) == (1.0, None, None)
+    assert in_words(None, None) == "too few samples"
+    assert in_words(1.0, 2.0) == "1.00 to 2.00"
+
+
 def test_the_ratio_has_an_interval_that_holds_it() -> None:
     rng = np.random.default_rng(1)
     fast = rng.normal(1e6, 1e4, 200).astype(np.int64)
     ratio, low, high = ratio_of_medians(2 * fast, fast)
 
     assert ratio == 2.0
+    assert low is not None
+    assert high is not None
     assert low <= ratio <= high
 
 
@@ -149,6 +172,8 @@ def test_a_95_percent_interval_holds_the_truth_about_19_times_in_20() -> None:
         spells = np.repeat(rng.uniform(1, 3, 20), 5)
         a, b = (1e6 * spells * rng.normal(1, 0.03, 100) for _ in range(2))
         _, low, high = median_of_ratios((1.1 * a).astype(np.int64), b.astype(np.int64))
+        assert low is not None
+        assert high is not None
         held += low <= 1.1 <= high
         found += low > 1.05
 
@@ -173,5 +198,6 @@ def test_the_interval_is_wide_where_the_machine_was_noisy() -> None:
     rng = np.random.default_rng(3)
     quiet, noisy = (latency((1e6 * rng.lognormal(0, spread, 100)).astype(np.int64)) for spread in (0.01, 0.5))
 
-    assert quiet.p50_high_ms - quiet.p50_low_ms < 0.02
-    assert noisy.p50_high_ms - noisy.p50_low_ms > 0.1
+    quiet_ms, noisy_ms = ((found.p50_high_ms or 0) - (found.p50_low_ms or 0) for found in (quiet, noisy))
+    assert quiet_ms < 0.02
+    assert noisy_ms > 0.1

@@ -14,11 +14,10 @@ import pytest
 from segpipe.errors import DataError
 from stages.config import TrainConfig
 from stages.train.dataset import frame_loader, training_loader
+from tests.children import PATIENCE_S, ROOT, child
 from tests.tiny import TOML, contract_fields, write_tiny
 
-ROOT = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-c", "from segpipe.cli import main; main()", "run")
-PATIENCE_S = 120
 
 
 class Torn:
@@ -48,24 +47,14 @@ def test_ctrl_c_ends_training_with_130_and_what_to_do_next(workers: int, tmp_pat
     """A terminal sends it to every process of the group, loader workers too."""
     toml = TOML.replace("epochs = 3", "epochs = 5000").replace("workers = 0", f"workers = {workers}")
     (write_tiny(tmp_path) / "segpipe.toml").write_text(toml)
-    with subprocess.Popen(
-        [*COMMAND, str(tmp_path)],
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-        start_new_session=True,
-    ) as process:
-        try:
-            deadline = time.monotonic() + PATIENCE_S
-            while not list(tmp_path.glob("train/*.partial/resume/epoch-*.ckpt")):
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            os.killpg(process.pid, signal.SIGINT)
-            _, errors = process.communicate(timeout=PATIENCE_S)
-        finally:
-            process.kill()
+    with child(*COMMAND, str(tmp_path), env={"CUDA_VISIBLE_DEVICES": ""}) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not list(tmp_path.glob("train/*.partial/resume/epoch-*.ckpt")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 130, errors
     assert errors.splitlines()[-1] == "interrupted; the same command goes on from here"

@@ -1,16 +1,19 @@
 """Options of [train]: each is a line in the config that changes what it says."""
 
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.utils.data
 from safetensors.numpy import load
 from torch import Tensor, nn
 
-from segpipe.errors import ConfigError, DataError
+from segpipe.errors import ConfigError, DataError, TrainingError
 from segpipe.rundir import RunDirectory
 from stages.config import TrainConfig
 from stages.config_file import parse_config
@@ -146,7 +149,7 @@ def test_a_compiled_network_trains_and_is_saved_as_itself(tmp_path: Path) -> Non
         ("train.class_weights=[1,2]", "class_weights has 2 values for 5 classes"),
         ("train.devices=3", "batch_size 4 does not divide among 3 processes"),
         ("train.augment={transform='nowhere:make'}", "No module named 'nowhere'"),
-        ("train.loss=[{kind='dise'}]", "train.loss.0.kind = 'dise'"),
+        ("train.loss=[{kind='dise'}]", "train.loss.0.kind = 'dise' is not a known kind. did you mean 'dice'?"),
         ("train.loss=[{kind='dice',wieght=2}]", "unknown key 'train.loss.0.wieght'. did you mean 'weight'?"),
         ("train.augment={scale_range=[2,1]}", "scale_range is (smallest, largest)"),
     ],
@@ -262,6 +265,24 @@ def inverted() -> nn.Module:
     from torchvision.transforms import v2
 
     return v2.Compose([v2.RandomInvert(0.5), v2.RandomHorizontalFlip()])
+
+
+def deadly() -> Callable[..., object]:
+    """A transform that ends its loader worker, as the kernel does when memory is full."""
+
+    def change(image: object, mask: object) -> object:
+        if torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return image, mask
+
+    return change
+
+
+def test_a_killed_loader_worker_is_a_known_error(tmp_path: Path) -> None:
+    deadly_workers = ("train.workers=1", "train.augment={transform='tests.test_train_options:deadly'}")
+
+    with pytest.raises(TrainingError, match=r"a loader worker .*(Killed|unexpectedly).*\(train\.workers is 1\).*lower"):
+        train(tmp_path, *deadly_workers)
 
 
 def test_the_users_transform_draws_from_the_samples_seed() -> None:

@@ -12,11 +12,13 @@ from typing import Literal
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from segpipe.rundir import RunDirectory
-from stages.config import LossTerm
+from stages.config_losses import Loss
 from stages.losses import Averaging, SegmentationLoss
+from tests.children import PATIENCE_S
 from tests.tiny import TOML
 
 LOSS_TOLERANCE = 1e-4  # two halves of a batch are summed in another order than the whole
@@ -25,7 +27,8 @@ CHANGES = {  # numbers of frames that no two processes can share evenly
     "train = 16": "train = 11",
     "val = 4": "val = 5",
     "options = { width = 4 }": 'name = "tests.test_train_processes:plain_network"',
-    "epochs = 3": 'epochs = 2\nschedule = "constant"\nclass_weights = "median-frequency"\ntensorboard = false',
+    "epochs = 3": 'epochs = 2\nschedule = "constant"\nclass_weights = "median-frequency"\ntensorboard = false'
+    '\nloss = [{ kind = "cross-entropy" }, { kind = "focal", weight = 9 }, { kind = "boundary" }]',
 }
 _COMMAND = ("-c", "from segpipe.cli import main; main()", "train")
 
@@ -64,7 +67,7 @@ def train(path: Path, processes: int) -> Path:
         command,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_S,
         check=False,
         env=os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""},
     )
@@ -125,4 +128,5 @@ def test_parts_of_a_batch_average_to_the_loss_of_the_whole(
 
 
 def _loss(kind: Literal["cross-entropy", "focal", "boundary"], averaging: Averaging) -> SegmentationLoss:
-    return SegmentationLoss([LossTerm(kind=kind)], 255, (1.0, 2.0, 3.0), averaging)
+    term: Loss = TypeAdapter(Loss).validate_python({"kind": kind})
+    return SegmentationLoss([term], 255, (1.0, 2.0, 3.0), averaging)

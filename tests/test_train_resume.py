@@ -1,17 +1,29 @@
 """Training goes on after a stop and ends with the same bytes, and stops in plain words when it cannot go on."""
 
+import itertools
 import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load
 
 from segpipe.errors import TrainingError
 from segpipe.rundir import RunDirectory
 from segpipe.storage import sha256_of
+from stages.config_file import load_config
+from stages.models import build_network
 from stages.pipeline import Selection, run_stages
+from stages.train.contract import contract_of
+from stages.train.learner import Learner, Plan, step_seed
+from tests.old_runs import unpack
 from tests.tiny import tiny_config
+from tests.waits import Waits
 
 CHECKPOINT = "model.safetensors"
+SUM_TOLERANCE = 1e-6  # the same sums in another order
 TRAIN = Selection(last="train")
 WAYS = {
     "plain": (),
@@ -65,25 +77,83 @@ def test_training_resumes_to_the_same_bytes(
     assert RunDirectory(stopped).record("train").outputs == wanted, "weights, history and pictures alike"
 
 
-def test_averages_are_what_is_validated_and_kept(tmp_path: Path) -> None:
-    kept = {}
-    for average in ("none", "ema", "swa"):
-        path = tmp_path / average
-        run = run_stages(path, tiny_config(path, f"train.average={average}", "train.epochs=2"), path, TRAIN)
-        kept[average] = run.record("train").outputs[CHECKPOINT].sha256
+@pytest.mark.parametrize("average", ["none", "ema", "swa"])
+def test_the_average_of_the_steps_is_what_is_kept(average: str, tmp_path: Path) -> None:
+    """Against weights noted after every step: the last, their moving mean, the mean of half of them."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    assert len(set(kept.values())) == 3
+    steps: list[np.ndarray] = []
+    hook = register_optimizer_step_post_hook(lambda optimiser, *_: steps.append(learned(optimiser)))
+    try:
+        config = tiny_config(
+            tmp_path, f"train.average={average}", "train.ema_decay=0.7", "train.swa_share=0.5", "train.epochs=1"
+        )
+        run = run_stages(tmp_path, config, tmp_path, TRAIN)
+    finally:
+        hook.remove()
+    names = [name for name, _ in build_network(config.model, 3, 4).named_parameters()]
+    saved = load(run.artifact_bytes("train", CHECKPOINT))
+    kept = np.concatenate([saved[name].ravel() for name in names])
+
+    moving = steps[0]
+    for weights in steps[1:]:
+        moving = 0.7 * moving + 0.3 * weights
+    wanted = {"none": steps[-1], "ema": moving, "swa": np.mean(steps[len(steps) // 2 :], axis=0)}
+    near = {name for name, values in wanted.items() if np.abs(kept - values).max() < SUM_TOLERANCE}
+    assert near == {average}
+
+
+def learned(optimiser: Any) -> np.ndarray:
+    """All that it has updated, in the network's order."""
+    return np.concatenate(
+        [weights.detach().numpy().ravel() for group in optimiser.param_groups for weights in group["params"]]
+    )
 
 
 def test_a_torn_resume_point_is_passed_over(tmp_path: Path) -> None:
     from stages.train.resume import newest_resume_point
 
     (tmp_path / "old").write_bytes(b"good")
-    good = tmp_path / f"epoch-00001.{sha256_of(tmp_path / 'old')[:16]}.ckpt"
+    good = tmp_path / f"epoch-00001.seeds2.{sha256_of(tmp_path / 'old')[:16]}.ckpt"
     (tmp_path / "old").rename(good)
-    (tmp_path / f"epoch-00002.{'0' * 16}.ckpt").write_bytes(b"torn")
+    (tmp_path / f"epoch-00002.seeds2.{'0' * 16}.ckpt").write_bytes(b"torn")
 
     assert newest_resume_point(tmp_path) == good
+
+
+def test_a_half_done_training_of_the_old_numbering_starts_over_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    half = unpack("half-done", tmp_path)
+    (old,) = half.glob("train/*.partial/resume/*.ckpt")
+    (old.parent / "learning_rate.txt").write_text("1e-3")
+    caplog.set_level(logging.INFO)
+
+    run_stages(half, load_config(half, ()), half, TRAIN)
+
+    said = [message for message in caplog.messages if message.startswith("train: ")]
+    assert "train: starts over: an older segpipe left it half-done, with random numbers of another kind" in said
+    epochs = [message.partition(",")[0] for message in said if message.startswith("train: epoch")]
+    assert epochs == [f"train: epoch {number} of 3" for number in (1, 2, 3)]
+
+
+def test_no_two_steps_draw_the_same_random_numbers() -> None:
+    """Neither within a training nor in another seed's, epoch's, step's or process's."""
+    steps = itertools.product(range(4), range(4), (0, 1, 2, 1_000_003), range(3))
+    seeds = [step_seed(*step) for step in steps]
+
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_training_step_never_waits_for_the_gpu(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "train.class_weights=[1,2,1,1,1]")
+    network = build_network(config.model, 3, 5)
+    learner = Learner(network, contract_of(config, network), config.train, Plan(4, (1.0, 2.0, 1.0, 1.0, 1.0), str))
+    batch = torch.rand(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.long), torch.arange(2)
+    with Waits() as waits:
+        learner.training_step(batch, 0)
+
+    assert waits.asked == []
 
 
 def test_a_loss_that_is_no_number_names_its_frames_and_keeps_the_last_epoch(tmp_path: Path) -> None:

@@ -1,52 +1,33 @@
-"""The composition root: options -> config -> one call -> one printed path or table. Commands import what they need."""
+"""The command line. Light by itself, so that Ctrl-C is one line from the first moment on."""
 
 import sys
-import traceback
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+if TYPE_CHECKING:
+    from segpipe.cli.commands import app as app
 
-from segpipe import __version__
-from segpipe.cli import judging, looking, pipeline, using
-from segpipe.cli.conventions import Commands
-from segpipe.console import start_logging
-
-BUG = 70
-
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Semantic segmentation from PyTorch to a TensorRT engine, proved at every hop to be the same network.",
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show debug messages.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-) -> None:
-    start_logging(verbose)
-
-
-app.add_typer(pipeline.app)
-app.add_typer(judging.app)
-app.add_typer(judging.benchmarks, name="benchmark")
-app.add_typer(using.app)
-app.add_typer(looking.app)
-app.add_typer(looking.data_commands, name="data")
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Entry point of the `segpipe` script."""
     try:
-        app()
-    except Exception:  # noqa: BLE001 - a bug: its traceback is kept, and scripts can tell it from wrong input
-        traceback.print_exc()
-        sys.exit(BUG)
+        from segpipe.cli.commands import run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(say_interrupted())
+
+
+def say_interrupted() -> int:
+    """What Ctrl-C ends with: one line, and this exit code."""
+    print("interrupted; the same command goes on from here", file=sys.stderr)
+    return INTERRUPTED
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module 'segpipe.cli' has no attribute {name!r}")
+    from segpipe.cli.commands import app
+
+    return app

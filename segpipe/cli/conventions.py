@@ -1,27 +1,31 @@
 """What every command shares: option types, one way to run stages, errors as one line and an exit code."""
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from segpipe.cli import say_interrupted
 from segpipe.console import print_error
 from segpipe.errors import BackendMissingError, SegpipeError
 
 if TYPE_CHECKING:
     from segpipe.rundir import RunDirectory
 
-INTERRUPTED = 130
+_UsageError: Any = typer.BadParameter.__base__  # Typer brings it from click, or from its own copy of click
 PIPELINE = {
     "jinja2", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "segmentation_models_pytorch",
-    "tensorboard", "torch", "torchmetrics", "torchvision",
+    "tensorboard", "tomli_w", "torch", "torchmetrics", "torchvision",
 }  # fmt: skip
 """Modules of the extra `pipeline`, which a machine that only segments does without."""
 
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config, this once.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Run although nothing changed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Backend = Annotated[str, typer.Option(help="auto picks the best that is usable here.")]
@@ -29,24 +33,45 @@ Unvalidated = Annotated[bool, typer.Option("--allow-unvalidated", help="Skip the
 Stage = Literal["train", "export", "build", "validate", "benchmark"]
 
 
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn known errors, wrong usage and Ctrl-C into one line on stderr and an exit code."""
+    try:
+        yield
+    except SegpipeError as error:
+        print_error(error)
+        raise typer.Exit(error.exit_code) from None
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # no error: the help is what was asked for
+            raise
+        print_error(_worded(error))
+        raise typer.Exit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in PIPELINE:
+            raise
+        missing = BackendMissingError(f"this needs {error.name}", hint="pip install 'segpipe[pipeline]'")
+        print_error(missing)
+        raise typer.Exit(missing.exit_code) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(say_interrupted()) from None
+
+
+def _worded(error: Any) -> SegpipeError:
+    """Typer would draw a box of 80 columns around it, and break a path across its lines."""
+    command = error.ctx.command_path if error.ctx else "segpipe"
+    return SegpipeError(error.format_message().rstrip("."), hint=f"`{command} --help` lists what it takes")
+
+
 class Commands(TyperGroup):
-    """Turns known errors into one line and an exit code, for every command alike."""
+    """Errors are one line, for every command alike."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with one_line():
+            return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with one_line():
             return super().invoke(ctx)
-        except SegpipeError as error:
-            print_error(error)
-            raise typer.Exit(error.exit_code) from None
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] not in PIPELINE:
-                raise
-            missing = BackendMissingError(f"this needs {error.name}", hint="pip install 'segpipe[pipeline]'")
-            print_error(missing)
-            raise typer.Exit(missing.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
 
 
 class RunByDefault(TyperGroup):
@@ -59,9 +84,13 @@ class RunByDefault(TyperGroup):
 
 
 def run_config_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":
+    from segpipe.cli.settings import settle
     from stages.config_file import load_config
     from stages.pipeline import NAMES, Selection, run_stages
 
     if NAMES.index(first) > NAMES.index(last):
         raise typer.BadParameter(f"--from {first} comes after --until {last}")
-    return run_stages(run, load_config(run, sets or []), run, Selection(first, last, force))
+    if first == "train":
+        settle(run, sets or [])
+    selection = Selection(first, last, force, tuple(sets or ()))
+    return run_stages(run, load_config(run, sets or []), run, selection)

@@ -47,12 +47,12 @@ def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson
     """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""
     finished = run_config_stages(run, "benchmark", "benchmark", force, sets)
     from stages.benchmark.table import COLUMNS, remarks, rows
-    from stages.benchmark_report import Report
+    from stages.benchmark_report import read_report
 
     text = finished.artifact_bytes("benchmark", "report.json")
     if as_json:
         return print(text.decode().rstrip())
-    measured = Report.model_validate_json(text)
+    measured = read_report(text, f"benchmark/report.json of {run}")
     print_table(COLUMNS, rows(measured))
     return print_lines(["", *remarks(measured)])
 
@@ -84,10 +84,7 @@ def compare(
     if as_json:
         print_json(outcome.as_dict())
     else:
-        print(
-            f"A {outcome.a_ms:.2f} ms, B {outcome.b_ms:.2f} ms: B / A {outcome.ratio:.3f} "
-            f"({outcome.low:.3f} to {outcome.high:.3f}, {outcome.rounds} rounds): {outcome.verdict}"
-        )
+        print(outcome.line())
     return duel.require_within_margin(outcome, margin)
 
 

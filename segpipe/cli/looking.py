@@ -42,15 +42,20 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     from segpipe.rundir import RunDirectory
     from segpipe.verify import verify as verify_run
 
-    checked, findings = verify_run(RunDirectory(run))
+    directory = RunDirectory(run)
+    checked, findings = verify_run(directory)
     if as_json:
         print_json({"checked": checked, "findings": [vars(finding) for finding in findings]})
     else:
         print_table(["file", "state"], [[finding.path, finding.state] for finding in findings])
         print(f"{checked} files checked")
-    damaged = [finding.path for finding in findings if finding.is_damage]
+    damaged = [finding for finding in findings if finding.is_damage]
     if damaged:
-        raise ArtifactDamagedError(f"{', '.join(damaged)} damaged or missing", hint=f"run `segpipe run {run}`")
+        hint = "copy the bundle here again" if directory.manifest.is_bundle else f"run `segpipe run {run}`"
+        if all(finding.state == "unreadable" for finding in damaged):
+            hint = f"delete it and run `segpipe validate {run} --hop engine`, or upgrade segpipe"
+        names = ", ".join(finding.path for finding in damaged)
+        raise ArtifactDamagedError(f"{names} damaged, unreadable or missing", hint=hint)
 
 
 @app.command()
@@ -90,22 +95,24 @@ def data_check(
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every frame: count and name the broken ones, count the classes, suggest their weights."""
+    """Read every frame: name what is broken, count the classes (each must occur), suggest their weights."""
     from segpipe.errors import DataError
     from stages.config_file import load_config
     from stages.data import check
+    from stages.data.faults import lines
 
     loaded = load_config(config, sets or [])
     reports = check.check(loaded, config.parent if config.suffix == ".toml" else config)
     if as_json:
-        print_json({split: vars(report) for split, report in reports.items()})
+        print_json({split: report.as_dict() for split, report in reports.items()})
     else:
         print_table(["class", *reports, "median-frequency", "log-frequency"], list(check.summary(loaded, reports)))
         print_table(
             ["split", "frames", "faults"], [[s, str(r.frames), str(len(r.offenders))] for s, r in reports.items()]
         )
-    offenders = check.all_offenders(reports)
-    for line in offenders[: check.NAMED]:
+    faults = check.all_faults(reports)
+    for line in lines(faults)[: check.SHOWN]:
         print(line, file=sys.stderr)
-    if offenders:
-        raise DataError(f"{len(offenders)} faults in the data, the first of them above", hint="mend or remove them")
+    if faults:
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise DataError(f"{count} in the data, see above", hint="`segpipe data check --json` lists every one")

@@ -1,12 +1,18 @@
 """Commands that start a run and make its artifacts."""
 
+import logging
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from segpipe.cli.conventions import Force, Run, Sets, Stage, run_config_stages
 from segpipe.console import print_lines
+
+if TYPE_CHECKING:
+    from segpipe.rundir import RunDirectory
+
+_log = logging.getLogger(__name__)
 
 app = typer.Typer()
 
@@ -36,9 +42,14 @@ def run(
         bool, typer.Option("--auto-islands", help="Keep in FP32 what the release gate needs, and no more.")
     ] = False,
 ) -> None:
-    """Run the stages that are stale, in order."""
+    """Run the stages that are stale, in order.
+
+    A training that was given --set and is not given it again would run anew: in a terminal you are asked whether to
+    keep those settings in segpipe.toml; a script is told in one line, and gets what the file says.
+    """
     islands = _find_islands(run, first, sets) if auto_islands else []
-    run_config_stages(run, first, until, force, [*(sets or []), *islands])
+    finished = run_config_stages(run, first, until, force, [*(sets or []), *islands])
+    _tell_the_end(finished, until)
     print(run)
 
 
@@ -82,9 +93,24 @@ def demo(
     sets: Sets = None,
 ) -> None:
     """Train, export, build, validate, measure and use a small network on synthetic data."""
+    from segpipe.cli.settings import settle
     from stages.demo import run_demo
 
+    settle(run, sets or [])
     print_lines(run_demo(run, sets or []))
+
+
+def _tell_the_end(finished: "RunDirectory", last: Stage) -> None:
+    """What the run reached and what to do now, for people: stdout holds the path alone, for scripts."""
+    from stages.ending import figure_lines, next_line
+
+    lines = figure_lines(finished, last)
+    if last == "benchmark":
+        from stages.report import fresh_report
+
+        lines.append(f"report      {fresh_report(finished)}")
+    for line in (*lines, next_line(finished, last)):
+        _log.info("%s", line)
 
 
 def _find_islands(run: Path, first: Stage, sets: list[str] | None) -> list[str]:

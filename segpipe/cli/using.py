@@ -26,24 +26,29 @@ def predict(
     tiled: Annotated[bool, typer.Option(help="Cut images into overlapping tiles.")] = False,
     size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the raw frames.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Make again what is there.")] = False,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")] = 256,
     allow_unvalidated: Unvalidated = False,
 ) -> None:
     """Segment images, videos or a raw stream with the runtime that production uses."""
     from segpipe.console import frame_progress
-    from segpipe.predict import Job, find_inputs, predict_files
+    from segpipe.inputs import find_inputs
+    from segpipe.job import Job
+    from segpipe.predict import predict_files
+    from segpipe.raw import predict_raw
     from segpipe.runtime.segmenter import Segmenter
-    from segpipe.video import VIDEO_SUFFIXES, count_frames, predict_raw
+    from segpipe.video import VIDEO_SUFFIXES, count_frames
 
     raw = inputs == ["-"]
     if raw != (str(out) == "-") or raw != (size is not None) or (size is not None and min(size) < 1):
         raise typer.BadParameter("a raw stream is `- -o - --size HEIGHT WIDTH`, all three, of one pixel or more")
+    job = Job(out, overlay, colour, tiled, force, max_megapixels * 1_000_000)
     files = [] if raw else find_inputs(inputs)
     total = None if raw else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
     with Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter, frame_progress(total) as tick:
         if raw and size is not None:
-            predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, tick)
+            predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, job=job, tick=tick)
             return
-        _, broken = predict_files(segmenter, files, Job(out, overlay, colour, tiled, force), tick)
+        _, broken = predict_files(segmenter, files, job, tick)
     print(out)
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} inputs could not be segmented", hint="see the lines above")
@@ -53,12 +58,16 @@ def predict(
 def bundle(
     run: Run,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle; must be new or empty.")],
+    with_reference: Annotated[
+        bool,
+        typer.Option("--with-reference", help="Add what `validate --hop` needs there, with validation images."),
+    ] = False,
 ) -> None:
     """Copy what the runtime needs, and nothing else, into a folder to deploy."""
     from segpipe.bundle import write_bundle
     from segpipe.rundir import RunDirectory
 
-    print(write_bundle(RunDirectory(run), out))
+    print(write_bundle(RunDirectory(run), out, with_reference))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """From a run directory to an open backend: what is hashed and judged before it is opened, and what `auto` picks."""
 
 import logging
+import os
 from dataclasses import replace
 
 from segpipe.contract import Contract
@@ -28,7 +29,9 @@ _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidat
 
 def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """Open what `backend` runs, or with `auto` the best that is usable here; with the artifact's SHA-256."""
-    opened = _open_usable(run, backend, options, allow_unvalidated)
+    opened = run.at_one_moment(
+        lambda: _open_usable(run, backend, options, allow_unvalidated), discard=lambda found: found[0].close()
+    )
     if moved := moved_inputs(run.manifest, "export"):
         _log.warning(
             "%s: the export was made from another %s than the run holds now; run `segpipe run %s --from export`",
@@ -51,17 +54,42 @@ def _open_usable(run: RunDirectory, backend: str, options: OpenOptions, allow_un
                 load_driver()
             opened = _open_named(run, name, options, allow_unvalidated)
         except _UNUSABLE as reason:
-            _log.log(
-                logging.INFO if isinstance(reason, NotValidatedError) else logging.DEBUG, "not %s: %s", name, reason
-            )
+            _log.debug("not %s: %s", name, reason)
             reasons.append(reason)
         else:
+            _tell_of_better(run, name, reasons)
             return opened
     raise next((reason for reason in reversed(reasons) if isinstance(reason, NotValidatedError)), reasons[-1])
 
 
+def _tell_of_better(run: RunDirectory, chosen: str, passed_over: list[SegpipeError]) -> None:
+    """Why the best backend whose artifact is there does not run: a GPU without work, or an artifact that lacks a
+    verdict."""
+    idle = chosen == WITHOUT_GPU and _has_visible_gpu()
+    kind = SegpipeError if idle else NotValidatedError
+    reasons = [r for r in passed_over if isinstance(r, kind) and not isinstance(r, ArtifactMissingError)]
+    if reasons:
+        what = "the GPU is not used, " if idle else ""
+        _log.log(logging.WARNING if idle else logging.INFO, "%s: %s%s runs: %s", run.path, what, chosen, reasons[0])
+
+
+def _has_visible_gpu() -> bool:
+    """Whether there is a driver and its GPUs are not hidden. A process that counted them could not fork and use one."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
+        return False
+    try:
+        load_driver()
+    except BackendMissingError:
+        return False
+    return True
+
+
 def run_contract(run: RunDirectory) -> Contract:
-    """The contract a run was exported with, held against the manifest."""
+    """The contract a run was exported with, which the manifest must name."""
+    return run.at_one_moment(lambda: _agreed_contract(run))
+
+
+def _agreed_contract(run: RunDirectory) -> Contract:
     contract = Contract.from_json(run.artifact_bytes("export", "contract.json"), f"{run.path}/export")
     wanted = run.manifest.contract_sha256 or "none"
     if contract.sha256 != wanted:
@@ -78,6 +106,14 @@ def engines_of(run: RunDirectory) -> dict[str, Output]:
     return {name: output for name, output in record.outputs.items() if name.endswith(".engine")} if record else {}
 
 
+def _require_target(run: RunDirectory, name: str) -> None:
+    """Refuse a backend whose engine the build was not asked for: building again would not make it."""
+    stage, file = ARTIFACTS[name]
+    if stage == "build" and stage in run.manifest.stages and file not in run.record(stage).outputs:
+        hint = f"add '{name}' to build.targets, then {run.how_to_make(stage)}"
+        raise ArtifactMissingError(f"build/{file} is not in {run.path}", hint=hint)
+
+
 def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOptions:
     """What the build left for the runtime: the kernels, and what machine the engine is for."""
     record = run.manifest.stages.get("build")
@@ -85,21 +121,20 @@ def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOpt
         return options
     kernels = {file: run.artifact_bytes("build", file) for file in record.outputs if file.startswith("kernels.")}
     built_for = BuiltFor(**record.figures.get(name, {}).get("built_for", {}))
-    return replace(options, kernels=kernels, built_for=built_for, run=str(run.path))
+    called = options.run if run.manifest.is_bundle else str(run.path)  # engines are built where the bundle's run is
+    return replace(options, kernels=kernels, built_for=built_for, run=called)
 
 
 def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
     stage, file = ARTIFACTS[name]
-    before = run.manifest
+    _require_target(run, name)
     sha256 = run.recorded(stage, file).sha256
     opener = load_opener(name)
     if not allow_unvalidated:
         require_passed(run, sha256, name)
     built = build_options(run, name, options)
     data, contract = run.artifact_bytes(stage, file), run_contract(run)
-    if run.manifest is not before:  # superseded while it was read: verdict and bytes must be of one state
-        return _open_named(run, name, options, allow_unvalidated)
     opened = opener(data, contract, built)
     if not allow_unvalidated:
         try:

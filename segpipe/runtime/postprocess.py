@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract, Placement
+from segpipe.errors import BackendError
+from segpipe.runtime.bands import over_cores
 from segpipe.runtime.geometry import Axis, axes
 
 _BLOCK_CORNERS = 1 << 19  # corner scores of the cells worked on together
@@ -21,13 +23,13 @@ Scores = NDArray[np.float32]
 Mask = NDArray[Any]
 
 
-def postprocess(scores: NDArray[Any], contract: Contract, placement: Placement) -> Mask:
+def postprocess(scores: NDArray[Any], contract: Contract, placement: Placement, cores: int = 1) -> Mask:
     """One network output, CxHxW or HxWxC as the contract says, to an HxW mask of the source size."""
     if contract.output_kind == "labels":
-        return _nearest(np.squeeze(scores), contract, placement)
+        return _nearest(_as_mask(_label_map(scores, contract), contract), placement)
     planes = as_planes(scores, contract)
     rows, columns = axes(placement, *planes.shape[1:])
-    return mask_of(planes, rows, columns, contract)
+    return mask_of(planes, rows, columns, contract, cores)
 
 
 def as_planes(scores: NDArray[Any], contract: Contract) -> Scores:
@@ -36,23 +38,26 @@ def as_planes(scores: NDArray[Any], contract: Contract) -> Scores:
     return np.ascontiguousarray(planes, np.float32)
 
 
-def mask_of(planes: Scores, rows: Axis, columns: Axis, contract: Contract) -> Mask:
+def mask_of(planes: Scores, rows: Axis, columns: Axis, contract: Contract, cores: int = 1) -> Mask:
     """The mask at the pixels of two axes."""
     if contract.output_kind == "sigmoid":
         limit = np.full_like(planes, math.log(contract.threshold / (1 - contract.threshold)))
         foreground = np.concatenate([planes, limit])  # first wins ties: at the threshold is foreground
-        return (1 - blended_argmax(foreground, rows, columns)).astype(contract.mask_dtype)
-    return blended_argmax(planes, rows, columns).astype(contract.mask_dtype, copy=False)
+        return (1 - blended_argmax(foreground, rows, columns, cores)).astype(contract.mask_dtype)
+    return blended_argmax(planes, rows, columns, cores).astype(contract.mask_dtype, copy=False)
 
 
-def blended_argmax(scores: Scores, rows: Axis, columns: Axis) -> Mask:
+def blended_argmax(scores: Scores, rows: Axis, columns: Axis, cores: int = 1) -> Mask:
     """Class of the greatest blended score for every pixel; the first wins ties."""
     labels = argmax(scores)
     mask = labels.take(columns.first, 1).take(rows.first, 0)
     cells = np.flatnonzero(mixed_cells(labels, rows, columns))
-    step = max(_BLOCK_CORNERS // (4 * len(scores)), 1)
-    for start in range(0, cells.size, step):
-        _Cells(scores, labels, rows, columns, cells[start : start + step]).decide(mask)
+    step = max(min(_BLOCK_CORNERS // (4 * len(scores)), -(-cells.size // cores)), 1)
+
+    def decide(part: int) -> None:
+        _Cells(scores, labels, rows, columns, cells[part * step : (part + 1) * step]).decide(mask)
+
+    over_cores(decide, -(-cells.size // step), cores)
     return mask
 
 
@@ -168,7 +173,31 @@ def _blend(corners: Scores, wy: Scores, wx: Scores) -> Scores:
     return value
 
 
-def _nearest(labels: NDArray[Any], contract: Contract, placement: Placement) -> Mask:
-    labels = np.atleast_2d(labels)
+def _label_map(answer: NDArray[Any], contract: Contract) -> NDArray[Any]:
+    """HxW of an answer that is HxW, 1xHxW or HxWx1; where both ends are one wide, the layout says which is a side."""
+    if answer.ndim == 2:
+        return answer
+    channel = 2 if contract.output_layout == "nhwc" else 0
+    for axis in (channel, 2 - channel) if answer.ndim == 3 else ():
+        if answer.shape[axis] == 1:
+            return answer.take(0, axis)
+    raise BackendError(
+        f"the network answers {answer.shape} for a frame, labels are HxW, 1xHxW or HxWx1",
+        hint="change output_name or output_kind in the contract, or give the graph's output a batch",
+    )
+
+
+def _as_mask(labels: NDArray[Any], contract: Contract) -> Mask:
+    """In the mask's type. What that cannot hold becomes its largest number, which is no class, not another class."""
+    dtype = np.dtype(contract.mask_dtype)
+    if labels.dtype == dtype:
+        return labels
+    largest = np.iinfo(dtype).max
+    mask = np.full(labels.shape, largest, dtype)
+    np.copyto(mask, labels, where=(labels >= 0) & (labels <= largest), casting="unsafe")
+    return mask
+
+
+def _nearest(labels: Mask, placement: Placement) -> Mask:
     rows, columns = axes(placement, *labels.shape)
-    return labels[rows.nearest[:, None], columns.nearest].astype(contract.mask_dtype)
+    return labels.take(columns.nearest, 1).take(rows.nearest, 0)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract, Placement
 from segpipe.errors import InputError
+from segpipe.runtime.bands import over_cores
+from segpipe.runtime.sampling import RESIZED_TOGETHER, bands_of
 
 Frame = NDArray[Any]
-
-_GROUP = 4  # channels that OpenCV resizes together
 
 
 def check_frame(frame: Any, contract: Contract) -> Frame:
@@ -45,20 +45,22 @@ def check_device_frame(frame: Any, contract: Contract) -> Any:
     return frame
 
 
-def preprocess(frame: Frame, contract: Contract, placement: Placement, out: NDArray[Any] | None = None) -> NDArray[Any]:
+def preprocess(
+    frame: Frame, contract: Contract, placement: Placement, out: NDArray[Any] | None = None, cores: int = 1
+) -> NDArray[Any]:
     """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type, into `out` if given."""
     tensor = np.empty(tensor_shape(contract, placement), contract.input_dtype) if out is None else out
     planes = tensor if contract.input_layout == "nchw" else tensor.transpose(2, 0, 1)
     (top, left), (height, width) = placement.offset, placement.resized
     if placement.resized != placement.canvas:
         planes[...] = 0
-    targets = [plane[top : top + height, left : left + width] for plane in planes]
-    if _normalises_first(frame, contract, placement):
-        _split(_resized(_through_tables(frame, contract), placement.resized), contract, targets)
-        return tensor
-    pixels = _resized(frame, placement.resized)
-    for channel, target in enumerate(targets):
-        _normalise(pixels[:, :, _source(contract, channel)], contract, channel, target)
+    bands = bands_of(placement.source, placement.resized, contract.channels)
+    inner = planes[:, top : top + height, left : left + width]
+
+    def work(band: int) -> None:
+        _fill(inner[:, bands.target(band)], bands.source(frame, band), contract)
+
+    over_cores(work, bands.count, cores)
     return tensor
 
 
@@ -83,19 +85,28 @@ def _source(contract: Contract, channel: int) -> int:
     return contract.channels - 1 - channel if contract.channel_order == "bgr" else channel
 
 
-def _normalises_first(frame: Frame, contract: Contract, placement: Placement) -> bool:
+def _fill(planes: Frame, pixels: Frame, contract: Contract) -> None:
+    """CxHxW of the network's numbers from HxWxC pixels of whatever size."""
+    size = planes.shape[1], planes.shape[2]
+    if _normalises_first(pixels, contract, size):
+        _split(_resized(_through_tables(pixels, contract), size), contract, [*planes])
+        return
+    resized = _resized(pixels, size)
+    for channel, target in enumerate(planes):
+        _normalise(resized[:, :, _source(contract, channel)], contract, channel, target)
+
+
+def _normalises_first(pixels: Frame, contract: Contract, size: tuple[int, int]) -> bool:
     """Whether 8 bits become the network's numbers before they are resized: the table replaces the cast to float32.
 
     A bilinear blend of normalised pixels is the normalised blend, to the last bits.
     """
-    few = contract.channels <= _GROUP
-    return few and frame.dtype == np.uint8 and contract.input_dtype != "uint8" and frame.shape[:2] != placement.resized
+    few = contract.channels <= RESIZED_TOGETHER
+    return few and pixels.dtype == np.uint8 and contract.input_dtype != "uint8" and pixels.shape[:2] != size
 
 
-def _through_tables(frame: Frame, contract: Contract) -> Frame:
-    tables = _tables(contract)[[_source(contract, channel) for channel in range(contract.channels)]]
-    values = cv2.LUT(np.ascontiguousarray(frame), np.ascontiguousarray(tables.T)[None])
-    return values.reshape(frame.shape)
+def _through_tables(pixels: Frame, contract: Contract) -> Frame:
+    return cv2.LUT(np.ascontiguousarray(pixels), _tables_by_source(contract)).reshape(pixels.shape)
 
 
 def _split(pixels: Frame, contract: Contract, targets: Sequence[Frame]) -> None:
@@ -115,8 +126,8 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     height, width = size
     pixels = np.ascontiguousarray(frame, np.float32)
     groups = [
-        cv2.resize(pixels[:, :, start : start + _GROUP], (width, height), interpolation=cv2.INTER_LINEAR)
-        for start in range(0, frame.shape[2], _GROUP)
+        cv2.resize(pixels[:, :, start : start + RESIZED_TOGETHER], (width, height), interpolation=cv2.INTER_LINEAR)
+        for start in range(0, frame.shape[2], RESIZED_TOGETHER)
     ]
     whole = [group.reshape(height, width, -1) for group in groups]
     return whole[0] if len(whole) == 1 else np.concatenate(whole, 2)
@@ -144,6 +155,13 @@ def _tables(contract: Contract) -> NDArray[np.float32]:
     scale, shift = normalisation(contract)
     tables: NDArray[np.float32] = np.arange(256, dtype=np.float32) * scale[:, None] + shift[:, None]
     return tables
+
+
+@lru_cache(maxsize=16)
+def _tables_by_source(contract: Contract) -> NDArray[np.float32]:
+    """The tables in the order of a frame's channels, 1x256xC."""
+    tables = _tables(contract)[[_source(contract, channel) for channel in range(contract.channels)]]
+    return np.ascontiguousarray(tables.T)[None]
 
 
 def _shape(array: Frame) -> str:

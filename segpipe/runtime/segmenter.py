@@ -1,6 +1,5 @@
 """Segmenter: the public runtime. Opens a run directory, picks a backend, turns frames into masks."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import InputError
+from segpipe.palette import Colours, read_palette
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.opening import open_run, run_contract
@@ -51,11 +51,15 @@ class Segmenter:
         allow_unvalidated: bool = False,
     ) -> Self:
         """Open a run directory or a bundle. Artifacts are hashed, and refused without a passed verdict of the gate."""
-        directory = RunDirectory(Path(run))
-        contract = run_contract(directory)
-        palette = json.loads(directory.artifact_bytes("export", "palette.json"))
-        opened, sha256 = open_run(directory, backend, OpenOptions(device, threads, cuda), allow_unvalidated)
-        return cls(opened, contract, palette, sha256)
+        directory, options = RunDirectory(Path(run)), OpenOptions(device, threads, cuda)
+
+        def read() -> tuple[Backend, Contract, Colours, str]:
+            contract = run_contract(directory)
+            palette = read_palette(directory, "export", contract)
+            opened, sha256 = open_run(directory, backend, options, allow_unvalidated)
+            return opened, contract, palette, sha256
+
+        return cls(*directory.at_one_moment(read, discard=lambda parts: parts[0].close()))
 
     @overload
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]: ...

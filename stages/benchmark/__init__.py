@@ -1,6 +1,7 @@
 """Stage `benchmark`: how long a frame takes here, beside what a user would have otherwise."""
 
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                     raise _CutShort(measured)
                 _keep(step, measured, rundir)
     except _CutShort as cut:  # kept under a key of its own, so that the next command measures again
-        with rundir.step(STAGE, inputs, {**params, "partial": True}) as step:
+        with rundir.step(STAGE, inputs, {**params, "cut_short_utc": datetime.now(UTC).isoformat()}) as step:
             _keep(step, cut.measured, rundir)
         _log.warning("benchmark: cut short; what was measured is kept, marked partial: `segpipe report` shows it")
         raise KeyboardInterrupt from None
@@ -86,4 +87,5 @@ def _figures(measured: "Measured") -> dict[str, Any]:
     for ratio in report.ratios:
         if ratio.slow == "PyTorch eager FP32":
             figures["faster_than_eager"] = [ratio.ratio, ratio.low, ratio.high]
-    return figures | ({"partial": True} if report.partial else {})
+    doubts = {"doubts": report.doubts} if report.doubts else {}
+    return figures | doubts | ({"partial": True} if report.partial else {})

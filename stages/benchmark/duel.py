@@ -3,22 +3,23 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from segpipe.errors import GateFailedError, InputError, NotValidatedError
+from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
+from segpipe.storage import read_bounded
 from segpipe.verdict import require_passed
-from stages.benchmark_report import Report
+from stages.benchmark.machine import Moment, load_warnings, others_share
+from stages.benchmark_report import Report, read_report
 from stages.config import Config
 from stages.data import open_split
-from stages.timing import Contestant, interleave, median_of_ratios, warm_up
+from stages.timing import Contestant, in_words, interleave, median_of_ratios, warm_up
 
 _log = logging.getLogger(__name__)
 
@@ -41,15 +42,28 @@ class Terms:
 
 @dataclass(frozen=True)
 class Outcome:
-    """B's time over A's, round by round, with a 99 % interval."""
+    """B's time over A's, round by round, with a 99 % interval. The two times say what the ratio says."""
 
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    """None where there were too few rounds for an interval."""
     rounds: int
     a_ms: float
+    """A's median."""
     b_ms: float
+    """What B takes where A takes that: by the ratio, since what both met in a round decides."""
     verdict: Verdict
+    disturbed: tuple[str, ...] = ()
+    """What else the machine was doing meanwhile."""
+
+    def line(self) -> str:
+        """For a person."""
+        return (
+            f"A {self.a_ms:.2f} ms, B {self.b_ms:.2f} ms: B / A {self.ratio:.3f} "
+            f"({in_words(self.low, self.high, '.3f')}, {self.rounds} rounds): "
+            f"{'; '.join((self.verdict, *self.disturbed))}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -87,7 +101,9 @@ def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: T
     ):
         for run, segmenter in zip(runs, (a, b), strict=True):
             _mark_unvalidated(run, segmenter)
-        return duel(a, b, frames, terms)
+        start = Moment.now()
+        outcome = duel(a, b, frames, terms)
+        return replace(outcome, disturbed=load_warnings(others_share(start, Moment.now())))
 
 
 def duel(
@@ -136,19 +152,19 @@ def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool)
     """Decided when the whole interval is on one side. At the end the estimate decides, if it is no chance at all."""
     ratio, low, high = median_of_ratios(b, a, _LEVEL)
     verdict: Verdict = "not decided"
-    if low > 1 + margin or (over and ratio > 1 + margin and low > 1):
+    if low is not None and (low > 1 + margin or (over and ratio > 1 + margin and low > 1)):
         verdict = "slower"
-    elif high <= 1 + margin:
+    elif high is not None and high <= 1 + margin:
         verdict = "within the margin"
-    a_ms, b_ms = (round(float(np.median(values)) / 1e6, 4) for values in (a, b))
-    return Outcome(ratio, low, high, len(a), a_ms, b_ms, verdict)
+    a_ms = round(float(np.median(a)) / 1e6, 4)
+    return Outcome(ratio, low, high, len(a), a_ms, round(a_ms * ratio, 4), verdict)
 
 
 def require_within_margin(outcome: Outcome, margin: float) -> None:
     """Exit code 3 for a run that is slower than it may be."""
     if outcome.verdict == "slower":
         raise GateFailedError(
-            f"B takes {outcome.ratio:.3f} times as long as A ({outcome.low:.3f} to {outcome.high:.3f}), "
+            f"B takes {outcome.ratio:.3f} times as long as A ({in_words(outcome.low, outcome.high, '.3f')}), "
             f"the margin is {1 + margin:.3f}",
             hint="look at both reports' budgets, or raise --margin",
         )
@@ -157,6 +173,9 @@ def require_within_margin(outcome: Outcome, margin: float) -> None:
 def compare_reports(a: Path, b: Path) -> list[Apart]:
     """Whoever is in both. Measured apart, so without interval and without verdict."""
     first, second = _read(a), _read(b)
+    for path, report in ((a, first), (b, second)):
+        for doubt in report.doubts:
+            _log.warning("%s: %s", path, doubt)
     theirs = {entry.name: entry.latency.p50_ms for entry in second.contestants if entry.latency}
     return [
         Apart(entry.name, entry.latency.p50_ms, theirs[entry.name], theirs[entry.name] / entry.latency.p50_ms)
@@ -168,13 +187,9 @@ def compare_reports(a: Path, b: Path) -> list[Apart]:
 def _read(path: Path) -> Report:
     """A report file, or that of a run directory."""
     try:
-        text = RunDirectory(path).artifact_bytes("benchmark", "report.json") if path.is_dir() else path.read_bytes()
-        return Report.model_validate_json(text)
-    except FileNotFoundError:
+        data = RunDirectory(path).artifact_bytes("benchmark", "report.json") if path.is_dir() else read_bounded(path)
+    except FileNotFoundError as error:
+        if isinstance(error, SegpipeError):
+            raise
         raise InputError(f"{path} does not exist", hint="give a run directory or a benchmark's report.json") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(
-            f"{path} is no benchmark report of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            hint="measure again with `segpipe benchmark`",
-        ) from None
+    return read_report(data, str(path))

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.request import Outputs
+from segpipe.runtime.streaming import ordered
 from stages.benchmark import floor, memory, nvml
 from stages.benchmark.contestants import OurBackends, Scene
 from stages.benchmark_report import Floor, Memory, Throughput
@@ -91,17 +91,15 @@ def _batch(subject: Subject, size: int) -> Throughput:
 def _callers(subject: Subject, threads: int) -> Throughput:
     """Frames a second, this many threads calling with one frame each."""
     backend, scene = subject.backend, subject.scene
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda number: backend.infer([scene.frame(number)], _MASK), range(threads)))
-        rates = [
-            pool.submit(
-                _calls_until,
-                lambda number: backend.infer([scene.frame(number)], _MASK),
-                subject.settings.throughput_seconds,
-            )
-            for _ in range(threads)
-        ]
-        return Throughput(count=threads, frames_per_second=round(sum(rate.result() for rate in rates), 2))
+
+    def call(number: int) -> object:
+        return backend.infer([scene.frame(number)], _MASK)
+
+    def rate(_: int) -> float:
+        return _calls_until(call, subject.settings.throughput_seconds)
+
+    list(ordered(call, range(threads), threads))
+    return Throughput(count=threads, frames_per_second=round(sum(ordered(rate, range(threads), threads)), 2))
 
 
 def _energy(subject: Subject, gpu: nvml.Watch) -> float | None:

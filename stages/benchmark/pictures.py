@@ -1,6 +1,5 @@
 """What was measured, for the eye: some of the frames with the masks that our best backend gave them."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import draw
+from segpipe.palette import read_palette
 from segpipe.rundir import RunDirectory
 from stages.benchmark.contestants import Scene
 
@@ -17,7 +17,7 @@ _SHOWN, _WIDTH = 3, 360  # frames, and pixels across each
 
 def frame_sheet(rundir: RunDirectory, scene: Scene, segment: Callable[[NDArray[Any]], NDArray[Any]] | None) -> bytes:
     """A PNG: frame and overlay side by side, three frames, with the legend."""
-    palette = json.loads(rundir.artifact_bytes("export", "palette.json"))
+    palette = read_palette(rundir, "export", scene.contract)
     rows = []
     for frame in scene.frames[:_SHOWN]:
         shown = draw.displayable(frame, scene.contract.value_range)

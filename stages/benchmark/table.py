@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from stages.benchmark_report import Entry, Report
+from stages.timing import in_words
 
 COLUMNS = ("contestant", "p50 ms", "95 % interval", "p90", "p99", "max", "samples", "same masks", "slower than ours")
 
@@ -38,13 +39,13 @@ def _row(report: Report, entry: Entry) -> list[str]:
     return [
         entry.name,
         f"{latency.p50_ms:.2f}",
-        f"{latency.p50_low_ms:.2f} to {latency.p50_high_ms:.2f}",
+        in_words(latency.p50_low_ms, latency.p50_high_ms),
         _number(latency.p90_ms),
         _number(latency.p99_ms),
         f"{latency.max_ms:.2f}",
         str(latency.samples),
         "-" if entry.agreement is None else f"{entry.agreement:.3%}",
-        "" if ratio is None else f"{ratio.ratio:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})",
+        "" if ratio is None else f"{ratio.ratio:.2f}x ({in_words(ratio.low, ratio.high)})",
     ]
 
 
@@ -53,6 +54,8 @@ def _beside(report: Report) -> Iterator[str]:
         steps = {name: getattr(budget, f"{name}_ms") for name in _STEPS}
         told = ", ".join(f"{name} {value:.2f}" for name, value in steps.items() if value is not None)
         yield f"budget: {told} of {budget.end_to_end_ms:.2f} ms"
+    elif "budget" in report.missing:
+        yield f"no budget: {report.missing['budget']}"
     if report.batches:
         yield "frames a second by batch: " + ", ".join(f"{t.count}: {t.frames_per_second:.0f}" for t in report.batches)
     if report.callers:

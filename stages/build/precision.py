@@ -1,9 +1,11 @@
 """The truth about precision: what share of the compute layers is FP16, and a failed build when it is too little."""
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter
+
+from segpipe.documents import Form
 from segpipe.errors import BuildError
 from segpipe.runtime.trt.building import Engine, Layer
 from segpipe.runtime.trt.inspecting import half_nodes
@@ -12,9 +14,23 @@ from stages.config import BuildConfig
 _NAMED = 12  # layers named in an error
 
 
+class _Island(BaseModel):
+    node: str
+
+
+class _Precision(BaseModel):
+    """What the build reads of precision.json."""
+
+    islands: tuple[_Island, ...]
+
+
+_FORM = Form("report of the export's precision", TypeAdapter(_Precision), BuildError)
+
+
 def island_nodes(report: bytes) -> frozenset[str]:
     """Nodes that export kept in FP32 on purpose, from its precision.json."""
-    return frozenset(island["node"] for island in json.loads(report)["islands"])
+    described = _FORM.read(report, "the export's precision.json", "export the network again")
+    return frozenset(island.node for island in described.islands)
 
 
 def judge_precision(

@@ -1,7 +1,6 @@
 """Checks a data set before anything rests on it: every broken frame, how often each class occurs, class weights."""
 
 import json
-import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,15 @@ from numpy.typing import NDArray
 from segpipe.errors import ConfigError, DataError
 from segpipe.storage import sha256_of_bytes, write_atomically
 from stages.config import Config, ShapesData
-from stages.data import SplitName, files, labels_of, open_split
+from stages.data import Split, SplitName, files, labels_of, open_split
+from stages.data.classes import class_faults
+from stages.data.faults import Fault, lines
 
-_log = logging.getLogger(__name__)
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
-NAMED = 20  # offenders that a message names
+SHOWN = 20  # lines of faults that `segpipe data check` prints
+VERSION = 2
+"""Of what makes a set sound: one that an older check passed is read again."""
+_IN_ERROR = 3  # lines of faults in training's error
 _EVEN = 1.10  # of log-frequency: keeps the weight of the commonest class finite and the rarest below 11
 
 
@@ -28,12 +31,16 @@ class SplitReport:
     """What one split holds."""
 
     frames: int = 0
-    offenders: list[str] = field(default_factory=list)
+    offenders: list[Fault] = field(default_factory=list)
     pixels: list[int] = field(default_factory=list)
     """Of each class."""
     pixels_where_present: list[int] = field(default_factory=list)
     """Labelled pixels of the frames that hold the class."""
     ignored: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {**vars(self), "offenders": [f"{fault.message}. {fault.hint}" for fault in self.offenders]}
 
 
 def check(config: Config, base: Path) -> dict[SplitName, SplitReport]:
@@ -49,45 +56,49 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
         try:
             report.offenders += files.unpaired(config.data, base, split)
         except DataError as error:
-            report.offenders.append(error.message)
+            report.offenders.append(Fault.of(error, split))
             return report
     try:
         frames = open_split(config, base, split, complete=False)
     except DataError as error:
-        report.offenders.append(error.message)
+        report.offenders.append(Fault.of(error, split))
         return report
     report.frames = len(frames)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for outcome in pool.map(lambda index: _counted(frames, index, classes), range(len(frames))):
+        for outcome in pool.map(lambda index: _counted(frames, index, classes, split), range(len(frames))):
             _add(report, outcome)
-    if split != "test" and not report.offenders and not any(report.pixels):
-        report.offenders.append(f"the {split} split holds no labelled pixel: check its masks and the ignore index")
+    if split != "test" and not report.offenders and not isinstance(config.data, ShapesData):
+        report.offenders += class_faults(config.data, split, report.pixels, report.ignored)
     return report
 
 
 def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> None:
-    """Raise before the first step when any frame is broken. A set that was sound is not read again."""
+    """Raise before the first step when any frame is broken, or a class never occurs.
+
+    One reading tells both; a set that was sound is not read again.
+    """
     if isinstance(config.data, ShapesData):
         return
-    key = sha256_of_bytes(json.dumps([fingerprint, config.sections("data", "input")], sort_keys=True).encode())
+    decides = [VERSION, fingerprint, config.sections("data", "input"), config.data.absent_classes]
+    key = sha256_of_bytes(json.dumps(decides, sort_keys=True).encode())
     if cache.exists() and cache.read_bytes() == key.encode():
         return
-    offenders = all_offenders(check(config, base))
-    if len(offenders) == 1:
-        raise DataError(offenders[0], hint="mend or remove it; `segpipe data check` looks again")
-    if offenders:
-        named = "; ".join(offenders[:NAMED])
-        more = f"; and {len(offenders) - NAMED} more" if len(offenders) > NAMED else ""
+    faults = all_faults(check(config, base))
+    if len(faults) == 1:
+        raise DataError(faults[0].message, hint=faults[0].hint)
+    if faults:
+        kinds = lines(faults)
+        more = f" (and {len(kinds) - _IN_ERROR} more kinds of fault)" if len(kinds) > _IN_ERROR else ""
         raise DataError(
-            f"the data set has {len(offenders)} faults: {named}{more}",
-            hint="mend them; `segpipe data check` counts them",
+            f"the data set has {len(faults)} faults: {' '.join(f'{line};' for line in kinds[:_IN_ERROR])}"[:-1] + more,
+            hint="`segpipe data check` shows them all",
         )
     write_atomically(cache, key.encode())
 
 
-def all_offenders(reports: dict[SplitName, SplitReport]) -> list[str]:
+def all_faults(reports: dict[SplitName, SplitReport]) -> list[Fault]:
     """Each fault once: a val split that serves as test is read twice."""
-    return list(dict.fromkeys(line for report in reports.values() for line in report.offenders))
+    return list(dict.fromkeys(fault for report in reports.values() for fault in report.offenders))
 
 
 def class_weights(config: Config, base: Path) -> tuple[float, ...] | None:
@@ -119,18 +130,18 @@ def suggested_weights(report: SplitReport, how: str) -> tuple[float, ...]:
     return tuple(round(float(weight), 4) if held[number] else 1.0 for number, weight in enumerate(weights))
 
 
-def _counted(frames: Any, index: int, classes: int) -> NDArray[np.int64] | str:
+def _counted(frames: Split, index: int, classes: int, split: str) -> NDArray[np.int64] | Fault:
     """Pixels of each class and, last, ignored ones; or what is wrong with the frame."""
     try:
         _, labels = frames.sample(index)
     except DataError as error:
-        return error.message
+        return Fault.of(error, f"{split}/{frames.name(index)}")
     counts = np.bincount(np.minimum(labels, classes).ravel(), minlength=classes + 1)
     return counts.astype(np.int64)
 
 
-def _add(report: SplitReport, outcome: NDArray[np.int64] | str) -> None:
-    if isinstance(outcome, str):
+def _add(report: SplitReport, outcome: NDArray[np.int64] | Fault) -> None:
+    if isinstance(outcome, Fault):
         report.offenders.append(outcome)
         return
     labelled = int(outcome[:-1].sum())

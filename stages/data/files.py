@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from segpipe.errors import DataError
 from segpipe.images import SUFFIXES
-from segpipe.storage import sha256_of, sha256_of_bytes, write_atomically
+from segpipe.storage import explained_reads, sha256_of, sha256_of_bytes, write_atomically
 from stages.config import CamVidData, CityscapesData, FolderData, InputConfig, PetData, VocData
 from stages.data import known
+from stages.data.faults import Fault
+from stages.data.layout import FilesConfig, empty_split, listing, no_masks
 from stages.data.reading import Palette, read_frame, read_labels
 
-FilesConfig = FolderData | CamVidData | CityscapesData | VocData | PetData
 SPLITS = ("train", "val", "test")
 
 
@@ -90,9 +91,10 @@ def find_samples(config: FilesConfig, base: Path, split: str, complete: bool = T
     if not samples and split == "test":
         return find_samples(config, base, "val", complete)
     if not samples:
-        raise DataError(f"the {split} split in {root} is empty", hint="check the names in [data]")
+        raise empty_split(config, root, split)
     absent = [path for sample in samples for path in (sample.image, sample.mask) if not path.is_file()]
     if absent and complete:
+        _refuse_absent_masks(config, root, split, samples)
         raise DataError(
             f"{len(absent)} files of the {split} split are missing, first {absent[0]}",
             hint="complete the set; `segpipe data check` names them",
@@ -100,16 +102,26 @@ def find_samples(config: FilesConfig, base: Path, split: str, complete: bool = T
     return [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
 
 
-def unpaired(config: FilesConfig, base: Path, split: str) -> list[str]:
-    """What each file without a partner lacks."""
+def unpaired(config: FilesConfig, base: Path, split: str) -> list[Fault]:
+    """What each file without a partner lacks; raises where every image lacks its mask."""
     root = _root(config, base)
     samples = _pairs(config, root, split)
-    lines = [f"{path} is missing" for s in samples for path in (s.image, s.mask) if not path.is_file()]
-    if isinstance(config, FolderData) and not config.pairs and not config.names:
+    _refuse_absent_masks(config, root, split, samples)
+    absent = [path for sample in samples for path in (sample.image, sample.mask) if not path.is_file()]
+    faults = [Fault(f"{path} is missing", "complete the set, or take its partner out", path.name) for path in absent]
+    if isinstance(config, FolderData) and not listing(config, split):
         masks = root / config.masks.format(split=split)
         wanted = {sample.mask for sample in samples}
-        lines += [f"{mask} has no image" for mask in sorted(masks.glob("*.png")) if samples and mask not in wanted]
-    return lines
+        orphans = [mask for mask in sorted(masks.glob("*.png")) if samples and mask not in wanted]
+        faults += [Fault(f"{mask} has no image", "add the image, or remove the mask", mask.name) for mask in orphans]
+    return faults
+
+
+def _refuse_absent_masks(config: FilesConfig, root: Path, split: str, samples: list[Sample]) -> None:
+    """Raise when images are there and no mask is."""
+    with_image = [sample for sample in samples if sample.image.is_file()]
+    if with_image and not any(sample.mask.is_file() for sample in samples):
+        raise no_masks(config, root, split, len(with_image), with_image[0].mask)
 
 
 def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
@@ -124,7 +136,8 @@ def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
                 name = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
                 entry = remembered.get(name, [0, 0, ""])
                 if entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-                    entry = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
+                    with explained_reads(path):
+                        entry = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
                 seen[name] = entry
                 lines.append(f"{split} {name} {entry[2]}")
     if cache and seen != remembered:
@@ -146,28 +159,29 @@ def _remembered(cache: Path | None) -> dict[str, list[Any]]:
 
 def _root(config: FilesConfig, base: Path) -> Path:
     root = base / config.root
-    if not root.is_dir():
-        raise DataError(
-            f"the data folder {root} does not exist", hint="set [data] root; it is relative to segpipe.toml"
-        )
+    with explained_reads(root):
+        found = root.is_dir()
+        state = "is a file" if root.is_file() else "does not exist"
+    if not found:
+        raise DataError(f"the data folder {root} {state}", hint="set [data] root; it is relative to segpipe.toml")
     return root
 
 
 def _pairs(config: FilesConfig, root: Path, split: str) -> list[Sample]:
     match config:
         case CamVidData():
-            return _listed(root, root / f"{split}.txt")
+            return _listed(root, root / listing(config, split))
         case CityscapesData():
             pictures = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")) if split != "test" else []
             return [Sample(image, _cityscapes_mask(root, image)) for image in pictures]
         case VocData():
-            names = _names(root / "ImageSets" / "Segmentation" / f"{split}.txt") if split != "test" else []
+            names = _names(root / listing(config, split)) if split != "test" else []
             return [Sample(root / f"JPEGImages/{n}.jpg", root / f"SegmentationClass/{n}.png") for n in names]
         case PetData():
-            names = _pet_names(root, split)
+            names = _pet_names(root / listing(config, split), split)
             return [Sample(root / f"images/{n}.jpg", root / f"annotations/trimaps/{n}.png") for n in names]
         case FolderData(pairs=pairs) if pairs:
-            return _listed(root, root / pairs.format(split=split))
+            return _listed(root, root / listing(config, split))
         case FolderData():
             return _paired_by_name(config, root, split)
 
@@ -177,31 +191,36 @@ def _paired_by_name(config: FolderData, root: Path, split: str) -> list[Sample]:
     found = {path.stem: path for path in sorted(images.glob("*")) if path.suffix.lower() in SUFFIXES}
     if not config.names:
         return [Sample(image, masks / f"{name}.png") for name, image in found.items()]
-    names = _names(root / config.names.format(split=split))
+    names = _names(root / listing(config, split))
     return [Sample(found.get(name, images / f"{name}.png"), masks / f"{name}.png") for name in names]
 
 
-def _listed(root: Path, listing: Path) -> list[Sample]:
+def _listed(root: Path, file: Path) -> list[Sample]:
     """Pairs from a text file, a line each."""
-    if not listing.exists():
-        return []
     samples = []
-    for line in listing.read_text().splitlines():
-        if parts := line.split():
-            if len(parts) != 2:
-                raise DataError(f"{listing}: '{line}' is not an image and a mask", hint="write two paths a line")
-            samples.append(Sample(root / parts[0], root / parts[1]))
+    for line in _names(file):
+        parts = line.split()
+        if len(parts) != 2:
+            raise DataError(f"{file}: '{line}' is not an image and a mask", hint="write two paths a line")
+        samples.append(Sample(root / parts[0], root / parts[1]))
     return samples
 
 
-def _names(listing: Path) -> list[str]:
-    return [line.strip() for line in listing.read_text().splitlines() if line.strip()] if listing.exists() else []
+def _names(file: Path) -> list[str]:
+    """The lines of a text file; none where it does not exist."""
+    try:
+        with explained_reads(file):
+            lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except UnicodeDecodeError:
+        raise DataError(f"{file} is not UTF-8 text", hint="save it as UTF-8") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
-def _pet_names(root: Path, split: str) -> list[str]:
+def _pet_names(file: Path, split: str) -> list[str]:
     """The set has no val split: a tenth of trainval, chosen by the names' hashes."""
-    listing = root / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
-    names = [line.split()[0] for line in _names(listing) if not line.startswith("#")]
+    names = [line.split()[0] for line in _names(file) if not line.startswith("#")]
     if split == "test":
         return names
     return [name for name in names if (hashlib.sha256(name.encode()).digest()[0] % 10 == 0) == (split == "val")]

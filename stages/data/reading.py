@@ -15,8 +15,11 @@ from stages.data.known import Colour
 
 Image.MAX_IMAGE_PIXELS = None  # maps and slides are large; a data set is no upload from a stranger
 
+_MODES = {"RGB": "colour", "RGBA": "colour (with transparency)", "L": "grey", "LA": "grey (with transparency)"}
+"""Pillow's words for kinds of image, in plain ones."""
 _INDEX_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _UPRIGHT = 1
+_STEPS = (65536, 256, 1)  # red, green and blue as one number
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,18 @@ class Palette:
         """HxWx3 colours to label values; a colour that stands for no class is refused."""
         known = np.array([_code(colour) for colour in self.values], np.int64)
         order = np.argsort(known)
-        codes = (pixels.astype(np.int64) * (65536, 256, 1)).sum(2)
+        codes = (pixels.astype(np.int64) * _STEPS).sum(2)
         place = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
         foreign = known[order][place] != codes
         if foreign.any():
-            colour = tuple(int(value) for value in pixels[foreign][0])
+            colours, counts = np.unique(codes[foreign], return_counts=True)
+            most = int(counts.argmax())
+            colour = tuple(int(colours[most]) // step % 256 for step in _STEPS)
+            others = f", and {len(colours) - 1} more" if len(colours) > 1 else ""
             raise DataError(
-                f"{path} holds the colour {colour} on {int(foreign.sum())} pixels; it is in neither [data] palette "
-                "nor ignore_colours",
-                hint="add the colour; blurred or JPEG masks hold mixtures and must be made again as PNG",
+                f"{path} holds the colour {colour} on {counts[most]} of {codes.size} pixels{others}: in neither [data] "
+                "palette nor ignore_colours",
+                hint="add the colours; blurred or JPEG masks hold mixtures and must be made again as PNG",
             )
         return np.array(list(self.values.values()), np.uint16)[order][place]
 
@@ -71,13 +77,16 @@ def read_labels(path: Path, palette: Palette | None) -> NDArray[np.uint16]:
         with Image.open(path) as image:
             if palette is not None:
                 if image.mode not in ("RGB", "P"):
-                    raise DataError(f"{path} is no colour mask: its mode is {image.mode}", hint="write it as RGB PNG")
+                    raise DataError(
+                        f"{path} is a {_MODES.get(image.mode, image.mode)} image, [data] masks_are says colours",
+                        hint='write it as RGB PNG, or set masks_are = "indices"',
+                    )
                 return palette.indices(np.asarray(image.convert("RGB")), path)
             if image.mode not in _INDEX_MODES:
                 raise DataError(
-                    f"{path} is no index mask: its mode is {image.mode}",
-                    hint="masks are PNGs of one channel or with a palette, whose values are class numbers; "
-                    'for colours set [data] masks_are = "colours"',
+                    f"{path} is a {_MODES.get(image.mode, image.mode)} image, a mask is a PNG of class numbers",
+                    hint='if its colours are the classes, set [data] masks_are = "colours" and palette; '
+                    "else write it with one channel",
                 )
             values = np.asarray(image)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
@@ -109,4 +118,4 @@ def _refuse_hidden_conversions(path: Path) -> None:
 
 
 def _code(colour: Colour) -> int:
-    return colour[0] * 65536 + colour[1] * 256 + colour[2]
+    return sum(part * step for part, step in zip(colour, _STEPS, strict=True))

@@ -30,8 +30,11 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.export.files import export_files
-            from stages.export.source import imported_source, trained_source
+            from stages.export.source import imported_contract, imported_source, trained_source
+            from stages.graphs.foreign import prove_runs
 
+            if imported:
+                prove_runs(file, imported_contract(rundir), config.build)
             source = imported_source(rundir) if imported else trained_source(file.read_bytes(), config.export.opset)
             frames = _frames(config, base, source.contract, "val" if imported else "train")
             exported = export_files(source, config.export, config.build, frames)

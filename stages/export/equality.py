@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract
 from segpipe.errors import ExportError
+from segpipe.runtime.backends.session import FAILURES, reason
 from segpipe.runtime.trt.building import ShapeRange
 from stages.graphs.reading import to_bytes
 
@@ -65,9 +66,9 @@ def require_equal(reference: Network, candidate: Network, contract: Contract, te
 def _answer(network: Network, name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     try:
         return network(tensor)
-    except RuntimeError as error:  # PyTorch's own: a pyramid with nothing left to pool
+    except FAILURES as error:  # PyTorch raises RuntimeError: a pyramid with nothing left to pool
         raise ExportError(
-            f"the network refuses {name} {_shape(tensor)}: {error}",
+            f"the network refuses {name} {_shape(tensor)}: {reason(error)}",
             hint="give the shapes that it takes in build.profiles (height, width)",
         ) from error
 

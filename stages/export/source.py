@@ -1,6 +1,5 @@
 """What is exported: a trained network, or an imported graph. Both become an FP32 graph and a reference for it."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
+from segpipe.palette import read_palette
 from segpipe.rundir import RunDirectory
 from stages import checkpoint
 from stages.export.equality import Network, session
@@ -41,11 +41,16 @@ def trained_source(data: bytes, opset: int) -> Source:
     return Source(graph, reference, trained.contract, trained.palette, figures)
 
 
+def imported_contract(rundir: RunDirectory) -> Contract:
+    """What stage `import` was told."""
+    return Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+
+
 def imported_source(rundir: RunDirectory) -> Source:
     """The graph of stage `import`; folding is ours, so the result is held to the graph as it came."""
     original = onnx.load_model_from_string(rundir.artifact_bytes("import", "model.onnx"))
-    contract = Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
-    palette = json.loads(rundir.artifact_bytes("import", "palette.json"))
+    contract = imported_contract(rundir)
+    palette = read_palette(rundir, "import", contract)
     folded = fold(original)
     opset = max(entry.version for entry in original.opset_import if entry.domain in {"", "ai.onnx"})
     weights = sum(int(onnx.numpy_helper.to_array(tensor).size) for tensor in folded.graph.initializer)

@@ -126,4 +126,5 @@ def _dimensions(value: ValueInfoProto, wanted: int, source: str, what: str) -> l
 
 
 def _type_name(kind: int) -> str:
-    return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    known = kind in onnx.helper.get_all_tensor_dtypes()
+    return str(onnx.helper.tensor_dtype_to_np_dtype(kind)) if known else f"of type number {kind}"

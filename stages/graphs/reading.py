@@ -1,44 +1,59 @@
 """Somebody else's ONNX file, from anywhere: read whole, with its external data, or refused with the reason."""
 
-from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 import onnx
-import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper, helper
 
 from segpipe.errors import InputError
+from segpipe.storage import explained_reads
+from stages.graphs.functions import every_node, inlined
+from stages.graphs.text import refuse_other_text
 from stages.graphs.types import elements
 
 LARGEST_BYTES = 2**31 - 1  # what one protobuf message may hold
-_OURS = {"", "ai.onnx"}
+OURS = {"", "ai.onnx"}  # domains of ONNX's own operators
+
+_REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError)
+"""What ONNX's checker raises; the builtins for numbers that name no type."""
 
 
-def read_onnx(path: Path) -> onnx.ModelProto:
-    """A checked model in memory. Nothing outside the file's own folder is read."""
-    model = _parse(path)
+def parse(path: Path) -> onnx.ModelProto:
+    """The file alone, without its external data and not checked yet: readable text, known operators, sane sizes."""
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}", hint="name an ONNX file")
+    refuse_too_large(path.stat().st_size, str(path))
+    model = _parsed(path)
+    refuse_other_text(model, str(path))
+    _refuse_future_opset(model, path)
     _refuse_custom_operators(model, path)
+    refuse_too_large(weights_bytes(model), str(path))
+    return model
+
+
+def complete(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """With the weights in memory and functions inlined, checked as a whole. No file outside its folder is read."""
     _refuse_outside(model, path)
-    refuse_too_large(_weights_bytes(model), str(path))
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise InputError(f"{path}: its external data cannot be read: {error}", hint="put it beside the file") from error
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        model = inlined(model, str(path))
     check(model, str(path))
     return model
 
 
 def check(model: onnx.ModelProto, source: str) -> None:
     """ONNX's own checker with full shape inference, as one line."""
-    refuse_too_large(_weights_bytes(model), source)
+    refuse_too_large(weights_bytes(model), source)
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).strip().splitlines()[0]
+    except _REFUSALS as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source} is not valid ONNX: {first}", hint="export it again") from error
 
 
@@ -57,48 +72,48 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     return data
 
 
-def _parse(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist", hint="name an ONNX file")
-    refuse_too_large(path.stat().st_size, str(path))
+def weights_bytes(model: onnx.ModelProto) -> int:
+    """By their types and sides: whether they are in memory, in another file, or too many for protobuf to count."""
+    known = helper.get_all_tensor_dtypes()
+    kinds = [(tensor, tensor.data_type) for tensor in model.graph.initializer if tensor.data_type in known]
+    return sum(elements(tensor) * helper.tensor_dtype_to_np_dtype(kind).itemsize for tensor, kind in kinds)
+
+
+def _parsed(path: Path) -> onnx.ModelProto:
+    hint = "it was cut off or is another format"
     try:
-        model = onnx.load(path, format="protobuf", load_external_data=False)  # or it goes by the suffix
+        with explained_reads(path):
+            model = onnx.load(path, format="protobuf", load_external_data=False)  # or it goes by the suffix
     except DecodeError as error:
         size = path.stat().st_size
-        raise InputError(
-            f"{path} is not ONNX: its {size} bytes cannot be parsed", hint="it was cut off or is another format"
-        ) from error
+        raise InputError(f"{path} is not ONNX: its {size} bytes cannot be parsed", hint=hint) from error
     if not model.graph.node or not model.opset_import:
-        raise InputError(f"{path} is not ONNX: it holds no graph", hint="it was cut off or is another format")
+        raise InputError(f"{path} is not ONNX: it holds no graph", hint=hint)
     return model
+
+
+def _refuse_future_opset(model: onnx.ModelProto, path: Path) -> None:
+    """The checker takes any number, and then checks by the newest operators it knows."""
+    newest = onnx.defs.onnx_opset_version()
+    for entry in model.opset_import:
+        if entry.domain in OURS and not 1 <= entry.version <= newest:
+            raise InputError(
+                f"{path} needs opset {entry.version}, the onnx installed here knows 1 to {newest}",
+                hint="export it with an opset that ONNX Runtime runs, 18 for example",
+            )
 
 
 def _refuse_custom_operators(model: onnx.ModelProto, path: Path) -> None:
     """Operators that ONNX does not define run in one tool and not in the next."""
     local = {(function.domain, function.name) for function in model.functions}
-    for node in chain(_every_node(model.graph.node), *(_every_node(function.node) for function in model.functions)):
-        foreign = node.domain not in _OURS and (node.domain, node.op_type) not in local
-        if foreign or (node.domain in _OURS and not onnx.defs.has(node.op_type)):
+    for node in chain(every_node(model.graph.node), *(every_node(function.node) for function in model.functions)):
+        foreign = node.domain not in OURS and (node.domain, node.op_type) not in local
+        if foreign or (node.domain in OURS and not onnx.defs.has(node.op_type)):
             name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
             raise InputError(
                 f"{path}: node '{node.name}' is a custom operator, {name}",
                 hint="export the network with operators of ONNX itself (domain ai.onnx)",
             )
-
-
-def _every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Those in the branches and bodies of control flow too."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from _every_node(attribute.g.node)
-
-
-def _weights_bytes(model: onnx.ModelProto) -> int:
-    """By their types and sides: whether they are in memory, in another file, or too many for protobuf to count."""
-    known = helper.get_all_tensor_dtypes()
-    kinds = [(tensor, tensor.data_type) for tensor in model.graph.initializer if tensor.data_type in known]
-    return sum(elements(tensor) * helper.tensor_dtype_to_np_dtype(kind).itemsize for tensor, kind in kinds)
 
 
 def _refuse_outside(model: onnx.ModelProto, path: Path) -> None:

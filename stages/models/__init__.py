@@ -7,14 +7,13 @@ the training stage weights with `train.auxiliary_weight`. With one output channe
 
 import functools
 import importlib
-import importlib.util
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import BackendMissingError, ConfigError
 from segpipe.rundir import RunDirectory
-from segpipe.storage import sha256_of, sha256_of_bytes
+from segpipe.storage import explained_reads, sha256_of
+from stages import user_code
 from stages.config import ModelConfig
 from stages.models.registry import find_factory
 
@@ -32,24 +31,15 @@ def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Modul
         raise ConfigError(
             f"[model] options.{min(decided)} is not yours to set", hint="[input] channels and the data decide"
         )
-    _refuse_other_options(config, factory, channels, outputs)
-    network: nn.Module = factory(channels=channels, classes=outputs, **config.options)
+    arguments = {"channels": channels, "classes": outputs, **config.options}
+    user_code.refuse_other_arguments(factory, arguments, f"[model] {config.name}")
+    network: nn.Module = factory(**arguments)
     return network
 
 
 def source_hash(config: ModelConfig) -> str | None:
-    """SHA-256 of every *.py of a user's top-level package; None for networks of this package (stages have versions).
-
-    Imports nothing of theirs.
-    """
-    if ":" not in config.name:
-        return None
-    module = config.name.partition(":")[0]
-    files = _sources(module.partition(".")[0])
-    if not files:
-        raise ConfigError(f"[model] name: module '{module}' cannot be imported", hint="put it on PYTHONPATH")
-    lines = [f"{name} {sha256_of(path)}" for name, path in sorted(files.items())]
-    return sha256_of_bytes("\n".join(lines).encode())
+    """SHA-256 of the package that a user's network is in; None for networks of this package (stages have versions)."""
+    return user_code.source_hash(config.name, "[model] name") if ":" in config.name else None
 
 
 def factory_inputs(rundir: RunDirectory, config: ModelConfig) -> dict[str, str]:
@@ -63,39 +53,20 @@ def weights_file(config: ModelConfig, base: Path) -> Path | None:
     if Path(config.weights).suffix not in _FILES:
         return None
     path = base / config.weights
-    if not path.is_file():
-        raise ConfigError(f"[model] weights: {path} does not exist", hint="paths are relative to the TOML file")
+    with explained_reads(path):
+        found, state = path.is_file(), "is a folder" if path.is_dir() else "does not exist"
+    if not found:
+        raise ConfigError(f"[model] weights: {path} {state}", hint="name a file, relative to the TOML file")
     return path
 
 
 def weights_hash(config: ModelConfig, base: Path) -> str | None:
     """SHA-256 of the file `[model] weights` names: an input of training. Imports no torch."""
     path = weights_file(config, base)
-    return sha256_of(path) if path else None
-
-
-def _sources(top: str) -> dict[str, Path]:
-    """Every source file of a top-level package or module, by its name in it."""
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return {}
-    if spec is None:
-        return {}
-    if spec.submodule_search_locations is None:
-        file = Path(spec.origin or "")
-        return {file.name: file} if file.is_file() else {}
-    folders = map(Path, spec.submodule_search_locations)
-    return {path.relative_to(folder).as_posix(): path for folder in folders for path in folder.rglob("*.py")}
-
-
-def _refuse_other_options(config: ModelConfig, factory: Any, channels: int, outputs: int) -> None:
-    """Looks at the signature alone: a TypeError from within the factory is its own and keeps its traceback."""
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(channels=channels, classes=outputs, **config.options)
-    except TypeError as error:
-        raise ConfigError(f"[model] {config.name}: {error}", hint=f"it takes {signature}") from None
+    if path is None:
+        return None
+    with explained_reads(path):
+        return sha256_of(path)
 
 
 def _resolve(name: str) -> Any:

@@ -1,30 +1,41 @@
 """The report: one self-contained HTML page of what was built from what, with its figures and pictures."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from segpipe.manifest import FILE_NAME as MANIFEST_NAME
 from segpipe.rundir import RunDirectory
 from segpipe.storage import explained_refusals, write_atomically
 from stages.report import figures
 from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
+from stages.timing import in_words
 
 FILE_NAME = "report.html"
 
 
 def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     """Write RUN/report.html from the manifest and the stages' own files; what a stage did not leave is left out."""
-    facts = read_facts(rundir)
-    page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=_images(rundir))
+    facts, images = rundir.at_one_moment(lambda: (read_facts(rundir), _images(rundir)))
+    page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=images)
     return _write(out or rundir.path / FILE_NAME, page)
+
+
+def fresh_report(rundir: RunDirectory) -> Path:
+    """RUN/report.html, written anew only where the run has changed since."""
+    path, manifest = rundir.path / FILE_NAME, rundir.path / MANIFEST_NAME
+    if path.is_file() and path.stat().st_mtime_ns > manifest.stat().st_mtime_ns:
+        return path
+    return write_report(rundir)
 
 
 def write_comparison(rundirs: Sequence[RunDirectory], out: Path) -> Path:
     """Write one page that puts several runs side by side."""
-    runs = [read_facts(rundir) for rundir in rundirs]
+    runs = [rundir.at_one_moment(partial(read_facts, rundir)) for rundir in rundirs]
     pictures = {
         "accuracy": figures.accuracy_by_run(runs),
         "latency": figures.latency_by_run(runs),
@@ -79,7 +90,7 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share}
+    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share, "in_words": in_words}
     environment.filters.update(filters)
     return environment.get_template(template).render(**values)
 

@@ -2,19 +2,22 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, TypeAdapter
 
+from segpipe.documents import Form
+from segpipe.errors import InputError
 from segpipe.manifest import StageRecord, logical_name
 from segpipe.rundir import RunDirectory
 from segpipe.status import ORDER
-from stages.benchmark_report import Report
+from stages.benchmark_report import Report, read_report
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Facts:
     confusion: Confusion | None
     hops: tuple[Hop, ...]
     data_checks: tuple[Check, ...]
-    """Limits on the labels: where one fails, every hop's verdict does."""
+    """Limits on the labels and the reference: where one fails, every hop's verdict does."""
+    judged: str
+    """What the gate is about: fidelity, accuracy, or both; empty where an older version judged."""
     engines: dict[str, dict[str, Any]]
     islands: tuple[str, ...]
     benchmark: Benchmarked | None
@@ -103,8 +108,8 @@ def read_facts(rundir: RunDirectory) -> Facts:
     stages = {name: rundir.manifest.stages[name] for name in ORDER if name in rundir.manifest.stages}
     trained = stages["train"].figures if "train" in stages else {}
     benchmark, unread = _benchmark(rundir)
-    gate = _json(rundir, "validate", "report.json") or {}
-    matrix = _confusion(_json(rundir, "train", "confusion.json"))
+    gate = _document(rundir, "validate", "report.json", _GATE) or _Gate()
+    matrix = _confusion(_document(rundir, "train", "confusion.json", _MATRICES))
     return Facts(
         name=rundir.path.resolve().name,
         contract=rundir.manifest.contract_sha256 or "",
@@ -114,10 +119,11 @@ def read_facts(rundir: RunDirectory) -> Facts:
         pixel_accuracy=_float(trained, "test_pixel_accuracy"),
         history=_history(_text(rundir, "train", "history.csv")),
         confusion=matrix,
-        hops=tuple(_hop(name, entry) for name, entry in gate.get("hops", {}).items()),
-        data_checks=_checks(gate.get("data_checks", ())),
+        hops=tuple(_hop(name, entry) for name, entry in gate.hops.items()),
+        data_checks=_checks(gate.data_checks),
+        judged=str(_figures(stages, "validate").get("judged", "")),
         engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
-        islands=_islands(stages),
+        islands=_islands(_document(rundir, "export", "precision.json", _PRECISION)),
         benchmark=benchmark,
         benchmark_unread=unread,
     )
@@ -144,17 +150,57 @@ def _leaves(value: Any, name: str = "") -> dict[str, str]:
     return {name: str(value)}
 
 
-def _hop(name: str, entry: Mapping[str, Any]) -> Hop:
-    figures = entry.get("figures") or {}
+class _GateHop(BaseModel):
+    """What is told of a hop; the gate's report holds more."""
+
+    status: str = "not judged"
+    figures: dict[str, Any] | None = None
+    checks: tuple[dict[str, Any], ...] = ()
+
+
+class _Gate(BaseModel):
+    """What is told of the gate's report."""
+
+    hops: dict[str, _GateHop] = {}
+    data_checks: tuple[dict[str, Any], ...] = ()
+
+
+class _Matrices(BaseModel):
+    """confusion.json."""
+
+    classes: tuple[str, ...] = ()
+    test: tuple[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], ...] = ()
+
+
+class _Island(BaseModel):
+    """A part that stays in FP32."""
+
+    module: str = ""
+    node: str = ""
+
+
+class _Precision(BaseModel):
+    """What is told of precision.json."""
+
+    islands: tuple[_Island, ...] = ()
+
+
+_GATE = Form("gate report", TypeAdapter(_Gate), InputError)
+_MATRICES = Form("confusion matrix", TypeAdapter(_Matrices), InputError)
+_PRECISION = Form("precision report", TypeAdapter(_Precision), InputError)
+
+
+def _hop(name: str, entry: _GateHop) -> Hop:
+    figures = entry.figures or {}
     flips = figures.get("flips")
     return Hop(
         name=name,
-        status=str(entry.get("status", "not judged")),
+        status=entry.status,
         agreement=_float(figures, "agreement"),
         flips=flips if isinstance(flips, int) else None,
         flips_inside=_float(figures, "flips_inside"),
         miou=_float(figures, "miou"),
-        checks=_checks(entry.get("checks", ())),
+        checks=_checks(entry.checks),
     )
 
 
@@ -171,9 +217,9 @@ def _benchmark(rundir: RunDirectory) -> tuple[Benchmarked | None, str]:
     if not text:
         return None, ""
     try:
-        report = Report.model_validate_json(text)
-    except ValidationError:
-        return None, "This benchmark was made by another version; run `segpipe benchmark` again."
+        report = read_report(text, "the benchmark")
+    except InputError as error:
+        return None, str(error)
     samples: dict[str, list[float]] = {}
     for row in csv.DictReader(io.StringIO(_text(rundir, "benchmark", "samples.csv"))):
         samples.setdefault(row["contestant"], []).append(int(row["nanoseconds"]) / 1e6)
@@ -201,21 +247,16 @@ def _history(text: str) -> dict[str, list[float]]:
     return columns
 
 
-def _confusion(content: Any) -> Confusion | None:
-    if not isinstance(content, dict) or not content.get("test"):
+def _confusion(content: _Matrices | None) -> Confusion | None:
+    if content is None or not content.test:
         return None
-    counts = np.array(content["test"], np.int64)
-    classes = tuple(map(str, content.get("classes", ())))
-    return Confusion(classes, counts) if counts.shape == (len(classes), len(classes)) else None
+    square = {len(content.test), *map(len, content.test)} == {len(content.classes)}
+    return Confusion(content.classes, np.array(content.test, np.int64)) if square else None
 
 
-def _islands(stages: Mapping[str, StageRecord]) -> tuple[str, ...]:
-    """Parts of the network that stay in FP32, as the export recorded or was told."""
-    if "export" not in stages:
-        return ()
-    record = stages["export"]
-    chosen = record.figures.get("fp32_islands") or record.params.get("export", {}).get("fp32_islands") or ()
-    return (chosen,) if isinstance(chosen, str) else tuple(map(str, chosen))
+def _islands(precision: _Precision | None) -> tuple[str, ...]:
+    """The modules (of an imported graph: nodes) that stay in FP32, as the export recorded."""
+    return tuple(dict.fromkeys(island.module or island.node for island in precision.islands)) if precision else ()
 
 
 def _figures(stages: Mapping[str, StageRecord], stage: str) -> dict[str, Any]:
@@ -227,13 +268,14 @@ def _float(values: Any, key: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _json(rundir: RunDirectory, stage: str, name: str) -> Any:
+def _document(rundir: RunDirectory, stage: str, name: str, form: Form[_T]) -> _T | None:
     text = _text(rundir, stage, name)
-    return json.loads(text) if text else None
+    hint = f"run `segpipe run {rundir.path} --from {stage} --force`"
+    return form.read(text, f"{stage}/{name} of {rundir.path}", hint) if text else None
 
 
 def _text(rundir: RunDirectory, stage: str, name: str) -> str:
     record = rundir.manifest.stages.get(stage)
     if record is None or name not in record.outputs:
         return ""
-    return rundir.artifact_bytes(stage, name).decode()
+    return rundir.artifact_bytes(stage, name).decode(errors="replace")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from stages.benchmark_report import Budget, Report, Throughput
 from stages.report.reading import Benchmarked, Facts
 from stages.report.svg import INK, MUTED, SERIES, new_axes, to_svg
+from stages.timing import in_words
 
 _DOTS = 160  # a contestant; beyond that every so-many-th, and the slowest ones all
 _TAIL = 40
@@ -75,9 +76,10 @@ def peers(report: Report) -> str:
     figure, axes = new_axes(0.42 * len(shown) + 0.55)
     for row, ratio in enumerate(shown):
         axes.barh(row + 0.13, ratio.ratio, color=SERIES[2], height=0.3)
-        axes.plot([ratio.low, ratio.high], [row + 0.13] * 2, color=INK, lw=1.2)
+        if ratio.low is not None and ratio.high is not None:
+            axes.plot([ratio.low, ratio.high], [row + 0.13] * 2, color=INK, lw=1.2)
         axes.text(0.0, row - 0.2, ratio.slow, transform=axes.get_yaxis_transform(), va="center", size=8.5, color=INK)
-        axes.text(1.0, row - 0.2, f"{ratio.ratio:.2f} ({ratio.low:.2f} to {ratio.high:.2f})", va="center", ha="right",
+        axes.text(1.0, row - 0.2, f"{ratio.ratio:.2f} ({in_words(ratio.low, ratio.high)})", va="center", ha="right",
                   transform=axes.get_yaxis_transform(), size=8.5, color=INK)  # fmt: skip
         axes.plot([1, 1], [row - 0.06, row + 0.32], color=SERIES[0], lw=2)  # not through the names
     axes.set(ylim=(len(shown) - 0.5, -0.5), yticks=[], xlim=(0, None))
@@ -122,7 +124,8 @@ def latency_by_run(runs: Sequence[Facts]) -> str:
         return ""
     figure, axes = new_axes(0.42 * len(known) + 0.5)
     for row, (_, figures) in enumerate(known):
-        axes.plot([figures.p50_low_ms, figures.p50_high_ms], [row, row], color=INK, lw=1.4)
+        if figures.p50_low_ms is not None and figures.p50_high_ms is not None:
+            axes.plot([figures.p50_low_ms, figures.p50_high_ms], [row, row], color=INK, lw=1.4)
         axes.plot(figures.p50_ms, row, "o", color=SERIES[0], ms=7)
     axes.set_yticks(range(len(known)), [name for name, _ in known])
     axes.set(xlim=(0, None), ylim=(len(known) - 0.5, -0.5))

@@ -5,8 +5,10 @@ from typing import Any, NoReturn
 
 from segpipe import manifest
 from segpipe.rundir import RunDirectory
-from segpipe.step import is_intact
-from stages.config import Config
+from segpipe.step import SCRATCH, is_intact
+from stages import user_code
+from stages.config import Config, TrainConfig
+from stages.config_losses import Ohem, OwnLoss
 from stages.data import fingerprint
 from stages.data.check import refuse_broken
 from stages.environment import versions
@@ -14,6 +16,8 @@ from stages.models import source_hash, weights_hash
 
 STAGE = "train"
 VERSION = 2
+_VERSION_OF_OHEM = 3
+"""Of OHEM with class weights or smoothing: they used to decide what is hard. All else means what it did."""
 CHECKPOINT = "model.safetensors"
 SHEET = "augmentation.png"
 
@@ -27,7 +31,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             from stages.train.fit import fit
             from stages.train.trainer import Folders
 
-            outcome = fit(config, base, Folders(step.scratch("resume"), step.path(SHEET), _logs(rundir.path)))
+            outcome = fit(config, base, Folders(step.scratch(), step.path(SHEET), _logs(rundir.path)))
             for name, content in outcome.files.items():
                 step.path(name).write_bytes(content)
             step.contract_sha256 = outcome.trained.contract.sha256
@@ -47,7 +51,7 @@ def assist(path: Path, config: Config, base: Path, forced: bool) -> NoReturn:
         from stages.train.trainer import Folders
 
         partial = path / STAGE / f"{key[:12]}.partial"
-        learn(config, base, Folders(partial / "resume", partial / SHEET, _logs(path)))
+        learn(config, base, Folders(partial / SCRATCH, partial / SHEET, _logs(path)))
     raise SystemExit(0)
 
 
@@ -56,9 +60,19 @@ def _key_parts(config: Config, base: Path, cache: Path | None) -> tuple[dict[str
     inputs = {"data": fingerprint(config, base, cache)}
     if (source := source_hash(config.model)) is not None:
         inputs["factory"] = source
+    for term in config.train.loss:
+        if isinstance(term, OwnLoss):
+            inputs[f"loss {term.kind}"] = user_code.source_hash(term.kind, "train.loss kind")
     if (weights := weights_hash(config.model, base)) is not None:
         inputs["weights"] = weights
-    return inputs, {"stage_version": VERSION, **config.sections("data", "input", "model", "train")}
+    return inputs, {"stage_version": _version(config.train), **config.sections("data", "input", "model", "train")}
+
+
+def _version(config: TrainConfig) -> int:
+    """The newest one that changed what this config means, so that no other network is trained again."""
+    weighted = config.class_weights != "none"
+    changed = any(isinstance(term, Ohem) and (weighted or term.label_smoothing) for term in config.loss)
+    return _VERSION_OF_OHEM if changed else VERSION
 
 
 def _logs(path: Path) -> Path:

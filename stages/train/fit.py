@@ -29,8 +29,15 @@ from stages.train.dataset import Process, batches_an_epoch, frame_loader, traini
 from stages.train.interrupts import Interrupts
 from stages.train.learner import Learner, Plan
 from stages.train.processes import rank
-from stages.train.resume import ResumePoints, newest_resume_point
-from stages.train.trainer import Folders, find_learning_rate, full_memory_explained, quiet_lightning, trainer_of
+from stages.train.resume import ResumePoints, drop_other_numberings, newest_resume_point
+from stages.train.trainer import (
+    Folders,
+    find_learning_rate,
+    full_memory_explained,
+    lost_workers_explained,
+    quiet_lightning,
+    trainer_of,
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,15 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     points = ResumePoints(folders.resume, config.train.epochs)
     if rank() == 0:
         pictures.write_sheet(folders.sheet, data.train, contract, config, labels.palette)
+        drop_other_numberings(folders.resume)
     newest = newest_resume_point(folders.resume)
     interrupts = Interrupts()
-    with interrupts.watching(), quiet_lightning(), full_memory_explained(config.train):
+    with (
+        interrupts.watching(),
+        quiet_lightning(),
+        full_memory_explained(config.train),
+        lost_workers_explained(config.train),
+    ):
         trainer = trainer_of(config.train, points, folders, steps, interrupts)
         if config.train.learning_rate == "find":
             find_learning_rate(config.train, learner, data, folders.resume, interrupts)
@@ -133,11 +146,11 @@ def _test(learner: Learner, config: Config, base: Path, gallery: pictures.Galler
     learner.to("cuda" if torch.cuda.is_available() else "cpu")
     matrix = np.zeros((classes, classes), np.int64)
     interrupts = Interrupts()
-    with interrupts.watching():
+    with interrupts.watching(), lost_workers_explained(config.train):
         for frame, labels, index in frame_loader(split, config.train.workers):
             interrupts.stop_if_asked()
             mask = learner.judge(frame, labels)
-            own = metrics.confusion(labels, mask, classes)
+            own = metrics.confusion(labels, mask, classes)[:, :classes]  # scores name no other class
             matrix += own
             gallery.consider(metrics.scores(own).mean_iou, pictures.Shot(split.name(index), frame, labels, mask))
     learner.confusion.reset()

@@ -24,6 +24,9 @@ from stages.models.parts import freeze_encoder
 from stages.train.dataset import Batch
 from stages.train.optimisation import optimiser_of, schedule_of
 
+LOOKS_EVERY = 10
+"""Steps after which the losses are looked at, which waits for the GPU."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -36,6 +39,15 @@ class Plan:
     """Of a training frame, for messages."""
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One batch, whose loss may still be in the making."""
+
+    number: int
+    loss: Tensor
+    indices: Tensor
+
+
 class Learner(LightningModule):
     """The loss at the labels' size; accuracy by the contract's definition, at the source size."""
 
@@ -45,6 +57,7 @@ class Learner(LightningModule):
         self.contract = contract
         self.learning_rate = 1e-3 if config.learning_rate == "find" else config.learning_rate
         self.losses: list[float] = []
+        self._unseen: list[_Step] = []
         self.validated: metrics.Confusion = np.zeros((0, 0), np.int64)
         self.confusion = MulticlassConfusionMatrix(len(contract.classes), ignore_index=contract.ignore_index)
         self._config, self._plan = config, plan
@@ -58,10 +71,10 @@ class Learner(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Random layers draw the same numbers whether or not training was interrupted before."""
-        step = self.trainer.current_epoch * 1_000_003 + batch_idx
-        torch.manual_seed(self._config.seed * 1_000_003 + step + 7919 * self.global_rank)
+        torch.manual_seed(step_seed(self._config.seed, self.trainer.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Hands the GPU its work and does not wait for it: what the loss was is looked at later."""
         images, labels, indices = batch
         answer = self.network(images.contiguous(memory_format=torch.channels_last))
         outputs = answer if isinstance(answer, tuple) else (answer,)
@@ -69,18 +82,31 @@ class Learner(LightningModule):
         loss: Tensor = losses[0]
         for auxiliary in losses[1:]:
             loss = loss + self._config.auxiliary_weight * auxiliary
-        shared = float(self._over_processes(loss.detach()))
-        if not math.isfinite(shared):
-            raise self._diverged(shared, batch_idx, indices)
-        self.losses.append(shared)
-        self.log("loss", shared, prog_bar=True)
+        self._unseen.append(_Step(batch_idx, loss.detach(), indices))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Images a second, of this process."""
+        """Images a second, of this process; now and then, and before an epoch is kept, the losses."""
         now = time.monotonic()
-        self.log("images/s", len(batch[0]) / (now - self._batch_began), prog_bar=True)
+        self.log("images/s", torch.tensor(len(batch[0]) / (now - self._batch_began)), prog_bar=True)
         self._batch_began = now
+        if len(self._unseen) == LOOKS_EVERY or self.trainer.is_last_batch:
+            self._look_at_losses()
+
+    def forget_losses(self) -> None:
+        """Those of steps that are no part of the training, or of an epoch that is noted."""
+        self.losses.clear()
+        self._unseen.clear()
+
+    def _look_at_losses(self) -> None:
+        """Waits for the GPU once for several steps; raises for the first whose loss is no number."""
+        steps, self._unseen = self._unseen, []
+        values: list[float] = self._over_processes(torch.stack([step.loss for step in steps])).tolist()
+        for step, value in zip(steps, values, strict=True):
+            if not math.isfinite(value):
+                raise self._diverged(value, step)
+        self.losses += values
+        self.log("loss", torch.tensor(values).mean(), prog_bar=True)
 
     def validation_step(self, batch: tuple[NDArray[Any], NDArray[Any], int], batch_idx: int) -> None:
         self.judge(*batch[:2])
@@ -111,17 +137,25 @@ class Learner(LightningModule):
 
     def _over_processes(self, value: Tensor) -> Tensor:
         """Mean over all processes; every process must ask."""
-        shared: Tensor = self.trainer.strategy.reduce(value, reduce_op="mean")
-        return shared
+        if not torch.distributed.is_initialized():
+            return value
+        shared = value.clone()  # the caller still needs its own
+        torch.distributed.all_reduce(shared)  # in the GPU's own order; Lightning's would wait for it
+        return shared / torch.distributed.get_world_size()
 
-    def _diverged(self, loss: float, batch_idx: int, indices: Tensor) -> TrainingError:
-        names = ", ".join(self._plan.name(int(index)) for index in indices)
+    def _diverged(self, loss: float, step: "_Step") -> TrainingError:
+        names = ", ".join(self._plan.name(index) for index in step.indices.tolist())
         epoch = self.trainer.current_epoch
         return TrainingError(
-            f"the loss became {loss} in epoch {epoch + 1}, step {batch_idx + 1}, on the frames {names}; "
+            f"the loss became {loss} in epoch {epoch + 1}, step {step.number + 1}, on the frames {names}; "
             f"the network of epoch {epoch} is kept",
             hint="lower train.learning_rate, or look at these frames",
         )
+
+
+def step_seed(seed: int, epoch: int, batch: int, process: int) -> int:
+    """Of what random layers draw in one step: no two steps of any trainings share it."""
+    return int(np.random.SeedSequence((seed, epoch, batch, process)).generate_state(1, np.uint64)[0])
 
 
 def _upsampled(scores: Tensor, labels: Tensor) -> Tensor:

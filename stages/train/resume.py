@@ -13,16 +13,30 @@ from segpipe.storage import sha256_of, sync_directory, sync_file
 from stages.train.learner import Learner
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"epoch-(\d{5})\.([0-9a-f]{16})\.ckpt")
+_NUMBERING = "seeds2"
+"""Of the random numbers of a step: epochs of two numberings make no training that could be repeated."""
+_NAME = re.compile(rf"epoch-\d{{5}}\.{_NUMBERING}\.([0-9a-f]{{16}})\.ckpt")
+LEARNING_RATE = "learning_rate.txt"
+"""What the finder found, beside the resume points."""
 
 
 def newest_resume_point(folder: Path) -> Path | None:
     """The checkpoint of the last completed epoch whose bytes are what its name says."""
     for path in sorted(folder.glob("*.ckpt"), reverse=True):
         match = _NAME.fullmatch(path.name)
-        if match and sha256_of(path).startswith(match[2]):
+        if match and sha256_of(path).startswith(match[1]):
             return path
     return None
+
+
+def drop_other_numberings(folder: Path) -> None:
+    """Let a training that an older segpipe left half-done start over, and say so."""
+    others = [path for path in folder.glob("*.ckpt") if not _NAME.fullmatch(path.name)]
+    if not others:
+        return
+    _log.warning("train: starts over: an older segpipe left it half-done, with random numbers of another kind")
+    for path in (*others, folder / LEARNING_RATE):
+        path.unlink(missing_ok=True)
 
 
 class ResumePoints(Callback):
@@ -59,7 +73,7 @@ class ResumePoints(Callback):
     def _note(self, trainer: Trainer, learner: Learner) -> None:
         """Add the epoch to the history, and remember the weights if they are the best so far."""
         loss = sum(learner.losses) / len(learner.losses)
-        learner.losses.clear()
+        learner.forget_losses()
         epoch, miou = trainer.current_epoch + 1, float(trainer.callback_metrics["val_miou"])
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         self.history.append(
@@ -90,7 +104,7 @@ class KeepResumePoint(Callback):
         if not trainer.is_global_zero:
             return
         sync_file(temporary)
-        name = f"epoch-{trainer.current_epoch + 1:05d}.{sha256_of(temporary)[:16]}.ckpt"
+        name = f"epoch-{trainer.current_epoch + 1:05d}.{_NUMBERING}.{sha256_of(temporary)[:16]}.ckpt"
         temporary.rename(self._folder / name)
         sync_directory(self._folder)
         for path in self._folder.glob("*.ckpt"):

@@ -1,6 +1,7 @@
 """Lightning's Trainer for a config: callbacks, precision, processes, and the words for a full GPU."""
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,18 +16,22 @@ from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner.tuning import Tuner
 
-from segpipe.errors import TrainingError
+from segpipe.errors import SegpipeError, TrainingError
 from segpipe.storage import write_atomically
 from stages.config import TrainConfig
 from stages.train.interrupts import Interrupts
+from stages.train.learner import LOOKS_EVERY, Learner
 from stages.train.optimisation import averaging_of
-from stages.train.resume import KeepResumePoint, ResumePoints
+from stages.train.resume import LEARNING_RATE, KeepResumePoint, ResumePoints
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
+
+
+_LOST_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) ([^.]*)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def trainer_of(
         gradient_clip_val=config.clip_norm or None,
         sync_batchnorm=several and torch.cuda.is_available(),
         logger=TensorBoardLogger(folders.logs, name="", version="") if config.tensorboard else False,
-        log_every_n_steps=10,
+        log_every_n_steps=LOOKS_EVERY,
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=bar,
@@ -79,9 +84,9 @@ def trainer_of(
     )
 
 
-def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Path, interrupts: Interrupts) -> None:
+def find_learning_rate(config: TrainConfig, learner: Learner, data: Any, folder: Path, interrupts: Interrupts) -> None:
     """Lightning's finder, once a training: what it found is kept for a resume."""
-    found = folder / "learning_rate.txt"
+    found = folder / LEARNING_RATE
     if not found.exists():
         folder.mkdir(parents=True, exist_ok=True)
         trainer = Trainer(
@@ -105,7 +110,7 @@ def find_learning_rate(config: TrainConfig, learner: Any, data: Any, folder: Pat
                 "the learning-rate finder saw no falling loss", hint="set train.learning_rate to a number"
             )
         write_atomically(found, f"{suggestion:.3e}\n".encode())
-        learner.losses.clear()
+        learner.forget_losses()
     learner.learning_rate = float(found.read_text())
 
 
@@ -120,6 +125,22 @@ def full_memory_explained(config: TrainConfig) -> Iterator[None]:
             f"the GPU's memory is full with train.batch_size {config.batch_size} ({first})",
             hint="lower train.batch_size (and raise train.accumulate), train.crop_height and crop_width, or "
             'set train.precision = "bf16"',
+        ) from error
+
+
+@contextmanager
+def lost_workers_explained(config: TrainConfig) -> Iterator[None]:
+    """A loader worker that somebody ended becomes a known error. torch tells it from wherever training is just then."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = _LOST_WORKER.search(str(error))
+        if isinstance(error, SegpipeError) or lost is None:
+            raise
+        raise TrainingError(
+            f"a loader worker {lost[1].strip()} (train.workers is {config.workers})",
+            hint="Killed mostly means that memory is full, Bus error that /dev/shm is: lower train.workers (0 needs "
+            "neither), and run the same command to go on from the last epoch",
         ) from error
 
 

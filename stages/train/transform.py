@@ -1,6 +1,5 @@
 """The user's own augmentation: a torchvision v2 transform, drawn from the sample's own random numbers."""
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -10,17 +9,12 @@ from torchvision import tv_tensors
 
 from segpipe.errors import ConfigError
 from stages.augment import Transform
+from stages.user_code import find_factory
 
 
 def open_transform(name: str) -> Transform:
     """Call `package.module:factory` and make its transform one of crops and labels."""
-    module, _, attribute = name.partition(":")
-    try:
-        change = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"train.augment.transform = '{name}': {error}", hint="write package.module:factory, and check PYTHONPATH"
-        ) from error
+    change = find_factory(name, "train.augment.transform")()
 
     def apply(crop: NDArray[np.float32], labels: NDArray[Any], seed: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
         with torch.random.fork_rng(devices=[]):

@@ -4,17 +4,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import GateFailedError
-from segpipe.rundir import RunDirectory
+from segpipe.errors import DataError, GateFailedError
+from segpipe.local_verdicts import REPORT
+from segpipe.rundir import TOML_NAME, RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
-from stages.config import Config
+from stages.config import Config, FolderData
 from stages.environment import driver, gpus, processor, versions
 from stages.models import factory_inputs
 
 VERSION = 3
-REPORT = "report.json"
 _JUDGING = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
 """Packages that compute the reference and the hops: another version of one may give other numbers."""
+_BESIDE = (".json", ".csv", ".png")
+"""Figures and pictures that lie beside networks, engines and kernels: they change no verdict."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Compare every hop with the reference, unless the same artifacts were judged on the same images before."""
     from stages.data import fingerprint
 
+    _require_frames(rundir, config, base)
     artifacts = [path for stage in ("train", "export", "build") for path in _artifacts(rundir, stage)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
@@ -44,6 +47,19 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                 _log.info("%s", line)
     refuse_failures(rundir)
     return rundir.artifact(STAGE, REPORT)
+
+
+def _require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
+    """Who imports a graph may have no images at all: then say what to write where."""
+    if "import" not in rundir.manifest.stages or not isinstance(config.data, FolderData):
+        return
+    if not (base / config.data.root).is_dir():
+        raise DataError(
+            f"an imported network is judged on images, and [data] root = '{config.data.root}' is no folder",
+            hint=f'in {rundir.path / TOML_NAME}, under [data], write root = "FOLDER", images = "images" and '
+            'masks = "masks": FOLDER/images holds frames, FOLDER/masks a PNG of class numbers with the name of each; '
+            'under [export] write fp32_islands = "auto"',
+        )
 
 
 def refuse_failures(rundir: RunDirectory) -> None:
@@ -88,5 +104,5 @@ def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:
     """The files of a stage that are judged; imported runs have no train stage, and engines may be missing."""
     if stage not in rundir.manifest.stages and stage != "export":
         return []
-    names = [name for name in rundir.record(stage).outputs if not name.endswith((".json", ".csv"))]
+    names = [name for name in rundir.record(stage).outputs if not name.endswith(_BESIDE)]
     return [rundir.artifact(stage, name) for name in names]

@@ -1,5 +1,6 @@
 """Two runs side by side: last month's engine and today's, on the same images through the same backends."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,15 @@ from segpipe.contract import Contract
 from segpipe.errors import ContractError, GateFailedError, InputError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
+from stages.validate import named
 from stages.validate.answers import Answer, Answered
 from stages.validate.assemble import hop_reports
 from stages.validate.hops import OpenHops
 from stages.validate.judge import Judge, Setup
 from stages.validate.report import HopReport, figure, percent
 from stages.validate.stored import StoredReference
+
+_log = logging.getLogger(__name__)
 
 _GRID = ("output_stride", "output_kind", "network_size", "fit", "size_multiple")
 COLUMNS = ("backend", "agreement", "flips", "inside", "large margin", "relative L2", "mIoU then", "mIoU now", "verdict")
@@ -63,12 +67,14 @@ def table(reports: dict[str, HopReport]) -> list[list[str]]:
 
 
 def refuse_drift(reports: dict[str, HopReport]) -> None:
-    """Exit 3 where a limit of the gate fails between the two runs."""
+    """Exit 3 where a limit of the gate fails between the two runs, after a line for each."""
     failed = [
         f"'{name}': {check.line}" for name, hop in reports.items() for check in hop.checks if check.status == "failed"
     ]
+    for line in failed:
+        _log.error("%s", line)
     if failed:
-        raise GateFailedError(f"the two runs differ: {'; '.join(failed)}", hint="read the table above")
+        raise GateFailedError(f"the two runs differ: {named(failed)}", hint="read the table and the lines above")
 
 
 def _masks_only(answer: Answer) -> Answer:

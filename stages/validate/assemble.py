@@ -49,6 +49,7 @@ def figures_of(report: GateReport) -> dict[str, Any]:
         "miou": {name: hop.figures.miou for name, hop in report.hops.items()},
         "failed": report.failed(),
         "status": report.status,
+        "judged": report.judged.partition(":")[0],
         "unjudged": {name: [check.name for check in hop.unjudged] for name, hop in report.hops.items() if hop.unjudged},
         "suspicions": [*report.suspicions, *(text for hop in report.hops.values() for text in hop.suspicions)],
         "diverges": [text for hop in report.hops.values() for text in hop.diverges],
@@ -72,6 +73,6 @@ def hop_reports(judge: Judge, setup: Setup, explained: Mapping[str, Sequence[str
     """A report of every hop."""
     reports = {}
     for name, state in judge.states.items():
-        suspicions = suspect(state, setup.contract.classes) if state.failed(setup) else ()
+        suspicions = suspect(state, setup.contract.classes) if state.differs(setup) else ()
         reports[name] = hop_report(state, setup, suspicions, tuple(explained.get(name, ())))
     return reports

@@ -3,63 +3,80 @@
 import logging
 import math
 import re
+from datetime import UTC, datetime
 
+from segpipe import local_verdicts
 from segpipe.errors import BackendError, GateFailedError, InputError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
-from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, stored_verdicts
+from segpipe.storage import sha256_of_bytes
+from segpipe.verdict import LocalVerdict, Verdict, stored_verdicts
 from stages.compare_tensors import FP16_MAX
-from stages.validate import REPORT, named
-from stages.validate.assemble import figures_of, hop_reports, images_of, new_verdicts, not_judged
+from stages.validate import named
+from stages.validate.assemble import hop_reports, images_of, new_verdicts, not_judged
 from stages.validate.checks import Peak
 from stages.validate.hops import FP16_GRAPH, OpenHops
 from stages.validate.judge import Judge, Setup
 from stages.validate.report import GateReport
-from stages.validate.stored import StoredReference, stored_index
+from stages.validate.stored import StoredReference, stored_index, stored_report
 
 _log = logging.getLogger(__name__)
 
 
-def validate_hop(path: RunDirectory, wanted: str) -> list[str]:
-    """Judge what `wanted` names ('engine' or a backend) and add its verdicts to the run's; returns lines to print."""
-    rundir = RunDirectory(path.path, frozenset({STAGE}))
-    report = judge_stored(rundir, wanted)
+def validate_hop(rundir: RunDirectory, wanted: str) -> list[str]:
+    """Judge what `wanted` names ('engine' or a backend) and keep its verdicts here; returns lines to print."""
+    local_verdicts.prepare(rundir.path)
+    report = rundir.at_one_moment(lambda: judge_stored(rundir, wanted))
     if not report.hops:
-        reasons = "; ".join(f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in report.not_judged)
-        raise BackendError(
-            f"no hop '{wanted}' could be judged here: {reasons or 'the run holds no such artifact'}",
-            hint="name 'engine' or one of the runtime's backends; `segpipe doctor` tells what this machine can run",
-        )
-    with rundir.writing():
-        overruled = keep(rundir, report)
+        raise _nothing_judged(rundir, wanted, report)
+    overruled = keep(rundir, report)
     failed = report.failed()
     for line in failed:
         _log.error("%s", line)
     if failed:
         raise GateFailedError(
             f"the release gate failed: {named(failed)}",
-            hint="build the engine again, or run `segpipe validate` with --explain where PyTorch is installed",
+            hint="where PyTorch is installed, run `segpipe validate RUN --explain`; "
+            "where this machine is to blame, change it and run the same command again",
         )
     if overruled:
         raise GateFailedError(
             f"passed on the stored images, but the gate failed it here on all its images: {'; '.join(overruled)}",
-            hint="run `segpipe validate` where PyTorch is installed and read its report",
+            hint="where PyTorch is installed, run `segpipe validate RUN` and read its report",
         )
     return [f"{hop.artifact} on {hop.backend} ({hop.device}): {hop.outcome}" for hop in report.hops.values()]
 
 
+def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> BackendError:
+    """What kept every artifact from being opened, or that there is none."""
+    reasons = "; ".join(f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in report.not_judged)
+    hint = "name 'engine' or one of the runtime's backends; `segpipe doctor` tells what this machine can run"
+    if wanted == "engine" and not reasons:
+        reasons, hint = "there is no engine", rundir.how_to_make("build")
+    elif rundir.manifest.is_bundle:
+        hint = "`segpipe doctor` tells what this machine can run; " + f"for a new engine {rundir.how_to_make('build')}"
+    words = reasons or "nothing is deployed by that name"
+    return BackendError(f"no hop '{wanted}' could be judged here: {words}", hint=hint)
+
+
 def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
-    """Every image of the stored reference through the wanted hops; labels and activations as the gate found them."""
-    stored, contract = StoredReference(rundir), run_contract(rundir)
-    gate = GateReport.model_validate_json(rundir.artifact_bytes(STAGE, REPORT))
-    setup = Setup(contract, stored.index.settings, stored.index.batches, peak=gate_peak(rundir, gate))
-    with OpenHops(rundir, contract) as opened:
+    """What `wanted` names, opened and judged."""
+    stored = StoredReference(rundir)
+    with OpenHops(rundir, run_contract(rundir)) as opened:
         opened.open_deployed(wanted)
-        judge = Judge(setup, stored, opened.hops)
-        for image in stored.images():
-            judge.add(image)
-        judge.finish()
-        reports = hop_reports(judge, setup, {})
+        return judge_hops(rundir, stored, opened)
+
+
+def judge_hops(rundir: RunDirectory, stored: StoredReference, opened: OpenHops) -> GateReport:
+    """Every image of the stored reference through open hops; labels and activations as the gate found them."""
+    contract = run_contract(rundir)
+    gate = stored_report(rundir)
+    setup = Setup(contract, stored.index.settings, stored.index.batches, peak=gate_peak(rundir, gate))
+    judge = Judge(setup, stored, opened.hops)
+    for image in stored.images():
+        judge.add(image)
+    judge.finish()
+    reports = hop_reports(judge, setup, {})
     return GateReport(
         reference=f"stored {stored.index.reference}",
         contract_sha256=contract.sha256,
@@ -76,50 +93,45 @@ def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
 
 
 def keep(rundir: RunDirectory, report: GateReport) -> list[str]:
-    """Add verdicts and report to the gate's record: same key, same inputs, so that nothing else becomes stale.
+    """Write a verdict of each hop into a file of its own; nothing of the run or bundle is touched.
 
-    A pass on the stored images replaces no failed verdict, which may rest on all images; returns what stays failed.
+    A pass on the stored images replaces no failed verdict of the gate, which may rest on all images; returns what
+    stays failed.
     """
+    rundir.refresh()
     if stored_index(rundir).basis_sha256 != report.basis_sha256:
         raise InputError("the gate ran anew meanwhile", hint="run the same command again")
-    record, stored = rundir.record(STAGE), stored_verdicts(rundir)
-    new = new_verdicts(report)
-    overruled = [verdict for verdict in new if any(_overrules(old, verdict) for old in stored)]
-    verdicts = merged(
-        stored, (verdict for verdict in new if verdict not in overruled), report.basis_sha256, rundir.manifest
-    )
-    files = {name: rundir.artifact_bytes(STAGE, name) for name in record.outputs}
-    files[FILE_NAME] = VERDICTS.dump_json(tuple(verdicts), indent=2)
-    files |= {_file_name(hop.backend, hop.device): report.model_dump_json(indent=2).encode()
-              for hop in report.hops.values()}  # fmt: skip
-    with rundir.step(STAGE, record.inputs, record.params) as step:
-        for name, content in files.items():
-            step.path(name).write_bytes(content)
-        step.contract_sha256 = rundir.manifest.contract_sha256
-        step.environment = record.environment
-        step.figures = record.figures | {"elsewhere": figures_of(report)}
-    return [f"{verdict.artifact} on {verdict.backend} ({verdict.device})" for verdict in overruled]
-
-
-def _overrules(old: Verdict, new: Verdict) -> bool:
-    """Whether a failed verdict stands against a pass of the same bytes, contract, images and limits."""
-    same = (old.contract_sha256, old.basis_sha256) == (new.contract_sha256, new.basis_sha256)
-    return same and old.is_about(new) and (old.status, new.status) == ("failed", "passed")
+    gate, overruled = stored_verdicts(rundir), []
+    for name, hop in report.hops.items():
+        alone = report.model_copy(update={"hops": {name: hop}, "not_judged": ()})
+        (verdict,) = new_verdicts(alone)
+        if any(old.overrules(verdict) for old in gate):
+            overruled.append(f"{verdict.artifact} on {verdict.backend} ({verdict.device})")
+            continue
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        local = LocalVerdict(made_utc=made, verdict=verdict, report=alone.model_dump(mode="json"))
+        path = local_verdicts.write(rundir.path, _name(verdict), local.model_dump_json(indent=2).encode())
+        _log.info("kept in %s", path)
+    return overruled
 
 
 def gate_peak(rundir: RunDirectory, gate: GateReport) -> Peak | None:
-    """How large the gate found the values of the FP16 graph that the run holds; what JSON could not hold is Inf."""
-    if FP16_GRAPH not in rundir.record("export").outputs:
-        return None
-    sha256 = rundir.recorded("export", FP16_GRAPH).sha256
+    """How large the gate found the values of the run's FP16 graph, which a bundle does not hold; what JSON could not
+    hold is Inf."""
+    held = rundir.record("export").outputs.get(FP16_GRAPH)
     found = [
         math.inf if check.value is None else check.value * FP16_MAX
         for hop in gate.hops.values()
         for check in hop.checks
-        if hop.artifact_sha256 == sha256 and check.name == "fp16_range" and check.status != "not judged"
+        if hop.artifact == f"export/{FP16_GRAPH}"
+        and (held is None or hop.artifact_sha256 == held.sha256)
+        and (check.name, check.status != "not judged") == ("fp16_range", True)
     ]
     return Peak(max(found), f"{FP16_GRAPH} where the gate ran") if found else None
 
 
-def _file_name(backend: str, device: str) -> str:
-    return f"hop-{backend}-{re.sub('[^a-z0-9]+', '-', device.lower())}.json"
+def _name(verdict: Verdict) -> str:
+    """Of the file: another device, artifact, contract or basis is another file."""
+    device = re.sub("[^a-z0-9]+", "-", verdict.device.lower()).strip("-")
+    bound = (verdict.artifact_sha256, verdict.contract_sha256, verdict.basis_sha256, verdict.device)
+    return f"{verdict.backend}-{device}-{sha256_of_bytes(' '.join(bound).encode())[:12]}"

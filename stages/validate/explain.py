@@ -101,7 +101,7 @@ def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: 
 
     None where the hop has no graph that can be opened up.
     """
-    failed, found = state.failed(setup), None
+    failed, found = state.differs(setup), None
     for seen in (state.worst, state.worst_stress if failed else None):
         if seen is not None and (found is None or found.divergence is None):
             graph = partial(rundir.artifact_bytes, "export")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from segpipe.contract import Contract
-from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError, InputError
 from segpipe.rundir import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.trt.building import ShapeRange
@@ -21,6 +21,7 @@ from stages.data import labels_of, open_split
 from stages.graphs.types import dimensions
 from stages.input_shapes import shape_ranges
 from stages.validate import hops, torch_hops
+from stages.validate.accuracy import NO_LABELS, reference_accuracy
 from stages.validate.assemble import figures_of, hop_reports, images_of, new_verdicts, not_judged
 from stages.validate.checks import Check, at_least
 from stages.validate.explain import explain_hop
@@ -60,6 +61,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     with hops.OpenHops(rundir, contract) as opened:
         reference = torch_hops.open_everything(opened, rundir)
         setup = make_setup(rundir, config, [image.frame for image in islice(images(), PROBED)])
+        setup = replace(setup, accuracy=True)
         judge = Judge(setup, reference.answer, opened.hops, worst)
         for image in with_stress(images(), setup):
             keeper.add(image, judge.add(image))
@@ -90,7 +92,7 @@ def kept_verdicts(rundir: RunDirectory) -> tuple[Verdict, ...]:
     """Those of the last validation, unless somebody changed them: then nothing of them is believed."""
     try:
         return stored_verdicts(rundir)
-    except (ArtifactDamagedError, ArtifactMissingError) as error:
+    except (ArtifactDamagedError, ArtifactMissingError, InputError) as error:
         _log.warning("verdicts of other machines are dropped: %s", error)
         return ()
 
@@ -148,7 +150,7 @@ def _explained(
     """Where each failed hop diverges; with `always` the others too."""
     found = {}
     for name, state in judge.states.items():
-        if state.worst is None or not (always or state.failed(setup)):
+        if state.worst is None or not (always or state.differs(setup)):
             continue
         explanation = explain_hop(rundir, state, setup, reference)
         if explanation is not None:
@@ -157,19 +159,26 @@ def _explained(
 
 
 def judge_labels(rundir: RunDirectory, judge: Judge, setup: Setup) -> tuple[list[Check], tuple[str, ...]]:
-    """Whether the labels are those that the network was trained for: else the IoU figures mean nothing."""
+    """Whether the labels are those that the network was trained for, without which IoU means nothing, and whether the
+    reference reaches the floors on them."""
     state = next(iter(judge.states.values()), None)
     if state is None:
         raise ExportError("no hop could be run on this machine", hint="pip install 'segpipe[cpu]'")
+    masks, limits = state.measured.masks, setup.settings.limits
     recorded = rundir.record("train").figures.get("val_miou") if "train" in rundir.manifest.stages else None
-    found, limit = state.measured.masks.reference_miou(), setup.settings.limits.min_reference_miou_share
+    share = _share_of_recorded(masks.reference_miou(), recorded, limits.min_reference_miou_share)
+    words = suspect_labels(masks.label_confusion()) if share.status == "failed" else ""
+    return [share, *reference_accuracy(masks, limits, setup.contract.classes)], (words,) if words else ()
+
+
+def _share_of_recorded(found: float | None, recorded: float | None, limit: float) -> Check:
+    """The reference's mIoU on these labels, beside what training recorded."""
     name = "reference_miou_share"
-    if not recorded or found is None:
-        return [at_least(name, None, limit, why_not="training recorded no mIoU" if not recorded else "no labels")], ()
+    if found is None or not recorded:
+        why_not = "training recorded no mIoU" if recorded is None else "training recorded an mIoU of 0"
+        return at_least(name, None, limit, why_not=NO_LABELS if recorded else why_not)
     where = f"the reference reaches mIoU {found:.3f} on these labels, training recorded {recorded:.3f}"
-    check = at_least(name, found / recorded, limit, where)
-    words = suspect_labels(state.measured.masks.label_confusion()) if check.status == "failed" else ""
-    return [check], (words,) if words else ()
+    return at_least(name, found / recorded, limit, where)
 
 
 def _picture(number: int, drawn: Drawn) -> Picture:

@@ -14,6 +14,7 @@ from segpipe.errors import InputError, SegpipeError
 from stages.compare import Agreement, Flips, MaskComparison, MaskShape, Truth
 from stages.compare_tensors import TensorComparison
 from stages.config import ValidateConfig
+from stages.validate.accuracy import hop_accuracy
 from stages.validate.answers import Answer, Answered, Hop, margins_at
 from stages.validate.checks import Check, Measured, Peak, Rules, checks, verdict_of
 from stages.validate.inputs import Image, Size
@@ -31,6 +32,8 @@ class Setup:
     """Of the profiles, where the network follows the frame's."""
     peak: Peak | None = None
     """What the FP16 graph holds in FP16 gets this large."""
+    accuracy: bool = False
+    """Whether the images are all of the gate's, so that the floors of accuracy mean something."""
 
     @property
     def shape(self) -> MaskShape:
@@ -90,12 +93,17 @@ class HopState:
 
     def checks(self, setup: Setup) -> list[Check]:
         """Every limit held against what was measured."""
-        rules = Rules(setup.settings.limits, setup.contract.classes, self.hop.exact, self.hop.half)
-        return checks(self.measured, rules)
+        limits, classes = setup.settings.limits, setup.contract.classes
+        return self._fidelity(setup) + (hop_accuracy(self.measured.masks, limits, classes) if setup.accuracy else [])
 
-    def failed(self, setup: Setup) -> bool:
-        """Whether a limit fails."""
-        return verdict_of(self.checks(setup)) == "failed"
+    def differs(self, setup: Setup) -> bool:
+        """Whether a limit of fidelity fails: then there is something to explain."""
+        return verdict_of(self._fidelity(setup)) == "failed"
+
+    def _fidelity(self, setup: Setup) -> list[Check]:
+        return checks(
+            self.measured, Rules(setup.settings.limits, setup.contract.classes, self.hop.exact, self.hop.half)
+        )
 
 
 Watcher = Callable[[Seen], None]

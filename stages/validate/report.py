@@ -8,8 +8,12 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
+from segpipe.documents import Form
+from segpipe.errors import InputError
+from stages.validate.accuracy import NAMES as ACCURACY
+from stages.validate.accuracy import NO_LABELS
 from stages.validate.checks import Status
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "gate-report.schema.json"
@@ -189,6 +193,17 @@ class GateReport(_Part):
             return "failed"
         return "passed" if any(hop.status == "passed" for hop in self.hops.values()) else "not judged"
 
+    @property
+    def judged(self) -> str:
+        """What the verdict is about: being the same network, being a good one, or both."""
+        fidelity = any(hop.status != "not judged" for hop in self.hops.values())
+        found = [check for hop in self.hops.values() for check in hop.checks] + list(self.data_checks)
+        if any(check.name in ACCURACY and check.status != "not judged" for check in found):
+            return "fidelity and accuracy" if fidelity else "accuracy, not fidelity"
+        unlabelled = all(hop.figures.miou is None for hop in self.hops.values())
+        why = NO_LABELS if unlabelled else "no floor is set (validate.limits.min_miou)"
+        return f"{'fidelity, ' if fidelity else ''}not accuracy: {why}"
+
     def failed(self) -> list[str]:
         """One line a failed limit."""
         lines = [f"data: {check.line}" for check in self.data_checks if check.status == "failed"]
@@ -197,10 +212,10 @@ class GateReport(_Part):
         return lines
 
     def summary(self) -> list[str]:
-        """One line a hop, with the limits that nothing could be held against, and one for what did not run."""
+        """What was judged, a line a hop with the limits that nothing could be held against, and what did not run."""
         lines = [f"hop '{name}' on {hop.backend} ({hop.device}): {hop.outcome}" for name, hop in self.hops.items()]
         lines += [f"data: {check.line}" for check in self.data_checks if check.status == "not judged"]
-        return lines + self._not_here()
+        return [f"validate: {self.status} ({self.judged})", *lines, *self._not_here()]
 
     def _not_here(self) -> list[str]:
         """One line for all that did not run, without the hints, which the report keeps."""
@@ -211,6 +226,14 @@ class GateReport(_Part):
             )
         parts = [f"{', '.join(names)} ({reason})" for reason, names in backends.items()]
         return [f"validate: not judged here: {'; '.join(parts)}"] if parts else []
+
+
+_FORM = Form("gate report", TypeAdapter(GateReport), InputError)
+
+
+def read_report(data: bytes, name: str, hint: str = "judge again with `segpipe validate RUN --force`") -> GateReport:
+    """A stored report, or one line that says what is wrong with it."""
+    return _FORM.read(data, name, hint)
 
 
 def figure(value: float | None) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from segpipe.documents import Form
 from segpipe.errors import ArtifactMissingError, InputError
+from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
 from segpipe.rundir import RunDirectory
 from segpipe.storage import sha256_of_bytes
 from segpipe.verdict import STAGE
@@ -19,8 +21,7 @@ from stages.config import ValidateConfig
 from stages.validate.answers import Answered
 from stages.validate.inputs import Image, frame_sha256
 from stages.validate.judge import Setup
-
-INDEX, ARRAYS, FRAMES = "reference.json", "reference.npz", "frames.npz"
+from stages.validate.report import GateReport, read_report
 
 
 class StoredImage(BaseModel):
@@ -49,6 +50,9 @@ class StoredIndex(BaseModel):
     images: tuple[StoredImage, ...]
 
 
+_FORM = Form("stored reference", TypeAdapter(StoredIndex), InputError)
+
+
 @dataclass
 class Keeper:
     """Collects images and answers while the gate runs: the first few images, and every stress input."""
@@ -69,7 +73,7 @@ class Keeper:
 
     def basis_sha256(self, settings: ValidateConfig) -> str:
         """Hash of what was judged on: frames, labels, limits."""
-        rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"})
+        rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"}, exclude_none=True)
         return sha256_of_bytes(json.dumps([self._hashes, rules], sort_keys=True).encode())
 
     def files(self, reference: str, setup: Setup) -> dict[str, bytes]:
@@ -106,7 +110,7 @@ class StoredReference:
         if self.index.contract_sha256 != wanted:
             raise InputError(
                 f"the stored reference is of contract {self.index.contract_sha256[:12]}, the run has {wanted}",
-                hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed",
+                hint=_again(rundir),
             )
 
     def images(self) -> list[Image]:
@@ -128,13 +132,12 @@ class StoredReference:
 
 def stored_index(rundir: RunDirectory) -> StoredIndex:
     """What the stored reference says of itself."""
-    try:
-        return StoredIndex.model_validate_json(_read(rundir, INDEX))
-    except ValidationError as error:
-        raise InputError(
-            f"{STAGE}/{INDEX} of {rundir.path} was written by another version ({error.error_count()} fields differ)",
-            hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed",
-        ) from error
+    return _FORM.read(_read(rundir, INDEX), f"{STAGE}/{INDEX} of {rundir.path}", _again(rundir))
+
+
+def stored_report(rundir: RunDirectory) -> GateReport:
+    """What the gate found where it ran."""
+    return read_report(_read(rundir, REPORT), f"{STAGE}/{REPORT} of {rundir.path}", _again(rundir))
 
 
 def _described(image: Image, answered: Answered) -> StoredImage:
@@ -151,9 +154,16 @@ def _read(rundir: RunDirectory, name: str) -> bytes:
     if STAGE not in rundir.manifest.stages or name not in rundir.record(STAGE).outputs:
         raise ArtifactMissingError(
             f"{rundir.path} holds no stored reference ({STAGE}/{name})",
-            hint=f"run `segpipe validate {rundir.path}` where PyTorch is installed, then copy the run directory",
+            hint=_again(rundir),
         )
     return rundir.artifact_bytes(STAGE, name)
+
+
+def _again(rundir: RunDirectory) -> str:
+    """The commands that store a reference anew."""
+    if rundir.manifest.is_bundle:
+        return rundir.how_to_make(STAGE)
+    return f"run `segpipe validate {rundir.path} --force` where PyTorch is installed, then copy the run directory"
 
 
 def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:

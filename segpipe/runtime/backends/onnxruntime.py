@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from segpipe.contract import Contract, Placement
 from segpipe.errors import BackendError
+from segpipe.runtime.backends.external_data import refuse_external_data
+from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason
 from segpipe.runtime.confidence import confidence
 from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.preprocess import preprocess, tensor_shape
@@ -20,7 +22,7 @@ from segpipe.runtime.request import OpenOptions, Outputs, Result
 
 _MAX_BATCH = 8  # frames in one call of the session; more make nothing faster on a CPU, and cost memory
 _ERRORS_ONLY = 3  # for this session: the application's own sessions log as it likes
-_ERRORS = onnxruntime.capi.onnxruntime_pybind11_state
+_InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 
 class _Sessions:
@@ -38,15 +40,15 @@ class _Sessions:
         self._lock = threading.Lock()
 
     @contextmanager
-    def fitting(self) -> Iterator[onnxruntime.InferenceSession]:
-        """The session for a call that begins now."""
+    def fitting(self) -> Iterator[tuple[onnxruntime.InferenceSession, int]]:
+        """The session for a call that begins now, and how many cores the call may use."""
         with self._lock:
             crowded = self._in_flight > 0 and 2 * self._in_flight >= self.threads
             if crowded and self._narrow is None:
                 self._narrow = _session(self._artifact, 1)
             self._in_flight += 1
         try:
-            yield self._narrow if crowded else self.wide
+            yield (self._narrow, 1) if crowded else (self.wide, self.threads)
         finally:
             with self._lock:
                 self._in_flight -= 1
@@ -70,11 +72,11 @@ class OnnxRuntimeCpu:
         placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
         limit = self._fixed_batch or _MAX_BATCH
         results: list[Result] = []
-        with self._opened().fitting() as session:
+        with self._opened().fitting() as (session, cores):
             for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
                 same = list(run)
                 for start in range(0, len(same), limit):
-                    results += self._batch(session, same[start : start + limit], outputs)
+                    results += self._batch(session, cores, same[start : start + limit], outputs)
         return results
 
     def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
@@ -107,24 +109,28 @@ class OnnxRuntimeCpu:
         contract = self._contract
         try:
             output: NDArray[Any] = session.run([contract.output_name], {contract.input_name: tensor})[0]
-        except _ERRORS.InvalidArgument as error:
-            message = f"the network refused input {tensor.dtype} {tensor.shape}: {error}"
+        except _InvalidArgument as error:
+            message = f"the network refused input {tensor.dtype} {tensor.shape}: {reason(error)}"
             raise BackendError(message, hint="export with sizes that cover this frame") from error
-        except (_ERRORS.RuntimeException, _ERRORS.Fail) as error:
-            message = f"ONNX Runtime failed on input {tensor.dtype} {tensor.shape}: {error}"
+        except FAILURES as error:
+            message = f"ONNX Runtime failed on input {tensor.dtype} {tensor.shape}: {reason(error)}"
             raise BackendError(message, hint="pass smaller frames or fewer at once if memory ran out") from error
         return output
 
     def _batch(
-        self, session: onnxruntime.InferenceSession, frames: Sequence[tuple[NDArray[Any], Placement]], outputs: Outputs
+        self,
+        session: onnxruntime.InferenceSession,
+        cores: int,
+        frames: Sequence[tuple[NDArray[Any], Placement]],
+        outputs: Outputs,
     ) -> list[Result]:
         contract = self._contract
         tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
         tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
         for (frame, placement), part in zip(frames, tensor, strict=False):
-            preprocess(frame, contract, placement, part)
+            preprocess(frame, contract, placement, part, cores)
         batch = zip(self._run(session, tensor), frames, strict=False)
-        return [self._result(scores, placement, outputs) for scores, (_, placement) in batch]
+        return [self._result(scores, placement, outputs, cores) for scores, (_, placement) in batch]
 
     def _tensor(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """This thread's last tensor when it fits: fresh memory costs more than filling it."""
@@ -133,31 +139,29 @@ class OnnxRuntimeCpu:
             last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
         return last
 
-    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Result:
+    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs, cores: int) -> Result:
         contract = self._contract
         target = placement.whole_canvas() if outputs.at_network_size else placement
         return Result(
-            mask=postprocess(scores, contract, target),
+            mask=postprocess(scores, contract, target, cores),
             confidence=confidence(scores, contract, target) if outputs.confidence else None,
             scores=as_planes(scores, contract).copy() if outputs.scores else None,
         )
 
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> OnnxRuntimeCpu:
-    """Open ONNX bytes, refusing a graph made for another contract."""
+    """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
+    refuse_external_data(artifact)
     sessions = _Sessions(artifact, options.threads or len(os.sched_getaffinity(0)))
-    embedded = Contract.from_metadata(sessions.wide.get_modelmeta().custom_metadata_map, "the ONNX model")
-    contract.require_same(embedded, "the run", "the ONNX model")
+    contract.require_same(embedded_contract(sessions.wide), "the run", "the ONNX model")
     return OnnxRuntimeCpu(sessions, contract)
 
 
 def _session(artifact: bytes, threads: int) -> onnxruntime.InferenceSession:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    # Between calls its threads would spin for 50 ms and take the cores from whatever the application does next.
-    settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.log_severity_level = _ERRORS_ONLY
     try:
-        return onnxruntime.InferenceSession(artifact, settings, providers=["CPUExecutionProvider"])
-    except (_ERRORS.Fail, _ERRORS.InvalidGraph, _ERRORS.InvalidProtobuf, _ERRORS.NotImplemented) as error:
-        raise BackendError(f"ONNX Runtime cannot load the model: {error}", hint="export it again") from error
+        return open_session(artifact, settings, "CPUExecutionProvider")
+    except FAILURES as error:
+        raise BackendError(f"ONNX Runtime cannot load the model: {reason(error)}", hint="export it again") from error

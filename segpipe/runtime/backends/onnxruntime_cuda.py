@@ -10,6 +10,8 @@ import onnxruntime
 
 from segpipe.contract import Contract
 from segpipe.errors import BackendError
+from segpipe.runtime.backends.external_data import refuse_external_data
+from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import cuda_error, open_device
 from segpipe.runtime.cuda.engine import Profile, Shape
@@ -29,16 +31,6 @@ _BATCH = 8  # frames at once where the graph leaves the batch open: memory is th
 _ANY_SIDE = 1 << 31
 _WHEELS = {"cuda": "cu13", "cudnn": "cudnn"}  # folders of NVIDIA's wheels
 _LANES = 1  # a session is tied to its stream and holds the weights: more lanes would be more copies of them
-_errors = onnxruntime.capi.onnxruntime_pybind11_state
-_FAILURES = (
-    _errors.EPFail,
-    _errors.Fail,
-    _errors.InvalidArgument,
-    _errors.InvalidGraph,
-    _errors.InvalidProtobuf,
-    _errors.RuntimeException,
-    RuntimeError,  # what a run with I/O binding raises, whatever went wrong
-)
 
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
@@ -83,9 +75,9 @@ class OrtEngine:
     def __init__(self, artifact: bytes, contract: Contract, device_type: str, index: int) -> None:
         self._artifact, self.contract = artifact, contract
         self.device_type, self.index = device_type, index
+        refuse_external_data(artifact)
         reader = _reader(artifact)
-        embedded = Contract.from_metadata(reader.get_modelmeta().custom_metadata_map, "the ONNX model")
-        contract.require_same(embedded, "the run", "the ONNX model")
+        contract.require_same(embedded_contract(reader), "the run", "the ONNX model")
         source, output = reader.get_inputs()[0], reader.get_outputs()[0]
         self.input_dtype, self.output_dtype = _dtype(source), _dtype(output)
         self.profiles = [_profile(source.shape)]
@@ -114,10 +106,9 @@ class OrtEngine:
     def _open(self, stream: int) -> Any:
         wanted = self._provider(stream)
         settings = onnxruntime.SessionOptions()
-        settings.add_session_config_entry("session.force_spinning_stop", "1")  # as in onnxruntime.py
         try:
-            session = onnxruntime.InferenceSession(self._artifact, settings, providers=[wanted])
-        except _FAILURES as error:
+            session = open_session(self._artifact, settings, wanted)
+        except FAILURES as error:
             raise _failure("loading the model", error) from error
         if session.get_providers()[0] != wanted[0]:
             raise BackendError(
@@ -157,7 +148,7 @@ class OrtContext:
             binding.bind_ortvalue_input(contract.input_name, empty)
             binding.bind_output(contract.output_name, engine.device_type, engine.index)
             session.run_with_iobinding(binding)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise _failure(f"running the network on {shape}", error) from error
         output = tuple(binding.get_outputs()[0].shape())
         self._shapes, self._bound = (shape, output), ((0, 0), None)
@@ -173,7 +164,7 @@ class OrtContext:
             self._bound = (source, target), self._binding(source, target)
         try:
             self._session.run_with_iobinding(self._bound[1], self._options)
-        except _FAILURES as error:
+        except FAILURES as error:
             raise _failure("running the network", error) from error
 
     def _binding(self, source: int, target: int) -> Any:
@@ -198,8 +189,8 @@ def _reader(artifact: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return onnxruntime.InferenceSession(artifact, options, providers=["CPUExecutionProvider"])
-    except _FAILURES as error:
+        return open_session(artifact, options, "CPUExecutionProvider")
+    except FAILURES as error:
         raise _failure("loading the model", error) from error
 
 
@@ -210,7 +201,7 @@ def _dtype(tensor: Any) -> str:
 
 
 def _failure(doing: str, error: Exception) -> BackendError:
-    text = str(error)
+    text = reason(error)
     if "out of memory" in text.lower() or "failed to allocate" in text.lower():
         return cuda_error(f"ONNX Runtime: {doing}", "CUDA_ERROR_OUT_OF_MEMORY", text)
     return BackendError(f"ONNX Runtime: {doing} failed: {text}", hint="export it again, or use onnxruntime-cpu")

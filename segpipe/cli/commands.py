@@ -1,0 +1,60 @@
+"""The composition root: options -> config -> one call -> one printed path or table. Commands import what they need."""
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from segpipe import __version__
+from segpipe.cli import judging, looking, pipeline, using
+from segpipe.cli.conventions import Commands, one_line
+from segpipe.console import start_logging
+from segpipe.streams import prepare_streams
+
+BUG = 70
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Semantic segmentation from PyTorch to a TensorRT engine, proved at every hop to be the same network.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show debug messages.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    start_logging(verbose)
+
+
+app.add_typer(pipeline.app)
+app.add_typer(judging.app)
+app.add_typer(judging.benchmarks, name="benchmark")
+app.add_typer(using.app)
+app.add_typer(looking.app)
+app.add_typer(looking.data_commands, name="data")
+
+
+def run() -> None:
+    """One command, from the words of the command line to an exit code."""
+    prepare_streams()
+    try:
+        with one_line():
+            try:
+                app(prog_name="segpipe")
+            finally:
+                sys.stdout.flush()
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except Exception:  # noqa: BLE001 - a bug: its traceback is kept, and scripts can tell it from wrong input
+        traceback.print_exc()
+        sys.exit(BUG)

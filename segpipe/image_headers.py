@@ -1,0 +1,133 @@
+"""What an image's first bytes claim, before anything is decoded: a small file may unfold to gigabytes.
+
+Pillow reads headers too, but not of every TIFF that OpenCV takes, and of WebP not without memory for the pixels.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+
+from PIL import GifImagePlugin, JpegImagePlugin, PpmImagePlugin
+
+_TIFF_SIDES = (257, 256)  # height, width
+_TIFF_FORMATS = {3: "H", 4: "I", 16: "Q"}
+_JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # of its codestream, with or without a file around it
+
+
+@dataclass(frozen=True)
+class Header:
+    """Of the file's largest picture."""
+
+    height: int
+    width: int
+    pictures: int = 1
+    mode: str = ""
+    """Pillow's name of the colours, where they tell what OpenCV would hide."""
+
+
+def read_header(content: bytes) -> Header | None:
+    """None for a kind of file that is not known, or whose header is torn."""
+    read = next((read for start, read in _READERS.items() if content.startswith(start)), None)
+    try:
+        return read(content) if read else None
+    except (OSError, SyntaxError, ValueError, IndexError, struct.error):
+        return None
+
+
+def _png(content: bytes) -> Header | None:
+    width, height = struct.unpack_from(">II", content, 16)
+    pictures, at = 1, 8
+    while (kind := content[at + 4 : at + 8]) not in (b"IDAT", b""):
+        if kind == b"acTL":
+            (pictures,) = struct.unpack_from(">I", content, at + 8)
+        at += 12 + struct.unpack_from(">I", content, at)[0]
+    return Header(height, width, pictures)
+
+
+def _jpeg(content: bytes) -> Header | None:
+    image = JpegImagePlugin.jpeg_factory(io.BytesIO(content))
+    return Header(image.height, image.width, getattr(image, "n_frames", 1), image.mode)
+
+
+def _gif(content: bytes) -> Header | None:
+    image = GifImagePlugin.GifImageFile(io.BytesIO(content))
+    return Header(image.height, image.width, image.n_frames)
+
+
+def _ppm(content: bytes) -> Header | None:
+    image = PpmImagePlugin.PpmImageFile(io.BytesIO(content))
+    return Header(image.height, image.width)
+
+
+def _bmp(content: bytes) -> Header | None:
+    oldest = struct.unpack_from("<I", content, 14)[0] == 12
+    width, height = struct.unpack_from("<HH" if oldest else "<ii", content, 18)
+    return Header(abs(height), abs(width))  # upside down where negative
+
+
+def _webp(content: bytes) -> Header | None:
+    kind = content[12:16]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(content[at : at + 3], "little") for at in (24, 27))
+        return Header(height, width, max(_count_chunks(content, b"ANMF"), 1))
+    if kind == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return Header(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF))
+    width, height = struct.unpack_from("<HH", content, 26)
+    return Header(height & 0x3FFF, width & 0x3FFF)
+
+
+def _count_chunks(content: bytes, wanted: bytes) -> int:
+    count, at = 0, 12
+    while kind := content[at : at + 4]:
+        count += kind == wanted
+        size = struct.unpack_from("<I", content, at + 4)[0]
+        at += 8 + size + size % 2
+    return count
+
+
+def _tiff(content: bytes) -> Header | None:
+    """Through its chain of directories; `+` for 64-bit offsets, which BigTIFF has."""
+    order = "<" if content.startswith(b"II") else ">"
+    big = 43 in content[2:4]
+    count_format, entry_bytes, offset = ("Q", 20, "Q") if big else ("H", 12, "I")
+    (at,) = struct.unpack_from(order + offset, content, 8 if big else 4)
+    seen: dict[int, tuple[int, int]] = {}
+    while at and at not in seen:
+        (count,) = struct.unpack_from(order + count_format, content, at)
+        first = at + struct.calcsize(count_format)
+        seen[at] = _tiff_sides(content, order, range(first, first + entry_bytes * count, entry_bytes), big)
+        (at,) = struct.unpack_from(order + offset, content, first + entry_bytes * count)
+    height, width = max(seen.values(), key=lambda sides: sides[0] * sides[1])
+    return Header(height, width, len(seen))
+
+
+def _tiff_sides(content: bytes, order: str, entries: range, big: bool) -> tuple[int, int]:
+    sides = {}
+    for at in entries:
+        tag, kind = struct.unpack_from(order + "HH", content, at)
+        if tag in _TIFF_SIDES:
+            (sides[tag],) = struct.unpack_from(order + _TIFF_FORMATS.get(kind, "I"), content, at + (12 if big else 8))
+    height, width = (sides.get(tag, 0) for tag in _TIFF_SIDES)
+    return height, width
+
+
+def _jpeg2000(content: bytes) -> Header | None:
+    width, height, left, top = struct.unpack_from(">IIII", content, content.index(_JPEG2000_SIZES) + 8)
+    return Header(height - top, width - left)
+
+
+_READERS = {
+    b"\x89PNG": _png,
+    b"\xff\xd8": _jpeg,
+    b"RIFF": _webp,
+    b"BM": _bmp,
+    b"GIF8": _gif,
+    b"II*\0": _tiff,
+    b"MM\0*": _tiff,
+    b"II+\0": _tiff,
+    b"MM\0+": _tiff,
+    _JPEG2000_SIZES: _jpeg2000,
+    b"\0\0\0\x0cjP": _jpeg2000,
+    **dict.fromkeys((b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), _ppm),
+}

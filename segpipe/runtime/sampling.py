@@ -1,0 +1,135 @@
+"""Which rows and columns of a frame a resize reads, and the bands of rows that can be resized by themselves.
+
+A bilinear resize that shrinks four times or more reads two rows of four. Leaving out an even number of rows for each
+row of the answer, the same for each, moves where the answer's rows lie by whole rows: the weights stay the same, and so
+do the numbers, to the last bit. In the same way a band with the scale of the whole is resized as the whole would be.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+RESIZED_TOGETHER = 4  # channels that OpenCV takes at most
+_NOT_IPP = 2  # channels that IPP refuses
+_LEAST_SIDE = 8  # IPP leaves very small frames to OpenCV
+_WORTH_TAKING = 0.45  # share of the columns; to gather more costs what it saves
+_FEW_PAIRS = 2
+_BAND_VALUES = 1 << 17  # numbers of a frame worked on together: as float32 they stay in a core's cache
+_LEFT = 2  # times that what is left is larger than the answer: neighbours of two of its rows must not be the same
+
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Bands:
+    """A resize in equal bands. `rows` and `columns` are the source's that it reads; None where all are kept."""
+
+    count: int
+    rows_in: int
+    """Kept source rows of a band."""
+    rows_out: int
+    rows: Indices | None = None
+    columns: Indices | None = None
+
+    def source(self, frame: NDArray[Any], band: int) -> NDArray[Any]:
+        """The pixels that this band reads."""
+        part = slice(band * self.rows_in, (band + 1) * self.rows_in)
+        pixels = frame[part] if self.rows is None else frame.take(self.rows[part], 0)
+        return pixels if self.columns is None else _take_columns(pixels, self.columns)
+
+    def target(self, band: int) -> slice:
+        """The rows that it gives."""
+        return slice(band * self.rows_out, (band + 1) * self.rows_out)
+
+
+@lru_cache(maxsize=32)
+def bands_of(source: tuple[int, int], resized: tuple[int, int], channels: int) -> Bands:
+    """How to resize frames of this size."""
+    whole = Bands(1, source[0], resized[0])
+    if source != resized and not _is_exact(source, resized, channels):
+        return whole
+    rows, columns = (_kept(*sides) for sides in zip(source, resized, strict=True))
+    height = source[0] if rows is None else rows.size
+    width = source[1] if columns is None else columns.size
+    count = _count(height, resized[0], height * width * channels // _BAND_VALUES)
+    if columns is not None and _pair_step(columns) == 0 and columns.size > _WORTH_TAKING * source[1]:
+        columns = None
+    return Bands(count, height // count, resized[0] // count, rows, columns)
+
+
+def _is_exact(source: tuple[int, int], resized: tuple[int, int], channels: int) -> bool:
+    """Whether OpenCV gives this to IPP, whose weights are exact: its own are rounded by where a pixel lies."""
+    return cv2.ipp.useIPP() and channels % RESIZED_TOGETHER != _NOT_IPP and min(*source, *resized) >= _LEAST_SIDE
+
+
+def _take_columns(pixels: NDArray[Any], columns: Indices) -> NDArray[Any]:
+    """Pairs of columns at an even step are what OpenCV's nearest neighbour takes, six times as fast as numpy."""
+    step = _pair_step(columns)
+    if step == 0:
+        return pixels.take(columns, 1)
+    height, _, channels = pixels.shape
+    pairs, first = columns.size // 2, int(columns[0])
+    taken = np.empty((height, pairs, 2 * channels), pixels.dtype)
+    taken[:, -1] = pixels[:, columns[-2] : columns[-1] + 1].reshape(height, -1)
+    inner = np.ascontiguousarray(pixels)[:, first : first + (pairs - 1) * step]
+    item = pixels.itemsize
+    as_pairs = as_strided(
+        inner, (height, inner.shape[1] // 2, 2 * channels), (inner.strides[0], 2 * channels * item, item)
+    )
+    cv2.resize(as_pairs, (pairs - 1, height), dst=taken[:, :-1], interpolation=cv2.INTER_NEAREST)
+    return taken.reshape(height, columns.size, channels)
+
+
+def _pair_step(columns: Indices) -> int:
+    """The even step from each pair of neighbouring columns to the next; 0 when there is none."""
+    pairs = columns.reshape(-1, 2) if columns.size % 2 == 0 else columns[:0].reshape(0, 2)
+    if len(pairs) < _FEW_PAIRS:
+        return 0
+    step = int(pairs[1, 0] - pairs[0, 0])
+    regular = np.array_equal(pairs, pairs[0] + step * np.arange(len(pairs))[:, None])
+    return step if regular and step % 2 == 0 and pairs[0, 1] == pairs[0, 0] + 1 else 0
+
+
+def _kept(source: int, resized: int) -> Indices | None:
+    """The rows (or columns) that are kept; None when leaving some out would be no gain or change a weight."""
+    left_out = 2 * int((source / resized - _LEFT) // 2)
+    if left_out <= 0:
+        return None
+    first, weight = _taps(source, resized)
+    at, same = _taps(source - left_out * resized, resized)
+    if not (np.array_equal(weight, same) and np.array_equal(first - at, np.arange(resized) * left_out + left_out // 2)):
+        return None
+    indices = np.zeros(source - left_out * resized, np.intp)
+    indices[at], indices[at + 1] = first, first + 1
+    return indices
+
+
+def _count(height: int, resized: int, wanted: int) -> int:
+    """The number of bands, about `wanted`, whose weights are those of the whole."""
+    if height < resized:
+        return 1
+    most = math.gcd(height, resized)
+    for count in range(min(max(wanted, 1), most), 1, -1):
+        if most % count == 0 and _same_in_bands(height, resized, count):
+            return count
+    return 1
+
+
+def _same_in_bands(height: int, resized: int, count: int) -> bool:
+    whole, weights = _taps(height, resized)
+    first, weight = _taps(height // count, resized // count)
+    starts = np.arange(count)[:, None] * (height // count)
+    return np.array_equal(whole, (starts + first).ravel()) and np.array_equal(weights, np.tile(weight, count))
+
+
+def _taps(source: int, resized: int) -> tuple[Indices, NDArray[np.float32]]:
+    """For each row of the answer the first of its two neighbours, and the weight of the second, as IPP computes it."""
+    position = (np.arange(resized) + 0.5) * (source / resized) - 0.5
+    first = np.floor(position).astype(np.intp)
+    return first, (position - first).astype(np.float32)

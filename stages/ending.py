@@ -1,0 +1,67 @@
+"""How a run ends for a person: its figures in a few lines, stage by stage, and the next command."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from segpipe.rundir import RunDirectory
+from stages.timing import in_words
+
+Figures = dict[str, Any]
+
+
+def figure_lines(rundir: RunDirectory, last: str = "") -> list[str]:
+    """A line for each stage that ran, up to `last` where it is named: accuracy, engines, agreement, speed."""
+    lines: list[str] = []
+    for stage, told in _TOLD.items():
+        if stage in rundir.manifest.stages:
+            lines += told(rundir.record(stage).figures)
+        if stage == last:
+            break
+    return lines
+
+
+def next_line(rundir: RunDirectory, last: str) -> str:
+    """What to do now."""
+    command = f"segpipe predict {rundir.path} IMAGES -o OUT" if last in {"validate", "benchmark"} else ""
+    return f"next        {command or f'segpipe run {rundir.path}'}"
+
+
+def _accuracy(figures: Figures) -> Iterator[str]:
+    if isinstance(figures.get("test_miou"), float):
+        yield f"accuracy    mIoU {figures['test_miou']:.4f} on held-out frames"
+
+
+def _engines(figures: Figures) -> Iterator[str]:
+    engines = [
+        f"{name}: {entry['fp16_share']:.0%} of {entry['compute_layers']} compute layers in FP16, "
+        f"{entry['engine_bytes'] / 1e6:.1f} MB"
+        for name, entry in figures.items()
+    ]
+    yield f"engine      {'; '.join(engines) or 'none built'}"
+
+
+def _agreement(figures: Figures) -> Iterator[str]:
+    shares = [f"{name} {share:.4%}" for name, share in figures["agreement"].items() if share is not None]
+    about = f" ({figures['judged']})" if "judged" in figures else ""
+    gate = f"the release gate {figures.get('status', 'passed')}{about}"
+    yield f"agreement   {', '.join(shares) or 'none'} of pixels equal to the reference: {gate}"
+
+
+def _latency(figures: Figures) -> Iterator[str]:
+    """Our best, PyTorch eager beside it where that could be measured, and what makes them doubtful."""
+    if figures.get("p50_ms") is None:
+        return
+    line = f"latency     {figures['p50_ms']:.2f} ms a frame end to end"
+    if "faster_than_eager" in figures:
+        ratio, low, high = figures["faster_than_eager"]
+        line += f", PyTorch eager takes {ratio:.2f} times as long ({in_words(low, high)})"
+    yield "; ".join((line, *figures.get("doubts", ())))
+
+
+_TOLD: dict[str, Callable[[Figures], Iterator[str]]] = {
+    "train": _accuracy,
+    "export": lambda _: iter(()),
+    "build": _engines,
+    "validate": _agreement,
+    "benchmark": _latency,
+}

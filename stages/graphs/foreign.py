@@ -1,0 +1,66 @@
+"""A stranger's ONNX: parsed, and run for the first time, in a process of its own."""
+
+import os
+from pathlib import Path
+
+from segpipe.contract import Contract
+from segpipe.errors import InputError
+from stages.config import BuildConfig
+from stages.graphs.apart import Limits, allow_memory, call_apart
+
+_CPU_S, _WALL_S = 120, 900  # 2 GB take some 20 s of work; the rest is for slow disks and busy machines
+_FIRST_RUN_S = 300  # one frame of the smallest shape; the largest networks take a few seconds
+_ENOUGH_BYTES = 2 << 30  # for Python, onnx and a graph without weights
+_COPIES = 8  # of the weights, at the most: the file, the message, the checker's and the inliner's, our own bytes
+
+
+def adopted_apart(model: Path, contract: Contract) -> bytes:
+    """The bytes of a checked graph that fits the contract, from a file that may be anything."""
+    size_bytes = model.stat().st_size if model.is_file() else 0
+    limits = Limits(_CPU_S, _WALL_S, _memory_for(size_bytes))
+    return call_apart(adopted, str(model), limits, model=str(model), contract=contract.to_json())
+
+
+def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> None:
+    """One frame through ONNX Runtime: operators it lacks, a crash or a loop without end are errors here."""
+    limits = Limits(cpu_s=limit_s * (os.cpu_count() or 1), wall_s=limit_s)
+    arguments = {"graph": str(graph), "contract": contract.to_json(), "build": build.model_dump_json()}
+    call_apart(_run_once, f"{graph}, one frame of its smallest shape", limits, **arguments)
+
+
+def _run_once(graph: str, contract: str, build: str) -> bytes:
+    """The child's part."""
+    import numpy as np
+    from onnxruntime import SessionOptions
+
+    from segpipe.runtime.backends.session import FAILURES, open_session, reason
+    from stages.input_shapes import shape_ranges
+
+    agreed = Contract.from_json(contract, graph)
+    try:
+        session = open_session(Path(graph).read_bytes(), SessionOptions(), "CPUExecutionProvider")
+        sides = [side if isinstance(side, int) and side > 0 else None for side in session.get_inputs()[0].shape]
+        shape = shape_ranges(agreed, BuildConfig.model_validate_json(build), sides)[0].smallest
+        session.run([agreed.output_name], {agreed.input_name: np.zeros(shape, agreed.input_dtype)})
+    except FAILURES as error:
+        raise InputError(
+            f"{graph}: ONNX Runtime cannot run it: {reason(error)}",
+            hint="export it again with an opset and operators that ONNX Runtime has; "
+            "where a shape is refused, give those that it takes in build.profiles",
+        ) from error
+    return b""
+
+
+def adopted(model: str, contract: str) -> bytes:
+    """The child's part."""
+    from stages.graphs.adopting import adopt
+    from stages.graphs.reading import complete, parse, to_bytes, weights_bytes
+
+    path = Path(model)
+    graph = parse(path)
+    allow_memory(_memory_for(weights_bytes(graph)))  # by now they are known not to be beyond all measure
+    return to_bytes(adopt(complete(graph, path), Contract.from_json(contract, model), model))
+
+
+def _memory_for(weights_bytes: int) -> int:
+    return _ENOUGH_BYTES + _COPIES * weights_bytes

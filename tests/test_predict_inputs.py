@@ -1,0 +1,239 @@
+"""What `segpipe predict` is given: strange names, what is no file, what is too large. One bad entry ends no batch."""
+
+import ast
+import logging
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segpipe import testing
+from segpipe.errors import InputError, StorageError
+from segpipe.image_headers import read_header
+from segpipe.images import read_image, write_image
+from segpipe.inputs import find_inputs
+from tests.using import lines, make_images, make_video, names_below, segpipe
+
+ROOT = Path(__file__).parents[1]
+NOT_UTF8 = os.fsdecode(b"n\xff\xfe")
+LONGEST = 255  # bytes of a name
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
+
+
+def claiming(path: Path, side: int) -> Path:
+    """A PNG of a few bytes that says it has side x side pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = b"IDAT" + zlib.compress(bytes(100))
+    parts = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (chunk, body)]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    return path
+
+
+@pytest.mark.parametrize("env", [{}, {"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
+@pytest.mark.parametrize("name", [NOT_UTF8, "straße 東京"], ids=ascii)
+def test_any_name_that_the_file_system_takes_is_segmented(
+    run: Path, tmp_path: Path, name: str, env: dict[str, str]
+) -> None:
+    folder = tmp_path / name
+    make_images(folder, 1)[0].rename(folder / f"{name}.png")
+    make_video(tmp_path / "clip.mp4", 2)
+    (tmp_path / "clip.mp4").rename(folder / f"{name}2.mp4")
+    (folder / f"{name}3.png").write_bytes(b"torn")
+
+    result = segpipe("predict", run, folder, "-o", folder / "out", env=env)
+
+    assert result.returncode == 1, result.stderr
+    assert b"3.png is not an image" in result.stderr
+    assert b"1 of 3 inputs could not be segmented" in result.stderr
+    assert b"Traceback" not in result.stderr
+    names = names_below(folder / "out")
+    assert {f"masks/{name}.png", f"overlays/{name}.png", f"masks/{name}2/000001.png", f"videos/{name}2.mp4"} < {*names}
+
+
+def test_opencv_is_never_given_a_name() -> None:
+    takes_names = {"imread", "imwrite", "imcount", "imreadmulti", "imreadanimation", "FileStorage"}
+    found = []
+    for path in [*ROOT.glob("segpipe/**/*.py"), *ROOT.glob("stages/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]:
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        names = [call.attr for call in calls if isinstance(call, ast.Attribute)]
+        found += [f"{path.name}: {name}" for name in names if name in takes_names]
+
+    assert found == []
+
+
+def test_one_bad_entry_ends_no_batch(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    make_images(folder, 1)
+    long_name = folder / ("n" * (LONGEST - 4) + ".png")
+    write_image(folder / "short.png", testing.make_frame(40, 60)[0])
+    (folder / "short.png").rename(long_name)
+    os.mkfifo(folder / "m.png")
+    os.mkfifo(folder / "m2.mp4")
+    (folder / "dangling.png").symlink_to("nowhere.png")
+    (folder / "folder.png").mkdir()
+    (tmp_path / "out/masks/taken.png").mkdir(parents=True)
+    write_image(folder / "taken.png", testing.make_frame(40, 60)[0])
+
+    result = segpipe("predict", run, folder, "-o", tmp_path / "out")
+
+    said = lines(result)
+    assert result.returncode == 1, result.stderr
+    for name in ("m.png", "m2.mp4"):
+        assert any(f"{name} is no regular file" in line for line in said)
+    assert any("dangling.png cannot be read: No such file" in line for line in said)
+    assert any("folder.png cannot be read: Is a directory" in line for line in said)
+    assert any("taken.png" in line and "a directory lies where a file is needed" in line for line in said)
+    assert "5 of 7 inputs could not be segmented" in said[-1]
+    assert {"masks/image0.png", f"masks/{long_name.name}"} <= {*names_below(tmp_path / "out")}
+
+
+def test_a_name_with_no_room_for_a_suffix_is_one_files_fault(run: Path, tmp_path: Path) -> None:
+    (image,) = make_images(tmp_path / "in", 1)
+    longest = image.rename(image.with_name("n" * LONGEST))
+    write_image(tmp_path / "in/good.png", testing.make_frame(40, 60)[0])
+
+    result = segpipe("predict", run, longest, tmp_path / "in/good.png", "-o", tmp_path / "out")
+
+    assert result.returncode == 1
+    assert b"File name too long" in result.stderr
+    assert b"1 of 2 inputs could not be segmented" in result.stderr
+    assert "masks/good.png" in names_below(tmp_path / "out")
+
+
+def test_two_stars_follow_no_links_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deep = make_images(tmp_path / "a" / "b", 2)
+    (top,) = (path.rename(tmp_path / "a" / "top.png") for path in make_images(tmp_path / "a", 1))
+    for name in ("one", "two", "three"):  # every way round is another name: glob.glob would try 3^40
+        (tmp_path / "a" / name).symlink_to(tmp_path / "a")
+
+    with caplog.at_level(logging.WARNING):
+        found = find_inputs([f"{tmp_path}/a/**/*.png"])
+
+    assert found == [*deep, top]
+    assert sorted(re.findall(r"/a/(\w+): left out", caplog.text)) == ["one", "three", "two"]
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "./**/*.png", "*/**/*.png", "a/**", "a/**/b/**/*.png", "**/b/*.png"])
+def test_two_stars_mean_any_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
+    make_images(tmp_path / "a" / "b", 2)
+    make_images(tmp_path / "a" / ".hidden" / "b", 1)
+    monkeypatch.chdir(tmp_path)
+
+    found = [path for path in find_inputs([pattern]) if path.is_file()]
+
+    assert found == [Path("a/b/image0.png"), Path("a/b/image1.png")]
+
+
+def test_what_is_left_out_of_a_folder_is_one_line(run: Path, tmp_path: Path) -> None:
+    make_images(tmp_path / "in", 1)
+    make_images(tmp_path / "in" / "deeper", 1)
+    for name in ("a.gif", "b.GIF", "notes.txt", ".hidden", "README"):
+        (tmp_path / "in" / name).touch()
+
+    result = segpipe("predict", run, tmp_path / "in", "-o", tmp_path / "out")
+
+    assert result.returncode == 0
+    (line,) = [line for line in lines(result) if "left out" in line]
+    assert line.endswith(": .gif 2, .txt 1, folders 1, without a suffix 1")
+
+
+@pytest.mark.parametrize("name", ["locked/a.png", "locked", "n" * 300])
+def test_what_the_system_refuses_is_one_line(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "locked").mkdir(mode=0)
+    if os.access(tmp_path / "locked", os.X_OK) and name.startswith("locked"):
+        pytest.skip("this user may search every folder")
+
+    with pytest.raises(StorageError, match="cannot use"):
+        find_inputs([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize("side", [30_000, 1 << 24])
+def test_an_image_that_claims_too_much_is_not_decoded(run: Path, tmp_path: Path, side: int) -> None:
+    path = claiming(tmp_path / "huge.png", side)
+
+    result = segpipe("predict", run, path, "-o", tmp_path / "out")
+
+    assert result.returncode == 1
+    assert f"huge.png is {side}x{side}, more than the 256 megapixels".encode() in result.stderr
+    assert b"--max-megapixels" in result.stderr
+
+
+def test_the_limit_of_pixels_is_an_option(run: Path, tmp_path: Path) -> None:
+    image = tmp_path / "large.png"
+    write_image(image, np.zeros((1001, 1000, 3), np.uint8))
+
+    refused = segpipe("predict", run, image, "-o", tmp_path / "out", "--max-megapixels", 1)
+    taken = segpipe("predict", run, image, "-o", tmp_path / "out", "--max-megapixels", 2)
+
+    assert (refused.returncode, taken.returncode) == (1, 0)
+    assert b"large.png is 1001x1000, more than the 1 megapixels" in refused.stderr
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif", "ppm", "jp2"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_headers_say_what_decoding_gives(tmp_path: Path, suffix: str, mode: str) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(testing.make_frame(37, 61)[0]).convert(mode).save(path)
+
+    header = read_header(path.read_bytes())
+
+    assert header is not None
+    assert (header.height, header.width, header.pictures) == (*read_image(path).shape[:2], 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "WEBP", "lossless": True},
+        {"format": "TIFF", "big_tiff": True},
+        {"format": "TIFF", "compression": "tiff_lzw"},
+        {"format": "JPEG", "progressive": True},
+    ],
+    ids=str,
+)
+def test_headers_of_other_forms_are_read(tmp_path: Path, options: dict[str, str]) -> None:
+    Image.fromarray(testing.make_frame(37, 61)[0]).save(tmp_path / "image", **options)
+
+    header = read_header((tmp_path / "image").read_bytes())
+
+    assert header is not None
+    assert (header.height, header.width) == (37, 61)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif", "ppm", "jp2"])
+def test_a_torn_image_is_wrong_input_wherever_it_is_torn(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(testing.make_frame(16, 16)[0]).save(path)
+    content = path.read_bytes()
+    for length in range(60):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=path.name):
+            read_image(path)
+
+
+def test_a_raw_frame_larger_than_allowed_is_one_line(run: Path) -> None:
+    result = segpipe("predict", run, "-", "-o", "-", "--size", 1_000_000, 1_000_000, data=b"x")
+
+    assert result.returncode == 1
+    assert lines(result)[-1].startswith("error: --size is 1000000x1000000, more than the 256 megapixels")
+
+
+def test_a_file_where_a_folder_belongs_is_one_line(run: Path, tmp_path: Path) -> None:
+    (image,) = make_images(tmp_path, 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/masks").touch()
+
+    for out in (image, tmp_path / "out"):
+        result = segpipe("predict", run, image, "-o", out)
+
+        assert result.returncode == 1
+        assert lines(result)[-1].startswith("error: cannot write")
