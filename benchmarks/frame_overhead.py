@@ -84,7 +84,7 @@ def measured(provider: Any) -> float:
     """Median microseconds of a call, of frames that are replayed."""
     import numpy as np
 
-    from segpipe.contract import Contract
+    from segpipe.contract.schema import Contract
     from segpipe.runtime.cuda.backend import GpuBackend
     from segpipe.runtime.cuda.device import open_device
     from segpipe.runtime.cuda.kernels import Kernels

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import SegpipeError
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.compiling import compile_kernel

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime import trt
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.cuda.backend import GpuBackend

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.request import OpenOptions, Outputs

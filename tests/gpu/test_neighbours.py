@@ -20,7 +20,7 @@ from segpipe.runtime.cuda.engine import Engine, EngineContext, Shape
 from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import OpenOptions, Outputs
 from stages.build.engines import built_for
-from stages.config import BuildConfig
+from stages.config.root import BuildConfig
 from tests.frame_cases import HALF_MARGIN, MASK, assert_equal, contract_of, noise
 from tests.gpu.engines import LARGEST, NAMES, Open, artifact_of, flavour_of, opened, ranges_of
 from tests.host_engine import conv_graph

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.engine import Profile, Shape

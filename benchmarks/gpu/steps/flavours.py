@@ -13,7 +13,7 @@ from segpipe.runtime.backends import load_opener
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
 from segpipe.testing import CONTRACT, make_frame, make_onnx
-from stages.timing import FAILURES, first_line
+from stages.measuring.rounds import FAILURES, first_line
 
 _SHAPES = ShapeRange((1, 3, 64, 64), (1, 3, 512, 1024), (4, 3, 1024, 2048))
 _REFUSALS = (SegpipeError, AttributeError, TypeError, *FAILURES)  # a version we do not know may lack what we call

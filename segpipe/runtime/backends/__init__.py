@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, InputError
 from segpipe.runtime.request import OpenOptions, Outputs, Result
 

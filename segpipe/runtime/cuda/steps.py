@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.buffers import Buffers
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.engine import EngineContext

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import StorageError
-from segpipe.storage import write_atomically
+from segpipe.rundir.storage import write_atomically
 from segpipe.user_cache import user_cache
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.device import cuda_error
 from segpipe.runtime.cuda.engine import Profile, Shape
