@@ -17,11 +17,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segpipe.contract import Contract
-from segpipe.images import SUFFIXES, read_image
-from stages.augment import Augmentation, augment
-from stages.config import AugmentConfig, ShapesData
+from segpipe.contract.schema import Contract
+from segpipe.media.images import SUFFIXES, read_image
+from stages.config.root import AugmentConfig, ShapesData
 from stages.data.shapes import ShapesSplit
+from stages.train.augment import Augmentation, augment
 
 SIZE = (360, 480)
 CONTRACT = Contract(network_size=SIZE, classes=tuple(f"class{n}" for n in range(11)))

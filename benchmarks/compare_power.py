@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from segpipe import Segmenter
 from stages.benchmark.duel import Outcome, Terms, duel
-from stages.config_file import load_config
+from stages.config.file import load_config
 from stages.data import open_split
-from stages.timing import in_words
+from stages.measuring.rounds import in_words
 
 _LINE = "{:>3}  {:<8} {:<17} {:>6}  {:<16} {:>6} {:>6} {:>7} {:>5}"
 

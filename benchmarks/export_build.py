@@ -58,7 +58,7 @@ def measure(name: str) -> dict[str, Any]:
 
     from benchmarks.subjects import SUBJECTS
     from stages.build.precision import island_nodes
-    from stages.config import BuildConfig, ExportConfig
+    from stages.config.root import BuildConfig, ExportConfig
     from stages.export.files import export_files
     from stages.export.source import Source
     from stages.export.trace import trace
@@ -103,8 +103,8 @@ def _engine(data: bytes, name: str, kind: str, islands: frozenset[str]) -> dict[
     from segpipe.runtime.trt.building import build_engine
     from stages.build.engines import make_request
     from stages.build.precision import judge_precision
-    from stages.config import BuildConfig, Profile
-    from stages.input_shapes import shape_ranges
+    from stages.config.root import BuildConfig, Profile
+    from stages.graphs.input_shapes import shape_ranges
 
     (_, contract), (height, width) = SUBJECTS[name].make(), SUBJECTS[name].size
     sides: dict[str, Any] = {"height": (height,) * 3, "width": (width,) * 3} if SUBJECTS[name].open_sizes else {}

@@ -26,15 +26,14 @@ from torch import nn
 
 from benchmarks.export_build import RESULTS
 from benchmarks.subjects import SUBJECTS
-from segpipe.contract import Contract
-from segpipe.rundir import RunDirectory
+from segpipe.contract.schema import Contract
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.trt.building import build_engine
-from stages import checkpoint
 from stages.build.engines import make_request
 from stages.build.precision import judge_precision
-from stages.config import BuildConfig, ExportConfig, Profile
-from stages.config_file import load_config
+from stages.config.file import load_config
+from stages.config.root import BuildConfig, ExportConfig, Profile
 from stages.data import open_split
 from stages.environment import versions
 from stages.export.clean import clean
@@ -42,9 +41,10 @@ from stages.export.equality import Network, difference, session
 from stages.export.files import decided
 from stages.export.trace import trace
 from stages.graphs.halving import to_half
+from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.rounding import rounded
 from stages.graphs.types import element_types
-from stages.input_shapes import shape_ranges
+from stages.models import checkpoint
 
 _FRAMES = 20
 _PACKAGES = (

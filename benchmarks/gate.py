@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.machine import Moment, machine, others_share
-from stages.config_file import load_config
+from stages.config.file import load_config
 from stages.pipeline import Selection, run_stages
 
 RESULTS = Path(__file__).parent / "results" / "gate.json"

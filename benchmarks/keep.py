@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from segpipe.rundir import RunDirectory
-from stages.benchmark_report import Report
+from segpipe.rundir.directory import RunDirectory
+from stages.results.benchmark import Report
 
 RESULTS = Path(__file__).parent / "results"
 

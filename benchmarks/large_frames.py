@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.light_mobilenet import light_mobilenet
-from segpipe.contract import METADATA_KEY, Contract, Placement
-from segpipe.images import read_image
+from segpipe.contract.schema import METADATA_KEY, Contract, Placement
+from segpipe.media.images import read_image
 from segpipe.runtime.backends import onnxruntime as cpu
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.postprocess import postprocess
@@ -29,7 +29,7 @@ from segpipe.runtime.preprocess import normalisation, preprocess
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.segmenter import Segmenter
 from stages.benchmark.machine import machine
-from stages.timing import Contestant, interleave, latency, ratio_of_medians
+from stages.measuring.rounds import Contestant, interleave, latency, ratio_of_medians
 
 _SECONDS = 300.0  # at most, for each subject
 _UNCERTAIN = 0.02  # added to the share of each class before the logarithm

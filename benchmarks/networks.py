@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.environment import processor, versions
 from stages.models import catalogue
 from stages.models.catalogue import Figures

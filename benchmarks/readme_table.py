@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.keep import RESULTS
-from stages.benchmark_report import Report
-from stages.timing import in_words
+from stages.measuring.rounds import in_words
+from stages.results.benchmark import Report
 
 README = Path(__file__).parents[1] / "README.md"
 CPU_START, CPU_END = "<!-- cpu: made by `python -m benchmarks.readme_table` -->", "<!-- /cpu -->"

@@ -22,8 +22,8 @@ from torchvision.transforms import functional as T
 
 from benchmarks import large_frames
 from benchmarks.large_frames import graph_of
-from segpipe.contract import Contract
-from segpipe.rundir import RunDirectory
+from segpipe.contract.schema import Contract
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.opening import run_contract
@@ -32,9 +32,9 @@ from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter
 from stages.benchmark.machine import machine
-from stages.config import ShapesData
+from stages.config.root import ShapesData
 from stages.data.shapes import ShapesSplit
-from stages.timing import Contestant, interleave, latency, ratio_of_medians
+from stages.measuring.rounds import Contestant, interleave, latency, ratio_of_medians
 
 FRAME, NETWORK, STRIDE = (1024, 2048), (512, 1024), 8
 RESULTS = Path(__file__).parent / "results" / "runtime_cpu.json"

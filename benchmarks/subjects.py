@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from segpipe.contract import Contract
-from stages.config import ModelConfig
+from segpipe.contract.schema import Contract
+from stages.config.root import ModelConfig
 from stages.models import build_network
 
 CHANNELS = 3

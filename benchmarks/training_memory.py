@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models import build_network
 
 NAMES = ("ddrnet23_slim", "bisenetv2", "torchvision/lraspp_mobilenet_v3_large")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from segpipe import telemetry
 
 if TYPE_CHECKING:
-    from segpipe.contract import Contract as Contract
+    from segpipe.contract.schema import Contract as Contract
     from segpipe.errors import SegpipeError as SegpipeError
-    from segpipe.rundir import RunDirectory as RunDirectory
+    from segpipe.rundir.directory import RunDirectory as RunDirectory
     from segpipe.runtime.request import Outputs as Outputs
     from segpipe.runtime.segmenter import Segmenter as Segmenter
 
@@ -17,9 +17,9 @@ telemetry.switch_off()  # before any library is imported, which is when they loo
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Contract": "segpipe.contract",
+    "Contract": "segpipe.contract.schema",
     "Outputs": "segpipe.runtime.request",
-    "RunDirectory": "segpipe.rundir",
+    "RunDirectory": "segpipe.rundir.directory",
     "SegpipeError": "segpipe.errors",
     "Segmenter": "segpipe.runtime.segmenter",
 }

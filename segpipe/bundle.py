@@ -4,12 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from segpipe import local_verdicts, manifest, verdict
+from segpipe import local_verdicts, verdict
 from segpipe.errors import ArtifactMissingError, InputError
-from segpipe.manifest import Manifest, Output, StageRecord
-from segpipe.rundir import RunDirectory
+from segpipe.rundir import manifest
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import Manifest, Output, StageRecord
+from segpipe.rundir.storage import explained_refusals, sha256_of_bytes, sync_directory, sync_file
 from segpipe.runtime.opening import engines_of
-from segpipe.storage import explained_refusals, sha256_of_bytes, sync_directory, sync_file
 from segpipe.verdict import Verdict
 
 _EXPORT = ("contract.json", "palette.json", "model.onnx")

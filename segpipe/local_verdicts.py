@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from segpipe.errors import StorageError
-from segpipe.storage import explained_refusals, write_atomically
+from segpipe.rundir.storage import explained_refusals, write_atomically
 
 INDEX, ARRAYS, FRAMES, REPORT = "reference.json", "reference.npz", "frames.npz", "report.json"
 REFERENCE = (INDEX, ARRAYS, FRAMES, REPORT)

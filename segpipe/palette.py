@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.documents import Form
 from segpipe.errors import InputError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 
 FILE_NAME = "palette.json"
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import verdict
-from segpipe.contract import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.draw import colourise
 from segpipe.errors import InputError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 
 STRIDE = 4
 PALETTE = ((20, 20, 20), (230, 40, 40), (40, 200, 60), (50, 80, 240))

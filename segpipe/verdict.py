@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from segpipe import local_verdicts
 from segpipe.documents import Form
 from segpipe.errors import InputError, NotValidatedError, SegpipeError
-from segpipe.manifest import Manifest, Moment
-from segpipe.rundir import RunDirectory
-from segpipe.storage import read_bounded
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import Manifest, Moment
+from segpipe.rundir.storage import read_bounded
 
 STAGE = "validate"
 FILE_NAME = "verdicts.json"

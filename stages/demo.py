@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segpipe import draw
-from segpipe.images import read_image, write_image
-from segpipe.predict import predict_files
+from segpipe.media.images import read_image, write_image
+from segpipe.predicting.predict import predict_files
 from segpipe.runtime.segmenter import Segmenter
-from stages.config import Config
-from stages.config_file import FILE_NAME, load_config
+from stages.config.file import FILE_NAME, load_config
+from stages.config.root import Config
+from stages.config.starter import write_starter
 from stages.data import open_split
 from stages.ending import figure_lines
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
-from stages.starter import write_starter
 
 _FRAMES = 6
 

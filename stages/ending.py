@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from segpipe.rundir import RunDirectory
-from stages.timing import in_words
+from segpipe.rundir.directory import RunDirectory
+from stages.measuring.rounds import in_words
 
 Figures = dict[str, Any]
 

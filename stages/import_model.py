@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, InputError
-from segpipe.rundir import RunDirectory
-from segpipe.storage import explained_reads, sha256_of_bytes, write_atomically
-from stages.config_file import FILE_NAME, parse_config, parse_toml, refuse_extremes
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import explained_reads, sha256_of_bytes, write_atomically
+from stages.config.file import FILE_NAME, parse_config, parse_toml, refuse_extremes
 from stages.data import known
 from stages.environment import versions
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segpipe.errors import InputError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages import benchmark, build, export, train, validate
-from stages.config import Config
+from stages.config.root import Config
 from stages.train.processes import rank
 
 _STAGES: dict[str, Callable[[RunDirectory, Config, Path], object]] = {

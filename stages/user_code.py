@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import ConfigError
-from segpipe.storage import sha256_of, sha256_of_bytes
+from segpipe.rundir.storage import sha256_of, sha256_of_bytes
 
 
 def find_factory(name: str, setting: str) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
 from tests.trained import trained_config

@@ -7,9 +7,9 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.request import Outputs
-from stages import reference
+from stages.models import reference
 from tests.kernel_cases import RANGES, undecided
 
 MARGIN = 5e-3  # the network's input differs by 1e-4, a weight sum of 48 terms carries that to here

@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segpipe import draw, verdict
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import SegpipeError
-from segpipe.images import read_image
-from segpipe.rundir import RunDirectory
+from segpipe.media.images import read_image
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.status import run_status
+from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.rundir.verify import verify
 from segpipe.runtime.segmenter import Segmenter
-from segpipe.status import run_status
-from segpipe.storage import sha256_of_bytes
 from segpipe.testing import CONTRACT, make_frame, make_onnx, make_run
-from segpipe.verify import verify
-from stages.config_file import load_config
+from stages.config.file import load_config
 from stages.graphs.apart import Limits, call_apart
 from stages.import_model import read_description
 

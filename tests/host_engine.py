@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from segpipe.contract import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.onnxruntime_cuda import OrtContext, OrtEngine
 from segpipe.runtime.cuda.backend import GpuBackend

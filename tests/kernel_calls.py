@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.geometry import Tables, canvas_tables, mask_tables
 from segpipe.runtime.cuda.kernels import KINDS, BlendArguments, Kernels, PreArguments, ScoreArguments

@@ -8,8 +8,8 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract, Placement
-from stages import reference
+from segpipe.contract.schema import Contract, Placement
+from stages.models import reference
 
 PRE_TOLERANCE = 1e-4  # after normalisation: torch takes positions in float32, we in float64
 MARGIN = 1e-5  # relative: where the two best scores are nearer than this either may win

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 
 _DESCRIPTOR = {"os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
 """Where these operations are given the directory that their path starts from."""

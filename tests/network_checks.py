@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from segpipe.contract import Contract
-from stages import checkpoint
+from segpipe.contract.schema import Contract
 from stages.build.engines import build_one, make_request
-from stages.checkpoint import Trained
-from stages.config import BuildConfig, ExportConfig, ModelConfig, Profile
+from stages.config.root import BuildConfig, ExportConfig, ModelConfig, Profile
 from stages.export.equality import require_equal, session
 from stages.export.files import export_files
 from stages.export.source import trained_source
-from stages.input_shapes import shape_ranges
-from stages.models import build_network
+from stages.graphs.input_shapes import shape_ranges
+from stages.models import build_network, checkpoint
+from stages.models.checkpoint import Trained
 
 GRAPHS = ("model.onnx", "model.fp16.onnx")
 LOSS_FALLS_TO = 0.9

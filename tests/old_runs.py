@@ -8,9 +8,9 @@ import json
 import tarfile
 from pathlib import Path
 
-from segpipe import manifest
+from segpipe.rundir import manifest
+from stages.build.kernels import kernels_key
 from stages.build.target import describe_target
-from stages.kernels import kernels_key
 
 ARCHIVE = Path(__file__).parent / "data" / "runs-of-09d22e2.tar.xz"
 

@@ -10,17 +10,17 @@ import onnx
 import torch
 from torch.nn import functional as F
 
-from segpipe.contract import Contract
-from segpipe.rundir import RunDirectory
+from segpipe.contract.schema import Contract
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.graphs.halving import to_half
 from stages.graphs.reading import to_bytes
-from stages.validate.answers import Answer, Answered, Hop
-from stages.validate.half_graph import rounded_bytes
-from stages.validate.hops import open_graph
-from stages.validate.inputs import Image
-from stages.validate.judge import HopState, Judge, Setup
-from stages.validate.stored import StoredReference
+from stages.validate.hops.answers import Answer, Answered, Hop
+from stages.validate.hops.inputs import Image
+from stages.validate.hops.opening import open_graph
+from stages.validate.hops.rounded import rounded_bytes
+from stages.validate.hops.stored import StoredReference
+from stages.validate.judging.judge import HopState, Judge, Setup
 from tests.trained import edit_graph, larger_inside
 
 

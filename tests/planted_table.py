@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.errors import ArtifactDamagedError, BackendError, NotValidatedError, SegpipeError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import FILE_NAME, STAGE
 from stages.pipeline import Selection, run_stages
-from stages.validate.checks import Status
+from stages.results.gate import Status
 from stages.validate.elsewhere import validate_hop
-from stages.validate.gate import judge_labels
-from stages.validate.inputs import Image
-from stages.validate.suspects import suspect
+from stages.validate.explaining.suspects import suspect
+from stages.validate.hops.inputs import Image
+from stages.validate.judging.gate import judge_labels
 from tests.planted import DEFECTS, Good, honest
 from tests.trained import edit_graph, replace_output, trained_config
 

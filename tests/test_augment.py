@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.preprocess import preprocess
-from stages.augment import Augmentation, augment, shown
-from stages.config import AugmentConfig
+from stages.config.root import AugmentConfig
+from stages.train.augment import Augmentation, augment, shown
 
 STILL: dict[str, Any] = {
     "scale_range": (1.0, 1.0),

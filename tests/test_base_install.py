@@ -9,7 +9,7 @@ import pytest
 
 from segpipe import testing
 from segpipe.cli.conventions import PIPELINE
-from segpipe.images import write_image
+from segpipe.media.images import write_image
 
 ROOT = Path(__file__).parents[1]
 ABSENT = f"""

@@ -14,8 +14,8 @@ from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import StepTimes
 from stages.benchmark.budget import STEPS, Steps, find_budget
 from stages.benchmark.contestants import Scene
-from stages.benchmark_report import Budget
-from stages.timing import Contestant, Rounds, interleave
+from stages.measuring.rounds import Contestant, Rounds, interleave
+from stages.results.benchmark import Budget
 from tests.frame_cases import MASK, assert_equal, contract_of, noise
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import IMAGE, HostContext, HostEngine, conv_graph

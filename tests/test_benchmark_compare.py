@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from segpipe.cli import app
 from segpipe.errors import GateFailedError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.duel import Outcome, Terms, compare_runs, duel, judge, require_within_margin
-from stages.timing import ENOUGH
+from stages.measuring.rounds import ENOUGH
 from tests.tiny import tiny_config, write_tiny
 
 FRAMES = [np.zeros((8, 8, 3), np.uint8)]

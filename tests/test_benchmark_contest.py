@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from stages.benchmark.contest import Contest, computing_with
 from stages.benchmark.contestants import Candidate, Entrant, Scene
 from tests.tiny import contract_fields

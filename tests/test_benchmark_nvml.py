@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.benchmark import nvml
-from stages.benchmark_report import GpuState
+from stages.results.benchmark import GpuState
 
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 SOURCE = """

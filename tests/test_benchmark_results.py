@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.keep import keep
 from benchmarks.readme_table import README, cpu_table, table, with_tables
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from tests.test_report_page import replace_output
 
 

@@ -15,15 +15,15 @@ import torch
 from typer.testing import CliRunner
 
 from segpipe.cli import app
-from segpipe.manifest import save
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import save
 from segpipe.runtime.opening import run_contract
 from stages.benchmark import graph_peers
 from stages.benchmark.contestants import OurBackends, Scene
 from stages.benchmark.table import remarks, rows
-from stages.benchmark_report import SCHEMA_FILE, Entry, Report, schema_text
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
+from stages.results.benchmark import SCHEMA_FILE, Entry, Report, schema_text
 from tests.interrupts import pressed_after
 from tests.tiny import tiny_config
 

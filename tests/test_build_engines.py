@@ -16,7 +16,7 @@ import pytest
 from onnx import helper
 
 from segpipe.errors import BackendMissingError, BuildError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.trt.building import (
     BuildCancelledError,
     BuildRequest,
@@ -34,8 +34,8 @@ from stages.build.precision import island_nodes, judge_precision
 from stages.build.problems import explained
 from stages.build.progress import BuildProgress, shown
 from stages.build.target import describe_target, timing_cache_path
-from stages.config import BuildConfig
-from stages.config_file import load_config
+from stages.config.file import load_config
+from stages.config.root import BuildConfig
 from stages.graphs.halving import to_half
 from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
 from stages.graphs.reading import to_bytes

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ConfigError
-from stages.config import BuildConfig, Profile
-from stages.input_shapes import shape_ranges
+from stages.config.root import BuildConfig, Profile
+from stages.graphs.input_shapes import shape_ranges
 
 FIXED = Contract(classes=("a", "b"), network_size=(64, 96), size_multiple=32)
 OPEN = Contract(classes=("a", "b"), fit="pad", size_multiple=32)

@@ -17,21 +17,21 @@ import pytest
 from segpipe import testing
 from segpipe.bundle import write_bundle
 from segpipe.errors import ArtifactMissingError, BackendError, InputError, NotValidatedError, StorageError
-from segpipe.images import write_image
 from segpipe.local_verdicts import FOLDER, REFERENCE, VARIABLE
-from segpipe.rundir import RunDirectory
+from segpipe.media.images import write_image
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.status import run_status
+from segpipe.rundir.verify import verify
 from segpipe.runtime.opening import build_options, run_contract
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.trt.preflight import Here, require_fit
-from segpipe.status import run_status
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, all_verdicts, require_passed, stored_verdicts
-from segpipe.verify import verify
-from stages.validate.answers import Hop
+from stages.results.gate import GateReport
 from stages.validate.elsewhere import gate_peak, judge_hops, keep, validate_hop
-from stages.validate.hops import BackendAnswer, OpenHops
-from stages.validate.report import GateReport
-from stages.validate.stored import StoredReference
+from stages.validate.hops.answers import Hop
+from stages.validate.hops.opening import BackendAnswer, OpenHops
+from stages.validate.hops.stored import StoredReference
 from tests.host_engine import host_backend
 from tests.old_runs import unpack
 from tests.test_base_install import call

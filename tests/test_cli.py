@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from segpipe.cli import app
 from segpipe.errors import InputError, SegpipeError
-from segpipe.images import read_image, write_image
-from segpipe.rundir import RunDirectory
+from segpipe.media.images import read_image, write_image
+from segpipe.rundir.directory import RunDirectory
 from tests.tiny import write_tiny
 
 ROOT = Path(__file__).parents[1]

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segpipe.metrics import confusion, scores
-from stages.compare import Flips, MaskComparison, MaskShape, Truth, boundary_band
-from stages.compare_tensors import TensorComparison
-from stages.config import Limits
-from stages.validate.checks import Check, Measured, Rules, checks, verdict_of
+from stages.config.root import Limits
+from stages.measuring.masks import Flips, MaskComparison, MaskShape, Truth, boundary_band
+from stages.measuring.tensors import TensorComparison
+from stages.validate.judging.checks import Check, Measured, Rules, checks, verdict_of
 
 LIMITS = Limits()
 SHAPE = MaskShape(classes=2, boundary_px=3)

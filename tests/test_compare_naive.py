@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
-from stages.compare import MaskComparison, MaskShape, Truth, boundary_band
-from stages.compare_tensors import TensorComparison
-from stages.config import Limits
-from stages.validate.answers import margins_at
-from stages.validate.checks import Measured, Rules, checks, verdict_of
+from segpipe.contract.schema import Contract
+from stages.config.root import Limits
+from stages.measuring.masks import MaskComparison, MaskShape, Truth, boundary_band
+from stages.measuring.tensors import TensorComparison
+from stages.validate.hops.answers import margins_at
+from stages.validate.judging.checks import Measured, Rules, checks, verdict_of
 from tests.tiny import contract_fields
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -114,7 +114,7 @@ def test_the_band_is_what_lies_within_its_width_of_another_class(seed: int, widt
 @settings(max_examples=60)
 @given(seed=SEEDS, fit=st.sampled_from(["stretch", "letterbox"]))
 def test_margins_are_the_lead_in_pytorchs_upsampled_scores(seed: int, fit: str) -> None:
-    from stages.reference import upsample
+    from stages.models.reference import upsample
 
     rng = np.random.default_rng(seed)
     contract = Contract.model_validate(contract_fields(fit=fit))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from segpipe.errors import ConfigError, StorageError
-from stages.config_file import load_config
-from stages.starter import write_starter
+from stages.config.file import load_config
+from stages.config.starter import write_starter
 from tests.tiny import TOML, tiny_config, write_tiny
 
 TEMPLATES = ["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet"]

@@ -5,7 +5,7 @@ import gc
 import onnxruntime
 import pytest
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, BackendMissingError, ContractError
 from segpipe.runtime.backends.onnxruntime_cuda import OrtEngine, open
 from segpipe.runtime.request import OpenOptions

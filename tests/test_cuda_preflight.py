@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError, cuda_error, open_device
 from segpipe.runtime.request import BuiltFor, OpenOptions

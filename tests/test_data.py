@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from segpipe.errors import DataError, SegpipeError
-from segpipe.images import write_image
-from stages.config import Config, ShapesData
-from stages.config_file import parse_config
+from segpipe.media.images import write_image
+from stages.config.file import parse_config
+from stages.config.root import Config, ShapesData
 from stages.data import fingerprint, labels_of, open_split
 from stages.data.shapes import CLASSES, IGNORE, ShapesSplit
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from segpipe.cli import app
 from segpipe.errors import DataError
-from segpipe.images import write_image
-from stages.config_file import load_config
+from segpipe.media.images import write_image
+from stages.config.file import load_config
 from stages.data.check import SplitReport, all_faults, check, refuse_broken, suggested_weights
 from stages.data.reading import read_frame
 from stages.pipeline import Selection, run_stages

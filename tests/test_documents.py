@@ -15,17 +15,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from segpipe import Segmenter, testing
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ArtifactDamagedError, ContractError, InputError, ManifestError, SegpipeError, StorageError
-from segpipe.manifest import load
-from segpipe.rundir import RunDirectory
-from segpipe.status import run_status
-from segpipe.storage import sha256_of_bytes
-from segpipe.verify import verify
-from stages.benchmark_report import read_report as read_benchmark
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import load
+from segpipe.rundir.status import run_status
+from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.rundir.verify import verify
 from stages.report import write_report
-from stages.validate.report import read_report as read_gate
-from stages.validate.stored import StoredReference
+from stages.results.benchmark import read_report as read_benchmark
+from stages.results.gate import read_report as read_gate
+from stages.validate.hops.stored import StoredReference
 from tests.old_runs import unpack
 
 UPGRADE = "upgrade segpipe: pip install -U segpipe"

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from segpipe import testing
-from segpipe.done import Origin, Source, is_done, seal
 from segpipe.errors import InputError, SegpipeError
-from segpipe.images import encode_png, read_image, write_image
-from segpipe.job import Job, Predicted
-from segpipe.predict import predict_files
+from segpipe.media.images import encode_png, read_image, write_image
+from segpipe.predicting.done import Origin, Source, is_done, seal
+from segpipe.predicting.job import Job, Predicted
+from segpipe.predicting.predict import predict_files
 from segpipe.runtime.segmenter import Segmenter
 from tests.using import make_images, make_video, names_below
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.ending import figure_lines
 from stages.report import fresh_report
 from tests.calling import call

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segpipe.contract import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import ConfigError, ExportError, InputError
-from stages.config import BuildConfig, ExportConfig, Profile
+from stages.config.root import BuildConfig, ExportConfig, Profile
 from stages.export.clean import clean
 from stages.export.equality import difference, random_tensors, require_equal, session
 from stages.export.files import Exported, export_files
@@ -26,7 +26,7 @@ from stages.export.interrupts import telling_interrupts
 from stages.export.source import Source
 from stages.export.trace import trace
 from stages.graphs import naming
-from stages.input_shapes import shape_ranges
+from stages.graphs.input_shapes import shape_ranges
 from stages.models.skipnet import SkipNet
 from tests.tiny_graphs import plain
 

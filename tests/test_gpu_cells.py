@@ -16,8 +16,8 @@ from benchmarks.gpu.runs import build_settings, usable_flavours
 from benchmarks.gpu.steps import kernels as kernels_step
 from benchmarks.gpu.steps.camvid import RECIPE
 from segpipe.runtime.cuda.kernels import Kernels
-from stages import reference
-from stages.config_file import FILE_NAME, load_config
+from stages.config.file import FILE_NAME, load_config
+from stages.models import reference
 from tests.host_device import HostDevice
 from tests.host_engine import IMAGE
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from segpipe.errors import ContractError, InputError, SegpipeError, StorageError
 from stages import import_model
-from stages.config_file import load_config
+from stages.config.file import load_config
 from stages.export.source import imported_contract
 from stages.graphs.apart import Limits, call_apart
 from stages.graphs.foreign import prove_runs

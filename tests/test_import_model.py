@@ -12,14 +12,14 @@ import pytest
 import tomli_w
 from onnx import TensorProto, helper
 
-from segpipe.contract import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import ContractError, DataError, InputError, SegpipeError
-from segpipe.images import write_image
-from segpipe.rundir import RunDirectory
+from segpipe.media.images import write_image
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from stages import import_model
-from stages.config_data import FolderData
-from stages.config_file import load_config
+from stages.config.data import FolderData
+from stages.config.file import load_config
 from stages.graphs.reading import LARGEST_BYTES
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
@@ -366,7 +366,7 @@ def test_command_prints_the_graph_it_stored(tmp_path: Path) -> None:
 
 
 def _write_pair(folder: Path) -> None:
-    from segpipe.images import write_image
+    from segpipe.media.images import write_image
 
     rng = np.random.default_rng(0)
     write_image(folder / "images" / "a.png", rng.integers(0, 256, (40, 50, 3), np.uint8))

@@ -46,7 +46,7 @@ def test_help_loads_neither_pydantic_nor_numpy() -> None:
 
 
 def test_show_knows_no_stage() -> None:
-    loaded = modules_after("import segpipe.status, segpipe.verify, segpipe.rundir")
+    loaded = modules_after("import segpipe.rundir.status, segpipe.rundir.verify, segpipe.rundir.directory")
 
     assert not loaded & (HEAVY | {"stages"})
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.verify import verify
 from segpipe.verdict import stored_verdicts
-from segpipe.verify import verify
 from stages.benchmark.duel import Terms, compare_runs
 from stages.report import write_report
 from stages.validate.elsewhere import validate_hop

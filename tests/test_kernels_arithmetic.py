@@ -8,12 +8,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.geometry import canvas_tables, mask_tables
 from segpipe.runtime.cuda.kernels import BlendArguments, Kernels, PackArguments, PreArguments, ScoreArguments
 from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.tiling import cut_axis
-from stages import reference
+from stages.models import reference
 from tests import kernel_calls
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import IMAGE

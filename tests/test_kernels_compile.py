@@ -7,7 +7,7 @@ import pytest
 from segpipe.errors import BackendError, BuildError
 from segpipe.runtime.cuda.compiling import CAPABILITIES, PTX, SOURCE, compile_kernel, include_folders
 from segpipe.runtime.cuda.kernels import pick_image
-from stages.kernels import compile_kernels
+from stages.build.kernels import compile_kernels
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
 

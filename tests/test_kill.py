@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from segpipe.rundir import RunDirectory
-from segpipe.verify import verify
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.verify import verify
 
 KILLS = 100
 _HARNESS = Path(__file__).with_name("kill_harness.py")

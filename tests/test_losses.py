@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segpipe.errors import ConfigError
-from stages.config_losses import Loss
-from stages.losses import SegmentationLoss, near_boundaries
+from stages.config.losses import Loss
+from stages.train.losses import SegmentationLoss, near_boundaries
 from tests.waits import Waits
 
 IGNORE = 255

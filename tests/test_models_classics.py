@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models import build_network
 from stages.models.layers import ExportableAdaptivePool
 from stages.models.measure import measure

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from segpipe.errors import ExportError
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from tests import network_checks as checks
 from tests.network_checks import Subject
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models.catalogue import listed
 from stages.models.measure import measure
 from stages.models.registry import ABILITIES, known_networks

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segpipe.errors import ConfigError
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models import build_network, source_hash
 from stages.models.registry import find_factory, known_networks
 from tests.test_imports import HEAVY, modules_after

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segpipe.errors import ConfigError, InputError
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models import build_network, weights_hash
 from stages.models.matching import Target, match
 from stages.models.parts import freeze_encoder, parameter_groups
@@ -260,7 +260,9 @@ def test_the_files_hash_is_known_without_torch(tmp_path: Path) -> None:
 
     assert hashes[0] != hashes[1]
     assert hashes[2:] == [None, None]
-    call = "from pathlib import Path\nfrom stages.config import ModelConfig\nfrom stages.models import weights_hash\n"
+    call = (
+        "from pathlib import Path\nfrom stages.config.root import ModelConfig\nfrom stages.models import weights_hash\n"
+    )
     assert not modules_after(call + "weights_hash(ModelConfig(), Path())") & HEAVY
 
 

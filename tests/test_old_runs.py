@@ -8,18 +8,18 @@ import pytest
 
 from segpipe import Segmenter
 from segpipe.bundle import write_bundle
-from segpipe.rundir import RunDirectory
-from segpipe.status import run_status
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.status import run_status
+from segpipe.rundir.verify import verify
 from segpipe.verdict import stored_verdicts
-from segpipe.verify import verify
-from stages import checkpoint
-from stages.benchmark_report import read_report as read_benchmark
-from stages.config_file import load_config
+from stages.config.file import load_config
+from stages.models import checkpoint
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
-from stages.validate import page
-from stages.validate.report import read_report as read_gate
-from stages.validate.stored import StoredReference
+from stages.results.benchmark import read_report as read_benchmark
+from stages.results.gate import read_report as read_gate
+from stages.validate.hops.stored import StoredReference
+from stages.validate.pages import page
 from tests.old_runs import ARCHIVE, as_built_here, unpack
 
 FRAME = np.zeros((40, 50, 3), np.uint8)

@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BuildError, ConfigError, GateFailedError, NotValidatedError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import stored_verdicts
 from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE

@@ -15,13 +15,13 @@ from PIL import ExifTags, Image, ImageOps
 
 from segpipe import draw, testing
 from segpipe.errors import InputError
-from segpipe.images import read_image, write_image
-from segpipe.inputs import find_inputs
-from segpipe.job import Job
-from segpipe.predict import predict_files
-from segpipe.rundir import RunDirectory
+from segpipe.media.images import read_image, write_image
+from segpipe.media.video import count_frames
+from segpipe.predicting.inputs import find_inputs
+from segpipe.predicting.job import Job
+from segpipe.predicting.predict import predict_files
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-from segpipe.video import count_frames
 
 Cli = Callable[..., subprocess.CompletedProcess[bytes]]
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from segpipe import testing
 from segpipe.errors import InputError, StorageError
-from segpipe.image_headers import read_header
-from segpipe.images import read_image, write_image
-from segpipe.inputs import find_inputs
+from segpipe.media.image_headers import read_header
+from segpipe.media.images import read_image, write_image
+from segpipe.predicting.inputs import find_inputs
 from tests.using import lines, make_images, make_video, names_below, segpipe
 
 ROOT = Path(__file__).parents[1]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from segpipe import testing
-from segpipe.images import write_image
-from segpipe.job import Job
-from segpipe.predict import predict_files
+from segpipe.media.images import write_image
+from segpipe.predicting.job import Job
+from segpipe.predicting.predict import predict_files
 from segpipe.runtime.segmenter import Segmenter
 from tests.interrupts import Interrupt
 from tests.using import TIMEOUT_S, make_images, make_video, names_below

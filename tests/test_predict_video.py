@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from segpipe import draw, testing
-from segpipe.images import read_image
-from segpipe.job import Job
-from segpipe.predict import predict_files
+from segpipe.media.images import read_image
+from segpipe.predicting.job import Job
+from segpipe.predicting.predict import predict_files
 from segpipe.runtime.segmenter import Segmenter
 from tests.using import make_images, make_video, names_below, segpipe
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.report import write_comparison, write_report
 from tests.children import PATIENCE_S
 

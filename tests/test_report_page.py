@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from segpipe.cli import app
-from segpipe.manifest import StageRecord
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import StageRecord
 from stages.pipeline import Selection, run_stages
 from stages.report import write_comparison, write_report
 from stages.report.reading import Confusion, differences, read_facts
@@ -214,7 +214,7 @@ def test_facts_of_a_finished_run(finished_run: Path) -> None:
 
 def test_a_report_loads_no_package_that_takes_seconds(run_copy: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom segpipe.rundir import RunDirectory\n"
+        "import sys\nfrom pathlib import Path\nfrom segpipe.rundir.directory import RunDirectory\n"
         "from stages.report import write_report\n"
         "write_report(RunDirectory(Path(sys.argv[1])))\nprint(*sys.modules)"
     )

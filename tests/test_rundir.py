@@ -12,9 +12,9 @@ import pytest
 from segpipe.errors import (
     StorageError,
 )
-from segpipe.rundir import RunDirectory
-from segpipe.step import Step
-from segpipe.verify import verify
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.step import Step
+from segpipe.rundir.verify import verify
 
 A, B = "a" * 64, "b" * 64
 

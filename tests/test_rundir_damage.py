@@ -13,8 +13,8 @@ from segpipe.errors import (
     NotARunError,
     StorageError,
 )
-from segpipe.rundir import RunDirectory
-from segpipe.verify import Finding, verify
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.verify import Finding, verify
 from tests.test_rundir import A, B, make
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from segpipe.errors import RunLockedError, SegpipeError, StorageError
-from segpipe.rundir import RunDirectory
-from segpipe.status import run_status
-from segpipe.verify import verify
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.status import run_status
+from segpipe.rundir.verify import verify
 from tests.test_rundir import A, make, work_in_progress
 
 

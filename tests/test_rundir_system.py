@@ -14,8 +14,8 @@ from segpipe.errors import (
     RunLockedError,
     StorageError,
 )
-from segpipe.rundir import RunDirectory
-from segpipe.verify import verify
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.verify import verify
 from tests.test_rundir import make
 
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segpipe import Segmenter
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ArtifactDamagedError, InputError, NotValidatedError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.preprocess import preprocess
-from stages import checkpoint, reference
+from stages.models import checkpoint, reference
 from tests.tiny import contract_fields
 
 PRE_TOLERANCE = 1e-4  # OpenCV and PyTorch sum the four neighbours in another order

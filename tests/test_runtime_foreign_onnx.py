@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from segpipe import testing
-from segpipe.contract import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import BackendError, SegpipeError
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.backends.onnxruntime_cuda import OrtEngine

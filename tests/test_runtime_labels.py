@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from segpipe.contract import METADATA_KEY, Contract, Placement
+from segpipe.contract.schema import METADATA_KEY, Contract, Placement
 from segpipe.errors import BackendError
 from segpipe.evaluate import evaluate_frames
 from segpipe.runtime.backends import load_opener

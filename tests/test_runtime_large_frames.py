@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segpipe import testing
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.runtime.backends.onnxruntime import _Sessions
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.postprocess import postprocess

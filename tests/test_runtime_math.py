@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.runtime.confidence import confidence
 from segpipe.runtime.postprocess import argmax, postprocess
 from segpipe.runtime.preprocess import preprocess
-from stages import reference
+from stages.models import reference
 
 NEAR_TIE = 1e-5
 """Relative lead of the winner under which two correct float32 blends may name different classes."""

@@ -17,7 +17,7 @@ from segpipe.errors import (
     InputError,
     NotValidatedError,
 )
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.opening import open_run
 from segpipe.runtime.request import OpenOptions

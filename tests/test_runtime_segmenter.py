@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segpipe import testing
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import (
     BackendError,
     BackendMissingError,
     BuildError,
     InputError,
 )
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import ARTIFACTS
 from segpipe.runtime.cuda.device import open_device
 from segpipe.runtime.request import Outputs
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.trt import Flavour, is_installed
 from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
-from stages import reference
+from stages.models import reference
 
 AGREEMENT = 0.9995
 """Share of pixels equal to PyTorch: 8-bit rounding after a resize may move a class border by part of a pixel."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from segpipe.errors import ArtifactDamagedError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from tests.test_rundir import make
 
 ROOT = Path(__file__).parents[1]

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from segpipe.cli import app
 from segpipe.errors import ConfigError
-from segpipe.rundir import RunDirectory
-from stages.config_file import load_config
-from stages.kept_settings import forgotten, keep
+from segpipe.rundir.directory import RunDirectory
+from stages.config.file import load_config
+from stages.config.kept import forgotten, keep
 from stages.pipeline import Selection, run_stages
 from tests.tiny import write_tiny
 

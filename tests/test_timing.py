@@ -7,8 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from stages.silence import wait_for_silence
-from stages.timing import (
+from stages.measuring.rounds import (
     ENOUGH,
     OwnTime,
     WarmUp,
@@ -19,6 +18,7 @@ from stages.timing import (
     ratio_of_medians,
     warm_up,
 )
+from stages.measuring.silence import wait_for_silence
 
 
 def test_contestants_take_turns_each_once_a_round_after_a_call_that_does_not_count() -> None:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from segpipe.errors import ConfigError
-from segpipe.images import write_image
-from segpipe.rundir import RunDirectory
+from segpipe.media.images import write_image
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.segmenter import Segmenter
-from stages.config import Config
-from stages.config_file import load_config
+from stages.config.file import load_config
+from stages.config.root import Config
 from stages.pipeline import NAMES, Selection, run_stages
 
 TOML = """

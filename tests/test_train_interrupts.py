@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from segpipe.errors import DataError
-from stages.config import TrainConfig
+from stages.config.root import TrainConfig
 from stages.train.dataset import frame_loader, training_loader
 from tests.children import PATIENCE_S, ROOT, child
 from tests.tiny import TOML, contract_fields, write_tiny
@@ -64,7 +64,7 @@ def test_ctrl_c_ends_training_with_130_and_what_to_do_next(workers: int, tmp_pat
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", ["training", "frames"])
 def test_a_workers_error_keeps_its_message_and_hint(kind: str, workers: int) -> None:
-    from segpipe.contract import Contract
+    from segpipe.contract.schema import Contract
 
     config = TrainConfig(workers=workers, batch_size=4)
     contract = Contract(**contract_fields())
@@ -77,7 +77,7 @@ def test_a_workers_error_keeps_its_message_and_hint(kind: str, workers: int) -> 
 
 def test_only_workers_take_opencvs_threads_away() -> None:
     count = "import cv2; before = cv2.getNumThreads()"
-    script = f"{count}; import stages.augment, stages.train.dataset; assert cv2.getNumThreads() == before"
+    script = f"{count}; import stages.train.augment, stages.train.dataset; assert cv2.getNumThreads() == before"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
     read = {int(frame[0, 0, 0]) for frame, _, _ in frame_loader(Threads(), 1)}
 

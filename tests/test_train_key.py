@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.manifest import stage_key
+from segpipe.rundir.manifest import stage_key
 from stages.train import _key_parts
 from tests.tiny import tiny_config
 

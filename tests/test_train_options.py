@@ -14,9 +14,9 @@ from safetensors.numpy import load
 from torch import Tensor, nn
 
 from segpipe.errors import ConfigError, DataError, TrainingError
-from segpipe.rundir import RunDirectory
-from stages.config import TrainConfig
-from stages.config_file import parse_config
+from segpipe.rundir.directory import RunDirectory
+from stages.config.file import parse_config
+from stages.config.root import TrainConfig
 from stages.pipeline import Selection, run_stages
 from stages.train.dataset import EpochBatches, Process
 from stages.train.optimisation import optimiser_of, schedule_of

@@ -15,9 +15,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from segpipe.rundir import RunDirectory
-from stages.config_losses import Loss
-from stages.losses import Averaging, SegmentationLoss
+from segpipe.rundir.directory import RunDirectory
+from stages.config.losses import Loss
+from stages.train.losses import Averaging, SegmentationLoss
 from tests.children import PATIENCE_S
 from tests.tiny import TOML
 

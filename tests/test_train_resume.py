@@ -11,9 +11,9 @@ import torch
 from safetensors.numpy import load
 
 from segpipe.errors import TrainingError
-from segpipe.rundir import RunDirectory
-from segpipe.storage import sha256_of
-from stages.config_file import load_config
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import sha256_of
+from stages.config.file import load_config
 from stages.models import build_network
 from stages.pipeline import Selection, run_stages
 from stages.train.contract import contract_of

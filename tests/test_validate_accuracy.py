@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from segpipe.errors import GateFailedError, NotValidatedError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import STAGE
-from stages.compare import MaskComparison, MaskShape, Truth
-from stages.config import Limits, ValidateConfig
-from stages.config_file import load_config
+from stages.config.file import load_config
+from stages.config.root import Limits, ValidateConfig
+from stages.config.starter import write_starter
+from stages.measuring.masks import MaskComparison, MaskShape, Truth
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
-from stages.starter import write_starter
-from stages.validate.accuracy import hop_accuracy, reference_accuracy
+from stages.results.gate import GateReport
 from stages.validate.elsewhere import validate_hop
-from stages.validate.report import GateReport
-from stages.validate.stored import Keeper
+from stages.validate.hops.stored import Keeper
+from stages.validate.judging.accuracy import hop_accuracy, reference_accuracy
 from tests.calling import call
 from tests.trained import trained_config
 

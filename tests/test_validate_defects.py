@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from segpipe.errors import BackendError
-from stages.validate.answers import Answer, Answered, Hop
-from stages.validate.explain import explain_hop
-from stages.validate.gate import judge_labels
-from stages.validate.judge import Judge
-from stages.validate.suspects import suspect
-from stages.validate.torch_hops import trained_reference
+from stages.validate.explaining.explain import explain_hop
+from stages.validate.explaining.suspects import suspect
+from stages.validate.hops.answers import Answer, Answered, Hop
+from stages.validate.hops.pytorch import trained_reference
+from stages.validate.judging.gate import judge_labels
+from stages.validate.judging.judge import Judge
 from tests.planted import DEFECTS, Good, honest, wrong_mean
 from tests.planted_table import REFUSED, judged, refused, shifted_labels
 

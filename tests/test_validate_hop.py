@@ -16,15 +16,15 @@ from segpipe.errors import (
     NotValidatedError,
 )
 from segpipe.local_verdicts import FRAMES
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, LocalVerdict, local_files, stored_verdicts
-from stages.compare_tensors import FP16_MAX
+from stages.measuring.tensors import FP16_MAX
 from stages.pipeline import Selection, run_stages
+from stages.results.gate import GateReport
 from stages.validate.elsewhere import gate_peak, judge_stored, keep, validate_hop
-from stages.validate.hops import stale_engine
-from stages.validate.report import GateReport
-from stages.validate.stored import StoredReference, _packed
+from stages.validate.hops.opening import stale_engine
+from stages.validate.hops.stored import StoredReference, _packed
 from tests.calling import call
 from tests.planted_table import break_graph
 from tests.trained import edit_graph, replace_output, trained_config

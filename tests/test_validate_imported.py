@@ -8,17 +8,17 @@ import onnx
 import pytest
 
 from segpipe.errors import GateFailedError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.preprocess import preprocess
 from segpipe.verdict import STAGE, stored_verdicts
-from stages.config import Config
+from stages.config.root import Config
 from stages.graphs.halving import to_half
 from stages.graphs.islands import choose
 from stages.graphs.reading import to_bytes
 from stages.pipeline import Selection, run_stages
-from stages.validate.report import GateReport
-from stages.validate.stored import StoredReference
+from stages.results.gate import GateReport
+from stages.validate.hops.stored import StoredReference
 from tests.trained import edit_graph, larger_inside, replace_output, trained_config
 
 GATE = Selection("validate", "validate")

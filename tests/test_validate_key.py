@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from segpipe import manifest
-from segpipe.rundir import RunDirectory
+from segpipe.rundir import manifest
+from segpipe.rundir.directory import RunDirectory
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
 from tests.trained import replace_output

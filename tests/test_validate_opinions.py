@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stages.compare import MaskComparison, MaskShape, Truth
-from stages.compare_tensors import TensorComparison
+from stages.measuring.masks import MaskComparison, MaskShape, Truth
+from stages.measuring.tensors import TensorComparison
 
 SUMMATION = 1e-5  # Polygraphy sums in float32
 

@@ -10,14 +10,14 @@ from segpipe.errors import (
     GateFailedError,
     NotValidatedError,
 )
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import STAGE
 from stages.pipeline import Selection, run_stages
+from stages.results.gate import SCHEMA_FILE, GateReport, schema
 from stages.validate.against import same_grid
-from stages.validate.report import SCHEMA_FILE, GateReport, schema
-from stages.validate.stored import StoredReference
+from stages.validate.hops.stored import StoredReference
 from tests.calling import call
 from tests.planted_table import break_graph
 from tests.trained import trained_config
@@ -29,7 +29,7 @@ def test_the_report_follows_its_published_schema(trained_run: Path) -> None:
     text = RunDirectory(trained_run).artifact_bytes(STAGE, "report.json")
     report = GateReport.model_validate_json(text)
 
-    assert json.loads(SCHEMA_FILE.read_text()) == schema(), "run `python -m stages.validate.report`"
+    assert json.loads(SCHEMA_FILE.read_text()) == schema(), "run `python -m stages.results.gate`"
     assert set(report.hops) >= {"onnx", "fp16"}
     assert {hop.status for hop in report.hops.values()} == {"passed"}
     assert report.hops["fp16"].before.hop == "onnx"

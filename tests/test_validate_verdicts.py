@@ -11,14 +11,14 @@ from segpipe.errors import (
     NotValidatedError,
 )
 from segpipe.local_verdicts import INDEX
-from segpipe.manifest import save, stage_key
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import save, stage_key
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, require_passed, stored_verdicts
 from stages.pipeline import Selection, run_stages
+from stages.results.gate import GateReport, NotJudged
 from stages.validate import machine
 from stages.validate.elsewhere import validate_hop
-from stages.validate.report import GateReport, NotJudged
-from stages.validate.stored import StoredReference
+from stages.validate.hops.stored import StoredReference
 from tests.calling import call
 from tests.trained import replace_output, trained_config
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config import Config
-from stages.config_file import load_config
+from stages.config.file import load_config
+from stages.config.root import Config
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import onnx
 from onnx import numpy_helper
 from safetensors.numpy import load, save
 
-from segpipe.contract import METADATA_KEY, Contract
-from segpipe.rundir import RunDirectory
-from stages.config import Config
-from stages.config_file import load_config
+from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.rundir.directory import RunDirectory
+from stages.config.file import load_config
+from stages.config.root import Config
 from tests.tiny import Size, shapes_toml, write_toml
 
 TOML = shapes_toml(

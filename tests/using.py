@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import testing
-from segpipe.images import write_image
+from segpipe.media.images import write_image
 
 TIMEOUT_S = 120  # of a command that should take two seconds: a machine under load is slow, a hang is a failure
 Ended = subprocess.CompletedProcess[bytes]

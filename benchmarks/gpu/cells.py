@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from benchmarks.gpu import rivals
 from benchmarks.gpu.graphs import Subject
 from benchmarks.gpu.runs import ORT
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.trt import Flavour
 from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
-from stages import checkpoint
-from stages.timing import FAILURES, first_line, interleave, latency, warm_up
+from stages.measuring.rounds import FAILURES, first_line, interleave, latency, warm_up
+from stages.models import checkpoint
 
 Precision = Literal["fp16", "fp32"]
 BATCHES = (1, 8)

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.gpu.plan import STEPS, Folders
 from segpipe.doctor import examine
 from segpipe.errors import SegpipeError
-from segpipe.storage import write_atomically
+from segpipe.rundir.storage import write_atomically
 
 
 def main() -> None:

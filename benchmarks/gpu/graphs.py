@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from segpipe.contract import Contract
-from segpipe.storage import write_atomically
-from stages import checkpoint
-from stages.config import BuildConfig, ExportConfig, ModelConfig
+from segpipe.contract.schema import Contract
+from segpipe.rundir.storage import write_atomically
+from stages.config.root import BuildConfig, ExportConfig, ModelConfig
 from stages.export.files import export_files
 from stages.export.source import trained_source
-from stages.models import build_network
+from stages.models import build_network, checkpoint
 
 CLASSES = 19
 _FILES = (checkpoint.FILE_NAME, "model.onnx", "model.fp16.onnx", "contract.json")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from segpipe.errors import InputError
-from segpipe.storage import write_atomically
+from segpipe.rundir.storage import write_atomically
 
 FILE_NAME = "results.json"
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")

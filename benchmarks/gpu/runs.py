@@ -6,11 +6,11 @@ from typing import Any
 from benchmarks.gpu.plan import Folders
 from benchmarks.gpu.results import load
 from segpipe.errors import GateFailedError, SegpipeError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime import trt
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import stored_verdicts
-from stages.config import Config
+from stages.config.root import Config
 from stages.pipeline import Selection, run_stages
 
 FLAVOURS: tuple[trt.Flavour, ...] = ("tensorrt", "tensorrt-rtx")

@@ -13,7 +13,7 @@ from segpipe.console import print_error
 from segpipe.errors import BackendMissingError, SegpipeError
 
 if TYPE_CHECKING:
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
 
 _UsageError: Any = typer.BadParameter.__base__  # Typer brings it from click, or from its own copy of click
 PIPELINE = {
@@ -85,7 +85,7 @@ class RunByDefault(TyperGroup):
 
 def run_config_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":
     from segpipe.cli.settings import settle
-    from stages.config_file import load_config
+    from stages.config.file import load_config
     from stages.pipeline import NAMES, Selection, run_stages
 
     if NAMES.index(first) > NAMES.index(last):

@@ -47,7 +47,7 @@ def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson
     """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""
     finished = run_config_stages(run, "benchmark", "benchmark", force, sets)
     from stages.benchmark.table import COLUMNS, remarks, rows
-    from stages.benchmark_report import read_report
+    from stages.results.benchmark import read_report
 
     text = finished.artifact_bytes("benchmark", "report.json")
     if as_json:
@@ -70,7 +70,7 @@ def compare(
 ) -> None:
     """Measure two runs turn by turn; exit 3 when B is slower than the margin. Two report files: ratios, no verdict."""
     from stages.benchmark import duel
-    from stages.config_file import load_config
+    from stages.config.file import load_config
 
     if not (a.is_dir() and b.is_dir()):
         if (margin, seconds, backend, sets) != (_MARGIN, _SECONDS, "auto", None):
@@ -94,7 +94,7 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the page is written.")] = None,
 ) -> None:
     """Write a run's report, or a comparison of several runs, as one self-contained HTML page."""
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
     from stages.report import write_comparison, write_report
 
     if len(runs) == 1:
@@ -104,14 +104,14 @@ def report(
 
 
 def _validate_hop(run: Path, hop: str) -> None:
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
     from stages.validate.elsewhere import validate_hop
 
     print_lines(validate_hop(RunDirectory(run), hop))
 
 
 def _validate_against(run: Path, other: Path) -> None:
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
     from stages.validate.against import COLUMNS, compare_runs, refuse_drift, table
 
     reports = compare_runs(RunDirectory(run), RunDirectory(other))
@@ -120,8 +120,8 @@ def _validate_against(run: Path, other: Path) -> None:
 
 
 def _explain(run: Path, sets: list[str] | None) -> None:
-    from segpipe.rundir import RunDirectory
-    from stages.config_file import load_config
+    from segpipe.rundir.directory import RunDirectory
+    from stages.config.file import load_config
     from stages.validate import explain_run
 
     print_lines(explain_run(RunDirectory(run), load_config(run, sets or []), run))

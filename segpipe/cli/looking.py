@@ -18,8 +18,8 @@ def show(run: Run, as_json: AsJson = False) -> None:
     """Show each stage's state, age, size and headline figure."""
     from datetime import UTC, datetime
 
-    from segpipe.rundir import RunDirectory
-    from segpipe.status import age, readable_size, run_status
+    from segpipe.rundir.directory import RunDirectory
+    from segpipe.rundir.status import age, readable_size, run_status
 
     lines = run_status(RunDirectory(run))
     if as_json:
@@ -39,8 +39,8 @@ def show(run: Run, as_json: AsJson = False) -> None:
 def verify(run: Run, as_json: AsJson = False) -> None:
     """Hash every file again; exit 1 with the names of damaged ones."""
     from segpipe.errors import ArtifactDamagedError
-    from segpipe.rundir import RunDirectory
-    from segpipe.verify import verify as verify_run
+    from segpipe.rundir.directory import RunDirectory
+    from segpipe.rundir.verify import verify as verify_run
 
     directory = RunDirectory(run)
     checked, findings = verify_run(directory)
@@ -97,7 +97,7 @@ def data_check(
 ) -> None:
     """Read every frame: name what is broken, count the classes (each must occur), suggest their weights."""
     from segpipe.errors import DataError
-    from stages.config_file import load_config
+    from stages.config.file import load_config
     from stages.data import check
     from stages.data.faults import lines
 

@@ -10,7 +10,7 @@ from segpipe.cli.conventions import Force, Run, Sets, Stage, run_config_stages
 from segpipe.console import print_lines
 
 if TYPE_CHECKING:
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def new(
     template: Annotated[Template, typer.Option(help="What to start from.")] = "folder",
 ) -> None:
     """Write a commented segpipe.toml into a new run directory."""
-    from stages.starter import write_starter
+    from stages.config.starter import write_starter
 
     print(write_starter(directory, template))
 
@@ -115,14 +115,14 @@ def _tell_the_end(finished: "RunDirectory", last: Stage) -> None:
 
 def _find_islands(run: Path, first: Stage, sets: list[str] | None) -> list[str]:
     """The --set overrides that name the islands, after training and exporting what is stale."""
-    from stages.auto_islands import find_islands
-    from stages.config_file import load_config
+    from stages.config.file import load_config
+    from stages.validate.auto_islands import find_islands
 
     finished = run_config_stages(run, first if first in {"train", "export"} else "export", "export", False, sets)
     config = load_config(run, sets or [])
 
     def open_bench() -> Any:
-        from stages.validate.trials import Bench
+        from stages.validate.explaining.trials import Bench
 
         return Bench(finished, config, run).judge
 

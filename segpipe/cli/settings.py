@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 def settle(run: Path, sets: Sequence[str]) -> None:
     """In a terminal ask whether to keep those settings in segpipe.toml; a script gets a line and what the file says."""
-    from stages.kept_settings import forgotten, keep
+    from stages.config.kept import forgotten, keep
     from stages.train.processes import rank
 
     lost = None if rank() else forgotten(run, sets)

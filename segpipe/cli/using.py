@@ -31,12 +31,12 @@ def predict(
 ) -> None:
     """Segment images, videos or a raw stream with the runtime that production uses."""
     from segpipe.console import frame_progress
-    from segpipe.inputs import find_inputs
-    from segpipe.job import Job
-    from segpipe.predict import predict_files
-    from segpipe.raw import predict_raw
+    from segpipe.media.raw import predict_raw
+    from segpipe.media.video import VIDEO_SUFFIXES, count_frames
+    from segpipe.predicting.inputs import find_inputs
+    from segpipe.predicting.job import Job
+    from segpipe.predicting.predict import predict_files
     from segpipe.runtime.segmenter import Segmenter
-    from segpipe.video import VIDEO_SUFFIXES, count_frames
 
     raw = inputs == ["-"]
     if raw != (str(out) == "-") or raw != (size is not None) or (size is not None and min(size) < 1):
@@ -65,7 +65,7 @@ def bundle(
 ) -> None:
     """Copy what the runtime needs, and nothing else, into a folder to deploy."""
     from segpipe.bundle import write_bundle
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
 
     print(write_bundle(RunDirectory(run), out, with_reference))
 
@@ -83,7 +83,7 @@ def evaluate(
     from segpipe.console import frame_progress
     from segpipe.evaluate import evaluate_frames
     from segpipe.runtime.segmenter import Segmenter
-    from stages.config_file import load_config
+    from stages.config.file import load_config
     from stages.data import open_split
 
     samples = open_split(load_config(run, sets or []), run, split)

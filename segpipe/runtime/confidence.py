@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.runtime.geometry import Axis, axes
 from segpipe.runtime.postprocess import as_planes
 

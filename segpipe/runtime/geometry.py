@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Placement
+from segpipe.contract.schema import Placement
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import logging
 import os
 from dataclasses import replace
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import (
     ArtifactMissingError,
     BackendError,
@@ -13,9 +13,9 @@ from segpipe.errors import (
     NotValidatedError,
     SegpipeError,
 )
-from segpipe.freshness import moved_inputs
-from segpipe.manifest import Output
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.freshness import moved_inputs
+from segpipe.rundir.manifest import Output
 from segpipe.runtime.backends import ARTIFACTS, WITHOUT_GPU, Backend, load_opener, require_known
 from segpipe.runtime.cuda.driver_library import load_driver
 from segpipe.runtime.request import BuiltFor, OpenOptions

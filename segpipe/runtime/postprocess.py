@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import BackendError
 from segpipe.runtime.bands import over_cores
 from segpipe.runtime.geometry import Axis, axes

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import InputError
 from segpipe.runtime.bands import over_cores
 from segpipe.runtime.sampling import RESIZED_TOGETHER, bands_of

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
 from segpipe.palette import Colours, read_palette
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.opening import open_run, run_contract
 from segpipe.runtime.preprocess import check_device_frame, check_frame

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.geometry import axis_at

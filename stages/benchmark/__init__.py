@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segpipe.rundir import RunDirectory
-from segpipe.step import Step
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.step import Step
 from stages.benchmark.machine import machine
-from stages.config import Config
+from stages.config.root import Config
 from stages.environment import gpus, versions
 from stages.models import factory_inputs
 

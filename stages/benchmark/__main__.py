@@ -1,5 +1,5 @@
 """`python -m stages.benchmark` writes the published schema of report.json anew."""
 
-from stages.benchmark_report import SCHEMA_FILE, schema_text
+from stages.results.benchmark import SCHEMA_FILE, schema_text
 
 SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")

@@ -13,8 +13,8 @@ from segpipe.runtime.backends import Backend
 from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.request import StepTimes
 from stages.benchmark.contestants import NetworkAlone, Scene, TimesSteps, network_input
-from stages.benchmark_report import Budget
-from stages.timing import Nanoseconds, Rounds
+from stages.measuring.rounds import Nanoseconds, Rounds
+from stages.results.benchmark import Budget
 
 _NOISE = 0.05  # share by which the steps' medians may exceed the frame's where nothing disturbs either
 STEPS = "steps"  # our frame taken apart; takes turns with the contestants but is none

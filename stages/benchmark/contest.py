@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.benchmark.contestants import Candidate, Entrant, Scene
-from stages.benchmark_report import Entry, Ratio
-from stages.timing import (
+from stages.measuring.rounds import (
     FAILURES,
     Contestant,
     Nanoseconds,
@@ -25,6 +24,7 @@ from stages.timing import (
     ratio_of_medians,
     warm_up,
 )
+from stages.results.benchmark import Entry, Ratio
 
 _log = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import NotValidatedError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import ARTIFACTS, Backend
 from segpipe.runtime.opening import open_run
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs, StepTimes
 from segpipe.verdict import require_passed
-from stages.benchmark_report import Kind
-from stages.timing import OwnTime
+from stages.measuring.rounds import OwnTime
+from stages.results.benchmark import Kind
 
 _MASK = Outputs()
 

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import read_bounded
 from segpipe.runtime.segmenter import Segmenter
-from segpipe.storage import read_bounded
 from segpipe.verdict import require_passed
 from stages.benchmark.machine import Moment, load_warnings, others_share
-from stages.benchmark_report import Report, read_report
-from stages.config import Config
+from stages.config.root import Config
 from stages.data import open_split
-from stages.timing import Contestant, in_words, interleave, median_of_ratios, warm_up
+from stages.measuring.rounds import Contestant, in_words, interleave, median_of_ratios, warm_up
+from stages.results.benchmark import Report, read_report
 
 _log = logging.getLogger(__name__)
 

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.request import Outputs
 from segpipe.runtime.streaming import ordered
 from stages.benchmark import floor, memory, nvml
 from stages.benchmark.contestants import OurBackends, Scene
-from stages.benchmark_report import Floor, Memory, Throughput
-from stages.config import BenchmarkConfig
-from stages.timing import FAILURES, first_line
+from stages.config.root import BenchmarkConfig
+from stages.measuring.rounds import FAILURES, first_line
+from stages.results.benchmark import Floor, Memory, Throughput
 
 _MASK = Outputs()
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from segpipe.rundir import RunDirectory
-from stages import checkpoint
+from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.contestants import Scene, network_input
 from stages.benchmark.torch_peers import device
-from stages.benchmark_report import Floor
+from stages.models import checkpoint
+from stages.results.benchmark import Floor
 
 _TRIES = 5  # the best of them: a rate is what the machine can do, not what it did while busy
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, BackendMissingError
-from stages import reference
 from stages.benchmark.contestants import Candidate, Entrant, Scene
+from stages.models import reference
 
 ORT, ORT_CUDA, OPENVINO = (
     "ONNX Runtime, PyTorch pre/post",

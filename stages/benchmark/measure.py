@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.benchmark import extras, graph_peers, nvml, torch_peers
 from stages.benchmark.budget import STEPS, Steps, find_budget
@@ -18,10 +18,10 @@ from stages.benchmark.contest import Contest, computing_with
 from stages.benchmark.contestants import Candidate, OurBackends, Scene, network_input
 from stages.benchmark.machine import Moment, load_warnings, machine, others_share, usable_cores
 from stages.benchmark.pictures import frame_sheet
-from stages.benchmark_report import Conditions, GpuState, Report
-from stages.config import Config
+from stages.config.root import Config
 from stages.data import open_split
-from stages.timing import Nanoseconds
+from stages.measuring.rounds import Nanoseconds
+from stages.results.benchmark import Conditions, GpuState, Report
 
 _BEFORE_SHARE = 0.1  # of the time limit: for each contestant's masks, and for each one's warm-up
 

@@ -12,7 +12,7 @@ from segpipe.errors import BackendError
 from segpipe.runtime.segmenter import Segmenter
 from stages.benchmark import nvml
 from stages.benchmark.contestants import Scene
-from stages.benchmark_report import Memory
+from stages.results.benchmark import Memory
 
 _TIMEOUT_S = 120
 

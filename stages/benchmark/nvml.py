@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-from stages.benchmark_report import GpuState
+from stages.results.benchmark import GpuState
 
 LIBRARY = "libnvidia-ml.so.1"
 _CLOCK_MOVED = 0.05  # share by which a clock may differ between two moments before figures are doubtful

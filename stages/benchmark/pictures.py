@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe import draw
 from segpipe.palette import read_palette
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.contestants import Scene
 
 _SHOWN, _WIDTH = 3, 360  # frames, and pixels across each

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from stages.benchmark_report import Entry, Report
-from stages.timing import in_words
+from stages.measuring.rounds import in_words
+from stages.results.benchmark import Entry, Report
 
 COLUMNS = ("contestant", "p50 ms", "95 % interval", "p90", "p99", "max", "samples", "same masks", "slower than ours")
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segpipe.contract import Contract
-from stages import checkpoint, reference
+from segpipe.contract.schema import Contract
 from stages.benchmark.contestants import Candidate, Entrant, Scene
+from stages.models import checkpoint, reference
 
 EAGER, HALF, COMPILED = "PyTorch eager FP32", "PyTorch half channels_last", "PyTorch torch.compile"
 NAMES = {"eager": EAGER, "half": HALF, "compile": COMPILED}

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.trt import Flavour
+from stages.build.kernels import kernels_key
 from stages.build.target import describe_target
-from stages.config import Config
-from stages.kernels import kernels_key
+from stages.config.root import Config
 
 STAGE = "build"
 VERSION = 2

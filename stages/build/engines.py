@@ -10,22 +10,22 @@ from typing import Any
 
 import onnx
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, BuildError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import write_atomically
 from segpipe.runtime.request import BuiltFor
 from segpipe.runtime.trt import Flavour, load
 from segpipe.runtime.trt.building import BuildRequest, Engine, GraphRefusedError, ShapeRange, build_engine
 from segpipe.runtime.trt.inspecting import inspect_engine
-from segpipe.storage import write_atomically
+from stages.build.kernels import compile_kernels
 from stages.build.precision import island_nodes, judge_precision
 from stages.build.problems import explained
 from stages.build.progress import shown
 from stages.build.target import describe_target, gpu_name, timing_cache_path
-from stages.config import BuildConfig
+from stages.config.root import BuildConfig
+from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
-from stages.input_shapes import shape_ranges
-from stages.kernels import compile_kernels
 
 _log = logging.getLogger(__name__)
 

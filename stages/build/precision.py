@@ -9,7 +9,7 @@ from segpipe.documents import Form
 from segpipe.errors import BuildError
 from segpipe.runtime.trt.building import Engine, Layer
 from segpipe.runtime.trt.inspecting import half_nodes
-from stages.config import BuildConfig
+from stages.config.root import BuildConfig
 
 _NAMED = 12  # layers named in an error
 

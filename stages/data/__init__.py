@@ -7,8 +7,8 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from segpipe.storage import sha256_of_bytes
-from stages.config import Config, ShapesData
+from segpipe.rundir.storage import sha256_of_bytes
+from stages.config.root import Config, ShapesData
 from stages.data import files, shapes
 
 SplitName = Literal["train", "val", "test"]

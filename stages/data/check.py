@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import ConfigError, DataError
-from segpipe.storage import sha256_of_bytes, write_atomically
-from stages.config import Config, ShapesData
+from segpipe.rundir.storage import sha256_of_bytes, write_atomically
+from stages.config.root import Config, ShapesData
 from stages.data import Split, SplitName, files, labels_of, open_split
 from stages.data.classes import class_faults
 from stages.data.faults import Fault, lines

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from stages.config import FolderData
+from stages.config.root import FolderData
 from stages.data.faults import Fault
 from stages.data.files import label_set
 from stages.data.layout import FilesConfig

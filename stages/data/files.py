@@ -9,9 +9,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.errors import DataError
-from segpipe.images import SUFFIXES
-from segpipe.storage import explained_reads, sha256_of, sha256_of_bytes, write_atomically
-from stages.config import CamVidData, CityscapesData, FolderData, InputConfig, PetData, VocData
+from segpipe.media.images import SUFFIXES
+from segpipe.rundir.storage import explained_reads, sha256_of, sha256_of_bytes, write_atomically
+from stages.config.root import CamVidData, CityscapesData, FolderData, InputConfig, PetData, VocData
 from stages.data import known
 from stages.data.faults import Fault
 from stages.data.layout import FilesConfig, empty_split, listing, no_masks

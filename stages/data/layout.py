@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 from segpipe.errors import DataError
-from segpipe.images import SUFFIXES
-from stages.config import CamVidData, CityscapesData, FolderData, PetData, VocData
+from segpipe.media.images import SUFFIXES
+from stages.config.root import CamVidData, CityscapesData, FolderData, PetData, VocData
 
 FilesConfig = FolderData | CamVidData | CityscapesData | VocData | PetData
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from segpipe.errors import DataError, InputError
-from segpipe.images import read_image
-from stages.config import InputConfig
+from segpipe.media.images import read_image
+from stages.config.root import InputConfig
 from stages.data.known import Colour
 
 Image.MAX_IMAGE_PIXELS = None  # maps and slides are large; a data set is no upload from a stranger

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config import ShapesData
+from stages.config.root import ShapesData
 
 VERSION = 1
 CLASSES = ("background", "disc", "box", "triangle", "ring")

@@ -7,9 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
-from segpipe.rundir import RunDirectory
-from stages.config import Config
+from segpipe.contract.schema import Contract
+from segpipe.rundir.directory import RunDirectory
+from stages.config.root import Config
 from stages.data import SplitName, fingerprint, open_split
 from stages.environment import versions
 from stages.models import factory_inputs

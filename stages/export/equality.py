@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ExportError
 from segpipe.runtime.backends.session import FAILURES, reason
 from segpipe.runtime.trt.building import ShapeRange

@@ -11,19 +11,19 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from segpipe.contract import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import ExportError
-from stages.config import BuildConfig, ExportConfig
+from stages.config.root import BuildConfig, ExportConfig
 from stages.export.clean import clean
 from stages.export.equality import Network, difference, random_tensors, require_equal, session
 from stages.export.source import Source
 from stages.graphs.halving import to_half
+from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.islands import Island, choose
 from stages.graphs.naming import name_nodes
 from stages.graphs.reading import check, to_bytes
 from stages.graphs.rounding import rounded
 from stages.graphs.types import dimensions
-from stages.input_shapes import shape_ranges
 
 _log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.palette import read_palette
-from segpipe.rundir import RunDirectory
-from stages import checkpoint
+from segpipe.rundir.directory import RunDirectory
 from stages.export.equality import Network, session
 from stages.export.trace import trace
 from stages.graphs.folding import fold
+from stages.models import checkpoint
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ExportError
 from stages.export.interrupts import telling_interrupts
 from stages.graphs.reading import refuse_too_large

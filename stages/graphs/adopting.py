@@ -3,7 +3,7 @@
 import onnx
 from onnx import TensorProto, ValueInfoProto
 
-from segpipe.contract import METADATA_KEY, Contract, Layout
+from segpipe.contract.schema import METADATA_KEY, Contract, Layout
 from segpipe.errors import ContractError
 from stages.graphs.types import dimensions
 

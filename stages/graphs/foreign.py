@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
-from stages.config import BuildConfig
+from stages.config.root import BuildConfig
 from stages.graphs.apart import Limits, allow_memory, call_apart
 
 _CPU_S, _WALL_S = 120, 900  # 2 GB take some 20 s of work; the rest is for slow disks and busy machines
@@ -34,7 +34,7 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
     from onnxruntime import SessionOptions
 
     from segpipe.runtime.backends.session import FAILURES, open_session, reason
-    from stages.input_shapes import shape_ranges
+    from stages.graphs.input_shapes import shape_ranges
 
     agreed = Contract.from_json(contract, graph)
     try:

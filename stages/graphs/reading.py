@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from onnx import external_data_helper, helper
 
 from segpipe.errors import InputError
-from segpipe.storage import explained_reads
+from segpipe.rundir.storage import explained_reads
 from stages.graphs.functions import every_node, inlined
 from stages.graphs.text import refuse_other_text
 from stages.graphs.types import elements

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.errors import BackendMissingError, ConfigError
-from segpipe.rundir import RunDirectory
-from segpipe.storage import explained_reads, sha256_of
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import explained_reads, sha256_of
 from stages import user_code
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models.registry import find_factory
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models.registry import ABILITIES, Known, find_known, known_networks
 
 COLUMNS = ("network", "stride", "multiple", "M parameters", "GFLOPs", "cannot")

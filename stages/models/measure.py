@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models import build_network
 from stages.models.catalogue import SIZE, Figures
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segpipe.errors import ConfigError, InputError
-from stages.config import ModelConfig
+from stages.config.root import ModelConfig
 from stages.models import weights_file
 from stages.models.matching import Match, Target, match
 from stages.models.parts import encoder_parts, head_parts

@@ -7,13 +7,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from segpipe.manifest import FILE_NAME as MANIFEST_NAME
-from segpipe.rundir import RunDirectory
-from segpipe.storage import explained_refusals, write_atomically
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import FILE_NAME as MANIFEST_NAME
+from segpipe.rundir.storage import explained_refusals, write_atomically
+from stages.measuring.rounds import in_words
 from stages.report import figures
 from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
-from stages.timing import in_words
 
 FILE_NAME = "report.html"
 

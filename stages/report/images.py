@@ -5,7 +5,7 @@ import base64
 import cv2
 import numpy as np
 
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 
 _WIDEST = 1400  # pixels; a page is about 1100 wide, and a phone zooms
 _QUALITY = 85

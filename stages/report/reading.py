@@ -12,10 +12,10 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from segpipe.documents import Form
 from segpipe.errors import InputError
-from segpipe.manifest import StageRecord, logical_name
-from segpipe.rundir import RunDirectory
-from segpipe.status import ORDER
-from stages.benchmark_report import Report, read_report
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import StageRecord, logical_name
+from segpipe.rundir.status import ORDER
+from stages.results.benchmark import Report, read_report
 
 _T = TypeVar("_T")
 

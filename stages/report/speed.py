@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from stages.benchmark_report import Budget, Report, Throughput
+from stages.measuring.rounds import in_words
 from stages.report.reading import Benchmarked, Facts
 from stages.report.svg import INK, MUTED, SERIES, new_axes, to_svg
-from stages.timing import in_words
+from stages.results.benchmark import Budget, Report, Throughput
 
 _DOTS = 160  # a contestant; beyond that every so-many-th, and the slowest ones all
 _TAIL = 40

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any, NoReturn
 
-from segpipe import manifest
-from segpipe.rundir import RunDirectory
-from segpipe.step import SCRATCH, is_intact
+from segpipe.rundir import manifest
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.step import SCRATCH, is_intact
 from stages import user_code
-from stages.config import Config, TrainConfig
-from stages.config_losses import Ohem, OwnLoss
+from stages.config.losses import Ohem, OwnLoss
+from stages.config.root import Config, TrainConfig
 from stages.data import fingerprint
 from stages.data.check import refuse_broken
 from stages.environment import versions

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ConfigError
-from stages.augment import crop_size
-from stages.config import Config
+from stages.config.draft import draft_contract
+from stages.config.root import Config
 from stages.data import Labels
-from stages.draft import draft_contract
+from stages.train.augment import crop_size
 
 
 def contract_of(config: Config, network: nn.Module) -> Contract:

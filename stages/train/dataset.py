@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import DataError, SegpipeError
-from stages.augment import Augmentation, augment, crop_size
-from stages.config import TrainConfig
+from stages.config.root import TrainConfig
 from stages.data import Split
+from stages.train.augment import Augmentation, augment, crop_size
 from stages.train.transform import open_transform
 
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -15,13 +15,12 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from segpipe import metrics
-from segpipe.contract import Contract
-from stages import checkpoint
-from stages.checkpoint import Trained
-from stages.config import Config
+from segpipe.contract.schema import Contract
+from stages.config.root import Config
 from stages.data import SplitName, labels_of, open_split
 from stages.data.check import class_weights
-from stages.models import build_network
+from stages.models import build_network, checkpoint
+from stages.models.checkpoint import Trained
 from stages.models.pretrained import MatchReport, load_pretrained
 from stages.train import pictures
 from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segpipe import metrics
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import TrainingError
-from stages import reference
-from stages.config import TrainConfig
-from stages.losses import SegmentationLoss
+from stages.config.root import TrainConfig
+from stages.models import reference
 from stages.models.parts import freeze_encoder
 from stages.train.dataset import Batch
+from stages.train.losses import SegmentationLoss
 from stages.train.optimisation import optimiser_of, schedule_of
 
 LOOKS_EVERY = 10

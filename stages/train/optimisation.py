@@ -9,7 +9,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import get_ema_avg_fn
 
 from segpipe.errors import ConfigError
-from stages.config import TrainConfig
+from stages.config.root import TrainConfig
 from stages.models.parts import parameter_groups
 
 _ONE_CYCLE_RISE = 0.1  # of the steps, unless warmup_epochs says otherwise

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from segpipe import draw
-from segpipe.contract import Contract
-from segpipe.images import write_image
+from segpipe.contract.schema import Contract
+from segpipe.media.images import write_image
 from segpipe.metrics import Confusion
-from stages.augment import shown
-from stages.checkpoint import Trained
-from stages.config import Config
+from stages.config.root import Config
 from stages.data import Split
+from stages.models.checkpoint import Trained
+from stages.train.augment import shown
 from stages.train.dataset import TrainingSet
 
 _CELL = (240, 320)  # height and width of a picture on a sheet

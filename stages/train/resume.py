@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from segpipe.storage import sha256_of, sync_directory, sync_file
+from segpipe.rundir.storage import sha256_of, sync_directory, sync_file
 from stages.train.learner import Learner
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner.tuning import Tuner
 
 from segpipe.errors import SegpipeError, TrainingError
-from segpipe.storage import write_atomically
-from stages.config import TrainConfig
+from segpipe.rundir.storage import write_atomically
+from stages.config.root import TrainConfig
 from stages.train.interrupts import Interrupts
 from stages.train.learner import LOOKS_EVERY, Learner
 from stages.train.optimisation import averaging_of

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from segpipe.errors import ConfigError
-from stages.augment import Transform
+from stages.train.augment import Transform
 from stages.user_code import find_factory
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from segpipe.errors import DataError, GateFailedError
 from segpipe.local_verdicts import REPORT
-from segpipe.rundir import TOML_NAME, RunDirectory
+from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
-from stages.config import Config, FolderData
+from stages.config.root import Config, FolderData
 from stages.environment import driver, gpus, processor, versions
 from stages.models import factory_inputs
 
@@ -33,7 +33,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate"), **config.shapes()}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
-            from stages.validate.gate import judge_run
+            from stages.validate.judging.gate import judge_run
 
             judgement = judge_run(rundir, config, base)
             step.path(REPORT).write_text(judgement.report.model_dump_json(indent=2))
@@ -94,7 +94,7 @@ def machine() -> dict[str, Any]:
 
 def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
     """Where each hop parts from the reference, also of hops that pass."""
-    from stages.validate.gate import judge_run
+    from stages.validate.judging.gate import judge_run
 
     report = judge_run(rundir, config, base, explain=True).report
     return [line for hop in report.hops.values() for line in (*hop.suspicions, *hop.diverges)]

@@ -6,17 +6,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, GateFailedError, InputError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
+from stages.results.gate import HopReport, figure, percent
 from stages.validate import named
-from stages.validate.answers import Answer, Answered
-from stages.validate.assemble import hop_reports
-from stages.validate.hops import OpenHops
-from stages.validate.judge import Judge, Setup
-from stages.validate.report import HopReport, figure, percent
-from stages.validate.stored import StoredReference
+from stages.validate.hops.answers import Answer, Answered
+from stages.validate.hops.opening import OpenHops
+from stages.validate.hops.stored import StoredReference
+from stages.validate.judging.judge import Judge, Setup
+from stages.validate.pages.assemble import hop_reports
 
 _log = logging.getLogger(__name__)
 

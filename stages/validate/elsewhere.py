@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 
 from segpipe import local_verdicts
 from segpipe.errors import BackendError, GateFailedError, InputError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.runtime.opening import run_contract
-from segpipe.storage import sha256_of_bytes
 from segpipe.verdict import LocalVerdict, Verdict, stored_verdicts
-from stages.compare_tensors import FP16_MAX
+from stages.measuring.tensors import FP16_MAX
+from stages.results.gate import GateReport
 from stages.validate import named
-from stages.validate.assemble import hop_reports, images_of, new_verdicts, not_judged
-from stages.validate.checks import Peak
-from stages.validate.hops import FP16_GRAPH, OpenHops
-from stages.validate.judge import Judge, Setup
-from stages.validate.report import GateReport
-from stages.validate.stored import StoredReference, stored_index, stored_report
+from stages.validate.hops.opening import FP16_GRAPH, OpenHops
+from stages.validate.hops.stored import StoredReference, stored_index, stored_report
+from stages.validate.judging.checks import Peak
+from stages.validate.judging.judge import Judge, Setup
+from stages.validate.pages.assemble import hop_reports, images_of, new_verdicts, not_judged
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, SegpipeError
 from segpipe.runtime import trt
 from segpipe.runtime.cuda.backend import GpuBackend

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.kernels import Kernels
-from stages import reference
+from stages.models import reference
 from tests import kernel_calls
 from tests.kernel_cases import (
     PRE_TOLERANCE,

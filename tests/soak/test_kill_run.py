@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.rundir import RunDirectory
-from segpipe.verify import verify
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.verify import verify
 from stages.pipeline import NAMES
 from tests.tiny import write_tiny
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.gpu.plan import Folders
 from benchmarks.gpu.runs import build_settings, judged
-from stages.config_file import FILE_NAME, load_config
+from stages.config.file import FILE_NAME, load_config
 from stages.pipeline import Selection, run_stages
 
 RECIPE = Path(__file__).parents[1] / "camvid.toml"

@@ -9,14 +9,14 @@ import numpy as np
 
 from benchmarks.gpu.plan import Folders
 from benchmarks.gpu.runs import build_settings, gpu_backends, judged
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-from stages.config import Config
-from stages.config_file import FILE_NAME, load_config
+from stages.config.file import FILE_NAME, load_config
+from stages.config.root import Config
+from stages.config.starter import write_starter
 from stages.data import open_split
 from stages.demo import run_demo
 from stages.pipeline import Selection, run_stages
-from stages.starter import write_starter
 
 _FRAMES = 20
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.plan import Folders
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.compiling import compile_kernel
 from segpipe.runtime.cuda.device import Device, open_device
 from segpipe.runtime.cuda.kernels import Kernels

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason

@@ -6,7 +6,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import onnxruntime
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason

@@ -2,7 +2,7 @@
 
 import onnxruntime
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state

@@ -2,7 +2,7 @@
 
 import platform
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.device import open_device
 from segpipe.runtime.cuda.kernels import Kernels

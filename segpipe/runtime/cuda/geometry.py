@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract import Placement
+from segpipe.contract.schema import Placement
 
 TAP = np.dtype([("first", "<i4"), ("second", "<i4"), ("weight", "<f4"), ("nearest", "<i4")])
 """The twin of `struct Tap` in kernels.cu. `first` is -1 where a canvas is padding."""

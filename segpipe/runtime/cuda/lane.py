@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, InputError
 from segpipe.runtime.cuda.arrays import DeviceArray, read_frame
 from segpipe.runtime.cuda.buffers import Buffers

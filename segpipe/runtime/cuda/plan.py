@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from segpipe.contract import Contract, Placement
+from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.geometry import Tables, canvas_tables, mask_tables, on_canvas
 from segpipe.runtime.cuda.kernels import KINDS, PreArguments, ScoreArguments

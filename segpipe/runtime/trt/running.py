@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.device import cuda_error
 from segpipe.runtime.request import BuiltFor

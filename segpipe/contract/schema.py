@@ -1,0 +1,157 @@
+"""Contract: how pixels become numbers and numbers become classes. Owns its fields, their hash and the geometry."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from segpipe.documents import Form
+from segpipe.errors import ContractError
+from segpipe.rundir.storage import sha256_of_bytes
+
+METADATA_KEY = "segpipe.contract"  # in ONNX and safetensors metadata
+
+Layout = Literal["nchw", "nhwc"]
+Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a source frame lies on the network's canvas. All sizes are (height, width) in pixels."""
+
+    source: tuple[int, int]
+    canvas: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+
+    def whole_canvas(self) -> "Placement":
+        """The network's canvas taken as the frame, with the bars that a letterbox added."""
+        return Placement(self.canvas, self.canvas, self.canvas, (0, 0))
+
+
+class Contract(BaseModel):
+    """What training, export, validation and the runtime must agree on. Frozen, and equal when its hash is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    version: Literal[1] = 1
+    # frames
+    channels: Annotated[int, Field(ge=1)] = 3
+    channel_order: Literal["rgb", "bgr", "as_is"] = "rgb"
+    """The order the network wants. Frames of three channels are always handed over as RGB; `as_is` never reorders."""
+    dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    value_range: tuple[float, float] = (0.0, 255.0)
+    """The values that become 0 and 1 before mean and std are applied."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    # geometry
+    resize: Literal["half-pixel-bilinear"] = "half-pixel-bilinear"
+    """Half-pixel centres, no antialiasing, computed in float32, not rounded."""
+    fit: Literal["stretch", "letterbox", "pad"] = "stretch"
+    """stretch to the network size; letterbox keeps the aspect ratio on it; pad keeps the size, on a multiple."""
+    network_size: Size | None = None
+    size_multiple: Annotated[int, Field(ge=1)] = 1
+    # classes
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
+    # the network
+    output_stride: Annotated[int, Field(ge=1)] = 1
+    input_name: str = "image"
+    output_name: str = "logits"
+    input_layout: Layout = "nchw"
+    output_layout: Layout = "nchw"
+    input_dtype: Literal["float32", "float16", "uint8"] = "float32"
+    """Type of the input tensor. uint8 takes pixels as they are: mean 0, std 1, value range 0 to 1."""
+    output_kind: Literal["logits", "probabilities", "sigmoid", "labels"] = "logits"
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """For `sigmoid`: one output channel of raw scores, class 1 where sigmoid(score) is at least this."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        for problem, wrong in self._contradictions().items():
+            if wrong:
+                raise ValueError(problem)
+        return self
+
+    def _contradictions(self) -> dict[str, bool]:
+        low, high = self.value_range
+        plain = low == 0 and high == 1 and set(self.mean) == {0.0} and set(self.std) == {1.0}
+        return {
+            f"mean and std need one value for each of {self.channels} channels": {len(self.mean), len(self.std)}
+            != {self.channels},
+            "std must be positive": min(self.std, default=0) <= 0,
+            "value_range must be (low, high) with low < high": not low < high,
+            f"channel_order '{self.channel_order}' needs 3 channels": self.channel_order == "bgr"
+            and self.channels != 3,
+            "ignore_index is the number of a class": self.ignore_index < len(self.classes),
+            "class names must differ": len(set(self.classes)) != len(self.classes),
+            f"fit '{self.fit}' needs a network_size": self.fit != "pad" and self.network_size is None,
+            "fit 'pad' follows the frame: leave network_size out": self.fit == "pad" and self.network_size is not None,
+            "output_kind 'sigmoid' needs exactly 2 classes": self.output_kind == "sigmoid" and len(self.classes) != 2,
+            "input_dtype 'uint8' needs mean 0, std 1 and value_range 0 to 1": self.input_dtype == "uint8" and not plain,
+        }
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the sorted JSON."""
+        return sha256_of_bytes(self.to_json().encode())
+
+    @property
+    def mask_dtype(self) -> Literal["uint8", "uint16"]:
+        """Masks are uint8 unless the classes need more."""
+        return "uint8" if max(len(self.classes) - 1, self.ignore_index) < 256 else "uint16"
+
+    @property
+    def score_channels(self) -> int:
+        """Channels of the network's output."""
+        return 1 if self.output_kind in {"sigmoid", "labels"} else len(self.classes)
+
+    def to_json(self) -> str:
+        """Sorted JSON, the form that is hashed and embedded."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str | bytes, source: str) -> "Contract":
+        """Parse an embedded contract; `source` names where it came from in the error."""
+        return _FORM.read(text, f"the contract of {source}", "export the network again")
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any], source: str) -> "Contract":
+        """The contract that an ONNX or safetensors file carries."""
+        if METADATA_KEY not in metadata:
+            raise ContractError(f"{source} carries no contract", hint="export it with `segpipe export`")
+        return cls.from_json(metadata[METADATA_KEY], source)
+
+    def require_same(self, other: "Contract", ours: str, theirs: str) -> None:
+        """Refuse two artifacts that disagree, naming the first fields that differ."""
+        if self.sha256 == other.sha256:
+            return
+        mine, yours = self.model_dump(), other.model_dump()
+        names = [name for name in mine if mine[name] != yours[name]]
+        example = f"{names[0]} is {mine[names[0]]!r} against {yours[names[0]]!r}"
+        raise ContractError(
+            f"{ours} and {theirs} disagree about the contract ({', '.join(names)}): {example}",
+            hint="run `segpipe run` so that both are made from the same network",
+        )
+
+    def place(self, height: int, width: int) -> Placement:
+        """Lay a frame of this size on the canvas that the network sees."""
+        source = (height, width)
+        if self.network_size is None:
+            canvas = (_round_up(height, self.size_multiple), _round_up(width, self.size_multiple))
+            return Placement(source, canvas, source, (0, 0))
+        if self.fit == "stretch":
+            return Placement(source, self.network_size, self.network_size, (0, 0))
+        canvas = self.network_size
+        scale = min(canvas[0] / height, canvas[1] / width)
+        resized = (max(1, round(height * scale)), max(1, round(width * scale)))
+        offset = ((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2)
+        return Placement(source, canvas, resized, offset)
+
+
+_FORM = Form("contract", TypeAdapter(Contract), ContractError)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

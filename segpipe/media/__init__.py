@@ -1,0 +1,1 @@
+"""Images, videos and raw streams, in and out."""

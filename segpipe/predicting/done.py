@@ -1,0 +1,143 @@
+"""What counts as done: every picture carries, inside its own file, what it was made from.
+
+Picture and record are one PNG, so one rename writes both and no kill can part them. What is read back counts only when
+its record names the same source bytes, artifact, contract and options, and the rest of the file is what was written.
+Times prove nothing: an older file moved over a source keeps its own. So a source is hashed; beside segmenting that is
+cheap. A video's pictures are many files: their record lies among them and is written last.
+"""
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from segpipe.errors import InputError
+from segpipe.media.files import read_regular
+from segpipe.rundir.storage import explained_reads, sha256_of_bytes, write_atomically
+
+RECORD = ".segpipe.json"
+"""The record of a folder of pictures."""
+
+_FORMAT = 1  # of records; a new number when the same options come to mean other pixels
+_BEGIN = 33  # where PNG's first chunk, IHDR, ends
+_TEXT = b"tEXt"
+_KEYWORD = b"segpipe\0"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that was segmented."""
+
+    path: Path
+    """For people: a source that moved is the same source."""
+    size_bytes: int
+    sha256: str
+
+    @classmethod
+    def of_bytes(cls, path: Path, data: bytes) -> "Source":
+        """Of what was read from `path`."""
+        return cls(path, len(data), sha256_of_bytes(data))
+
+    @classmethod
+    def of_file(cls, path: Path, file: BufferedReader) -> "Source":
+        """Of an open file too large to be held in memory."""
+        file.seek(0)
+        with explained_reads(path):
+            return cls(path, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@dataclass(frozen=True)
+class Origin:
+    """All that decides what a picture shows."""
+
+    source: Source
+    artifact_sha256: str
+    contract_sha256: str
+    options: Mapping[str, Any]
+    """Those that change pixels, as JSON takes them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record, without the hash of what it is about."""
+        source = {"path": str(self.source.path), "bytes": self.source.size_bytes, "sha256": self.source.sha256}
+        return {
+            "format": _FORMAT,
+            "source": source,
+            "artifact_sha256": self.artifact_sha256,
+            "contract_sha256": self.contract_sha256,
+            "options": dict(self.options),
+        }
+
+    def is_named_by(self, record: Any) -> bool:
+        """Whether a record that was read is of this origin. Without an artifact's hash nothing is proved."""
+        return bool(self.artifact_sha256) and _without_path(record) == _without_path(self.as_dict())
+
+
+def seal(png: bytes, origin: Origin) -> bytes:
+    """The PNG with its record in it, as its first text."""
+    record = origin.as_dict() | {"png_sha256": sha256_of_bytes(png)}
+    body = _TEXT + _KEYWORD + json.dumps(record, sort_keys=True).encode("ascii")
+    chunk = struct.pack(">I", len(body) - len(_TEXT)) + body + struct.pack(">I", zlib.crc32(body))
+    return png[:_BEGIN] + chunk + png[_BEGIN:]
+
+
+def is_done(picture: Path, origin: Origin) -> bool:
+    """Whether this file is the picture of this origin, byte for byte as it was written."""
+    data = _read(picture)
+    length = int.from_bytes(data[_BEGIN : _BEGIN + 4])
+    body = data[_BEGIN + 4 : _BEGIN + 8 + length]
+    if not body.startswith(_TEXT + _KEYWORD):
+        return False
+    record = _parsed(body[len(_TEXT + _KEYWORD) :])
+    png = data[:_BEGIN] + data[_BEGIN + 12 + length :]
+    return record.pop("png_sha256", "") == sha256_of_bytes(png) and origin.is_named_by(record)
+
+
+def write_record(folder: Path, origin: Origin, outputs: Mapping[str, str]) -> None:
+    """Vouch for the outputs of a video, name to SHA-256, in the folder of its masks."""
+    record = origin.as_dict() | {"outputs": dict(outputs)}
+    write_atomically(folder / RECORD, json.dumps(record, indent=2, sort_keys=True).encode("ascii"))
+
+
+def recorded_outputs(folder: Path, origin: Origin) -> dict[str, str]:
+    """What the folder's record vouches for, name to SHA-256; nothing when it is of another origin."""
+    record = _parsed(_read(folder / RECORD))
+    outputs = record.pop("outputs", {})
+    return outputs if origin.is_named_by(record) and isinstance(outputs, dict) else {}
+
+
+def pictures_sha256(folder: Path) -> str:
+    """Of the names and bytes of all PNGs in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.png")):
+        digest.update(f"{path.name} {sha256_of_bytes(_read(path))}\n".encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    """Its bytes; none where there is no such file, or nothing that can be read."""
+    try:
+        return read_regular(path)
+    except InputError:
+        return b""
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """A record; an empty one where the text is none."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):  # not JSON, or not UTF-8
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _without_path(record: Any) -> Any:
+    source = record.get("source") if isinstance(record, dict) else None
+    if not isinstance(source, dict):
+        return None
+    return record | {"source": {key: value for key, value in source.items() if key != "path"}}

@@ -1,0 +1,67 @@
+"""One `predict` command: what is asked for, where each input's pictures go, and what they are made from."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segpipe.predicting.done import Origin, Source
+from segpipe.runtime.segmenter import Segmenter
+
+MASKS, OVERLAYS, COLOURS, VIDEOS = "masks", "overlays", "colours", "videos"
+"""Folders of what is written."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to write beside index masks, and how."""
+
+    out: Path
+    overlay: bool = True
+    """For images in `overlays/`, for videos beside each frame in `videos/`."""
+    colour: bool = False
+    tiled: bool = False
+    """Cut every frame into tiles; those over the segmenter's limit are in any case."""
+    force: bool = False
+    """Make again what is there."""
+    max_pixels: int = 256_000_000
+    """The largest frame that is decoded; about 6 bytes of memory a pixel, twice, as two are in work."""
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The folders that an image writes to; the mask's last, with which the image is done."""
+        return (*[OVERLAYS] * self.overlay, *[COLOURS] * self.colour, MASKS)
+
+    def target(self, folder: str, source: Path) -> Path:
+        """Where what is made of a source goes: a file for an image, for a video a folder or a video."""
+        return self.out / folder / source.stem
+
+    def is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
+        """Whether a frame of this size is cut into tiles."""
+        return self.tiled or height * width > segmenter.max_pixels
+
+    def masks(self, segmenter: Segmenter, frames: Iterable[NDArray[Any]], size: tuple[int, int]) -> Iterator[Any]:
+        """The masks of frames of one size, in order."""
+        if self.is_tiled(segmenter, *size):
+            return map(segmenter.tiled, frames)
+        return segmenter.stream(frames)
+
+    def origin(self, segmenter: Segmenter, source: Source, folder: str) -> Origin:
+        """What decides the pixels of what is written into a folder."""
+        options: dict[str, Any] = {"picture": folder, "tiled": self.tiled, "whole_pixels": segmenter.max_pixels}
+        if folder != MASKS:
+            options["palette"] = [list(colour) for colour in segmenter.palette]
+        return Origin(source, segmenter.artifact_sha256, segmenter.contract.sha256, options)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was written for one input; for a video `mask` is a folder and `overlay` a side-by-side video."""
+
+    image: Path
+    mask: Path
+    overlay: Path
+    frames: int = 1
+    skipped: bool = False

@@ -1,0 +1,139 @@
+"""Files in, masks and pictures out: what `segpipe predict` does with images and videos."""
+
+import errno
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from segpipe import draw
+from segpipe.errors import InputError, SegpipeError, StorageError
+from segpipe.media.files import read_regular
+from segpipe.media.images import decode_image, encode_png, write_png
+from segpipe.media.video import VIDEO_SUFFIXES, predict_video, remove_video
+from segpipe.predicting.done import Source, is_done, seal
+from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Job, Predicted
+from segpipe.rundir.storage import explained_refusals, sweep_temporaries
+from segpipe.runtime.segmenter import Segmenter
+from segpipe.runtime.streaming import ordered
+
+_log = logging.getLogger(__name__)
+
+_WORKERS = 2  # one image is decoded or encoded while the network has another
+_OF_ONE_FILE = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR})
+"""What the system refuses one file for; a full disk refuses the next one too."""
+
+
+def predict_files(
+    segmenter: Segmenter, inputs: Iterable[Path], out: Path | Job, advance: Callable[[int], None] | None = None
+) -> tuple[list[Predicted], list[SegpipeError]]:
+    """Segment each file. What is done is skipped; a broken file is reported and the rest goes on.
+
+    What was made of a broken file before is removed: a mask that lies there is one of what its source holds now.
+    `advance` is called with the number of frames that were just finished.
+    """
+    job = out if isinstance(out, Job) else Job(out)
+    paths = list(inputs)
+    _prepare(job, paths)
+    done, broken = [], []
+    for answer in _answers(segmenter, paths, job, advance or (lambda _: None)):
+        if isinstance(answer, SegpipeError):
+            broken.append(answer)
+            _log.error("%s", answer)
+        else:
+            done.append(answer)
+    if skipped := sum(answer.skipped for answer in done):
+        _log.info("%d of %d were done before", skipped, len(done))
+    return done, broken
+
+
+def _prepare(job: Job, inputs: Sequence[Path]) -> None:
+    """Refuse inputs that would be written over, and delete what a kill left half written."""
+    with explained_refusals(str(job.out)):
+        job.out.mkdir(parents=True, exist_ok=True)
+        written = {(job.out / folder).resolve(): folder for folder in (MASKS, OVERLAYS, COLOURS, VIDEOS)}
+    parents = {parent: written.get(parent.resolve()) for parent in {path.parent for path in inputs}}
+    for path in inputs:
+        if taken := parents[path.parent]:
+            raise InputError(f"{path} lies where {taken} are written", hint="give another folder with --out")
+    for folder in written:
+        sweep_temporaries(folder)
+
+
+def _answers(
+    segmenter: Segmenter, inputs: list[Path], job: Job, tick: Callable[[int], None]
+) -> Iterator[Predicted | SegpipeError]:
+    """Images several at a time, then videos, which overlap their own frames."""
+
+    def image(path: Path) -> Predicted | SegpipeError:
+        return _attempt(path, lambda: _predict_image(segmenter, path, job), lambda: _remove_image(path, job))
+
+    def video(path: Path) -> Predicted | SegpipeError:
+        return _attempt(path, lambda: predict_video(segmenter, path, job, tick), lambda: remove_video(path, job))
+
+    videos = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES]
+    images = [path for path in inputs if path.suffix.lower() not in VIDEO_SUFFIXES]
+    for answer in ordered(image, images, _WORKERS):
+        tick(1)
+        yield answer
+    yield from map(video, videos)
+
+
+def _attempt(path: Path, make: Callable[[], Predicted], remove: Callable[[], bool]) -> Predicted | SegpipeError:
+    """What was made of an input, or the error that is about this input alone."""
+    try:
+        return make()
+    except (InputError, StorageError) as error:
+        if isinstance(error, StorageError) and getattr(error.__cause__, "errno", None) not in _OF_ONE_FILE:
+            raise
+        message = error.message if str(path) in error.message else f"{path}: {error.message}"
+        removed = " (what was made of it before was removed)" if remove() else ""
+        return InputError(f"{message}{removed}", hint=error.hint)
+
+
+def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
+    files = {folder: _picture(job, folder, path) for folder in (MASKS, OVERLAYS)}
+    content = read_regular(path)
+    source = Source.of_bytes(path, content)
+    origins = {folder: job.origin(segmenter, source, folder) for folder in job.pictures}
+    if not job.force and all(is_done(_picture(job, folder, path), origins[folder]) for folder in origins):
+        return Predicted(path, files[MASKS], files[OVERLAYS], skipped=True)
+    frame = decode_image(path, content, job.max_pixels)
+    mask = segmenter.tiled(frame) if job.is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
+    for folder, origin in origins.items():
+        file = _picture(job, folder, path)
+        write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
+    return Predicted(path, files[MASKS], files[OVERLAYS])
+
+
+def _drawn(folder: str, segmenter: Segmenter, frame: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
+    """The picture that belongs into a folder."""
+    if folder == COLOURS:
+        return draw.colourise(mask, segmenter.palette)
+    if folder == OVERLAYS:
+        return draw.overlay(draw.displayable(frame, segmenter.contract.value_range), mask, segmenter.palette)
+    return mask
+
+
+def _picture(job: Job, folder: str, path: Path) -> Path:
+    target = job.target(folder, path)
+    return target.with_name(f"{target.name}.png")
+
+
+def _remove_image(path: Path, job: Job) -> bool:
+    """Delete what an input's name stands for; whether there was something."""
+    removed = [_removed(_picture(job, folder, path)) for folder in (MASKS, OVERLAYS, COLOURS)]
+    return any(removed)
+
+
+def _removed(file: Path) -> bool:
+    with explained_refusals(str(file)):
+        try:
+            file.unlink()
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, *_OF_ONE_FILE}:
+                raise
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""segpipe.toml as typed objects."""

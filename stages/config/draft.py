@@ -1,0 +1,33 @@
+"""The contract as far as the config alone says it: the network adds its stride and multiple. Light: no torch."""
+
+from segpipe.contract.schema import Contract
+from stages.config.root import Config, FolderData
+
+
+def draft_contract(config: Config) -> Contract:
+    """Raises pydantic's ValidationError where [input], [data] and [train] contradict each other."""
+    frames, train = config.input, config.train
+    classes, ignore_index = _classes(config)
+    return Contract(
+        channels=frames.channels,
+        channel_order=frames.channel_order,
+        dtype=frames.dtype,
+        value_range=frames.value_range,
+        mean=frames.mean,
+        std=frames.std,
+        fit=frames.fit,
+        network_size=(frames.height, frames.width) if frames.height and frames.width else None,
+        classes=classes,
+        ignore_index=ignore_index,
+        output_kind="sigmoid" if train.output == "sigmoid" else "logits",
+        threshold=train.threshold if train.output == "sigmoid" else 0.5,
+    )
+
+
+def _classes(config: Config) -> tuple[tuple[str, ...], int]:
+    if isinstance(config.data, FolderData):
+        return config.data.classes, config.data.ignore_index
+    from stages.data import labels_of  # OpenCV loads here, for the synthetic set
+
+    labels = labels_of(config)
+    return labels.classes, labels.ignore_index

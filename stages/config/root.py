@@ -1,0 +1,228 @@
+"""One TOML file to the typed config of every stage. Owns names, defaults and allowed values."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from stages.config.data import (
+    CamVidData,
+    CityscapesData,
+    DataConfig,
+    FolderData,
+    InputConfig,
+    PetData,
+    ShapesData,
+    VocData,
+)
+from stages.config.section import Section, Share
+from stages.config.train import AugmentConfig, TrainConfig
+
+__all__ = [
+    "AugmentConfig",
+    "BenchmarkConfig",
+    "BuildConfig",
+    "CamVidData",
+    "CityscapesData",
+    "Config",
+    "ExportConfig",
+    "FolderData",
+    "InputConfig",
+    "Limits",
+    "ModelConfig",
+    "PetData",
+    "Section",
+    "ShapesData",
+    "TrainConfig",
+    "ValidateConfig",
+    "VocData",
+]
+
+
+def _listed(value: Any) -> Any:
+    """One string is a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Target = Literal["tensorrt-rtx", "tensorrt"]
+Peer = Literal["eager", "half", "compile", "onnxruntime", "onnxruntime-cuda", "openvino"]
+
+
+class ModelConfig(Section):
+    """The network: a name from this package, or `package.module:factory` of your own."""
+
+    name: str = "skipnet"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the network's factory."""
+    weights: str = ""
+    """Pretrained weights: a .safetensors, .pth or .pt file relative to the TOML file (of the encoder or of the whole
+    network), `imagenet` (downloaded by torchvision, smp or timm), `coco` for torchvision/..., or another published
+    set's name. Empty: random."""
+
+
+class ExportConfig(Section):
+    """ONNX."""
+
+    opset: Annotated[int, Field(ge=17, le=22)] = 18
+    """Every consumer reads 18: ONNX Runtime with CUDA keeps Resize on the GPU up to it, and TensorRT 10.13 knows it."""
+    fp32_islands: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("auto",)
+    """What model.fp16.onnx keeps in FP32: "auto" (what the range probe finds), "weights" (without frames), and
+    names of modules or nodes, also as patterns (`head.*`). They add up."""
+    calibration_images: PositiveInt = 16
+    """Frames that the range probe looks at."""
+
+
+Range = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class Profile(Section):
+    """One optimisation profile: smallest, typical and largest batch, height and width of the network's input."""
+
+    batch: Range = (1, 1, 8)
+    height: Range | None = None
+    width: Range | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Profile":
+        for name in ("batch", "height", "width"):
+            values = getattr(self, name)
+            if values is not None and list(values) != sorted(values):
+                raise ValueError(f"{name} must be smallest, typical, largest")
+        return self
+
+
+class BuildConfig(Section):
+    """TensorRT engines."""
+
+    targets: tuple[Target, ...] = ("tensorrt-rtx",)
+    precision: Literal["fp16", "fp32"] = "fp16"
+    compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
+    """GPUs that a tensorrt-rtx engine is built for."""
+    max_batch: PositiveInt = 8
+    """Largest batch of the one profile that is made when `profiles` is empty."""
+    profiles: tuple[Profile, ...] = ()
+    """Several optimisation profiles, for instance one for single frames and one for batches."""
+    min_fp16_share: Share = 0.9
+    """Least share of convolutions, deconvolutions and matrix products, islands apart, that must be in FP16."""
+    workspace_mb: PositiveInt | None = None
+    """Most scratch memory that a layer may use on the GPU; without it, all there is."""
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """How long TensorRT searches: 0 builds fastest, 5 runs fastest."""
+    timing_cache: bool = True
+    """`tensorrt` only: keep measured timings for the next build, by GPU and version."""
+    hardware_compatibility: Literal["none", "ampere-plus", "same-compute-capability"] = "none"
+    """`tensorrt` only: which other GPUs may run the engine."""
+    version_compatible: bool = False
+    """`tensorrt` only: later TensorRT versions may run the engine."""
+
+
+class Limits(Section):
+    """When the release gate fails. Each number has its reason beside it."""
+
+    min_agreement: Share = 0.995
+    """Of all pixels. An honest FP16 conversion of a trained network keeps about 99.9 %."""
+    min_image_agreement: Share = 0.97
+    """Of the worst image: one that is broken among thousands moves no mean. Many borders are many honest flips."""
+    max_flips_inside: Share = 0.001
+    """Of pixels away from every boundary. There margins are wide, so flips mean another network, not rounding."""
+    max_flips_boundary: Share = 0.02
+    """Of pixels near a boundary. Rounding flips a few in a thousand; a shift by one pixel flips one in six."""
+    max_large_margin_flips: Share = 1e-4
+    """Of all pixels, flipped although the reference led by `large_margin`. Rounding errors are a hundred times less."""
+    max_iou_drop: Share = 0.005
+    """Of each labelled class, and so of their mean, against the labels. Less than the spread between two trainings."""
+    max_relative_l2: PositiveFloat = 0.008
+    """Of the worst image's scores, of FP16 and TF32 hops. Rounding gives 3e-4 to 3e-3; a wrong mean, resize or weight
+    gives more."""
+    max_relative_l2_fp32: PositiveFloat = 1e-4
+    """Of the worst image's scores, of hops that compute in FP32. Another order of sums gives 1e-7 to 1e-5."""
+    max_stress_relative_l2: PositiveFloat = 0.05
+    """On black, noise, checkerboards and the like: activations leave the trained range, so rounding weighs more."""
+    max_fp16_range: Share = 0.25
+    """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than
+    those tried. What stays in FP32 does not count."""
+    min_miou: Share | None = None
+    """Mean IoU over the labelled classes, of every hop and of the reference, on the gate's labelled images. Off unless
+    set: the other limits ask whether it is still the same network, this one whether it is any good. What is deployed
+    counts, so each hop is held to it; `--hop` sees a few stored images only and takes over what the gate found."""
+    min_class_iou: Share | None = None
+    """The same of the worst labelled class, which hardly moves a mean over many."""
+    min_reference_miou_share: Share = 0.5
+    """The reference's mIoU on these labels, as a share of what training recorded. Less: they are not its labels."""
+
+
+class ValidateConfig(Section):
+    """The release gate."""
+
+    images: PositiveInt = 40
+    """Of the validation split, chosen by a fixed seed; a larger number takes all."""
+    boundary_px: PositiveInt = 3
+    """So many pixels on either side of a change of class are boundary: flips there are common and harmless."""
+    large_margin: PositiveFloat = 0.1
+    """A flip counts as large where the reference led by this many standard deviations of its scores."""
+    stress: bool = True
+    """Also try constants, noise, checkerboards, extreme contrast, a single changed pixel, extreme sizes."""
+    reference_images: PositiveInt = 8
+    """So many images are stored with their scores, for a machine that judges an engine and has no PyTorch."""
+    pictures: PositiveInt = 6
+    """Worst images shown on the gate's page."""
+    limits: Limits = Limits()
+
+
+class BenchmarkConfig(Section):
+    """Latency, and what stands beside it."""
+
+    frames: PositiveInt = 16
+    """Of the val split, in turn."""
+    rounds: PositiveInt = 100
+    """Samples of each contestant; 100 tell the 90th percentile, 1000 the 99th."""
+    seconds: PositiveFloat = 30
+    """Time limit of the rounds; a machine that is busy with other work gives fewer."""
+    peers: tuple[Peer, ...] = ("eager", "half", "compile", "onnxruntime", "onnxruntime-cuda", "openvino")
+    """Whom to measure beside this run. Those that cannot run here are listed with the reason."""
+    batches: tuple[PositiveInt, ...] = (1, 4, 8)
+    """Frames a call, for throughput."""
+    callers: tuple[PositiveInt, ...] = (1, 2, 4)
+    """Threads calling at once, for throughput."""
+    throughput_seconds: PositiveFloat = 1
+    """For each of them."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """0 takes one a core."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    data: DataConfig
+    input: InputConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    export: ExportConfig = ExportConfig()
+    build: BuildConfig = BuildConfig()
+    validate_: Annotated[ValidateConfig, Field(alias="validate")] = ValidateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    def stored(self) -> dict[str, Any]:
+        """What the run directory keeps: `resolved` for people, `chosen` (all that is no default) for freshness."""
+        return {"resolved": self.model_dump(mode="json", by_alias=True), "chosen": self._chosen()}
+
+    def sections(self, *names: str) -> dict[str, Any]:
+        """Some tables as a stage's parameters. Defaults are left out, so that a new option retrains nothing."""
+        chosen = self._chosen()
+        return {name: chosen.get(name, {}) for name in names}
+
+    def shapes(self) -> dict[str, Any]:
+        """The batches and sizes that engines are for, which graphs are proved and judged at, as parameters."""
+        build = self._chosen().get("build", {})
+        return {"shapes": {name: build[name] for name in ("max_batch", "profiles") if name in build}}
+
+    def _chosen(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_WITHOUT_EFFECT)
+
+
+_WITHOUT_EFFECT: Any = {
+    "data": {"root", "absent_classes"},
+    "train": {"workers", "threads", "devices", "nodes", "compile", "tensorboard"},
+    "benchmark": {"threads"},
+    "build": {"timing_cache"},
+}
+"""Settings that say where, how fast and what is put up with, not what: data is known by its fingerprint."""

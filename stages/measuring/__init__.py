@@ -1,0 +1,1 @@
+"""Comparing masks and tensors, and timing: numpy only."""

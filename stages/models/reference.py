@@ -1,0 +1,71 @@
+"""The contract in PyTorch: the definition that the runtime's numpy and CUDA forms are held to."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segpipe.contract.schema import Contract, Placement
+
+
+def preprocess(
+    frame: NDArray[Any], contract: Contract, placement: Placement, device: torch.device | None = None
+) -> Tensor:
+    """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it), computed on `device`."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(device).float().permute(2, 0, 1)[None]
+    if placement.resized != placement.source:
+        pixels = F.interpolate(pixels, placement.resized, mode="bilinear", align_corners=False, antialias=False)
+    if contract.channel_order == "bgr":
+        pixels = pixels.flip(1)
+    low, high = contract.value_range
+    mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(contract.std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    pixels = ((pixels - low) / (high - low) - mean) / std
+    (top, left), (height, width) = placement.offset, placement.resized
+    below, right = placement.canvas[0] - top - height, placement.canvas[1] - left - width
+    pixels = F.pad(pixels, (left, right, top, below))
+    return pixels if contract.input_layout == "nchw" else pixels.permute(0, 2, 3, 1)
+
+
+def upsample(scores: Tensor, placement: Placement) -> Tensor:
+    """1xCxhxw scores to 1xCxHxW at the source size: bilinear, half-pixel centres, one step."""
+    if placement.resized == placement.canvas:
+        return F.interpolate(scores, placement.source, mode="bilinear", align_corners=False)
+    for axis in (0, 1):
+        scores = _upsample_axis(scores, placement, axis)
+    return scores
+
+
+def decide(scores: Tensor, contract: Contract) -> NDArray[Any]:
+    """1xCxHxW full-size scores to an HxW mask."""
+    if contract.output_kind == "sigmoid":
+        limit = math.log(contract.threshold / (1 - contract.threshold))
+        mask = scores[0, 0] >= limit
+    else:
+        mask = scores[0].argmax(0)
+    return mask.cpu().numpy().astype(contract.mask_dtype)
+
+
+@torch.inference_mode()
+def segment(network: nn.Module, frame: NDArray[Any], contract: Contract) -> NDArray[Any]:
+    """Frame to mask by the definition."""
+    placement = contract.place(*frame.shape[:2])
+    device = next(network.parameters()).device
+    scores = network(preprocess(frame, contract, placement).to(device))
+    return decide(upsample(scores, placement), contract)
+
+
+def _upsample_axis(scores: Tensor, placement: Placement, axis: int) -> Tensor:
+    """Interpolate one spatial axis where the frame covers only part of the canvas."""
+    dim, length = axis + 2, scores.shape[axis + 2]
+    centres = torch.arange(placement.source[axis], dtype=torch.float64, device=scores.device) + 0.5
+    on_canvas = centres * (placement.resized[axis] / placement.source[axis]) + placement.offset[axis]
+    position = (on_canvas * (length / placement.canvas[axis]) - 0.5).clamp(0, length - 1)
+    first = position.floor().long()
+    second = (first + 1).clamp(max=length - 1)
+    weight = (position - first).float().view([-1, 1] if axis == 0 else [-1])
+    return scores.index_select(dim, first) * (1 - weight) + scores.index_select(dim, second) * weight

@@ -1,0 +1,1 @@
+"""What stages publish for others to read, typed."""

@@ -1,0 +1,1 @@
+"""Where two networks part, and what is the likely cause."""

@@ -1,0 +1,187 @@
+"""Where a hop parts from the reference: the first diverging layer, its range, and what to try."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from torch import nn
+
+from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.preprocess import preprocess
+from stages.graphs.halving import half_suffix
+from stages.graphs.ranges import measure
+from stages.graphs.types import element_types
+from stages.measuring.tensors import FP16_MAX
+from stages.validate.explaining.bisect import Divergence, Tolerance, first_divergence
+from stages.validate.explaining.sides import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
+from stages.validate.hops.inputs import Image
+from stages.validate.hops.opening import FP16_GRAPH, FP32_GRAPH
+from stages.validate.hops.pytorch import Reference
+from stages.validate.hops.rounded import rounded_side
+from stages.validate.judging.judge import HopState, Setup
+
+_HALF_AGREES = "given the reference's tensor every layer stays within FP16's rounding"
+_GRAPH_AGREES = "given the reference's tensor the graph agrees layer by layer"
+_ENGINE_AGREES = "the graph that the engine was built from agrees layer by layer: what differs is the engine itself"
+_ELSEWHERE = ": what differs is pre- or post-processing (mean and std, channel order, resize, upsampling)"
+_FP32_ADVICE = "its weights or its arithmetic in the graph are not the trained ones: export again, and compare them"
+_FP32_LAYER, _FP16_LAYER = 1e-6, 5e-4
+"""Relative errors that one layer honestly makes."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The first diverging layer, or that there is none in the network itself."""
+
+    hop: str
+    image: str
+    runs: int
+    divergence: Divergence | None = None
+    node: str = ""
+    module: str = ""
+    peak: float | None = None
+    islands: tuple[str, ...] = ()
+    """What to keep in FP32: the layer, and where that was not enough, the one before it."""
+    advice: str = ""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        found = self.divergence
+        if found is None:
+            return [f"hop '{self.hop}', {self.image}: {self.advice} ({self.runs} runs of the network)"]
+        peak = "" if self.peak is None else f", values up to {self.peak:.4g} in FP32 (FP16 ends at {FP16_MAX:.0f})"
+        before = f"{found.error_before:.3g} before it" + (f", at {found.before}" if found.before else "")
+        return [
+            f"hop '{self.hop}', {self.image}: first diverging layer is module '{self.module or 'output'}'"
+            f"{f' (ONNX node {self.node})' if self.node else ''}: relative error {before}, {found.error:.3g} after it"
+            f"{peak}; {self.advice} ({self.runs} runs of the network)"
+        ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One question: a hop, the image it is worst on, and where the run's graphs come from."""
+
+    hop: str
+    image: Image
+    setup: Setup
+    graph: Callable[[str], bytes]
+    failed: bool = True
+    engine: bool = False
+    """The hop is a TensorRT engine: only the graph that it was built from can be opened up."""
+
+    @property
+    def tensor(self) -> NDArray[Any]:
+        """The frame as the network's input."""
+        frame = self.image.frame
+        contract = self.setup.contract
+        return preprocess(frame, contract, contract.place(*frame.shape[:2]))[np.newaxis]
+
+    def tolerance(self, half: bool) -> Tolerance:
+        """What is honest by the limits: else a hop could fail where no layer does."""
+        limits = self.setup.settings.limits
+        return (
+            Tolerance(_FP16_LAYER, limits.max_relative_l2)
+            if half
+            else Tolerance(_FP32_LAYER, limits.max_relative_l2_fp32)
+        )
+
+    def nothing(self, runs: int, advice: str) -> Explanation:
+        """No layer diverges."""
+        return Explanation(self.hop, self.image.name, runs, advice=advice)
+
+
+def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: Reference) -> Explanation | None:
+    """Bisect on the image with most flips; of a failed hop where that shows nothing, on the worst stress input.
+
+    None where the hop has no graph that can be opened up.
+    """
+    failed, found = state.differs(setup), None
+    for seen in (state.worst, state.worst_stress if failed else None):
+        if seen is not None and (found is None or found.divergence is None):
+            graph = partial(rundir.artifact_bytes, "export")
+            case = Case(state.hop.name, seen.image, setup, graph, failed, state.hop.stage == "build")
+            found = _explain(case, rundir, state, reference) or found
+    return found
+
+
+def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
+    name = FP16_GRAPH if state.hop.half else FP32_GRAPH
+    if name not in rundir.record("export").outputs:
+        return None
+    return explain_graph(case, reference.network, name) if reference.network is not None or state.hop.half else None
+
+
+def explain_graph(case: Case, network: nn.Module | None, name: str) -> Explanation:
+    """One of the graphs against the reference; without a module, the FP16 graph against the FP32 one."""
+    return _explain_imported(case) if network is None else _explain_trained(case, network, name)
+
+
+def largest_half(setup: Setup) -> float:
+    """What an FP16 tensor may hold by the limits."""
+    return setup.settings.limits.max_fp16_range * FP16_MAX
+
+
+def enclosing_island(module: str, peaks_: Mapping[str, float], largest: float) -> str:
+    """The smallest module around a layer whose own output is at most `largest`; '' when only the whole network's is.
+
+    An island hands on FP16, so a layer whose output overflows needs the layers that bring it back beside it.
+    """
+    while module and not peaks_.get(module, math.inf) <= largest:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def _explain_trained(case: Case, network: nn.Module, name: str) -> Explanation:
+    """The FP32 module against an ONNX graph, checkpoint by module."""
+    graph = case.graph(name)
+    nodes, watched = module_nodes(graph), execute(network, case.tensor)
+    tensors = {module: nodes[module].output[0] for module in watched.leaves if module in nodes}
+    half = name == FP16_GRAPH
+    shown = tensors | {ROOT: case.setup.contract.output_name}
+    side = (rounded_side if half else GraphSide)(graph, case.tensor, shown)
+    found, runs = first_divergence(list(shown), ModuleSide(network, case.tensor), side, case.tolerance(half))
+    if found is None:
+        agrees = _ENGINE_AGREES if case.engine else _HALF_AGREES if half else _GRAPH_AGREES
+        return case.nothing(runs + 1, agrees + (_ELSEWHERE if case.failed else ""))
+    module, peak = found.checkpoint, watched.peaks.get(found.checkpoint)
+    node = nodes[module].name if module in nodes else ""
+    if not half:
+        return Explanation(case.hop, case.image.name, runs + 1, found, node, module, peak, advice=_FP32_ADVICE)
+    largest = largest_half(case.setup)
+    islands = [enclosing_island(name, watched.peaks, largest) for name in (module, found.before or "")]
+    advice = _fp16_advice(islands[0], peak)
+    return Explanation(
+        case.hop, case.image.name, runs + 1, found, node, module, peak, tuple(filter(None, islands)), advice
+    )
+
+
+def _explain_imported(case: Case) -> Explanation:
+    """An imported FP32 graph against its FP16 form, tensor by tensor."""
+    graph, half = case.graph(FP32_GRAPH), case.graph(FP16_GRAPH)
+    model = onnx.load_model_from_string(graph)
+    ranges = measure(model, [case.tensor], case.setup.contract.input_name)
+    suffix, known = half_suffix(element_types(model)), element_types(onnx.load_model_from_string(half))
+    halves = {name: name + suffix if name + suffix in known else name for name in ranges}
+    forms = {name: half for name, half in halves.items() if half in known}
+    ours = GraphSide(graph, case.tensor, {name: name for name in forms})
+    found, runs = first_divergence(list(forms), ours, rounded_side(half, case.tensor, forms), case.tolerance(True))
+    if found is None:
+        return case.nothing(runs + 1, _HALF_AGREES + (_ELSEWHERE if case.failed else ""))
+    maker = made_by(graph, found.checkpoint)
+    node, peak = maker.name if maker else found.checkpoint, ranges[found.checkpoint].largest
+    before = made_by(graph, found.before) if found.before else None
+    islands = (node, before.name) if before else (node,)
+    return Explanation(case.hop, case.image.name, runs + 1, found, node, "", peak, islands, _fp16_advice(node, peak))
+
+
+def _fp16_advice(island: str, peak: float | None) -> str:
+    if not island:
+        return "only the whole network encloses it: train with smaller weights there, or build with precision fp32"
+    why = "its values overflow FP16" if peak is not None and not peak <= FP16_MAX else "it loses too many digits"
+    return f"{why}: try export.fp32_islands = ['{island}']"

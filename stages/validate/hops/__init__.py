@@ -1,0 +1,1 @@
+"""What answers an image: PyTorch, graphs, engines, the stored reference."""

@@ -1,0 +1,83 @@
+"""PyTorch's side of the gate: the FP32 reference, and the FP16 graph in rounded form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from segpipe.contract.schema import Contract
+from segpipe.errors import BackendError
+from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.opening import run_contract
+from stages.models import checkpoint, reference
+from stages.validate.hops.answers import Answer, Answered
+from stages.validate.hops.opening import FP16_GRAPH, FP32_GRAPH, OpenHops, open_graph
+from stages.validate.hops.rounded import BACKEND as ROUNDED
+from stages.validate.hops.rounded import rounded_bytes
+
+
+class TorchAnswer:
+    """A module run by PyTorch with the definition of pre- and post-processing."""
+
+    def __init__(self, network: nn.Module, contract: Contract) -> None:
+        self.network, self._contract = network, contract
+
+    @torch.inference_mode()
+    def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
+        """Masks and scores of some frames."""
+        tensors = [self._tensor(frame) for frame in frames]
+        if len({tensor.shape for tensor in tensors}) == 1:
+            raw = list(self.network(torch.cat(tensors)).split(1))
+        else:
+            raw = [self.network(tensor) for tensor in tensors]
+        return [self._answered(frame, scores) for frame, scores in zip(frames, raw, strict=True)]
+
+    def _tensor(self, frame: NDArray[Any]) -> torch.Tensor:
+        return reference.preprocess(frame, self._contract, self._contract.place(*frame.shape[:2]))
+
+    def _answered(self, frame: NDArray[Any], scores: torch.Tensor) -> Answered:
+        full = reference.upsample(scores, self._contract.place(*frame.shape[:2]))
+        return Answered(reference.decide(full, self._contract), scores[0].numpy())
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What everything else is held to."""
+
+    name: str
+    answer: Answer
+    network: nn.Module | None
+    """None for imported graphs."""
+
+
+def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
+    """Open the reference and every hop that runs here.
+
+    ONNX Runtime's CPU provider computes FP16 graphs in FP32: the shipped graph is judged with every result rounded.
+    """
+    fp32 = opened.open("onnx", "onnxruntime-cpu", ("export", FP32_GRAPH))
+    if fp32 is None and "train" not in rundir.manifest.stages:
+        reason = opened.not_run[-1].reason
+        raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
+    reference_ = reference_of(rundir)
+    if FP16_GRAPH in rundir.record("export").outputs:
+        opened.open_rounded("fp16", rounded_bytes(rundir.artifact_bytes("export", FP16_GRAPH)), ROUNDED)
+    opened.open_deployed()
+    return reference_
+
+
+def reference_of(rundir: RunDirectory) -> Reference:
+    """PyTorch FP32; for imported runs ONNX FP32."""
+    if "train" in rundir.manifest.stages:
+        return trained_reference(rundir)
+    graph, contract = rundir.artifact_bytes("export", FP32_GRAPH), run_contract(rundir)
+    return Reference("ONNX FP32", open_graph(graph, contract), None)
+
+
+def trained_reference(rundir: RunDirectory) -> Reference:
+    """PyTorch FP32."""
+    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
+    return Reference("PyTorch FP32", TorchAnswer(trained.network, trained.contract), trained.network)

@@ -1,0 +1,182 @@
+"""The stored reference: some images with the reference's answers, for machines that have an engine but no PyTorch."""
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from segpipe.documents import Form
+from segpipe.errors import ArtifactMissingError, InputError
+from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.verdict import STAGE
+from stages.config.root import ValidateConfig
+from stages.results.gate import GateReport, read_report
+from stages.validate.hops.answers import Answered
+from stages.validate.hops.inputs import Image, frame_sha256
+from stages.validate.judging.judge import Setup
+
+
+class StoredImage(BaseModel):
+    """One image of the stored reference; its arrays carry its number in their names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    stress: bool
+    frame_sha256: str
+    has_labels: bool
+    has_scores: bool
+
+
+class StoredIndex(BaseModel):
+    """What reference.npz and frames.npz hold, and how the gate that wrote them judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    reference: str
+    contract_sha256: str
+    basis_sha256: str
+    settings: ValidateConfig
+    batches: tuple[int, ...]
+    images: tuple[StoredImage, ...]
+
+
+_FORM = Form("stored reference", TypeAdapter(StoredIndex), InputError)
+
+
+@dataclass
+class Keeper:
+    """Collects images and answers while the gate runs: the first few images, and every stress input."""
+
+    wanted: int
+    _images: list[Image] = field(default_factory=list)
+    _answers: list[Answered] = field(default_factory=list)
+    _hashes: list[str] = field(default_factory=list)
+
+    def add(self, image: Image, answered: Answered) -> None:
+        """Hash every image; keep a few."""
+        self._hashes.append(image.sha256)
+        if image.labels is not None:
+            self._hashes.append(sha256_of_bytes(np.ascontiguousarray(image.labels).tobytes()))
+        if image.stress or sum(not kept.stress for kept in self._images) < self.wanted:
+            self._images.append(image)
+            self._answers.append(answered)
+
+    def basis_sha256(self, settings: ValidateConfig) -> str:
+        """Hash of what was judged on: frames, labels, limits."""
+        rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"}, exclude_none=True)
+        return sha256_of_bytes(json.dumps([self._hashes, rules], sort_keys=True).encode())
+
+    def files(self, reference: str, setup: Setup) -> dict[str, bytes]:
+        """The stored reference as files by name."""
+        index = StoredIndex(
+            reference=reference,
+            contract_sha256=setup.contract.sha256,
+            basis_sha256=self.basis_sha256(setup.settings),
+            settings=setup.settings,
+            batches=setup.batches,
+            images=tuple(map(_described, self._images, self._answers)),
+        )
+        arrays: dict[str, NDArray[Any]] = {}
+        for number, (image, answered) in enumerate(zip(self._images, self._answers, strict=True)):
+            arrays[f"mask_{number}"] = answered.mask
+            if answered.scores is not None:
+                arrays[f"scores_{number}"] = answered.scores
+            if image.labels is not None:
+                arrays[f"labels_{number}"] = image.labels
+        frames = {f"frame_{number}": image.frame for number, image in enumerate(self._images)}
+        text = index.model_dump_json(indent=2).encode()
+        return {INDEX: text, ARRAYS: _packed(arrays), FRAMES: _packed(frames)}
+
+
+class StoredReference:
+    """Answers frames that it knows with what the reference once said."""
+
+    def __init__(self, rundir: RunDirectory) -> None:
+        self.index = stored_index(rundir)
+        self._arrays = _unpacked(_read(rundir, ARRAYS))
+        self._frames = _unpacked(_read(rundir, FRAMES))
+        self._numbers = {stored.frame_sha256: number for number, stored in enumerate(self.index.images)}
+        wanted = rundir.manifest.contract_sha256
+        if self.index.contract_sha256 != wanted:
+            raise InputError(
+                f"the stored reference is of contract {self.index.contract_sha256[:12]}, the run has {wanted}",
+                hint=_again(rundir),
+            )
+
+    def images(self) -> list[Image]:
+        """The stored frames, held against the hashes of those that the reference answered."""
+        found = []
+        for number, stored in enumerate(self.index.images):
+            frame = self._frames[f"frame_{number}"]
+            if frame_sha256(frame) != stored.frame_sha256:
+                raise InputError(f"{FRAMES}: {stored.name} is not the frame the reference saw", hint="validate again")
+            labels = self._arrays[f"labels_{number}"] if stored.has_labels else None
+            found.append(Image(stored.name, frame, labels, stored.stress))
+        return found
+
+    def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
+        """What the reference said of these frames."""
+        numbers = [self._numbers[frame_sha256(frame)] for frame in frames]
+        return [Answered(self._arrays[f"mask_{n}"], self._arrays.get(f"scores_{n}")) for n in numbers]
+
+
+def stored_index(rundir: RunDirectory) -> StoredIndex:
+    """What the stored reference says of itself."""
+    return _FORM.read(_read(rundir, INDEX), f"{STAGE}/{INDEX} of {rundir.path}", _again(rundir))
+
+
+def stored_report(rundir: RunDirectory) -> GateReport:
+    """What the gate found where it ran."""
+    return read_report(_read(rundir, REPORT), f"{STAGE}/{REPORT} of {rundir.path}", _again(rundir))
+
+
+def _described(image: Image, answered: Answered) -> StoredImage:
+    return StoredImage(
+        name=image.name,
+        stress=image.stress,
+        frame_sha256=image.sha256,
+        has_labels=image.labels is not None,
+        has_scores=answered.scores is not None,
+    )
+
+
+def _read(rundir: RunDirectory, name: str) -> bytes:
+    if STAGE not in rundir.manifest.stages or name not in rundir.record(STAGE).outputs:
+        raise ArtifactMissingError(
+            f"{rundir.path} holds no stored reference ({STAGE}/{name})",
+            hint=_again(rundir),
+        )
+    return rundir.artifact_bytes(STAGE, name)
+
+
+def _again(rundir: RunDirectory) -> str:
+    """The commands that store a reference anew."""
+    if rundir.manifest.is_bundle:
+        return rundir.how_to_make(STAGE)
+    return f"run `segpipe validate {rundir.path} --force` where PyTorch is installed, then copy the run directory"
+
+
+def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:
+    """Compressed, and the same bytes for the same arrays: zip entries carry no time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), entry.getvalue(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _unpacked(data: bytes) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return dict(archive)

@@ -1,0 +1,1 @@
+"""Answers compared, limits checked, the gate of a whole run."""

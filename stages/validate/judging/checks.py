@@ -1,0 +1,213 @@
+"""Limits held against figures. Each passes, fails, or could not be judged and says why; NaN never passes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stages.config.root import Limits
+from stages.measuring.masks import Agreement, MaskComparison, share
+from stages.measuring.tensors import FP16_MAX, TensorComparison
+from stages.results.gate import Status
+
+NO_SCORES = "the reference gives no scores"
+_NEEDED = "agreement"
+"""The limit without which a hop is not judged, whatever else passed: masks on images are what is deployed."""
+
+
+class Judged(Protocol):
+    """A check, or how the report keeps it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def status(self) -> Status: ...
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit held against one figure; `where` names the input or class that is to blame."""
+
+    name: str
+    value: float | None
+    limit: float
+    status: Status
+    where: str = ""
+    why_not: str = ""
+
+    def line(self) -> str:
+        """For a person."""
+        if self.value is None:
+            return f"{self.name} (limit {self.limit:g}): not judged ({self.why_not})"
+        where = f" ({self.where})" if self.where else ""
+        return f"{self.name} {self.value:.6g} (limit {self.limit:g}): {self.status}{where}"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest magnitude of what an FP16 graph holds in FP16, and the node and module that make it."""
+
+    value: float
+    where: str
+    node: str = ""
+    module: str = ""
+
+
+@dataclass
+class Measured:
+    """Everything measured of one hop that limits are held against."""
+
+    masks: MaskComparison
+    stress_masks: MaskComparison
+    tensors: TensorComparison = field(default_factory=TensorComparison)
+    stress: TensorComparison = field(default_factory=TensorComparison)
+    batches: TensorComparison = field(default_factory=TensorComparison)
+    batch_masks: Agreement = field(default_factory=Agreement)
+    peak: Peak | None = None
+    unanswered: str = ""
+    """What kept the hop from answering an image; then nothing more was asked of it."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a hop is held to. `exact`: it computes in FP32, so nothing but the order of sums may differ.
+    `half`: it computes in FP16, so values must stay in its range."""
+
+    limits: Limits
+    classes: tuple[str, ...]
+    exact: bool
+    half: bool
+
+    @property
+    def relative_l2(self) -> float:
+        """Of scores on images."""
+        return self.limits.max_relative_l2_fp32 if self.exact else self.limits.max_relative_l2
+
+    @property
+    def stress_relative_l2(self) -> float:
+        """Of scores on stress inputs."""
+        return self.limits.max_relative_l2_fp32 if self.exact else self.limits.max_stress_relative_l2
+
+
+def checks(measured: Measured, rules: Rules) -> list[Check]:
+    """Every limit."""
+    return [
+        at_most("unanswered", float(bool(measured.unanswered)), 0.0, measured.unanswered),
+        *_mask_checks(measured.masks, rules),
+        _relative_l2("relative_l2", measured.tensors, rules.relative_l2, NO_SCORES),
+        _finite("non_finite", measured.tensors, NO_SCORES),
+        *([_fp16_range(measured, rules.limits)] if rules.half else ()),
+        *_stress_checks(measured, rules),
+        *_batch_checks(measured, rules),
+    ]
+
+
+def verdict_of(held: Iterable[Judged]) -> Status:
+    """Of a hop: one failed limit fails it; it passes only where its masks were compared on images.
+
+    Other limits that could not be judged (no labels, no scores, stress switched off) leave it passed and are told.
+    """
+    statuses = {check.name: check.status for check in held}
+    if "failed" in statuses.values():
+        return "failed"
+    return "passed" if statuses.get(_NEEDED) == "passed" else "not judged"
+
+
+def at_least(name: str, value: float | None, limit: float, where: str = "", why_not: str = "no images") -> Check:
+    """A figure with a lower limit."""
+    if value is None:
+        return Check(name, None, limit, "not judged", why_not=why_not)
+    return Check(name, value, limit, "passed") if value >= limit else Check(name, value, limit, "failed", where)
+
+
+def at_most(name: str, value: float | None, limit: float, where: str = "", why_not: str = "no images") -> Check:
+    """A figure with an upper limit."""
+    if value is None:
+        return Check(name, None, limit, "not judged", why_not=why_not)
+    return Check(name, value, limit, "passed") if value <= limit else Check(name, value, limit, "failed", where)
+
+
+def _mask_checks(masks: MaskComparison, rules: Rules) -> list[Check]:
+    limits = rules.limits
+    inside_flips, inside = masks.flips - masks.band_flips, masks.pixels - masks.band_pixels
+    flips, worst = common_flips(masks, rules.classes), masks.worst_agreement if masks.images else None
+    every_near, no_border = ("every pixel is near a boundary", "no boundaries") if masks.images else ("no images",) * 2
+    return [
+        at_least("agreement", share(masks.pixels - masks.flips, masks.pixels), limits.min_agreement, flips),
+        at_least("image_agreement", worst, limits.min_image_agreement, f"worst {masks.worst_at}"),
+        at_most("flips_inside", share(inside_flips, inside), limits.max_flips_inside, flips, every_near),
+        at_most("flips_boundary", share(masks.band_flips, masks.band_pixels), limits.max_flips_boundary, "", no_border),
+        _large_margin_flips("large_margin_flips", masks, limits, "no images"),
+        _iou_drop(masks, rules),
+    ]
+
+
+def _iou_drop(masks: MaskComparison, rules: Rules) -> Check:
+    drop, limit = masks.iou_drop(), rules.limits.max_iou_drop
+    if drop is None:
+        return at_most("iou_drop", None, limit, why_not="no labels")
+    value, index = drop
+    return at_most("iou_drop", value, limit, f"class '{rules.classes[index]}', {masks.labelled_pixels(index)} pixels")
+
+
+def _large_margin_flips(name: str, masks: MaskComparison, limits: Limits, nothing: str) -> Check:
+    flips = share(masks.large_flips, masks.pixels) if masks.has_margins else None
+    return at_most(name, flips, limits.max_large_margin_flips, "", nothing if masks.has_margins else NO_SCORES)
+
+
+def _stress_checks(measured: Measured, rules: Rules) -> list[Check]:
+    """On stress inputs agreement says little, because margins may be tiny everywhere; a flip against a wide margin,
+    a large error of the scores and what is no number still mean something."""
+    masks, tensors = measured.stress_masks, measured.stress
+    nothing = NO_SCORES if masks.images else "no stress inputs"
+    return [
+        _relative_l2("stress_relative_l2", tensors, rules.stress_relative_l2, nothing),
+        _large_margin_flips("stress_large_margin_flips", masks, rules.limits, nothing),
+        _finite("stress_non_finite", tensors, nothing),
+    ]
+
+
+def _batch_checks(measured: Measured, rules: Rules) -> list[Check]:
+    one_by_one, batches = "no batches above 1", measured.batches
+    against, nothing = "batches against single frames", NO_SCORES if measured.batch_masks.pixels else one_by_one
+    share_ = measured.batch_masks.share
+    return [
+        at_least("batch_agreement", share_, rules.limits.min_agreement, against, one_by_one),
+        _relative_l2("batch_relative_l2", batches, rules.relative_l2, nothing),
+        _finite("batch_non_finite", batches, nothing),
+    ]
+
+
+def common_flips(masks: MaskComparison, classes: tuple[str, ...]) -> str:
+    """The commonest change of class, in words."""
+    if not masks.pairs.any():
+        return ""
+    names = (*classes, "no class")
+    old, new = divmod(int(masks.pairs.argmax()), len(names))
+    part = masks.pairs[old, new] / max(1, masks.class_pixels[old])
+    return f"commonest: {part:.2%} of '{names[old]}' became '{names[new]}'"
+
+
+def _relative_l2(name: str, tensors: TensorComparison, limit: float, nothing: str) -> Check:
+    """Of the worst input: among thousands a mean would hide it."""
+    value = tensors.worst_relative_l2 if tensors.elements else None
+    return at_most(name, value, limit, f"worst {tensors.worst_at}", "no finite scores" if tensors.pairs else nothing)
+
+
+def _finite(name: str, tensors: TensorComparison, nothing: str) -> Check:
+    value = float(tensors.non_finite) if tensors.pairs else None
+    where = f"{tensors.nan} NaN, {tensors.inf} Inf, first in {tensors.non_finite_at}"
+    if tensors.reference_non_finite:
+        where += f"; what it is held against has {tensors.reference_non_finite}"
+    return at_most(name, value, 0.0, where, nothing)
+
+
+def _fp16_range(measured: Measured, limits: Limits) -> Check:
+    """Of scores, and of activations where they were measured, as a share of what FP16 can hold."""
+    scores = [tensors.fp16_share for tensors in (measured.tensors, measured.stress) if tensors.fp16_share is not None]
+    shares = {"scores": max(scores)} if scores else {}
+    if measured.peak is not None:
+        shares[f"{measured.peak.where} gives {measured.peak.value:.4g}"] = measured.peak.value / FP16_MAX
+    if not shares:
+        return at_most("fp16_range", None, limits.max_fp16_range, why_not=NO_SCORES)
+    where = max(shares, key=lambda name: shares[name])
+    return at_most("fp16_range", shares[where], limits.max_fp16_range, f"{where}, FP16 ends at {FP16_MAX:.0f}")

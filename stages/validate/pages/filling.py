@@ -1,0 +1,123 @@
+"""Fills the gate's report from what was measured."""
+
+from stages.measuring.masks import MARGIN_EDGES, MaskComparison, number, share
+from stages.measuring.tensors import TensorComparison
+from stages.results.gate import (
+    Before,
+    CheckReport,
+    ClassFigures,
+    Figures,
+    HopReport,
+    MarginBin,
+    RepeatReport,
+    Stress,
+    TensorFigures,
+)
+from stages.validate.judging.checks import Check, verdict_of
+from stages.validate.judging.judge import HopState, Repeat, Setup
+
+
+def hop_report(state: HopState, setup: Setup, suspicions: tuple[str, ...], diverges: tuple[str, ...]) -> HopReport:
+    """Everything measured of one hop."""
+    held = tuple(check_report(check) for check in state.checks(setup))
+    hop, measured = state.hop, state.measured
+    return HopReport(
+        artifact=f"{hop.stage}/{hop.artifact}",
+        artifact_sha256=hop.sha256,
+        backend=hop.backend,
+        device=hop.device,
+        status=verdict_of(held),
+        checks=held,
+        figures=_figures(measured.masks, measured.tensors),
+        classes=_classes(measured.masks, setup.contract.classes),
+        flip_margins=tuple(
+            MarginBin(at_least=edge, flips=int(count))
+            for edge, count in zip(MARGIN_EDGES, measured.masks.margin_counts, strict=True)
+        ),
+        before=Before(hop=state.before_name, flips=state.before_masks.flips, scores=tensor_figures(state.before)),
+        stress=Stress(
+            inputs=measured.stress_masks.images,
+            flips=measured.stress_masks.flips,
+            worst_relative_l2=measured.stress.worst_relative_l2,
+            worst_input=measured.stress.worst_at,
+            non_finite=measured.stress.non_finite,
+            refused=state.stress_errors,
+        ),
+        repeat=_repeat(state.repeats[0]) if state.repeats else None,
+        suspicions=suspicions,
+        diverges=diverges,
+    )
+
+
+def check_report(check: Check) -> CheckReport:
+    """A check as the report keeps it."""
+    return CheckReport(
+        name=check.name,
+        value=check.value,
+        limit=check.limit,
+        status=check.status,
+        line=check.line(),
+        why_not=check.why_not,
+    )
+
+
+def tensor_figures(tensors: TensorComparison) -> TensorFigures:
+    """All figures of a comparison of scores."""
+    return TensorFigures(
+        relative_l2=tensors.relative_l2,
+        max_abs_error=tensors.max_abs_error,
+        mean_abs_error=tensors.mean_abs_error,
+        cosine=tensors.cosine,
+        psnr_db=tensors.psnr_db,
+        gain=tensors.gain,
+        nan=tensors.nan,
+        inf=tensors.inf,
+        reference_range=tensors.reference_range,
+        candidate_range=tensors.candidate_range,
+        share_of_fp16_range=tensors.fp16_share,
+    )
+
+
+def _repeat(repeat: Repeat) -> RepeatReport:
+    return RepeatReport(
+        same_bytes=repeat.same,
+        differing_pixels=repeat.differing_pixels,
+        differing_scores=repeat.differing_scores,
+        largest_difference=repeat.largest_difference,
+    )
+
+
+def _figures(masks: MaskComparison, tensors: TensorComparison) -> Figures:
+    inside_flips, inside = masks.flips - masks.band_flips, masks.pixels - masks.band_pixels
+    return Figures(
+        images=masks.images,
+        pixels=masks.pixels,
+        agreement=share(masks.pixels - masks.flips, masks.pixels),
+        flips=masks.flips,
+        flips_inside=share(inside_flips, inside),
+        flips_boundary=share(masks.band_flips, masks.band_pixels),
+        large_margin_flips=masks.large_flips if masks.has_margins else None,
+        largest_flip_margin=masks.largest_margin if masks.has_margins else None,
+        worst_image=masks.worst_at,
+        worst_image_agreement=masks.worst_agreement if masks.images else None,
+        reference_miou=masks.reference_miou(),
+        miou=masks.candidate_miou(),
+        scores=tensor_figures(tensors),
+    )
+
+
+def _classes(masks: MaskComparison, names: tuple[str, ...]) -> tuple[ClassFigures, ...]:
+    reference, candidate = masks.ious()
+    every = (*names, "no class")
+    return tuple(
+        ClassFigures(
+            name=name,
+            pixels=int(masks.class_pixels[index]),
+            flipped=(flipped := int(masks.pairs[index].sum())),
+            flipped_share=share(flipped, int(masks.class_pixels[index])),
+            became=every[int(masks.pairs[index].argmax())] if flipped else "",
+            reference_iou=number(reference[index]),
+            candidate_iou=number(candidate[index]),
+        )
+        for index, name in enumerate(names)
+    )
