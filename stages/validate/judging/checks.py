@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 from stages.config.root import Limits
 from stages.measuring.masks import Agreement, MaskComparison, share
 from stages.measuring.tensors import FP16_MAX, TensorComparison
 
-Status = Literal["passed", "failed", "not judged"]
 NO_SCORES = "the reference gives no scores"
 _NEEDED = "agreement"
 """The limit without which a hop is not judged, whatever else passed: masks on images are what is deployed."""
