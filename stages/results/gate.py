@@ -12,9 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
 from segpipe.documents import Form
 from segpipe.errors import InputError
-from stages.validate.judging.accuracy import NAMES as ACCURACY
-from stages.validate.judging.accuracy import NO_LABELS
-from stages.validate.judging.checks import Status
+
+Status = Literal["passed", "failed", "not judged"]
+ACCURACY = frozenset({"miou", "class_iou", "reference_miou", "reference_class_iou"})
+"""Checks of accuracy; all others are of fidelity."""
+NO_LABELS = "no labels"
 
 SCHEMA_FILE = Path(__file__).parents[1] / "schemas" / "gate-report.schema.json"
 

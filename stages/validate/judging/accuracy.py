@@ -7,10 +7,8 @@ from numpy.typing import NDArray
 
 from stages.config.root import Limits
 from stages.measuring.masks import MaskComparison
+from stages.results.gate import NO_LABELS
 from stages.validate.judging.checks import Check, at_least
-
-NO_LABELS = "no labels"
-NAMES = frozenset({"miou", "class_iou", "reference_miou", "reference_class_iou"})
 
 
 def hop_accuracy(masks: MaskComparison, limits: Limits, classes: Sequence[str]) -> list[Check]:

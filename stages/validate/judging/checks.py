@@ -7,6 +7,7 @@ from typing import Protocol
 from stages.config.root import Limits
 from stages.measuring.masks import Agreement, MaskComparison, share
 from stages.measuring.tensors import FP16_MAX, TensorComparison
+from stages.results.gate import Status
 
 NO_SCORES = "the reference gives no scores"
 _NEEDED = "agreement"

@@ -20,14 +20,14 @@ from stages.config.root import Config
 from stages.data import labels_of, open_split
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
-from stages.results.gate import GateReport, Picture
+from stages.results.gate import NO_LABELS, GateReport, Picture
 from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect_labels
 from stages.validate.hops import opening, pytorch
 from stages.validate.hops.inputs import Image, Size, chosen, stress_images
 from stages.validate.hops.rounded import half_peak
 from stages.validate.hops.stored import Keeper
-from stages.validate.judging.accuracy import NO_LABELS, reference_accuracy
+from stages.validate.judging.accuracy import reference_accuracy
 from stages.validate.judging.checks import Check, at_least
 from stages.validate.judging.judge import Judge, Setup
 from stages.validate.pages.assemble import figures_of, hop_reports, images_of, new_verdicts, not_judged
