@@ -33,10 +33,10 @@ def _needs_compiler() -> None:
 class SlowContext(HostContext):
     """Its network takes a known time of the device."""
 
-    def enqueue(self, source: int, target: int, stream: int) -> None:
+    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
         """Later, and slowly."""
-        super().enqueue(source, target, stream)
-        self._engine.device.put(stream, lambda: time.sleep(NETWORK_S))
+        super().enqueue(source, target, scratch, stream)
+        self._engine.streams.put(stream, lambda: time.sleep(NETWORK_S))
 
 
 class SlowEngine(HostEngine):
