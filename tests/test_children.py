@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,5 +39,15 @@ def test_children_and_theirs_end_with_a_test_that_fails(tmp_path: Path) -> None:
         raise AssertionError
 
     assert process.returncode == -signal.SIGKILL
-    state = Path("/proc", (tmp_path / "pid").read_text(), "stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
+    deadline = time.monotonic() + PATIENCE_S
+    while is_running(int((tmp_path / "pid").read_text())):  # killed, it ends when the system gets to it
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_running(process: int) -> bool:
+    """Neither gone nor waiting to be noticed as dead."""
+    try:
+        return Path("/proc", str(process), "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -33,4 +33,4 @@ def test_a_training_that_recorded_an_accuracy_of_nothing_is_not_called_unrecorde
     (check,) = report["data_checks"]
     assert check["name"] == "reference_miou_share"
     assert check["status"] == "not judged"
-    assert "training recorded a mIoU of 0" in check["line"]
+    assert "training recorded an mIoU of 0" in check["line"]
