@@ -14,14 +14,19 @@ help: ## list the targets
 	$(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python $(WANTED) || $(PIP) $(WANTED)
 	touch $@
 
+.venv/.pycuda: .venv/.installed tests/host_driver/install_pycuda.py
+	$(PIP) setuptools wheel
+	$(BIN)/python -m tests.host_driver.install_pycuda -c constraints.txt
+	touch $@
+
 demo: .venv/.installed ## train, export, build, validate, measure and use a small network (runs/demo)
 	$(BIN)/segpipe demo
 
-test: .venv/.installed ## ruff, format check, mypy strict, pytest
+test: .venv/.pycuda ## ruff, format check, mypy strict, pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not soak"
+	SEGPIPE_REQUIRE=cuda.bindings,onnxruntime,pycuda,tensorrt_rtx,tomli_w,torch $(BIN)/pytest -m "not soak"
 
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200

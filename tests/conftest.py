@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+import importlib.util
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -16,6 +18,13 @@ settings.register_profile("segpipe", deadline=None)  # a busy machine is no slow
 settings.load_profile("segpipe")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and a shell's `&` ignore it, and children inherit that
+
+
+def pytest_configure() -> None:
+    """What `make test` names in SEGPIPE_REQUIRE must be there: without it tests would be skipped, not passed."""
+    wanted = os.environ.get("SEGPIPE_REQUIRE", "").split(",")
+    if missing := [name for name in wanted if name and importlib.util.find_spec(name) is None]:
+        raise pytest.UsageError(f"{', '.join(missing)} not installed, which SEGPIPE_REQUIRE names: run `make test`")
 
 
 @pytest.fixture(scope="session")
