@@ -39,6 +39,7 @@ def validate(
         return _validate_against(run, against)
     if explain:
         return _explain(run, sets)
+    _refuse_bundle(run)
     return print(run_config_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
 
 
@@ -101,6 +102,18 @@ def report(
         print(write_report(RunDirectory(runs[0]), out))
     else:
         print(write_comparison([RunDirectory(run) for run in runs], out or Path("comparison.html")))
+
+
+def _refuse_bundle(run: Path) -> None:
+    """The gate needs what a bundle leaves out; of its artifacts each can be judged alone."""
+    from segpipe.errors import InputError
+    from segpipe.rundir import manifest
+
+    if (run / manifest.FILE_NAME).is_file() and manifest.load(run).is_bundle:
+        raise InputError(
+            f"{run} is a bundle, which has no config (segpipe.toml)",
+            hint=f"judge what it holds with `segpipe validate {run} --hop engine`, or give the run it was made from",
+        )
 
 
 def _validate_hop(run: Path, hop: str) -> None:

@@ -91,7 +91,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 @data_commands.command("check")
 def data_check(
-    config: Annotated[Path, typer.Argument(help="Run directory or TOML file.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run directory or TOML file.", show_default=False)],
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,8 +101,8 @@ def data_check(
     from stages.data import check
     from stages.data.faults import lines
 
-    loaded = load_config(config, sets or [])
-    reports = check.check(loaded, config.parent if config.suffix == ".toml" else config)
+    loaded = load_config(run, sets or [])
+    reports = check.check(loaded, run.parent if run.suffix == ".toml" else run)
     if as_json:
         print_json({split: report.as_dict() for split, report in reports.items()})
     else:
@@ -115,4 +115,4 @@ def data_check(
         print(line, file=sys.stderr)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DataError(f"{count} in the data, see above", hint="`segpipe data check --json` lists every one")
+        raise DataError(f"{count} in the data, see above", hint=f"`segpipe data check {run} --json` lists every one")

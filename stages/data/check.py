@@ -91,7 +91,7 @@ def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> 
         more = f" (and {len(kinds) - _IN_ERROR} more kinds of fault)" if len(kinds) > _IN_ERROR else ""
         raise DataError(
             f"the data set has {len(faults)} faults: {' '.join(f'{line};' for line in kinds[:_IN_ERROR])}"[:-1] + more,
-            hint="`segpipe data check` shows them all",
+            hint=f"`segpipe data check {base}` shows them all",
         )
     write_atomically(cache, key.encode())
 
