@@ -85,7 +85,7 @@ def break_everything(root: Path) -> None:
 SAID = (
     "partner.png is missing",
     "orphan.png has no image",
-    "torn.png is not an image that OpenCV can read",
+    "torn.png is damaged",
     "size.png is 8x8, its mask",
     "grey.png has 1 channels of uint8",
     "deep.png has 3 channels of uint16",
@@ -240,8 +240,8 @@ def test_opencvs_own_words_on_a_torn_image_are_not_shown(run: Path) -> None:
     told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stderr.splitlines()
 
     assert len(told) == 2, told
-    assert "val0.png is not an image that OpenCV can read" in told[0]
-    assert told[1].startswith("error: 1 fault")
+    assert "val0.png is damaged" in told[0]
+    assert told[1] == f"error: 1 fault in the data, see above. `segpipe data check {run} --json` lists every one"
 
 
 def test_a_palette_image_is_read_as_its_exact_colours_and_refused_when_it_is_transparent(run: Path) -> None:
