@@ -16,6 +16,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
 from stages.pipeline import Selection, run_stages
 from stages.report import write_comparison, write_report
+from stages.report.figures import lineage
 from stages.report.reading import Confusion, differences, read_facts
 from stages.report.svg import new_axes, to_svg
 from tests.tiny import tiny_config
@@ -235,3 +236,12 @@ def replace_output(run: Path, stage: str, path: Path, data: bytes) -> None:
     record["outputs"][path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
     manifest["stages"][stage] = record
     (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_arrows_past_other_stages_stay_in_the_picture(finished_run: Path) -> None:
+    svg = lineage(read_facts(RunDirectory(finished_run)))
+    width = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0])
+    curves = re.findall(r"M ([\d.]+) [\d.]+ \nQ ([\d.]+) [\d.]+ ([\d.]+)", svg)
+
+    assert curves
+    assert max((float(start) + 2 * float(bend) + float(end)) / 4 for start, bend, end in curves) < width - 5
