@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 
 from segpipe import testing
+from segpipe.rundir.directory import RunDirectory
+from stages.benchmark.table import _absent
+from stages.results.benchmark import Entry
 from tests.calling import call
 from tests.tiny import write_tiny
+from tests.using import make_video
 
 
 @pytest.fixture
@@ -42,3 +46,61 @@ def test_a_bundle_is_judged_hop_by_hop(bundle: Path) -> None:
 
     assert code == 1
     assert f"`segpipe validate {bundle} --hop engine`" in err
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("folder", "edit [data] root and classes in {run}/segpipe.toml, then segpipe data check {run}"),
+        ("camvid", "edit [data] root in {run}/segpipe.toml, then segpipe data check {run}"),
+        ("demo", "segpipe run {run}"),
+    ],
+)
+def test_a_new_run_says_what_to_edit_and_what_comes_next(tmp_path: Path, template: str, said: str) -> None:
+    run = tmp_path / "run"
+
+    code, out, err = call("new", run, "--template", template)
+
+    assert (code, out, err) == (0, f"{run}/segpipe.toml\n", f"next        {said.format(run=run)}\n")
+
+
+def test_a_run_with_nothing_finished_says_so_and_what_is_in_progress(tmp_path: Path) -> None:
+    run = write_tiny(tmp_path / "run")
+    RunDirectory.create(run)
+    (run / "train/0123456789ab.partial").mkdir(parents=True)
+    nothing = call("show", run)
+    (run / "train/0123456789ab.partial/checkpoint").write_text("half")
+    begun = call("show", run)
+
+    assert nothing == (0, "", f"nothing has finished; run `segpipe run {run}`\n")
+    assert begun[2] == f"nothing has finished: train is in progress; run `segpipe run {run}`\n"
+
+
+def test_a_sound_run_is_verified_in_one_line(tmp_path: Path) -> None:
+    code, out, _ = call("verify", testing.make_run(tmp_path / "run"))
+
+    assert code == 0
+    assert out.endswith(" files checked, all as recorded\n")
+    assert out.count("\n") == 1
+
+
+def test_where_a_videos_results_are_is_said(tmp_path: Path) -> None:
+    make_video(tmp_path / "clip.mp4", 2)
+    out = tmp_path / "out"
+
+    _, stdout, err = call("predict", testing.make_run(tmp_path / "run"), tmp_path / "clip.mp4", "-o", out)
+
+    assert stdout == f"{out}\n"
+    assert f"clip.mp4: masks in {out}/masks/clip, frames beside overlays in {out}/videos/clip.mp4" in err
+
+
+def test_what_has_one_reason_is_not_measured_in_one_line() -> None:
+    reason = "there is no NVIDIA driver. backends on a GPU need one"
+    entries = [Entry(name=name, kind="end to end", ours=True, reason=reason) for name in "abcd"]
+    alone = Entry(name="e", kind="end to end", ours=False, reason="it is not installed")
+
+    lines = list(_absent([*entries, alone]))
+
+    assert lines[0].startswith("not measured: 4 contestants (")
+    assert lines[0].endswith(": there is no NVIDIA driver")
+    assert lines[1:] == ["not measured: e: it is not installed"]

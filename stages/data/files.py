@@ -102,6 +102,11 @@ def find_samples(config: FilesConfig, base: Path, split: str, complete: bool = T
     return [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
 
 
+def val_serves_as_test(config: FilesConfig, base: Path) -> bool:
+    """Whether the set has no test split of its own."""
+    return not _pairs(config, _root(config, base), "test")
+
+
 def unpaired(config: FilesConfig, base: Path, split: str) -> list[Fault]:
     """What each file without a partner lacks; raises where every image lacks its mask."""
     root = _root(config, base)
