@@ -109,7 +109,7 @@ def test_predict_writes_masks_and_overlays_and_goes_on_past_broken_files(finishe
     ("arguments", "code", "said"),
     [
         (["show", "{tmp}/nowhere"], 1, "there is no run directory"),
-        (["show", "{tmp}"], 1, "is no run directory"),
+        (["show", "{tmp}"], 1, "is not a run directory"),
         (["show", "{run}/segpipe.toml"], 1, "is a file"),
         (["run", "{tmp}/nowhere"], 1, "does not exist"),
         (["export", "{run}"], 1, "stage 'train' has not run"),

@@ -265,7 +265,7 @@ def test_class_names_of_any_kind_come_back_from_the_config(names: list[str], wit
         (f"ignore_index = {'9' * 5000}", "thousands of digits"),
         (f"ignore_index = 0x{'f' * 5000}", "beyond 64 bits"),
         ("classes = ['a', 'b'", "is not TOML"),
-        ("data = 5", "data = 5 is no table"),
+        ("data = 5", "data = 5 is not a table"),
         ("[data]\nkind = 'folder'\nroot = 5\nclasses = ['a', 'b', 'c', 'd']", r"data\.root = 5"),
         ("[data]\nkind = 'folders'", r"data\.kind"),
         ("palette = 7", "palette: Input should be a valid tuple"),

@@ -90,7 +90,7 @@ def test_one_bad_entry_ends_no_batch(run: Path, tmp_path: Path) -> None:
     said = lines(result)
     assert result.returncode == 1, result.stderr
     for name in ("m.png", "m2.mp4"):
-        assert any(f"{name} is no regular file" in line for line in said)
+        assert any(f"{name} is not a regular file" in line for line in said)
     assert any("dangling.png cannot be read: No such file" in line for line in said)
     assert any("folder.png cannot be read: Is a directory" in line for line in said)
     assert any("taken.png" in line and "a directory lies where a file is needed" in line for line in said)
