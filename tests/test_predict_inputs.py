@@ -262,7 +262,7 @@ def test_what_is_wrong_with_a_file_is_said_in_its_own_words_and_the_remedy_once(
 
     assert "is damaged" in told["torn"]
     assert "is empty. copy or make it again" in told["empty"]
-    assert "is not an image, whatever its name says. what can be read: BMP, JPEG, PNG, TIFF, WEBP" in told["text"]
+    assert "is not an image, or of a kind that is not read. PNG, JPEG, BMP, TIFF, WebP" in told["text"]
     assert "is 8-bit grey, the network takes 8-bit RGB. convert it to 8-bit RGB" in told["grey"]
     assert "is 16-bit RGB, the network takes 8-bit RGB" in told["deep"]
     assert caplog.text.count("convert it to 8-bit RGB") == 1

@@ -21,6 +21,7 @@ _EXIF_CHUNKS = (b"eXIf", b"EXIF")  # of PNG, of WebP
 _WITH_ALPHA = {b"\x89PNG": PngImagePlugin.PngImageFile, b"RIFF": WebPImagePlugin.WebPImageFile}
 """Who reads their EXIF, by their first bytes. Not by `Image.open`, which limits the size."""
 _AGAIN = "copy or make it again"
+_KINDS = "PNG, JPEG, BMP, TIFF, WebP, GIF, PPM and JPEG 2000 are read"
 _UPRIGHT = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
@@ -65,8 +66,7 @@ def _without_header(path: Path, content: bytes) -> InputError:
         return InputError(f"{path} is empty", hint=_AGAIN)
     if is_known_kind(content):
         return InputError(f"{path} is damaged: its header is cut off or wrong", hint=_AGAIN)
-    kinds = ", ".join(sorted(suffix[1:].upper() for suffix in SUFFIXES - {".jpg", ".tif"}))
-    return InputError(f"{path} is not an image, whatever its name says", hint=f"what can be read: {kinds}")
+    return InputError(f"{path} is not an image, or of a kind that is not read", hint=_KINDS)
 
 
 def require_pixels(subject: str, height: int, width: int, max_pixels: int) -> None:
