@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from segpipe import testing
+from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.status import _Judged
+from stages.benchmark.duel import Outcome, require_within_margin
 from stages.benchmark.table import _absent
 from stages.results.benchmark import Entry
 from tests.calling import call
@@ -104,3 +107,17 @@ def test_what_has_one_reason_is_not_measured_in_one_line() -> None:
     assert lines[0].startswith("not measured: 4 contestants (")
     assert lines[0].endswith(": there is no NVIDIA driver")
     assert lines[1:] == ["not measured: e: it is not installed"]
+
+
+def test_a_slower_run_is_looked_into_with_what_there_is() -> None:
+    slower = Outcome(1.2, 1.1, 1.3, rounds=100, a_ms=1.0, b_ms=1.2, verdict="slower")
+
+    with pytest.raises(GateFailedError, match=r"`segpipe benchmark RUN` on each shows the network alone"):
+        require_within_margin(slower, 0.05)
+
+
+@pytest.mark.parametrize(("unjudged", "said"), [(["a"], "1 limit not judged"), (["a", "b"], "2 limits not judged")])
+def test_one_limit_is_one_limit(unjudged: list[str], said: str) -> None:
+    judged = _Judged(failed=[], agreement={"onnx": 1.0}, unjudged={"onnx": unjudged})
+
+    assert said in judged.headline()

@@ -19,6 +19,8 @@ from stages.report import write_comparison, write_report
 from stages.report.figures import lineage
 from stages.report.reading import Confusion, differences, read_facts
 from stages.report.svg import new_axes, to_svg
+from stages.results.gate import read_report as read_gate
+from stages.validate.pages.page import html
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -245,3 +247,17 @@ def test_arrows_past_other_stages_stay_in_the_picture(finished_run: Path) -> Non
 
     assert curves
     assert max((float(start) + 2 * float(bend) + float(end)) / 4 for start, bend, end in curves) < width - 5
+
+
+def test_where_nothing_differs_no_image_is_the_worst(run_copy: Path) -> None:
+    run = RunDirectory(run_copy)
+    gate = read_gate(run.artifact_bytes("validate", "report.json"), "report")
+    same = tuple(picture.model_copy(update={"flips": 0, "flips_inside": 0}) for picture in gate.pictures)
+    pngs = {picture.file: b"" for picture in gate.pictures}
+    apart = same[0].model_copy(update={"flips": 3})
+
+    equal = html(gate.model_copy(update={"pictures": same}), [], pngs)
+
+    assert "No pixel differs on any image." in equal
+    assert "<img" not in equal
+    assert "<img" in html(gate.model_copy(update={"pictures": (apart, *same[1:])}), [], pngs)

@@ -108,5 +108,6 @@ def evaluate(
     if as_json:
         return print_json(figures.as_dict())
     print_table(["class", "IoU", "F1", "precision", "recall"], figures.rows())
-    print(f"{used}, {figures.frames} frame{'s' if figures.frames != 1 else ''}")
-    return print(f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}")
+    frames = "1 frame" if figures.frames == 1 else f"{figures.frames} frames"
+    accuracy = f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}"
+    return print(f"{accuracy} on {frames} of the {used}")
