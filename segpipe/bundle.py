@@ -45,7 +45,7 @@ def write_bundle(run: RunDirectory, out: Path, with_reference: bool = False) -> 
 def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...]]:
     """Names of the files by stage. Engines and kernels are all that build makes; a run on the CPU has none."""
     if verdict.STAGE not in run.manifest.stages:
-        raise ArtifactMissingError(f"{run.path} was not validated", hint=f"run `segpipe validate {run.path}`")
+        raise ArtifactMissingError(f"{run.path} was not validated", hint=run.how_to_make(verdict.STAGE))
     reference = local_verdicts.REFERENCE if with_reference else ()
     if missing := [name for name in reference if name not in run.record(verdict.STAGE).outputs]:
         raise ArtifactMissingError(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from stages.measuring.rounds import in_words
 
 Figures = dict[str, Any]
@@ -22,8 +22,14 @@ def figure_lines(rundir: RunDirectory, last: str = "") -> list[str]:
 
 def next_line(rundir: RunDirectory, last: str) -> str:
     """What to do now."""
-    command = f"segpipe predict {rundir.path} IMAGES -o OUT" if last in {"validate", "benchmark"} else ""
-    return f"next        {command or f'segpipe run {rundir.path}'}"
+    if last not in {"validate", "benchmark"}:
+        return f"next        segpipe run {rundir.path}"
+    if not rundir.record("validate").figures.get("warnings"):
+        return f"next        segpipe predict {rundir.path} IMAGES -o OUT"
+    check = f"segpipe data check {rundir.path}"
+    if "train" not in rundir.manifest.stages:
+        return f"next        {check}"
+    return f"next        {check}; then raise [train] epochs in {rundir.path / TOML_NAME} and segpipe run {rundir.path}"
 
 
 def _accuracy(figures: Figures) -> Iterator[str]:
@@ -45,6 +51,7 @@ def _agreement(figures: Figures) -> Iterator[str]:
     about = f" ({figures['judged']})" if "judged" in figures else ""
     gate = f"the release gate {figures.get('status', 'passed')}{about}"
     yield f"agreement   {', '.join(shares) or 'none'} of pixels equal to the reference: {gate}"
+    yield from (f"warning     {line}" for line in figures.get("warnings", ()))
 
 
 def _latency(figures: Figures) -> Iterator[str]:

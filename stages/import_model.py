@@ -72,7 +72,7 @@ def read_description(path: Path) -> Description:
     content = _toml_of(path)
     data, palette = content.pop("data", None), content.pop("palette", None)
     if not isinstance(data, dict | None):
-        raise ContractError(f"{path}: data = {data!r} is no table", hint="write [data] and its settings below it")
+        raise ContractError(f"{path}: data = {data!r} is not a table", hint="write [data] and its settings below it")
     try:
         contract = Contract.model_validate(content)
     except ValidationError as error:

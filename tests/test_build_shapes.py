@@ -1,4 +1,4 @@
-"""Shape ranges of engines: from the config, held against the contract's stride and the graph's own dimensions."""
+"""Shape ranges of engines: from the config, compared with the contract's stride and the graph's own dimensions."""
 
 import pytest
 from hypothesis import given
@@ -40,7 +40,7 @@ def test_nhwc_puts_channels_last() -> None:
 def test_size_that_contradicts_the_stride_names_the_nearest_that_fit(side: int, nearest: str) -> None:
     profile = Profile(height=(side, side, side), width=(64, 64, 64))
 
-    with pytest.raises(ConfigError, match=rf"height {side} is no multiple of the network's 32.*{nearest}"):
+    with pytest.raises(ConfigError, match=rf"height {side} is not a multiple of the network's 32.*{nearest}"):
         shape_ranges(OPEN, BuildConfig(profiles=(profile,)))
 
 

@@ -109,7 +109,7 @@ def test_predict_writes_masks_and_overlays_and_goes_on_past_broken_files(finishe
     ("arguments", "code", "said"),
     [
         (["show", "{tmp}/nowhere"], 1, "there is no run directory"),
-        (["show", "{tmp}"], 1, "is no run directory"),
+        (["show", "{tmp}"], 1, "is not a run directory"),
         (["show", "{run}/segpipe.toml"], 1, "is a file"),
         (["run", "{tmp}/nowhere"], 1, "does not exist"),
         (["export", "{run}"], 1, "stage 'train' has not run"),
@@ -200,7 +200,7 @@ def test_an_image_with_an_absurd_header_is_wrong_input(tmp_path: Path) -> None:
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
 
-    with pytest.raises(InputError, match=r"huge\.png is not an image that OpenCV can read"):
+    with pytest.raises(InputError, match=r"huge\.png is damaged"):
         read_image(tmp_path / "huge.png")
 
 

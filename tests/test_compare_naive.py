@@ -1,4 +1,4 @@
-"""The measures held against slow, plain implementations that share nothing with them."""
+"""The measures compared with slow, plain implementations that share nothing with them."""
 
 from collections import Counter
 from typing import Any

@@ -97,8 +97,8 @@ def test_mistakes_are_named_with_the_next_action(tmp_path: Path, old: str, new: 
             "classes = ['a', 'b']\npalette = [[0, 0, 256], [1, 1, 1]]",
             "data.palette.0.2 = 256: wanted 255 or less",
         ),
-        ("FOLDER", "classes = ['a', 'b']\nremap = { x = 1 }", "'x', which is no number of 0 to 65535"),
-        ("FOLDER", "classes = ['a', 'b']\nremap = { 65536 = 1 }", "which is no number of 0 to 65535"),
+        ("FOLDER", "classes = ['a', 'b']\nremap = { x = 1 }", "'x', which is not a number of 0 to 65535"),
+        ("FOLDER", "classes = ['a', 'b']\nremap = { 65536 = 1 }", "which is not a number of 0 to 65535"),
     ],
 )
 def test_contradictions_are_found_in_the_file_itself(tmp_path: Path, old: str, new: str, said: str) -> None:

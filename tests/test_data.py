@@ -128,7 +128,7 @@ def broken_folders(folder: Path) -> dict[str, tuple[str, Config]]:
         "label": ("holds label 9; the config has 2 classes", folder_config()),
         "size": ("is 8x8, its mask", folder_config()),
         "colour": ("is a colour image, a mask is a PNG of class numbers", folder_config()),
-        "torn": ("is not an image that OpenCV can read", folder_config()),
+        "torn": ("is damaged", folder_config()),
         "partner": ("none of the 1 images of the val split has a mask", folder_config()),
         "empty": ("the val split in", folder_config(images="{split}/nothing")),
         "root": ("does not exist", folder_config(root="nowhere")),

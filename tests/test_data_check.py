@@ -85,7 +85,7 @@ def break_everything(root: Path) -> None:
 SAID = (
     "partner.png is missing",
     "orphan.png has no image",
-    "torn.png is not an image that OpenCV can read",
+    "torn.png is damaged",
     "size.png is 8x8, its mask",
     "grey.png has 1 channels of uint8",
     "deep.png has 3 channels of uint16",
@@ -145,7 +145,23 @@ def test_a_foreign_colour_is_counted_by_itself_against_the_whole_mask(run: Path)
 
     fault = check(load_config(run, palette), run)["train"].offenders[0]
 
-    assert "the colour (1, 2, 3) on 3 of 64 pixels, and 1 more" in fault.message
+    assert "the colours (1, 2, 3) on 3, (9, 9, 9) on 1 of 64 pixels: in neither" in fault.message
+
+
+def test_missing_colours_are_listed_up_to_eight(run: Path) -> None:
+    colours = np.zeros((8, 8, 3), np.uint8)
+    colours[0, :, 0] = range(1, 9)
+    colours[1, :2, 0] = 9
+    colours[2, 0, 0] = 10
+    for path in run.rglob("masks/*.png"):
+        write_image(path, colours)
+    palette = ["data.masks_are=colours", "data.palette=[[0,0,0],[10,200,10]]"]
+
+    message = check(load_config(run, palette), run)["train"].offenders[0].message
+
+    assert "holds the colours (9, 0, 0) on 2, (" in message
+    assert message.count(" on 1") == 7
+    assert ", and 2 more: in neither" in message
 
 
 @pytest.mark.parametrize(
@@ -217,7 +233,7 @@ def test_classes_that_may_be_absent_are_a_line_in_the_config(run: Path) -> None:
 
     assert all_faults(check(load_config(run, [allowed]), run)) == []
     assert load_config(run).sections("data") == load_config(run, [allowed]).sections("data"), "nothing is retrained"
-    assert "names 'bb', which is no class" in misspelt[0].message
+    assert "names 'bb', which is not a class" in misspelt[0].message
     assert misspelt[0].hint == "did you mean 'b'?"
 
 
@@ -240,8 +256,8 @@ def test_opencvs_own_words_on_a_torn_image_are_not_shown(run: Path) -> None:
     told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stderr.splitlines()
 
     assert len(told) == 2, told
-    assert "val0.png is not an image that OpenCV can read" in told[0]
-    assert told[1].startswith("error: 1 fault")
+    assert "val0.png is damaged" in told[0]
+    assert told[1] == f"error: 1 fault in the data, see above. `segpipe data check {run} --json` lists every one"
 
 
 def test_a_palette_image_is_read_as_its_exact_colours_and_refused_when_it_is_transparent(run: Path) -> None:
@@ -363,3 +379,36 @@ def test_a_split_without_a_labelled_pixel_is_refused_before_training(split: str,
     with pytest.raises(DataError, match=f"the {split} split holds no labelled pixel"):
         run_stages(run, load_config(run), run, Selection(last="train"))
     assert not list(run.glob("train/*.partial/resume/*.ckpt"))
+
+
+def table(run: Path, *settings: str) -> tuple[int, list[list[str]], str]:
+    """Exit code, words of each line on stdout, and stderr of a check."""
+    result = CliRunner().invoke(app, ["data", "check", str(run), *settings])
+    return result.exit_code, [line.split() for line in result.stdout.splitlines()], result.stderr
+
+
+def test_where_nothing_can_be_read_there_is_no_table_of_classes(run: Path) -> None:
+    for path in run.rglob("masks/*.png"):
+        path.write_bytes(b"")
+
+    code, lines, _ = table(run)
+
+    assert code == 1
+    assert not [words for words in lines if "%" in " ".join(words) or "1.000" in words]
+
+
+def test_ignored_pixels_are_told_apart_and_a_val_split_that_serves_as_test_counts_once(run: Path) -> None:
+    for number in range(SOUND):
+        mask = np.zeros((8, 8), np.uint8)
+        mask[:2], mask[4:] = 255, 1
+        write_image(run / f"data/train/masks/train{number}.png", mask)
+
+    code, lines, err = table(run)
+
+    assert code == 0
+    assert lines[1][:3] == ["a", "33.333%", "50.000%"]
+    assert ["ignored,", "of", "all", "pixels", "25.000%", "0.000%"] in lines
+    assert [words[0] for words in lines if words[1:] == ["3", "0"]] == ["train", "val"]
+    assert ["there", "is", "no", "test", "split:", "val", "is", "used", "for", "it"] in lines
+    assert err.splitlines()[0].endswith('[train] class_weights = "median-frequency" or "log-frequency"')
+    assert err.splitlines()[-1] == f"next        segpipe run {run}"

@@ -271,7 +271,7 @@ def test_a_manifest_names_no_file_that_cannot_be(name: str, run: Path) -> None:
     content["stages"]["export"]["outputs"][name] = {"sha256": "0" * 64, "size_bytes": 1}
     (run / "manifest.json").write_text(json.dumps(content))
 
-    assert "is no file name" in refused(ManifestError, lambda: RunDirectory(run))
+    assert "is not a file name" in refused(ManifestError, lambda: RunDirectory(run))
 
 
 @pytest.mark.parametrize(

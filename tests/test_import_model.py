@@ -23,6 +23,7 @@ from stages.config.file import load_config
 from stages.graphs.reading import LARGEST_BYTES
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
+from tests.calling import call
 from tests.tiny_graphs import FLOAT, constant, conv, graph, plain, weights
 
 ROOT = Path(__file__).parents[1]
@@ -265,7 +266,7 @@ def test_class_names_of_any_kind_come_back_from_the_config(names: list[str], wit
         (f"ignore_index = {'9' * 5000}", "thousands of digits"),
         (f"ignore_index = 0x{'f' * 5000}", "beyond 64 bits"),
         ("classes = ['a', 'b'", "is not TOML"),
-        ("data = 5", "data = 5 is no table"),
+        ("data = 5", "data = 5 is not a table"),
         ("[data]\nkind = 'folder'\nroot = 5\nclasses = ['a', 'b', 'c', 'd']", r"data\.root = 5"),
         ("[data]\nkind = 'folders'", r"data\.kind"),
         ("palette = 7", "palette: Input should be a valid tuple"),
@@ -377,6 +378,7 @@ def test_without_images_the_gate_says_what_to_write_and_then_judges(tmp_path: Pa
     run = imported(tmp_path, plain()).path
     with pytest.raises(DataError, match=r'write root = "FOLDER", images = "images" and masks = "masks"') as caught:
         run_stages(run, load_config(run), run, Selection(last="validate"))
+    code, _, err = call("evaluate", run)
     for kind in ("images", "masks"):
         for number in range(2):
             pixels = np.full((16, 24, 3), 9 * number, np.uint8) if kind == "images" else np.zeros((16, 24), np.uint8)
@@ -385,4 +387,5 @@ def test_without_images_the_gate_says_what_to_write_and_then_judges(tmp_path: Pa
     done = run_stages(run, load_config(run, added), run, Selection(last="validate"))
 
     assert str(run / "segpipe.toml") in caught.value.hint
+    assert (code, err) == (1, f"error: {caught.value}\n")
     assert done.record("validate").figures["judged"] == "fidelity, not accuracy"

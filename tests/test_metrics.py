@@ -1,4 +1,4 @@
-"""Metrics from a confusion matrix, held against counting by hand."""
+"""Metrics from a confusion matrix, compared with counting by hand."""
 
 import math
 

@@ -368,3 +368,4 @@ def test_evaluate_prints_a_table(run: Path, tmp_path: Path, cli: Cli) -> None:
     assert lines[0].split() == ["class", "IoU", "F1", "precision", "recall"]
     assert [line.split()[0] for line in lines[1:5]] == list(names)
     assert lines[5].startswith("mIoU 0.")
+    assert lines[5].endswith(" on 1 frame of the test split")

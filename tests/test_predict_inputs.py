@@ -17,6 +17,8 @@ from segpipe.errors import InputError, StorageError
 from segpipe.media.image_headers import read_header
 from segpipe.media.images import read_image, write_image
 from segpipe.predicting.inputs import find_inputs
+from segpipe.predicting.predict import predict_files
+from segpipe.runtime.segmenter import Segmenter
 from tests.using import lines, make_images, make_video, names_below, segpipe
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +90,7 @@ def test_one_bad_entry_ends_no_batch(run: Path, tmp_path: Path) -> None:
     said = lines(result)
     assert result.returncode == 1, result.stderr
     for name in ("m.png", "m2.mp4"):
-        assert any(f"{name} is no regular file" in line for line in said)
+        assert any(f"{name} is not a regular file" in line for line in said)
     assert any("dangling.png cannot be read: No such file" in line for line in said)
     assert any("folder.png cannot be read: Is a directory" in line for line in said)
     assert any("taken.png" in line and "a directory lies where a file is needed" in line for line in said)
@@ -135,7 +137,7 @@ def test_two_stars_mean_any_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_left_out_of_a_folder_is_one_line(run: Path, tmp_path: Path) -> None:
     make_images(tmp_path / "in", 1)
-    make_images(tmp_path / "in" / "deeper", 1)
+    write_image(tmp_path / "in/deeper/other.png", read_image(tmp_path / "in/image0.png"))
     for name in ("a.gif", "b.GIF", "notes.txt", ".hidden", "README"):
         (tmp_path / "in" / name).touch()
 
@@ -143,7 +145,9 @@ def test_what_is_left_out_of_a_folder_is_one_line(run: Path, tmp_path: Path) -> 
 
     assert result.returncode == 0
     (line,) = [line for line in lines(result) if "left out" in line]
-    assert line.endswith(": .gif 2, .txt 1, folders 1, without a suffix 1")
+    assert line.endswith(f"; folders are not entered: give '{tmp_path / 'in'}/**/*.png' to read those too")
+    assert ": .gif 2, .txt 1, folders 1, without a suffix 1;" in line
+    assert find_inputs([line.split("'")[1]]) == [tmp_path / "in/deeper/other.png", tmp_path / "in/image0.png"]
 
 
 @pytest.mark.parametrize("name", ["locked/a.png", "locked", "n" * 300])
@@ -237,3 +241,29 @@ def test_a_file_where_a_folder_belongs_is_one_line(run: Path, tmp_path: Path) ->
 
         assert result.returncode == 1
         assert lines(result)[-1].startswith("error: cannot write")
+
+
+def test_what_is_wrong_with_a_file_is_said_in_its_own_words_and_the_remedy_once(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    write_image(tmp_path / "whole.png", pixels)
+    (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:20])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no image")
+    write_image(tmp_path / "grey.png", pixels[..., 0])
+    write_image(tmp_path / "grey2.png", pixels[..., 0])
+    write_image(tmp_path / "deep.png", pixels.astype(np.uint16))
+    names = ("torn", "empty", "text", "grey", "grey2", "deep")
+
+    with Segmenter.open(run, allow_unvalidated=True) as segmenter:
+        _, broken = predict_files(segmenter, [tmp_path / f"{name}.png" for name in names], tmp_path / "out")
+    told = {error.message.partition(".png ")[0].rpartition("/")[2]: str(error) for error in broken}
+
+    assert "is damaged" in told["torn"]
+    assert "is empty. copy or make it again" in told["empty"]
+    assert "is not an image, or of a kind that is not read. PNG, JPEG, BMP, TIFF, WebP" in told["text"]
+    assert "is 8-bit grey, the network takes 8-bit RGB. convert it to 8-bit RGB" in told["grey"]
+    assert "is 16-bit RGB, the network takes 8-bit RGB" in told["deep"]
+    assert caplog.text.count("convert it to 8-bit RGB") == 1
+    assert "PNG or JPEG" not in caplog.text

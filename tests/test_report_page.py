@@ -16,8 +16,11 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
 from stages.pipeline import Selection, run_stages
 from stages.report import write_comparison, write_report
+from stages.report.figures import lineage
 from stages.report.reading import Confusion, differences, read_facts
 from stages.report.svg import new_axes, to_svg
+from stages.results.gate import read_report as read_gate
+from stages.validate.pages.page import html
 from tests.tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +47,7 @@ def test_the_page_tells_of_every_stage(page: str) -> None:
                     "Median time over ours", "Frames a second"):  # fmt: skip
         assert f'aria-label="{picture}' in page
     assert 'aria-label="Where a frame&#x27;s time goes' in page or "No budget: the steps took" in page
-    assert page.count("data:image/") >= 2
+    assert page.count("data:image/") >= 2 - ("No pixel differs on any image" in page)
 
 
 def test_no_two_elements_share_an_id(page: str) -> None:
@@ -235,3 +238,26 @@ def replace_output(run: Path, stage: str, path: Path, data: bytes) -> None:
     record["outputs"][path.name] = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
     manifest["stages"][stage] = record
     (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_arrows_past_other_stages_stay_in_the_picture(finished_run: Path) -> None:
+    svg = lineage(read_facts(RunDirectory(finished_run)))
+    width = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0])
+    curves = re.findall(r"M ([\d.]+) [\d.]+ \nQ ([\d.]+) [\d.]+ ([\d.]+)", svg)
+
+    assert curves
+    assert max((float(start) + 2 * float(bend) + float(end)) / 4 for start, bend, end in curves) < width - 5
+
+
+def test_where_nothing_differs_no_image_is_the_worst(run_copy: Path) -> None:
+    run = RunDirectory(run_copy)
+    gate = read_gate(run.artifact_bytes("validate", "report.json"), "report")
+    same = tuple(picture.model_copy(update={"flips": 0, "flips_inside": 0}) for picture in gate.pictures)
+    pngs = {picture.file: b"" for picture in gate.pictures}
+    apart = same[0].model_copy(update={"flips": 3})
+
+    equal = html(gate.model_copy(update={"pictures": same}), [], pngs)
+
+    assert "No pixel differs on any image." in equal
+    assert "<img" not in equal
+    assert "<img" in html(gate.model_copy(update={"pictures": (apart, *same[1:])}), [], pngs)

@@ -128,7 +128,7 @@ def test_a_manifest_names_no_file_outside_its_run(empty_run: RunDirectory, name:
 
 
 def test_a_directory_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(NotARunError, match=r"is no run directory.*segpipe new"):
+    with pytest.raises(NotARunError, match=r"is not a run directory.*segpipe new"):
         RunDirectory(tmp_path)
     with pytest.raises(NotARunError):
         RunDirectory(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Floors of accuracy: off unless set, held against the labels for the reference and every hop, and said either way."""
+"""Floors of accuracy: off unless set, compared with the labels for the reference and every hop, and said either way."""
 
 import logging
 from pathlib import Path

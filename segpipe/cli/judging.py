@@ -1,5 +1,6 @@
 """Commands that judge a run: the release gate, the benchmark and the report."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from segpipe.cli.conventions import AsJson, Force, Run, RunByDefault, Sets, run_
 from segpipe.console import print_json, print_lines, print_table
 
 _MARGIN, _SECONDS = 0.05, 60.0
+
+_log = logging.getLogger(__name__)
 
 app = typer.Typer()
 benchmarks = typer.Typer(cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
@@ -39,6 +42,7 @@ def validate(
         return _validate_against(run, against)
     if explain:
         return _explain(run, sets)
+    _refuse_bundle(run)
     return print(run_config_stages(run, "validate", "validate", force, sets).artifact("validate", "report.json"))
 
 
@@ -46,7 +50,7 @@ def validate(
 def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
     """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""
     finished = run_config_stages(run, "benchmark", "benchmark", force, sets)
-    from stages.benchmark.table import COLUMNS, remarks, rows
+    from stages.benchmark.table import COLUMNS, absent_lines, remarks, rows
     from stages.results.benchmark import read_report
 
     text = finished.artifact_bytes("benchmark", "report.json")
@@ -54,6 +58,8 @@ def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson
         return print(text.decode().rstrip())
     measured = read_report(text, f"benchmark/report.json of {run}")
     print_table(COLUMNS, rows(measured))
+    for line in absent_lines(measured):
+        _log.debug("%s", line)
     return print_lines(["", *remarks(measured)])
 
 
@@ -101,6 +107,18 @@ def report(
         print(write_report(RunDirectory(runs[0]), out))
     else:
         print(write_comparison([RunDirectory(run) for run in runs], out or Path("comparison.html")))
+
+
+def _refuse_bundle(run: Path) -> None:
+    """The gate needs what a bundle leaves out; of its artifacts each can be judged alone."""
+    from segpipe.errors import InputError
+    from segpipe.rundir import manifest
+
+    if (run / manifest.FILE_NAME).is_file() and manifest.load(run).is_bundle:
+        raise InputError(
+            f"{run} is a bundle, which has no config (segpipe.toml)",
+            hint=f"judge what it holds with `segpipe validate {run} --hop engine`, or give the run it was made from",
+        )
 
 
 def _validate_hop(run: Path, hop: str) -> None:

@@ -24,6 +24,11 @@ def show(run: Run, as_json: AsJson = False) -> None:
     lines = run_status(RunDirectory(run))
     if as_json:
         return print_json([line.as_dict() for line in lines])
+    if not any(line.state != "in progress" for line in lines):
+        begun = "; ".join(f"{line.stage} is in progress" for line in lines)
+        print(f"nothing has finished{f': {begun}' if begun else ''}; run `segpipe run {run}`", file=sys.stderr)
+    if not lines:
+        return None
     now = datetime.now(UTC)
     return print_table(
         ["stage", "state", "why", "made", "size", "figure"],
@@ -47,8 +52,9 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"checked": checked, "findings": [vars(finding) for finding in findings]})
     else:
-        print_table(["file", "state"], [[finding.path, finding.state] for finding in findings])
-        print(f"{checked} files checked")
+        if findings:
+            print_table(["file", "state"], [[finding.path, finding.state] for finding in findings])
+        print(f"{checked} {'file' if checked == 1 else 'files'} checked{'' if findings else ', all as recorded'}")
     damaged = [finding for finding in findings if finding.is_damage]
     if damaged:
         hint = "copy the bundle here again" if directory.manifest.is_bundle else f"run `segpipe run {run}`"
@@ -91,7 +97,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 @data_commands.command("check")
 def data_check(
-    config: Annotated[Path, typer.Argument(help="Run directory or TOML file.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run directory or TOML file.", show_default=False)],
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,18 +107,27 @@ def data_check(
     from stages.data import check
     from stages.data.faults import lines
 
-    loaded = load_config(config, sets or [])
-    reports = check.check(loaded, config.parent if config.suffix == ".toml" else config)
+    loaded = load_config(run, sets or [])
+    base = run.parent if run.suffix == ".toml" else run
+    reports = check.check(loaded, base)
     if as_json:
         print_json({split: report.as_dict() for split, report in reports.items()})
     else:
-        print_table(["class", *reports, "median-frequency", "log-frequency"], list(check.summary(loaded, reports)))
+        apart = {split: report for split, report in reports.items() if split == "val" or report is not reports["val"]}
+        if rows := list(check.summary(loaded, apart)):
+            print_table(["class, of labelled pixels", *apart, *check.WEIGHTS], rows)
         print_table(
-            ["split", "frames", "faults"], [[s, str(r.frames), str(len(r.offenders))] for s, r in reports.items()]
+            ["split", "frames", "faults"], [[s, str(r.frames), str(len(r.offenders))] for s, r in apart.items()]
         )
+        if len(apart) < len(reports):
+            print("there is no test split: val is used for it")
     faults = check.all_faults(reports)
     for line in lines(faults)[: check.SHOWN]:
         print(line, file=sys.stderr)
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DataError(f"{count} in the data, see above", hint="`segpipe data check --json` lists every one")
+        raise DataError(f"{count} in the data, see above", hint=f"`segpipe data check {run} --json` lists every one")
+    if not as_json:
+        weights = " or ".join(f'"{how}"' for how in check.WEIGHTS)
+        print(f"weights     train with a column of them: [train] class_weights = {weights}", file=sys.stderr)
+        print(f"next        segpipe run {base}", file=sys.stderr)

@@ -27,7 +27,10 @@ def new(
     """Write a commented segpipe.toml into a new run directory."""
     from stages.config.starter import write_starter
 
-    print(write_starter(directory, template))
+    print(path := write_starter(directory, template))
+    command = f"segpipe run {directory}" if template == "demo" else f"segpipe data check {directory}"
+    edit = "" if template == "demo" else f"edit [data] root{' and classes' * (template == 'folder')} in {path}, then "
+    _log.info("next        %s%s", edit, command)
 
 
 @app.command()
@@ -45,7 +48,7 @@ def run(
     """Run the stages that are stale, in order.
 
     A training that was given --set and is not given it again would run anew: in a terminal you are asked whether to
-    keep those settings in segpipe.toml; a script is told in one line, and gets what the file says.
+    keep those settings in segpipe.toml; a script gets one warning, and the file's settings are used.
     """
     islands = _find_islands(run, first, sets) if auto_islands else []
     finished = run_config_stages(run, first, until, force, [*(sets or []), *islands])

@@ -19,14 +19,12 @@ def settle(run: Path, sets: Sequence[str]) -> None:
     if lost is None:
         return
     given = ", ".join(lost.overrides)
-    _log.warning(
-        "train: the network was trained with --set %s; without it, it is trained again (%s)",
-        given,
-        "; ".join(lost.changes),
-    )
+    undone = f"train: the network was trained with --set {given}; without it, it is trained again"
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        _log.warning("train: to keep what is trained, repeat --set, or write it into %s", run / "segpipe.toml")
+        keep_it = f"to keep what is trained, repeat --set, or write it into {run / 'segpipe.toml'}"
+        _log.warning("%s: %s", undone, keep_it)  # what changes is told by the training itself
         return
+    _log.warning("%s (%s)", undone, "; ".join(lost.changes))
     try:
         wanted = typer.confirm(f"Keep {given}, as lines in segpipe.toml? (n trains again)", default=True, err=True)
     except typer.Abort:

@@ -1,5 +1,6 @@
 """Commands that use a finished run: masks, bundles, figures of what is deployed."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,8 @@ import typer
 from segpipe.cli.conventions import AsJson, Backend, Run, Sets, Unvalidated
 from segpipe.console import print_json, print_table
 from segpipe.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 app = typer.Typer()
 
@@ -48,8 +51,12 @@ def predict(
         if raw and size is not None:
             predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, job=job, tick=tick)
             return
-        _, broken = predict_files(segmenter, files, job, tick)
+        done, broken = predict_files(segmenter, files, job, tick)
     print(out)
+    for answer in done:
+        if answer.image.suffix.lower() in VIDEO_SUFFIXES:
+            beside = f", frames beside overlays in {answer.overlay}" if overlay else ""
+            _log.info("%s: masks in %s%s", answer.image, answer.mask, beside)
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} inputs could not be segmented", hint="see the lines above")
 
@@ -82,11 +89,17 @@ def evaluate(
     """Measure what is deployed on labelled frames: mIoU and figures of each class. Needs no torch."""
     from segpipe.console import frame_progress
     from segpipe.evaluate import evaluate_frames
+    from segpipe.rundir.directory import RunDirectory
     from segpipe.runtime.segmenter import Segmenter
     from stages.config.file import load_config
     from stages.data import open_split
+    from stages.data.check import val_serves
+    from stages.validate import require_frames
 
-    samples = open_split(load_config(run, sets or []), run, split)
+    config, directory = load_config(run, sets or []), RunDirectory(run)
+    require_frames(directory, config, run)
+    samples = open_split(config, run, split)
+    used = "val split, which serves as test" if val_serves(config, run, split) else f"{split} split"
     with (
         Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter,
         frame_progress(len(samples)) as tick,
@@ -95,4 +108,6 @@ def evaluate(
     if as_json:
         return print_json(figures.as_dict())
     print_table(["class", "IoU", "F1", "precision", "recall"], figures.rows())
-    return print(f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}")
+    frames = "1 frame" if figures.frames == 1 else f"{figures.frames} frames"
+    accuracy = f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}"
+    return print(f"{accuracy} on {frames} of the {used}")

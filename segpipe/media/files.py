@@ -17,7 +17,7 @@ def open_regular(path: Path) -> BufferedReader:
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
-    raise InputError(f"{path} is no regular file", hint="give a file: FIFOs and devices are not read")
+    raise InputError(f"{path} is not a regular file", hint="give a file: FIFOs and devices are not read")
 
 
 def read_regular(path: Path) -> bytes:

@@ -34,6 +34,11 @@ def read_header(content: bytes) -> Header | None:
         return None
 
 
+def is_known_kind(content: bytes) -> bool:
+    """Whether it begins as one of the kinds of image that are known here."""
+    return content.startswith(tuple(_READERS))
+
+
 def _png(content: bytes) -> Header | None:
     width, height = struct.unpack_from(">II", content, 16)
     pictures, at = 1, 8

@@ -11,7 +11,7 @@ from PIL import ExifTags, PngImagePlugin, WebPImagePlugin
 
 from segpipe.errors import InputError
 from segpipe.media.files import read_regular
-from segpipe.media.image_headers import Header, read_header
+from segpipe.media.image_headers import is_known_kind, read_header
 from segpipe.rundir.storage import explained_refusals, write_atomically
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -20,7 +20,8 @@ _JPEG = b"\xff\xd8"
 _EXIF_CHUNKS = (b"eXIf", b"EXIF")  # of PNG, of WebP
 _WITH_ALPHA = {b"\x89PNG": PngImagePlugin.PngImageFile, b"RIFF": WebPImagePlugin.WebPImageFile}
 """Who reads their EXIF, by their first bytes. Not by `Image.open`, which limits the size."""
-_CONVERT = "convert it to PNG or JPEG"
+_AGAIN = "copy or make it again"
+_KINDS = "PNG, JPEG, BMP, TIFF, WebP, GIF, PPM and JPEG 2000 are read"
 _UPRIGHT = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 
 
@@ -31,14 +32,14 @@ def read_image(path: Path, max_pixels: int | None = None) -> NDArray[Any]:
 
 def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> NDArray[Any]:
     """The same for bytes that were read from `path`. More than `max_pixels` are refused before they are decoded."""
-    _check_header(path, read_header(content), max_pixels)
+    _check_header(path, content, max_pixels)
     try:
         pixels = _decoded(np.frombuffer(content, np.uint8), content)
     except (cv2.error, OSError, SyntaxError) as error:  # a header that claims more than OpenCV takes, broken EXIF
         reason = getattr(error, "err", error)
-        raise InputError(f"{path} is not an image that OpenCV can read: {reason}", hint=_CONVERT) from None
+        raise InputError(f"{path} is damaged, or no kind of image that OpenCV reads: {reason}", hint=_AGAIN) from None
     if pixels is None:
-        raise InputError(f"{path} is not an image that OpenCV can read", hint=_CONVERT)
+        raise InputError(f"{path} is damaged: its header can be read, its pixels cannot", hint=_AGAIN)
     if pixels.ndim == 2:
         return pixels[:, :, np.newaxis]
     if pixels.shape[2] == 3:
@@ -46,9 +47,10 @@ def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> N
     return np.ascontiguousarray(pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
 
 
-def _check_header(path: Path, header: Header | None, max_pixels: int | None) -> None:
+def _check_header(path: Path, content: bytes, max_pixels: int | None) -> None:
+    header = read_header(content)
     if header is None:
-        raise InputError(f"{path} is not an image that OpenCV can read", hint=_CONVERT)
+        raise _without_header(path, content)
     if header.mode == "CMYK":
         raise InputError(f"{path} is CMYK, whose colours depend on a profile", hint="convert it to RGB")
     if header.pictures > 1:
@@ -57,6 +59,14 @@ def _check_header(path: Path, header: Header | None, max_pixels: int | None) -> 
         )
     if max_pixels is not None:
         require_pixels(str(path), header.height, header.width, max_pixels)
+
+
+def _without_header(path: Path, content: bytes) -> InputError:
+    if not content:
+        return InputError(f"{path} is empty", hint=_AGAIN)
+    if is_known_kind(content):
+        return InputError(f"{path} is damaged: its header is cut off or wrong", hint=_AGAIN)
+    return InputError(f"{path} is not an image, or of a kind that is not read", hint=_KINDS)
 
 
 def require_pixels(subject: str, height: int, width: int, max_pixels: int) -> None:

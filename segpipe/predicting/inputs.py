@@ -43,8 +43,11 @@ def _in_folder(folder: Path) -> list[Path]:
         elif not path.name.startswith("."):
             left_out["folders" if path.is_dir() else path.suffix.lower() or "without a suffix"] += 1
     if left_out:
+        suffix = matches[0].suffix if matches else ".jpg"
+        deeper = f"; folders are not entered: give '{folder}/**/*{suffix}' to read those too"
+        deeper = deeper if "folders" in left_out else ""
         counts = ", ".join(f"{kind} {count}" for kind, count in sorted(left_out.items()))
-        _log.warning("%s: left out, not read as image or video: %s", folder, counts)
+        _log.warning("%s: left out, not read as image or video: %s%s", folder, counts, deeper)
     return matches
 
 

@@ -26,6 +26,9 @@ _OF_ONE_FILE = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR})
 """What the system refuses one file for; a full disk refuses the next one too."""
 
 
+_COLOURS = {1: "grey", 2: "grey with transparency", 3: "RGB", 4: "RGB with transparency"}
+
+
 def predict_files(
     segmenter: Segmenter, inputs: Iterable[Path], out: Path | Job, advance: Callable[[int], None] | None = None
 ) -> tuple[list[Predicted], list[SegpipeError]]:
@@ -37,11 +40,12 @@ def predict_files(
     job = out if isinstance(out, Job) else Job(out)
     paths = list(inputs)
     _prepare(job, paths)
-    done, broken = [], []
+    done, broken, hinted = [], [], set()
     for answer in _answers(segmenter, paths, job, advance or (lambda _: None)):
         if isinstance(answer, SegpipeError):
             broken.append(answer)
-            _log.error("%s", answer)
+            _log.error("%s", answer.message if answer.hint in hinted else answer)  # many files, one remedy
+            hinted.add(answer.hint)
         else:
             done.append(answer)
     if skipped := sum(answer.skipped for answer in done):
@@ -101,11 +105,27 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
     if not job.force and all(is_done(_picture(job, folder, path), origins[folder]) for folder in origins):
         return Predicted(path, files[MASKS], files[OVERLAYS], skipped=True)
     frame = decode_image(path, content, job.max_pixels)
+    _require_kind(path, frame, segmenter)
     mask = segmenter.tiled(frame) if job.is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
     for folder, origin in origins.items():
         file = _picture(job, folder, path)
         write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
     return Predicted(path, files[MASKS], files[OVERLAYS])
+
+
+def _require_kind(path: Path, frame: NDArray[Any], segmenter: Segmenter) -> None:
+    """Refuse what is not of the contract's type and channels, in the words of whoever has a file."""
+    contract = segmenter.contract
+    if (frame.shape[2], str(frame.dtype)) == (contract.channels, contract.dtype):
+        return
+    found, wanted = _kind(frame.shape[2], str(frame.dtype)), _kind(contract.channels, contract.dtype)
+    raise InputError(f"{path} is {found}, the network takes {wanted}", hint=f"convert it to {wanted}")
+
+
+def _kind(channels: int, dtype: str) -> str:
+    """`8-bit RGB`, `16-bit grey`."""
+    depth = {"uint8": "8-bit", "uint16": "16-bit"}.get(dtype, dtype)
+    return f"{depth} {_COLOURS.get(channels, f'with {channels} channels')}"
 
 
 def _drawn(folder: str, segmenter: Segmenter, frame: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:

@@ -34,7 +34,7 @@ def exclusive(directory: Path) -> Iterator[None]:
     _held.add(descriptor)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise StorageError(f"{path} is no regular file", hint="delete it: segpipe makes its lock itself")
+            raise StorageError(f"{path} is not a regular file", hint="delete it: segpipe makes its lock itself")
         _take(descriptor, directory)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -30,7 +30,7 @@ def _inside(name: str) -> str:
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name!r} does not lie inside the run")
     if not name.isprintable() or max(len(part.encode()) for part in path.parts) > _NAME_BYTES:
-        raise ValueError(f"{name[:40]!r} is no file name")
+        raise ValueError(f"{name[:40]!r} is not a file name")
     return name
 
 
@@ -38,7 +38,7 @@ def _moment(text: str) -> str:
     try:
         datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text[:40]!r} is no moment in ISO 8601") from None
+        raise ValueError(f"{text[:40]!r} is not a moment in ISO 8601") from None
     return text
 
 
@@ -111,7 +111,7 @@ def _no_run(directory: Path) -> NotARunError:
     if (directory / "segpipe.toml").is_file():
         return NotARunError(f"nothing has run in {directory} yet", hint=f"run `segpipe run {directory}`")
     if directory.is_dir():
-        found = f"{directory} is no run directory: it has no {FILE_NAME}"
+        found = f"{directory} is not a run directory: it has no {FILE_NAME}"
         return NotARunError(found, hint=f"start one with `segpipe new {directory}` and `segpipe run {directory}`")
     return NotARunError(
         f"there is no run directory {directory}", hint=f"check the path, or start with `segpipe new {directory}`"

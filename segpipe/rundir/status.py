@@ -146,16 +146,22 @@ class _Judged(BaseModel):
     agreement: dict[str, float | None]
     unjudged: dict[str, list[Any]] = {}
     judged: str = ""
+    warnings: list[str] = []
 
     def headline(self) -> str:
         """Passed or not, what was judged, and how many limits had nothing to judge."""
         unjudged = sum(map(len, self.unjudged.values()))
         about = f" ({self.judged})" if self.judged else ""
-        verdict = self.status + about + (f", {unjudged} limits not judged" if unjudged else "")
+        verdict = self.status + about + (f", {_limits(unjudged)} not judged" if unjudged else "")
         if self.failed:
-            verdict = f"FAILED: {len(self.failed)} limits"
+            verdict = f"FAILED: {_limits(len(self.failed))}"
         worst = min((value for value in self.agreement.values() if value is not None), default=None)
-        return verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
+        told = verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
+        return "; ".join((told, *self.warnings))
+
+
+def _limits(count: int) -> str:
+    return "1 limit" if count == 1 else f"{count} limits"
 
 
 def _headline(record: StageRecord) -> str:

@@ -84,7 +84,8 @@ def _require_regular(path: Path, descriptor: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise StorageError(f"{path} is no regular file", hint="move it aside: a pipe or a device holds no run's file")
+        hint = "move it aside: a pipe or a device holds no run's file"
+        raise StorageError(f"{path} is not a regular file", hint=hint)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

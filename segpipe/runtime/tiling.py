@@ -44,7 +44,7 @@ class Tiling:
     def __post_init__(self) -> None:
         if not 0 <= self.overlap <= _MAX_OVERLAP or self.batch < 1 or (self.tile and min(self.tile) < 1):
             raise InputError(
-                f"tile {self.tile}, overlap {self.overlap}, batch {self.batch} is no tiling",
+                f"tile {self.tile}, overlap {self.overlap}, batch {self.batch} is not a tiling",
                 hint=f"overlap is 0 to {_MAX_OVERLAP}, batch and sides are at least 1",
             )
 

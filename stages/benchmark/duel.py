@@ -166,7 +166,7 @@ def require_within_margin(outcome: Outcome, margin: float) -> None:
         raise GateFailedError(
             f"B takes {outcome.ratio:.3f} times as long as A ({in_words(outcome.low, outcome.high, '.3f')}), "
             f"the margin is {1 + margin:.3f}",
-            hint="look at both reports' budgets, or raise --margin",
+            hint="`segpipe benchmark RUN` on each shows the network alone beside the whole frame; or raise --margin",
         )
 
 

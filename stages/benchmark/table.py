@@ -1,6 +1,6 @@
 """A benchmark's report as the rows and lines that the terminal shows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from stages.measuring.rounds import in_words
 from stages.results.benchmark import Entry, Report
@@ -25,11 +25,26 @@ def remarks(report: Report) -> list[str]:
         for entry in report.contestants
         if entry.same_answer is False
     ]
-    lines += [f"not measured: {entry.name}: {entry.reason}" for entry in report.absent()]
+    lines += _absent(report.absent())
     lines += [
         f"cut short: {entry.name}: {entry.reason}" for entry in report.contestants if entry.latency and entry.reason
     ]
     return [*lines, *_beside(report)]
+
+
+def absent_lines(report: Report) -> list[str]:
+    """Every contestant that was not measured, with its whole reason."""
+    return [f"not measured: {entry.name}: {entry.reason}" for entry in report.absent()]
+
+
+def _absent(entries: Sequence[Entry]) -> Iterator[str]:
+    """One line a reason, since a machine without a GPU has one reason for many."""
+    reasons: dict[str, list[str]] = {}
+    for entry in entries:
+        reasons.setdefault(entry.reason.partition(". ")[0], []).append(entry.name)
+    for reason, names in reasons.items():
+        many = f"{len(names)} contestants (`segpipe --verbose benchmark RUN` names them)"
+        yield f"not measured: {names[0] if len(names) == 1 else many}: {reason}"
 
 
 def _row(report: Report, entry: Entry) -> list[str]:

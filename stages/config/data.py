@@ -36,7 +36,7 @@ class FileData(Section):
     def _values_are_numbers(self) -> "FileData":
         for value in self.remap:
             if not value.isdecimal() or int(value) > 65535:
-                raise ValueError(f"remap names the label value '{value}', which is no number of 0 to 65535")
+                raise ValueError(f"remap names the label value '{value}', which is not a number of 0 to 65535")
         return self
 
 

@@ -28,10 +28,10 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
         with explained_reads(path):
             text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        if (path.parent / manifest.FILE_NAME).is_file():
+        if (path.parent / manifest.FILE_NAME).is_file() and manifest.load(path.parent).is_bundle:
             raise ConfigError(
-                f"{path.parent} has no {path.name}",
-                hint=f"a bundle has none: name its run, or judge it with `segpipe validate {path.parent} --hop engine`",
+                f"{path.parent} is a bundle, which has no config ({path.name})",
+                hint="give the run that the bundle was made from",
             ) from None
         raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {path.parent}`") from None
     except UnicodeDecodeError:

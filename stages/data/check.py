@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from stages.data.faults import Fault, lines
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 SHOWN = 20  # lines of faults that `segpipe data check` prints
+WEIGHTS: tuple[Literal["median-frequency", "log-frequency"], ...] = ("median-frequency", "log-frequency")
 VERSION = 2
 """Of what makes a set sound: one that an older check passed is read again."""
 _IN_ERROR = 3  # lines of faults in training's error
@@ -45,7 +46,18 @@ class SplitReport:
 
 def check(config: Config, base: Path) -> dict[SplitName, SplitReport]:
     """Read every frame of every split with its labels."""
-    return {split: check_split(config, base, split) for split in SPLITS}
+    reports = {split: check_split(config, base, split) for split in SPLITS if not val_serves(config, base, split)}
+    return {split: reports.get(split, reports["val"]) for split in SPLITS}
+
+
+def val_serves(config: Config, base: Path, split: SplitName) -> bool:
+    """Whether this is the test split of a set that has none, so that val is used."""
+    if split != "test" or isinstance(config.data, ShapesData):
+        return False
+    try:
+        return files.val_serves_as_test(config.data, base)
+    except DataError:
+        return False
 
 
 def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
@@ -91,13 +103,13 @@ def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> 
         more = f" (and {len(kinds) - _IN_ERROR} more kinds of fault)" if len(kinds) > _IN_ERROR else ""
         raise DataError(
             f"the data set has {len(faults)} faults: {' '.join(f'{line};' for line in kinds[:_IN_ERROR])}"[:-1] + more,
-            hint="`segpipe data check` shows them all",
+            hint=f"`segpipe data check {base}` shows them all",
         )
     write_atomically(cache, key.encode())
 
 
 def all_faults(reports: dict[SplitName, SplitReport]) -> list[Fault]:
-    """Each fault once: a val split that serves as test is read twice."""
+    """Each fault once: a val split that serves as test has one report for both."""
     return list(dict.fromkeys(fault for report in reports.values() for fault in report.offenders))
 
 
@@ -152,12 +164,18 @@ def _add(report: SplitReport, outcome: NDArray[np.int64] | Fault) -> None:
 
 
 def summary(config: Config, reports: dict[SplitName, SplitReport]) -> Iterator[list[str]]:
-    """Rows of class, share of the pixels in each split, and the two suggestions of weights."""
+    """Rows of class, share of the labelled pixels in each split, and the two suggestions of weights; last the share
+    of all pixels that are ignored. Nothing where nothing could be read."""
+    if not any(any(report.pixels) for report in reports.values()):
+        return
     train = reports["train"]
-    classes = labels_of(config).classes
-    sound = any(train.pixels)
-    median = suggested_weights(train, "median-frequency") if sound else (1.0,) * len(classes)
-    log = suggested_weights(train, "log-frequency") if sound else (1.0,) * len(classes)
-    for number, name in enumerate(classes):
-        shares = [report.pixels[number] / max(1, sum(report.pixels)) for report in reports.values()]
-        yield [name, *(f"{share:.3%}" for share in shares), f"{median[number]:.3f}", f"{log[number]:.3f}"]
+    weights = [suggested_weights(train, how) for how in WEIGHTS] if any(train.pixels) else []
+    for number, name in enumerate(labels_of(config).classes):
+        shares = [_share(report.pixels[number], sum(report.pixels)) for report in reports.values()]
+        yield [name, *shares, *(f"{weight[number]:.3f}" for weight in weights or ())] + ["-"] * (2 - len(weights))
+    ignored = [_share(report.ignored, report.ignored + sum(report.pixels)) for report in reports.values()]
+    yield ["ignored, of all pixels", *ignored, "", ""]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.3%}" if whole else "-"

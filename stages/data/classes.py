@@ -15,7 +15,7 @@ def class_faults(config: FilesConfig, split: str, pixels: Sequence[int], ignored
     if unknown := [name for name in config.absent_classes if name not in classes]:
         near = difflib.get_close_matches(unknown[0], classes, n=1)
         known = f"did you mean '{near[0]}'?" if near else f"the classes are {', '.join(classes)}"
-        return [Fault(f"[data] absent_classes names '{unknown[0]}', which is no class", known, split)]
+        return [Fault(f"[data] absent_classes names '{unknown[0]}', which is not a class", known, split)]
     absent = [number for number, count in enumerate(pixels) if not count]
     if len(absent) == len(classes):
         hint = _remap_hint(config, ignored, 1.0, 1) or "check its masks, [data] remap and the ignore index"

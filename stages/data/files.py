@@ -97,9 +97,14 @@ def find_samples(config: FilesConfig, base: Path, split: str, complete: bool = T
         _refuse_absent_masks(config, root, split, samples)
         raise DataError(
             f"{len(absent)} files of the {split} split are missing, first {absent[0]}",
-            hint="complete the set; `segpipe data check` names them",
+            hint=f"complete the set; `segpipe data check {base}` names them",
         )
     return [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
+
+
+def val_serves_as_test(config: FilesConfig, base: Path) -> bool:
+    """Whether the set has no test split of its own."""
+    return not _pairs(config, _root(config, base), "test")
 
 
 def unpaired(config: FilesConfig, base: Path, split: str) -> list[Fault]:

@@ -19,6 +19,7 @@ _MODES = {"RGB": "colour", "RGBA": "colour (with transparency)", "L": "grey", "L
 """Pillow's words for kinds of image, in plain ones."""
 _INDEX_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _UPRIGHT = 1
+_NAMED_COLOURS = 8  # of those that a mask's palette lacks
 _STEPS = (65536, 256, 1)  # red, green and blue as one number
 
 
@@ -36,15 +37,7 @@ class Palette:
         place = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
         foreign = known[order][place] != codes
         if foreign.any():
-            colours, counts = np.unique(codes[foreign], return_counts=True)
-            most = int(counts.argmax())
-            colour = tuple(int(colours[most]) // step % 256 for step in _STEPS)
-            others = f", and {len(colours) - 1} more" if len(colours) > 1 else ""
-            raise DataError(
-                f"{path} holds the colour {colour} on {counts[most]} of {codes.size} pixels{others}: in neither [data] "
-                "palette nor ignore_colours",
-                hint="add the colours; blurred or JPEG masks hold mixtures and must be made again as PNG",
-            )
+            raise _foreign_colours(codes[foreign], codes.size, path)
         return np.array(list(self.values.values()), np.uint16)[order][place]
 
 
@@ -115,6 +108,25 @@ def _refuse_hidden_conversions(path: Path) -> None:
         problem, hint = f"is {mode}, whose colours depend on a profile", "convert it to RGB"
     if problem:
         raise DataError(f"{path} {problem}", hint=hint)
+
+
+def _foreign_colours(codes: NDArray[np.int64], pixels: int, path: Path) -> DataError:
+    """Colours that stand for no class, the most frequent first."""
+    colours, counts = np.unique(codes, return_counts=True)
+    most = counts.argsort(kind="stable")[::-1][:_NAMED_COLOURS]
+    named = [f"{_colour(int(colours[number]))} on {counts[number]}" for number in most]
+    plural = "s" if len(named) > 1 else ""
+    more = f", and {len(colours) - len(named)} more" if len(colours) > len(named) else ""
+    return DataError(
+        f"{path} holds the colour{plural} {', '.join(named)} of {pixels} pixels{more}: in neither [data] palette nor "
+        "ignore_colours",
+        hint="add the colours; blurred or JPEG masks hold mixtures and must be made again as PNG",
+    )
+
+
+def _colour(code: int) -> Colour:
+    red, green, blue = (code // step % 256 for step in _STEPS)
+    return red, green, blue
 
 
 def _code(colour: Colour) -> int:

@@ -1,4 +1,4 @@
-"""Makes somebody else's graph ours: one input, one output, held against the contract that describes it."""
+"""Makes somebody else's graph ours: one input, one output, compared with the contract that describes it."""
 
 import onnx
 from onnx import TensorProto, ValueInfoProto

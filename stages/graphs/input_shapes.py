@@ -1,4 +1,4 @@
-"""The input shapes an engine takes: the config's ranges, held against the contract and the graph's own dimensions."""
+"""The input shapes an engine takes: the config's ranges, compared with the contract and the graph's own dimensions."""
 
 from collections.abc import Sequence
 
@@ -53,7 +53,7 @@ def _sides(contract: Contract, profile: Profile, axis: int) -> tuple[int, int, i
             below, above = side // multiple * multiple, -(-side // multiple) * multiple
             nearest = f"{below} and {above}" if below else f"{above}"
             raise ConfigError(
-                f"build.profiles: {name} {side} is no multiple of the network's {multiple}",
+                f"build.profiles: {name} {side} is not a multiple of the network's {multiple}",
                 hint=f"nearest that fit: {nearest}",
             )
     return wanted

@@ -23,7 +23,7 @@ _REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, 
 def parse(path: Path) -> onnx.ModelProto:
     """The file alone, without its external data and not checked yet: readable text, known operators, sane sizes."""
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "is no file" if path.exists() else "does not exist"
+        what = "is a directory" if path.is_dir() else "is not a file" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}", hint="name an ONNX file")
     refuse_too_large(path.stat().st_size, str(path))
     model = _parsed(path)

@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from stages.report.reading import ClassScores, Confusion, Facts, producers
 from stages.report.speed import budget, latency, latency_by_run, peers, throughput
-from stages.report.svg import GRID, INK, MUTED, SERIES, SURFACE, new_axes, new_panels, to_svg
+from stages.report.svg import GRID, INK, MUTED, SERIES, SURFACE, WIDTH, new_axes, new_panels, to_svg
 
 __all__ = [
     "accuracy_by_run", "budget", "class_iou", "confusion", "curves", "latency", "latency_by_run", "lineage", "peers",
@@ -17,6 +17,8 @@ __all__ = [
 ]  # fmt: skip
 
 _ARROW: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 9, "color": MUTED, "lw": 1, "shrinkA": 1, "shrinkB": 1}
+_ROW = 0.78  # inches, of a row of stages
+_BESIDE_ARROWS = 0.86  # share of the width for stages where arrows pass beside them
 _MOST_CELLS = 30  # classes up to which a confusion matrix is readable
 
 
@@ -26,19 +28,24 @@ def lineage(facts: Facts) -> str:
     if not depth:
         return ""
     rows = [[name for name in depth if depth[name] == level] for level in range(max(depth.values()) + 1)]
-    figure, axes = new_axes(0.78 * len(rows) + 0.1)
+    figure, axes = new_axes(_ROW * len(rows) + 0.1)
     axes.set(xlim=(0, 1), ylim=(-len(rows) + 0.45, 0.55))
     axes.axis("off")
+    width = _BESIDE_ARROWS if any(depth[target] - depth[source] > 1 for source, target in edges) else 1.0
     place = {
-        name: ((column + 0.5) / len(row), -level) for level, row in enumerate(rows) for column, name in enumerate(row)
+        name: (width * (column + 0.5) / len(row), -level)
+        for level, row in enumerate(rows)
+        for column, name in enumerate(row)
     }
-    half = min(0.24, 0.46 / max(len(row) for row in rows))
+    half = min(0.24, 0.46 * width / max(len(row) for row in rows))
     for source, target in edges:
         (x1, y1), (x2, y2) = place[source], place[target]
         if depth[target] - depth[source] == 1:
             axes.add_patch(FancyArrowPatch((x1, y1 - 0.3), (x2, y2 + 0.3), **_ARROW))
         else:  # past the stages between: around their right side, the farther the wider
-            bend = 0.25 + 0.1 * (depth[target] - depth[source])
+            skipped = depth[target] - depth[source]
+            room = WIDTH * (0.97 - max(x1, x2) - half)  # inches, for the half of a bend that a curve goes out
+            bend = min(0.25 + 0.1 * skipped, 2 * room / (_ROW * skipped))
             axes.add_patch(
                 FancyArrowPatch(
                     (x1 + half, y1 - 0.1), (x2 + half, y2 + 0.1), connectionstyle=f"arc3,rad=-{bend}", **_ARROW

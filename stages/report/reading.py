@@ -87,6 +87,8 @@ class Facts:
     """Limits on the labels and the reference: where one fails, every hop's verdict does."""
     judged: str
     """What the gate is about: fidelity, accuracy, or both; empty where an older version judged."""
+    warnings: tuple[str, ...]
+    """What the gate found that no limit fails."""
     engines: dict[str, dict[str, Any]]
     islands: tuple[str, ...]
     benchmark: Benchmarked | None
@@ -122,6 +124,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
         hops=tuple(_hop(name, entry) for name, entry in gate.hops.items()),
         data_checks=_checks(gate.data_checks),
         judged=str(_figures(stages, "validate").get("judged", "")),
+        warnings=tuple(map(str, _figures(stages, "validate").get("warnings", ()))),
         engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
         islands=_islands(_document(rundir, "export", "precision.json", _PRECISION)),
         benchmark=benchmark,

@@ -29,7 +29,7 @@ class _Part(BaseModel):
 
 
 class CheckReport(_Part):
-    """One limit held against one figure."""
+    """One limit compared with one figure."""
 
     name: str
     value: Finite
@@ -148,7 +148,7 @@ class HopReport(_Part):
 
     @property
     def unjudged(self) -> list[CheckReport]:
-        """Limits that nothing could be held against."""
+        """Limits that nothing could be compared with."""
         return [check for check in self.checks if check.status == "not judged"]
 
 
@@ -206,6 +206,16 @@ class GateReport(_Part):
         why = NO_LABELS if unlabelled else "no floor is set (validate.limits.min_miou)"
         return f"{'fidelity, ' if fidelity else ''}not accuracy: {why}"
 
+    @property
+    def warnings(self) -> list[str]:
+        """What no limit fails and makes a network useless: one class on every image, where labels hold others."""
+        classes = next(iter(self.hops.values())).classes if self.hops else ()
+        answered = [one.name for one in classes if one.pixels]
+        concerned = [one for one in classes if one.reference_iou is not None]
+        if len(classes) < 2 or len(answered) != 1 or len(concerned) == 1:
+            return []
+        return [f"the network answers '{answered[0]}' on every image: train longer or check the labels"]
+
     def failed(self) -> list[str]:
         """One line a failed limit."""
         lines = [f"data: {check.line}" for check in self.data_checks if check.status == "failed"]
@@ -214,10 +224,11 @@ class GateReport(_Part):
         return lines
 
     def summary(self) -> list[str]:
-        """What was judged, a line a hop with the limits that nothing could be held against, and what did not run."""
+        """What was judged, a line a hop with the limits that nothing could be compared with, and what did not run."""
         lines = [f"hop '{name}' on {hop.backend} ({hop.device}): {hop.outcome}" for name, hop in self.hops.items()]
         lines += [f"data: {check.line}" for check in self.data_checks if check.status == "not judged"]
-        return [f"validate: {self.status} ({self.judged})", *lines, *self._not_here()]
+        warnings = [f"validate: warning: {line}" for line in self.warnings]
+        return [f"validate: {self.status} ({self.judged})", *warnings, *lines, *self._not_here()]
 
     def _not_here(self) -> list[str]:
         """One line for all that did not run, without the hints, which the report keeps."""

@@ -25,7 +25,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Compare every hop with the reference, unless the same artifacts were judged on the same images before."""
     from stages.data import fingerprint
 
-    _require_frames(rundir, config, base)
+    require_frames(rundir, config, base)
     artifacts = [path for stage in ("train", "export", "build") for path in _artifacts(rundir, stage)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
@@ -49,13 +49,13 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     return rundir.artifact(STAGE, REPORT)
 
 
-def _require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
+def require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
     """Who imports a graph may have no images at all: then say what to write where."""
     if "import" not in rundir.manifest.stages or not isinstance(config.data, FolderData):
         return
     if not (base / config.data.root).is_dir():
         raise DataError(
-            f"an imported network is judged on images, and [data] root = '{config.data.root}' is no folder",
+            f"an imported network is judged on images, and [data] root = '{config.data.root}' is not a folder",
             hint=f'in {rundir.path / TOML_NAME}, under [data], write root = "FOLDER", images = "images" and '
             'masks = "masks": FOLDER/images holds frames, FOLDER/masks a PNG of class numbers with the name of each; '
             'under [export] write fp32_islands = "auto"',

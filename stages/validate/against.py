@@ -25,7 +25,7 @@ COLUMNS = ("backend", "agreement", "flips", "inside", "large margin", "relative 
 
 
 def compare_runs(ours: RunDirectory, other: RunDirectory) -> dict[str, HopReport]:
-    """Each backend that opens in both runs: ours held against the other's, on the images stored in ours."""
+    """Each backend that opens in both runs: ours compared with the other's, on the images stored in ours."""
     stored, contract = StoredReference(ours), run_contract(ours)
     theirs = run_contract(other)
     if (contract.classes, contract.channels, contract.dtype) != (theirs.classes, theirs.channels, theirs.dtype):

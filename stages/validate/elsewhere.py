@@ -9,6 +9,7 @@ from segpipe import local_verdicts
 from segpipe.errors import BackendError, GateFailedError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.runtime.cuda.driver_library import gpu_name
 from segpipe.runtime.opening import run_contract
 from segpipe.verdict import LocalVerdict, Verdict, stored_verdicts
 from stages.measuring.tensors import FP16_MAX
@@ -49,6 +50,13 @@ def validate_hop(rundir: RunDirectory, wanted: str) -> list[str]:
 
 def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> BackendError:
     """What kept every artifact from being opened, or that there is none."""
+    is_stale = any("was built from another" in entry.reason for entry in report.not_judged)
+    if report.not_judged and _needs_gpu(wanted) and gpu_name() is None and not is_stale:
+        return BackendError(
+            f"no hop '{wanted}' could be judged: no NVIDIA GPU here",
+            hint="run it on the GPU server, or judge the ONNX file with "
+            f"`segpipe validate {rundir.path} --hop onnxruntime-cpu`",
+        )
     reasons = "; ".join(f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in report.not_judged)
     hint = "name 'engine' or one of the runtime's backends; `segpipe doctor` tells what this machine can run"
     if wanted == "engine" and not reasons:
@@ -57,6 +65,10 @@ def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> Ba
         hint = "`segpipe doctor` tells what this machine can run; " + f"for a new engine {rundir.how_to_make('build')}"
     words = reasons or "nothing is deployed by that name"
     return BackendError(f"no hop '{wanted}' could be judged here: {words}", hint=hint)
+
+
+def _needs_gpu(wanted: str) -> bool:
+    return wanted.startswith(("engine", "tensorrt", "onnxruntime-cuda"))
 
 
 def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:

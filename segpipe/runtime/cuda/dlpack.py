@@ -48,7 +48,7 @@ def read_capsule(capsule: object) -> View:
     address = _python.PyCapsule_GetPointer(capsule, _UNUSED)
     tensor = _Managed.from_address(address).tensor
     if tensor.code not in _CODES or tensor.lanes != 1:
-        raise InputError(f"a frame of DLPack type {tensor.code} is no image", hint="pass uint8, uint16 or float32")
+        raise InputError(f"a frame of DLPack type {tensor.code} is not an image", hint="pass uint8, uint16 or float32")
     dtype = np.dtype(f"{_CODES[tensor.code]}{tensor.bits // 8}")
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim]) if tensor.strides else None

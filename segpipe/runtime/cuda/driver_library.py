@@ -21,7 +21,9 @@ def load_driver() -> ctypes.CDLL:
     try:
         return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:
-        raise BackendMissingError("there is no NVIDIA driver", hint="use backend onnxruntime-cpu") from error
+        raise BackendMissingError(
+            "there is no NVIDIA driver", hint="backends on a GPU need one; onnxruntime-cpu does not"
+        ) from error
 
 
 def gpu_name(index: int = 0) -> str | None:

@@ -153,7 +153,7 @@ def input_shape(contract: Contract, placement: Placement, batch: int) -> tuple[i
 
 
 def score_grid(contract: Contract, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(channels, height, width) of one frame's output, held against the contract."""
+    """(channels, height, width) of one frame's output, compared with the contract."""
     channels = contract.score_channels
     if len(shape) == 3 and contract.output_kind == "labels":
         found = (1, *shape[1:])

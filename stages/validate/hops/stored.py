@@ -114,7 +114,7 @@ class StoredReference:
             )
 
     def images(self) -> list[Image]:
-        """The stored frames, held against the hashes of those that the reference answered."""
+        """The stored frames, compared with the hashes of those that the reference answered."""
         found = []
         for number, stored in enumerate(self.index.images):
             frame = self._frames[f"frame_{number}"]

@@ -1,4 +1,4 @@
-"""Floors of accuracy: mean IoU and the worst class, held against the labels. Whether a network is any good."""
+"""Floors of accuracy: mean IoU and the worst class, compared with the labels. Whether a network is any good."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from stages.validate.judging.checks import Check, at_least
 
 
 def hop_accuracy(masks: MaskComparison, limits: Limits, classes: Sequence[str]) -> list[Check]:
-    """The floors that are set, held against what this hop answers."""
+    """The floors that are set, compared with what this hop answers."""
     return _floors("", masks.ious()[1], masks, limits, classes)
 
 

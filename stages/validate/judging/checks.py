@@ -1,4 +1,4 @@
-"""Limits held against figures. Each passes, fails, or could not be judged and says why; NaN never passes."""
+"""Limits compared with figures. Each passes, fails, or could not be judged and says why; NaN never passes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Judged(Protocol):
 
 @dataclass(frozen=True)
 class Check:
-    """One limit held against one figure; `where` names the input or class that is to blame."""
+    """One limit compared with one figure; `where` names the input or class that is to blame."""
 
     name: str
     value: float | None
@@ -54,7 +54,7 @@ class Peak:
 
 @dataclass
 class Measured:
-    """Everything measured of one hop that limits are held against."""
+    """Everything measured of one hop that limits are compared with."""
 
     masks: MaskComparison
     stress_masks: MaskComparison
@@ -197,7 +197,7 @@ def _finite(name: str, tensors: TensorComparison, nothing: str) -> Check:
     value = float(tensors.non_finite) if tensors.pairs else None
     where = f"{tensors.nan} NaN, {tensors.inf} Inf, first in {tensors.non_finite_at}"
     if tensors.reference_non_finite:
-        where += f"; what it is held against has {tensors.reference_non_finite}"
+        where += f"; the reference has {tensors.reference_non_finite}"
     return at_most(name, value, 0.0, where, nothing)
 
 

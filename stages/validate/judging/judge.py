@@ -92,7 +92,7 @@ class HopState:
         return not self.measured.unanswered
 
     def checks(self, setup: Setup) -> list[Check]:
-        """Every limit held against what was measured."""
+        """Every limit compared with what was measured."""
         limits, classes = setup.settings.limits, setup.contract.classes
         return self._fidelity(setup) + (hop_accuracy(self.measured.masks, limits, classes) if setup.accuracy else [])
 

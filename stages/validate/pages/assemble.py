@@ -51,6 +51,7 @@ def figures_of(report: GateReport) -> dict[str, Any]:
         "status": report.status,
         "judged": report.judged.partition(":")[0],
         "unjudged": {name: [check.name for check in hop.unjudged] for name, hop in report.hops.items() if hop.unjudged},
+        **({"warnings": report.warnings} if report.warnings else {}),
         "suspicions": [*report.suspicions, *(text for hop in report.hops.values() for text in hop.suspicions)],
         "diverges": [text for hop in report.hops.values() for text in hop.diverges],
     }
