@@ -31,7 +31,7 @@ def read_image(path: Path, max_pixels: int | None = None) -> NDArray[Any]:
 
 def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> NDArray[Any]:
     """The same for bytes that were read from `path`. More than `max_pixels` are refused before they are decoded."""
-    _check_header(path, read_header(content), max_pixels)
+    header = _checked_header(path, content, max_pixels)
     try:
         pixels = _decoded(np.frombuffer(content, np.uint8), content)
     except (cv2.error, OSError, SyntaxError) as error:  # a header that claims more than OpenCV takes, broken EXIF
@@ -39,6 +39,7 @@ def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> N
         raise InputError(f"{path} is not an image that OpenCV can read: {reason}", hint=_CONVERT) from None
     if pixels is None:
         raise InputError(f"{path} is not an image that OpenCV can read", hint=_CONVERT)
+    _require_as_claimed(path, pixels, header)
     if pixels.ndim == 2:
         return pixels[:, :, np.newaxis]
     if pixels.shape[2] == 3:
@@ -46,7 +47,17 @@ def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> N
     return np.ascontiguousarray(pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
 
 
-def _check_header(path: Path, header: Header | None, max_pixels: int | None) -> None:
+def _require_as_claimed(path: Path, pixels: NDArray[Any], header: Header) -> None:
+    """A file that unfolds to more than the header that was judged is made to deceive; photographs may be turned."""
+    height, width = pixels.shape[:2]
+    if height * width > header.height * header.width:
+        raise InputError(
+            f"{path} decodes to {height}x{width}, though its header says {header.height}x{header.width}", hint=_CONVERT
+        )
+
+
+def _checked_header(path: Path, content: bytes, max_pixels: int | None) -> Header:
+    header = read_header(content)
     if header is None:
         raise InputError(f"{path} is not an image that OpenCV can read", hint=_CONVERT)
     if header.mode == "CMYK":
@@ -57,6 +68,7 @@ def _check_header(path: Path, header: Header | None, max_pixels: int | None) -> 
         )
     if max_pixels is not None:
         require_pixels(str(path), header.height, header.width, max_pixels)
+    return header
 
 
 def require_pixels(subject: str, height: int, width: int, max_pixels: int) -> None:
