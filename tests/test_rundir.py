@@ -14,7 +14,7 @@ from segpipe.errors import (
 )
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import Step
-from segpipe.rundir.verify import Finding, verify
+from segpipe.rundir.verify import verify
 
 A, B = "a" * 64, "b" * 64
 
@@ -143,7 +143,7 @@ def test_a_users_folder_that_is_named_like_a_key_stays(empty_run: RunDirectory, 
     assert (make(empty_run), make(empty_run, "two"), make(empty_run, "two")) == (True, True, False)
     assert mine.read_text() == "mine"
     state = "work in progress" if name.endswith(".partial") else "unknown, kept"
-    assert verify(empty_run) == (1, [Finding(f"train/{name}", state)])
+    assert [(found.path, found.state) for found in verify(empty_run)[1]] == [(f"train/{name}", state)]
     assert len(list((empty_run.path / "train").iterdir())) == 2, "the superseded folder is gone"
 
 
