@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from segpipe.errors import word
 from segpipe.rundir.directory import RunDirectory
 from stages.measuring.rounds import in_words
 
@@ -22,8 +23,8 @@ def figure_lines(rundir: RunDirectory, last: str = "") -> list[str]:
 
 def next_line(rundir: RunDirectory, last: str) -> str:
     """What to do now."""
-    command = f"segpipe predict {rundir.path} IMAGES -o OUT" if last in {"validate", "benchmark"} else ""
-    return f"next        {command or f'segpipe run {rundir.path}'}"
+    command = f"segpipe predict {word(rundir.path)} IMAGES -o OUT" if last in {"validate", "benchmark"} else ""
+    return f"next        {command or f'segpipe run {word(rundir.path)}'}"
 
 
 def _accuracy(figures: Figures) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter
 
 from segpipe.documents import Form
-from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError, SegpipeError
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError, SegpipeError, word
 from segpipe.rundir import lock, manifest
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
 from segpipe.rundir.step import Step
@@ -119,7 +119,7 @@ class RunDirectory:
     def how_to_make(self, stage: str) -> str:
         """The commands that make a stage's files; those of a bundle are made where its run is."""
         if not self.manifest.is_bundle:
-            return f"run `segpipe run {self.path} --until {stage}`"
+            return f"run `segpipe run {word(self.path)} --until {stage}`"
         again = f"`segpipe run RUN --until {stage}` and `segpipe bundle RUN -o DIR --with-reference`"
         return f"run {again} where the run of this bundle is, and copy DIR here"
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import ContractError, StorageError
+from segpipe.errors import ContractError, StorageError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.freshness import why_stale
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
@@ -108,7 +108,7 @@ class Step:
         if builds_on_others and ours and theirs and ours != theirs:
             raise ContractError(
                 f"stage '{self._stage}' was made for contract {theirs[:12]}, the run has {ours[:12]}",
-                hint=f"run `segpipe run {self._run}` so that every stage uses one contract",
+                hint=f"run `segpipe run {word(self._run)}` so that every stage uses one contract",
             )
 
     def _finished(self, name: str) -> Output:

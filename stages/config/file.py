@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from segpipe.errors import ConfigError
+from segpipe.errors import ConfigError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import TOML_NAME
 from segpipe.rundir.storage import explained_reads
@@ -31,9 +31,10 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
         if (path.parent / manifest.FILE_NAME).is_file():
             raise ConfigError(
                 f"{path.parent} has no {path.name}",
-                hint=f"a bundle has none: name its run, or judge it with `segpipe validate {path.parent} --hop engine`",
+                hint="a bundle has none: name its run, or judge it with "
+                f"`segpipe validate {word(path.parent)} --hop engine`",
             ) from None
-        raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {path.parent}`") from None
+        raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {word(path.parent)}`") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     content = parse_toml(text, str(path))
