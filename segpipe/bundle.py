@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe import local_verdicts, verdict
-from segpipe.errors import ArtifactMissingError, InputError
+from segpipe.errors import ArtifactMissingError, InputError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
@@ -107,8 +107,10 @@ def _unjudged_engines(run: RunDirectory, verdicts: tuple[Verdict, ...]) -> list[
 
 def _told(engines: list[str], run: RunDirectory, judgeable: Path | None) -> str:
     """What keeps the engines from being opened, and the commands that change it."""
-    bundle = judgeable or "DIR"
-    again = "" if judgeable else f"make the bundle with `segpipe bundle {run.path} -o DIR --with-reference`, then "
+    bundle = word(judgeable) if judgeable else "DIR"
+    again = (
+        "" if judgeable else f"make the bundle with `segpipe bundle {word(run.path)} -o DIR --with-reference`, then "
+    )
     return (
         f"bundle: the runtime will refuse {', '.join(engines)}, which passed the gate on no GPU: "
         f"{again}run `segpipe validate {bundle} --hop engine` on the GPU that it is for"

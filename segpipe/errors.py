@@ -1,5 +1,8 @@
 """The tree of errors segpipe raises on purpose. Each says what is wrong with its values, and what to do next."""
 
+import shlex
+from pathlib import Path
+
 
 class SegpipeError(Exception):
     """A known error: one line for a person, a `hint` naming the next action, and the exit code of the CLI."""
@@ -83,3 +86,8 @@ class GateFailedError(SegpipeError):
     """The release gate compared and the numbers differ."""
 
     exit_code = 3
+
+
+def word(path: Path | str) -> str:
+    """A path as one word of a command that a hint names: it is to be pasted into a shell."""
+    return shlex.quote(str(path))

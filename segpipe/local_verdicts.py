@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from segpipe.errors import StorageError
@@ -15,6 +16,8 @@ FOLDER = "local-verdicts"
 VARIABLE = "SEGPIPE_LOCAL_VERDICTS"
 """Environment variable that names another folder, for runs and bundles that cannot be written."""
 
+_SUFFIX = ".verdict.json"
+_NAMED_BEFORE = re.compile(r"(onnxruntime|tensorrt)-[a-z0-9-]+-[0-9a-f]{12}\.json")
 _UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -36,13 +39,19 @@ def prepare(run: Path) -> Path:
 
 def write(run: Path, name: str, data: bytes) -> Path:
     """Keep one verdict; a newer one of the same name replaces it."""
-    path = prepare(run) / f"{name}.json"
+    path = prepare(run) / f"{name}{_SUFFIX}"
     write_atomically(path, data)
     return path
 
 
+def is_named_as_one(path: Path) -> bool:
+    """Whether segpipe gives such names to verdicts, or did before; whatever else cannot be read is somebody else's."""
+    return path.name.endswith(_SUFFIX) or _NAMED_BEFORE.fullmatch(path.name) is not None
+
+
 def files(run: Path) -> list[Path]:
-    """Verdicts about this run and, in the folder that the variable names, about others: their content tells."""
+    """What may be verdicts about this run and, in the folder that the variable names, about others: their content
+    tells."""
     folders = filter(None, (run / FOLDER, _other()))
     return [path for folder in folders for path in sorted(folder.glob("*.json"))]
 

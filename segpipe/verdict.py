@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from segpipe import local_verdicts
 from segpipe.documents import Form
-from segpipe.errors import InputError, NotValidatedError, SegpipeError
+from segpipe.errors import InputError, NotValidatedError, SegpipeError, word
 from segpipe.rundir.directory import RunDirectory
-from segpipe.rundir.manifest import Manifest, Moment
+from segpipe.rundir.manifest import Manifest, Moment, moment_of
 from segpipe.rundir.storage import read_bounded
 
 STAGE = "validate"
@@ -66,32 +66,40 @@ def stored_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
     """What the last validation said; empty when there was none."""
     if STAGE not in run.manifest.stages:
         return ()
-    again = run.how_to_make(STAGE) if run.manifest.is_bundle else f"run `segpipe validate {run.path} --force`"
+    again = run.how_to_make(STAGE) if run.manifest.is_bundle else f"run `segpipe validate {word(run.path)} --force`"
     return _FORM.read(run.artifact_bytes(STAGE, FILE_NAME), f"{STAGE}/{FILE_NAME} of {run.path}", again)
 
 
 def local_files(run: RunDirectory) -> Iterator[tuple[Path, LocalVerdict | SegpipeError]]:
     """Verdicts made on this machine, about this run or others, and why a file holds none."""
     for path in local_verdicts.files(run.path):
-        again = f"delete it and run `segpipe validate {run.path} --hop engine`"
+        again = f"delete it and run `segpipe validate {word(run.path)} --hop engine`"
         try:
             yield path, _LOCAL.read(read_bounded(path), str(path), again)
         except FileNotFoundError:
             continue
         except SegpipeError as error:
-            yield path, error
+            if local_verdicts.is_named_as_one(path):
+                yield path, error
 
 
 def all_verdicts(run: RunDirectory) -> tuple[Verdict, ...]:
-    """The run's own and, behind them, those made on this machine that hold for it."""
+    """The run's own and, behind them, the newest of those made on this machine that hold for it."""
     own = stored_verdicts(run)
-    local = []
+    local: list[LocalVerdict] = []
     for _, found in local_files(run):
         if isinstance(found, SegpipeError):
             _warn_once(f"a verdict is left out: {found}")
         elif not why_void(found.verdict, own, run.manifest):
-            local.append(found.verdict)
-    return (*own, *local)
+            local.append(found)
+    return (*own, *_newest(local))
+
+
+def _newest(local: list[LocalVerdict]) -> list[Verdict]:
+    """One for each artifact, backend and device, wherever its file lies; of two of one moment a failure stands."""
+    order = sorted(local, key=lambda entry: (moment_of(entry.made_utc), entry.verdict.status != "passed"))
+    verdicts = [entry.verdict for entry in order]
+    return [old for at, old in enumerate(verdicts) if not any(old.is_about(new) for new in verdicts[at + 1 :])]
 
 
 @cache
@@ -172,9 +180,9 @@ def _refusal(verdict: Verdict, where: str) -> str:
 def how_to_judge(run: RunDirectory, backend: str) -> str:
     """The commands that give an artifact its verdict, from what the run or bundle carries."""
     hop = "engine" if backend.startswith("tensorrt") else backend
-    here = f"`segpipe validate {run.path} --hop {hop}`"
+    here = f"`segpipe validate {word(run.path)} --hop {hop}`"
     if not run.manifest.is_bundle:
-        return f"run `segpipe validate {run.path}` here, or {here} where PyTorch is not installed"
+        return f"run `segpipe validate {word(run.path)}` here, or {here} where PyTorch is not installed"
     if {*local_verdicts.REFERENCE} <= {*run.manifest.stages[STAGE].outputs}:
         return f"run {here} here"
     return f"it carries no reference to judge by: {run.how_to_make(STAGE)}, then `segpipe validate DIR --hop {hop}`"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from segpipe.errors import word
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from stages.measuring.rounds import in_words
 
@@ -23,13 +24,13 @@ def figure_lines(rundir: RunDirectory, last: str = "") -> list[str]:
 def next_line(rundir: RunDirectory, last: str) -> str:
     """What to do now."""
     if last not in {"validate", "benchmark"}:
-        return f"next        segpipe run {rundir.path}"
+        return f"next        segpipe run {word(rundir.path)}"
     if not rundir.record("validate").figures.get("warnings"):
-        return f"next        segpipe predict {rundir.path} IMAGES -o OUT"
-    check = f"segpipe data check {rundir.path}"
+        return f"next        segpipe predict {word(rundir.path)} IMAGES -o OUT"
+    check = f"segpipe data check {word(rundir.path)}"
     if "train" not in rundir.manifest.stages:
         return f"next        {check}"
-    return f"next        {check}; then raise [train] epochs in {rundir.path / TOML_NAME} and segpipe run {rundir.path}"
+    return f"next        {check}; then raise [train] epochs in {word(rundir.path / TOML_NAME)} and segpipe run {word(rundir.path)}"
 
 
 def _accuracy(figures: Figures) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, word
 from segpipe.rundir.directory import RunDirectory
 from stages import benchmark, build, export, train, validate
 from stages.config.root import Config
@@ -46,7 +46,7 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
         train.assist(path, config, base, selection.force)
     rundir = RunDirectory.create(path, frozenset(selection.names() if selection.force else ()))
     if selection.last == "train" and "import" in rundir.manifest.stages:
-        raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {path} --from export`")
+        raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {word(path)} --from export`")
     with rundir.writing():
         trained_with = selection.overrides if "train" in selection.names() else rundir.trained_with()
         described = {**config.stored(), "toml_sha256": rundir.toml_sha256(), "trained_with": trained_with}

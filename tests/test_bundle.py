@@ -302,13 +302,74 @@ def test_an_unreadable_verdict_is_left_out_with_one_line(
 
 def test_what_is_no_file_among_the_verdicts_is_left_out(trained_run: Path, tmp_path: Path) -> None:
     bundle = write_bundle(RunDirectory(trained_run), tmp_path / "bundle")
-    (bundle / FOLDER / "folder.json").mkdir(parents=True)
-    (bundle / FOLDER / "link.json").symlink_to("nowhere")
-    os.mkfifo(bundle / FOLDER / "pipe.json")
+    (bundle / FOLDER / "folder.verdict.json").mkdir(parents=True)
+    (bundle / FOLDER / "link.verdict.json").symlink_to("nowhere")
+    os.mkfifo(bundle / FOLDER / "pipe.verdict.json")
 
     Segmenter.open(bundle, CPU).close()
     findings = verify(RunDirectory(bundle))[1]
-    assert [finding.path for finding in findings] == [f"{FOLDER}/folder.json", f"{FOLDER}/pipe.json"]
+    assert [finding.path for finding in findings] == [f"{FOLDER}/folder.verdict.json", f"{FOLDER}/pipe.verdict.json"]
+
+
+def test_what_is_somebody_elses_among_the_verdicts_is_not_spoken_of(
+    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write_bundle(RunDirectory(trained_run), tmp_path / "bundle")
+    place = tmp_path / "place"
+    (place / "folder.json").mkdir(parents=True)
+    (place / "package.json").write_text('{"name": "mine"}')
+    (place / "build-202611211903.json").write_text("no json")
+    os.mkfifo(place / "pipe.json")
+    monkeypatch.setenv(VARIABLE, str(place))
+    caplog.clear()
+
+    Segmenter.open(bundle, CPU).close()
+    assert verify(RunDirectory(bundle))[1] == []
+    assert "unreadable" not in [line.state for line in run_status(RunDirectory(bundle))]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", [f"{CPU}-cpu-0123456789ab.json", "renamed.json"])
+def test_verdicts_named_as_before_are_read(bundle: Path, name: str) -> None:
+    validate_hop(RunDirectory(bundle), CPU)
+    (path,) = (bundle / FOLDER).iterdir()
+    path.rename(path.with_name(name))
+
+    Segmenter.open(bundle, CPU).close()
+    assert path.name.endswith(".verdict.json")
+    (bundle / FOLDER / f"{CPU}-cpu-0123456789ab.json").write_text("torn")
+    assert [finding.state for finding in verify(RunDirectory(bundle))[1]] == ["unreadable"]
+
+
+@pytest.mark.parametrize(
+    "made", ["2026-11-21T10:00:00+00:00", "2026-11-21T10:30:00+01:00", "2026-11-21T11:00:00+01:00"]
+)
+@pytest.mark.parametrize("failed_in_run", [True, False])
+def test_a_newer_failure_beats_an_older_pass_wherever_they_lie(
+    trained_copy: Path, tmp_path: Path, made: str, failed_in_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(trained_copy)
+    engine = judged_engine(run)
+    (path,) = (trained_copy / FOLDER).iterdir()
+    content = json.loads(path.read_text())
+    passed = {**content, "made_utc": made}
+    failure = {**content, "made_utc": "2026-11-21T10:00:00+00:00"}
+    failure["verdict"] = {**content["verdict"], "status": "failed"}
+    (tmp_path / "place").mkdir()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "place"))
+    here, there = (failure, passed) if failed_in_run else (passed, failure)
+    path.write_text(json.dumps(here))
+    (tmp_path / "place" / path.name).write_text(json.dumps(there))
+
+    with pytest.raises(NotValidatedError, match="was judged: failed"):
+        require_passed(run, engine.artifact_sha256, RTX, GPU)
+    bundle = RunDirectory(write_bundle(run, tmp_path / "bundle"))
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(NotValidatedError):
+        require_passed(bundle, engine.artifact_sha256, RTX, GPU)
+    newest = {**passed, "made_utc": "2026-11-21T10:00:01+00:00"}
+    path.write_text(json.dumps(newest))
+    require_passed(RunDirectory(trained_copy), engine.artifact_sha256, RTX, GPU)
 
 
 @pytest.mark.parametrize("name", ["reference.json", "report.json"])

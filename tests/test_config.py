@@ -27,6 +27,15 @@ def test_a_starter_never_overwrites(tmp_path: Path) -> None:
         write_starter(tmp_path, "folder")
 
 
+def test_a_starter_replaces_no_link(tmp_path: Path) -> None:
+    link = tmp_path / "segpipe.toml"
+    link.symlink_to("not-mounted-yet.toml")
+
+    with pytest.raises(ConfigError, match="exists already"):
+        write_starter(tmp_path, "folder")
+    assert link.readlink() == Path("not-mounted-yet.toml")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -109,7 +109,9 @@ def test_verdicts_of_wrong_types_are_refused(verdicts: str, run: Path) -> None:
 def test_a_config_of_wrong_types_is_refused(config: str, run: Path) -> None:
     (run / "config.json").write_text(config)
 
-    assert "delete it" in refused(ManifestError, lambda: run_status(RunDirectory(run)))
+    assert "move it aside" in refused(ManifestError, lambda: run_status(RunDirectory(run)))
+    assert "move it aside" in refused(ManifestError, lambda: RunDirectory(run).save_config({}))
+    assert (run / "config.json").read_text() == config
 
 
 def newer_manifest(run: Path) -> Callable[[], object]:

@@ -325,6 +325,26 @@ def test_external_data_outside_the_folder_is_refused(where: str, tmp_path: Path)
         import_model.run(tmp_path / "run", *paths)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("offset", "abc"), ("offset", "-5"), ("length", "-1"), ("length", "1e3"), ("location", "w\0.bin"),
+     ("location", "a" * 300)],
+)  # fmt: skip
+def test_external_data_described_in_nonsense_is_one_line(key: str, value: str, tmp_path: Path) -> None:
+    paths = write(tmp_path, plain())
+    onnx.save(plain(), paths[0], save_as_external_data=True, location="w.bin", size_threshold=0)
+    model = onnx.load(paths[0], load_external_data=False)
+    entries = model.graph.initializer[0].external_data
+    kept = [entry for entry in entries if entry.key != key]
+    del entries[:]
+    entries.extend([*kept, onnx.StringStringEntryProto(key=key, value=value)])
+    paths[0].write_bytes(model.SerializeToString())
+
+    with pytest.raises(InputError, match="external data cannot be read") as caught:
+        import_model.run(tmp_path / "run", *paths)
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_external_data_is_refused(tmp_path: Path) -> None:
     paths = write(tmp_path, plain())
     onnx.save(plain(), paths[0], save_as_external_data=True, location="weights.bin", size_threshold=0)

@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from segpipe import testing
 from segpipe.errors import InputError, StorageError
-from segpipe.media.image_headers import read_header
+from segpipe.media.image_headers import Header, read_header
 from segpipe.media.images import read_image, write_image
 from segpipe.predicting.inputs import find_inputs
 from segpipe.predicting.predict import predict_files
@@ -211,6 +212,46 @@ def test_headers_of_other_forms_are_read(tmp_path: Path, options: dict[str, str]
 
     assert header is not None
     assert (header.height, header.width) == (37, 61)
+
+
+def doubled_tags(path: Path) -> Path:
+    """A TIFF whose width stands twice in its directory: OpenCV takes the first, the second is small."""
+    tags = [(256, 4, 300), (256, 4, 3), (257, 4, 300), (257, 4, 3), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8),
+            (277, 3, 1), (278, 4, 300), (279, 4, 90_000)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 90_008) + bytes(90_000) + directory)
+    return path
+
+
+def fake_codestream(path: Path) -> Path:
+    """A JPEG 2000 whose first box of its own kind holds what looks like the start of a small codestream."""
+    Image.fromarray(testing.make_frame(300, 300)[0]).save(path)
+    content = path.read_bytes()
+    fake = b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 47, 0, 3, 3, 0, 0)
+    box = struct.pack(">I4s", 8 + 16 + len(fake), b"uuid") + bytes(16) + fake
+    at = content.index(b"jp2c") - 4
+    path.write_bytes(content[:at] + box + content[at:])
+    return path
+
+
+@pytest.mark.parametrize("make", [doubled_tags, fake_codestream])
+def test_a_header_that_says_two_sizes_passes_no_limit(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path / ("image.tif" if make is doubled_tags else "image.jp2"))
+
+    with pytest.raises(InputError, match=r"is 300x300, more than the 0\.01 megapixels"):
+        read_image(path, max_pixels=10_000)
+    assert read_image(path, max_pixels=90_000).shape[:2] == (300, 300)
+
+
+def test_an_image_that_decodes_to_more_than_its_header_says_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "image.png", np.zeros((30, 40), np.uint8))
+    monkeypatch.setattr("segpipe.media.images.read_header", lambda _: Header(3, 4))  # a trick nobody knows yet
+
+    with pytest.raises(InputError, match=r"image\.png decodes to 30x40, though its header says 3x4"):
+        read_image(tmp_path / "image.png")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "gif", "ppm", "jp2"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from segpipe import testing
 from segpipe.cli import app
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
@@ -48,6 +49,22 @@ def test_the_page_tells_of_every_stage(page: str) -> None:
         assert f'aria-label="{picture}' in page
     assert 'aria-label="Where a frame&#x27;s time goes' in page or "No budget: the steps took" in page
     assert page.count("data:image/") >= 2 - ("No pixel differs on any image" in page)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "segpipe.toml", "config.json", ".lock", "notes.txt"])
+def test_a_page_replaces_pages_only(name: str, tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path / "run")
+    (run / "notes.txt").write_text("mine")
+    (run / "page.html").write_text("<!DOCTYPE html><p>old")
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+    for runs in ([run], [run, run]):
+        refused = CliRunner().invoke(app, ["report", *map(str, runs), "-o", str(run / name)])
+        assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+        assert "name another file for the page" in refused.stderr
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    write_report(RunDirectory(run), run / "page.html")
+    assert "old" not in (run / "page.html").read_text()[:100]
 
 
 def test_no_two_elements_share_an_id(page: str) -> None:

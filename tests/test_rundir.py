@@ -134,6 +134,28 @@ def test_what_a_user_keeps_beside_the_stages_stays(empty_run: RunDirectory) -> N
     assert verify(empty_run) == (1, [])
 
 
+@pytest.mark.parametrize("name", ["202611211903", "0123456789ab", "0123456789ab-2", "202611211903.partial"])
+def test_a_users_folder_that_is_named_like_a_key_stays(empty_run: RunDirectory, name: str) -> None:
+    mine = empty_run.path / "train" / name / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+
+    assert (make(empty_run), make(empty_run, "two"), make(empty_run, "two")) == (True, True, False)
+    assert mine.read_text() == "mine"
+    state = "work in progress" if name.endswith(".partial") else "unknown, kept"
+    assert [(found.path, found.state) for found in verify(empty_run)[1]] == [(f"train/{name}", state)]
+    assert len(list((empty_run.path / "train").iterdir())) == 2, "the superseded folder is gone"
+
+
+def test_folders_that_are_gone_are_forgotten(empty_run: RunDirectory) -> None:
+    for content in ("one", "two", "three"):
+        make(empty_run, content)
+    make(empty_run, stage="export")
+
+    noted = (empty_run.path / ".segpipe-folders").read_text().split()
+    assert set(noted) == {record.path for record in empty_run.manifest.stages.values()}
+
+
 def test_a_declared_output_that_was_not_written_is_a_defect_of_the_stage(empty_run: RunDirectory) -> None:
     with pytest.raises(StorageError, match=r"did not write its output model\.bin"), empty_run.step("x", {}, {}) as step:
         step.path("model.bin")

@@ -1,6 +1,8 @@
 """What a run directory vouches for, and what is refused: damaged files, broken manifests, foreign paths."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from segpipe.errors import (
     ContractError,
     ManifestError,
     NotARunError,
+    SegpipeError,
     StorageError,
 )
 from segpipe.rundir.directory import RunDirectory
@@ -21,6 +24,17 @@ from tests.test_rundir import A, B, make
 def test_artifacts_name_the_command_that_makes_them(empty_run: RunDirectory) -> None:
     with pytest.raises(ArtifactMissingError, match=r"stage 'train' has not run.*segpipe run .* --until train"):
         empty_run.artifact("train", "model.bin")
+
+
+@pytest.mark.parametrize("name", ["my runs", "it's $HOME"])
+def test_commands_in_hints_can_be_pasted(name: str, tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / name)
+
+    for act in (lambda: run.record("train"), lambda: RunDirectory(tmp_path / f"{name} 2")):
+        with pytest.raises(SegpipeError) as caught:
+            act()
+        (command,) = re.findall("`(segpipe [^`]+)`", caught.value.hint)
+        assert shlex.split(command)[2].startswith(str(run.path))
 
 
 def test_one_changed_byte_is_refused(empty_run: RunDirectory) -> None:

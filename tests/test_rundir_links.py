@@ -166,6 +166,25 @@ def test_the_lock_is_never_another_file(empty_run: RunDirectory, tmp_path: Path)
     assert victim.read_text() == "precious"
 
 
+@pytest.mark.parametrize("content", ["mine\n", "12 notes", "1" * 40])
+def test_another_tools_lock_keeps_its_content(empty_run: RunDirectory, content: str) -> None:
+    (empty_run.path / ".lock").write_text(content)
+
+    assert make(empty_run)
+    assert (empty_run.path / ".lock").read_text() == content
+    (empty_run.path / ".lock").write_text("999999\n")
+    assert make(empty_run, "two")
+    assert (empty_run.path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_folder_with_a_config_of_its_own_becomes_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"port": 80}')
+
+    with pytest.raises(SegpipeError, match=r"config\.json is not a stored config.*use another folder"):
+        RunDirectory.create(tmp_path)
+    assert files_of(tmp_path) == {"config.json"}
+
+
 def test_a_temporary_file_is_never_written_through_a_link(empty_run: RunDirectory, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")

@@ -43,7 +43,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
 @app.command()
 def verify(run: Run, as_json: AsJson = False) -> None:
     """Hash every file again; exit 1 with the names of damaged ones."""
-    from segpipe.errors import ArtifactDamagedError
+    from segpipe.errors import ArtifactDamagedError, word
     from segpipe.rundir.directory import RunDirectory
     from segpipe.rundir.verify import verify as verify_run
 
@@ -57,9 +57,9 @@ def verify(run: Run, as_json: AsJson = False) -> None:
         print(f"{checked} {'file' if checked == 1 else 'files'} checked{'' if findings else ', all as recorded'}")
     damaged = [finding for finding in findings if finding.is_damage]
     if damaged:
-        hint = "copy the bundle here again" if directory.manifest.is_bundle else f"run `segpipe run {run}`"
+        hint = "copy the bundle here again" if directory.manifest.is_bundle else f"run `segpipe run {word(run)}`"
         if all(finding.state == "unreadable" for finding in damaged):
-            hint = f"delete it and run `segpipe validate {run} --hop engine`, or upgrade segpipe"
+            hint = f"delete it and run `segpipe validate {word(run)} --hop engine`, or upgrade segpipe"
         names = ", ".join(finding.path for finding in damaged)
         raise ArtifactDamagedError(f"{names} damaged, unreadable or missing", hint=hint)
 

@@ -5,13 +5,15 @@ Pillow reads headers too, but not of every TIFF that OpenCV takes, and of WebP n
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from PIL import GifImagePlugin, JpegImagePlugin, PpmImagePlugin
 
 _TIFF_SIDES = (257, 256)  # height, width
 _TIFF_FORMATS = {3: "H", 4: "I", 16: "Q"}
-_JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # of its codestream, with or without a file around it
+_JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # what its codestream starts with, with or without a file around it
+_BOX_TO_THE_END, _BOX_IS_WIDE = 0, 1  # what a size may stand for
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,45 @@ def _tiff(content: bytes) -> Header | None:
 
 
 def _tiff_sides(content: bytes, order: str, entries: range, big: bool) -> tuple[int, int]:
-    sides = {}
+    """Of a tag that occurs twice the larger value: decoders differ in which they take."""
+    sides: dict[int, int] = {}
     for at in entries:
         tag, kind = struct.unpack_from(order + "HH", content, at)
         if tag in _TIFF_SIDES:
-            (sides[tag],) = struct.unpack_from(order + _TIFF_FORMATS.get(kind, "I"), content, at + (12 if big else 8))
+            (side,) = struct.unpack_from(order + _TIFF_FORMATS.get(kind, "I"), content, at + (12 if big else 8))
+            sides[tag] = max(side, sides.get(tag, 0))
     height, width = (sides.get(tag, 0) for tag in _TIFF_SIDES)
     return height, width
 
 
 def _jpeg2000(content: bytes) -> Header | None:
-    width, height, left, top = struct.unpack_from(">IIII", content, content.index(_JPEG2000_SIZES) + 8)
+    """A bare codestream, or the largest one among a file's boxes; what other boxes hold is not decoded."""
+    if content.startswith(_JPEG2000_SIZES):
+        return _codestream(content, 0)
+    found = [_codestream(content, at) for kind, at in _jpeg2000_boxes(content) if kind == b"jp2c"]
+    return max(found, key=lambda header: header.height * header.width) if found else None
+
+
+def _codestream(content: bytes, at: int) -> Header:
+    if not content.startswith(_JPEG2000_SIZES, at):
+        raise ValueError("its sizes come first")
+    width, height, left, top = struct.unpack_from(">IIII", content, at + 8)
     return Header(height - top, width - left)
+
+
+def _jpeg2000_boxes(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """Kind and where the content starts, of those that lie in no other box."""
+    at = 0
+    while at < len(content):
+        size, kind = struct.unpack_from(">I4s", content, at)
+        start = at + 8
+        if size == _BOX_IS_WIDE:
+            (size,) = struct.unpack_from(">Q", content, start)
+            start += 8
+        yield kind, start
+        if size == _BOX_TO_THE_END:
+            return
+        at += max(size, start - at)
 
 
 _READERS = {

@@ -32,7 +32,7 @@ def read_image(path: Path, max_pixels: int | None = None) -> NDArray[Any]:
 
 def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> NDArray[Any]:
     """The same for bytes that were read from `path`. More than `max_pixels` are refused before they are decoded."""
-    _check_header(path, content, max_pixels)
+    header = _checked_header(path, content, max_pixels)
     try:
         pixels = _decoded(np.frombuffer(content, np.uint8), content)
     except (cv2.error, OSError, SyntaxError) as error:  # a header that claims more than OpenCV takes, broken EXIF
@@ -40,6 +40,7 @@ def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> N
         raise InputError(f"{path} is damaged, or no kind of image that OpenCV reads: {reason}", hint=_AGAIN) from None
     if pixels is None:
         raise InputError(f"{path} is damaged: its header can be read, its pixels cannot", hint=_AGAIN)
+    _require_as_claimed(path, pixels, header)
     if pixels.ndim == 2:
         return pixels[:, :, np.newaxis]
     if pixels.shape[2] == 3:
@@ -47,7 +48,16 @@ def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> N
     return np.ascontiguousarray(pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]])
 
 
-def _check_header(path: Path, content: bytes, max_pixels: int | None) -> None:
+def _require_as_claimed(path: Path, pixels: NDArray[Any], header: Header) -> None:
+    """A file that unfolds to more than the header that was judged is made to deceive; photographs may be turned."""
+    height, width = pixels.shape[:2]
+    if height * width > header.height * header.width:
+        raise InputError(
+            f"{path} decodes to {height}x{width}, though its header says {header.height}x{header.width}", hint=_AGAIN
+        )
+
+
+def _checked_header(path: Path, content: bytes, max_pixels: int | None) -> Header:
     header = read_header(content)
     if header is None:
         raise _without_header(path, content)
@@ -59,6 +69,7 @@ def _check_header(path: Path, content: bytes, max_pixels: int | None) -> None:
         )
     if max_pixels is not None:
         require_pixels(str(path), header.height, header.width, max_pixels)
+    return header
 
 
 def _without_header(path: Path, content: bytes) -> InputError:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter
 
 from segpipe.documents import Form
-from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError, SegpipeError
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError, SegpipeError, word
 from segpipe.rundir import lock, manifest
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
 from segpipe.rundir.step import Step
@@ -39,6 +39,16 @@ class _StoredConfig(BaseModel):
 
 
 _CONFIG = Form("stored config", TypeAdapter(_StoredConfig), ManifestError)
+_FOREIGN = "if it is yours, use another folder for the run; else move it aside, and the next command writes it anew"
+
+
+def _stored_config(run: Path) -> _StoredConfig | None:
+    path = run / CONFIG_NAME
+    try:
+        data = read_bounded(path)
+    except FileNotFoundError:
+        return None
+    return _CONFIG.read(data, str(path), _FOREIGN)
 
 
 class RunDirectory:
@@ -59,6 +69,7 @@ class RunDirectory:
         if missing:
             if is_file:
                 raise NotARunError(f"{path} is a file", hint="name a directory for the run")
+            _stored_config(path)  # a stranger's is refused before anything is written beside it
             with explained_refusals(str(path)):
                 path.mkdir(parents=True, exist_ok=True)
             with lock.exclusive(path):
@@ -108,7 +119,7 @@ class RunDirectory:
     def how_to_make(self, stage: str) -> str:
         """The commands that make a stage's files; those of a bundle are made where its run is."""
         if not self.manifest.is_bundle:
-            return f"run `segpipe run {self.path} --until {stage}`"
+            return f"run `segpipe run {word(self.path)} --until {stage}`"
         again = f"`segpipe run RUN --until {stage}` and `segpipe bundle RUN -o DIR --with-reference`"
         return f"run {again} where the run of this bundle is, and copy DIR here"
 
@@ -148,20 +159,20 @@ class RunDirectory:
 
     def config(self) -> dict[str, Any] | None:
         """Every table of the last command's config with what was chosen in it: all that is no default."""
-        stored = self._stored_config()
+        stored = _stored_config(self.path)
         return {table: stored.chosen.get(table, {}) for table in stored.resolved} if stored else None
 
     def trained_with(self) -> list[str]:
         """The --set options of the last command that trained, or found its training fresh."""
         try:
-            stored = self._stored_config()
+            stored = _stored_config(self.path)
         except ManifestError:
-            return []  # the command that asks writes it anew
+            return []  # the command that asks refuses to replace it
         return stored.trained_with if stored else []
 
     def config_edited(self) -> bool:
         """Whether segpipe.toml is another than the last command read."""
-        stored = self._stored_config()
+        stored = _stored_config(self.path)
         return (
             stored is not None and "toml_sha256" in stored.model_fields_set and stored.toml_sha256 != self.toml_sha256()
         )
@@ -191,12 +202,13 @@ class RunDirectory:
                 self._locked = False
 
     def save_config(self, config: Mapping[str, Any]) -> None:
-        """Keep the config of this command; `segpipe show` compares the records with it."""
+        """Keep the config of this command; `segpipe show` compares the records with it. A stranger's stays."""
         data = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
         path = self.path / CONFIG_NAME
         with explained_reads(path):
             if path.is_file() and path.read_bytes() == data:
                 return
+        _stored_config(self.path)
         with self.writing():
             write_atomically(path, data)
 
@@ -224,14 +236,6 @@ class RunDirectory:
             except (FileNotFoundError, ArtifactDamagedError):
                 if not self.refresh():
                     raise
-
-    def _stored_config(self) -> _StoredConfig | None:
-        path = self.path / CONFIG_NAME
-        try:
-            data = read_bounded(path)
-        except FileNotFoundError:
-            return None
-        return _CONFIG.read(data, str(path), "delete it; the next command writes it anew")
 
     def _locate(self, stage: str, name: str) -> tuple[Path, Output]:
         record = self.record(stage)

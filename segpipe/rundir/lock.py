@@ -11,6 +11,7 @@ from segpipe.errors import RunLockedError, StorageError
 from segpipe.rundir.storage import explained_refusals
 
 FILE_NAME = ".lock"
+_LONGEST = 32  # bytes of a process's number
 
 _held: set[int] = set()
 """Descriptors of the locks this process holds."""
@@ -36,8 +37,9 @@ def exclusive(directory: Path) -> Iterator[None]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise StorageError(f"{path} is not a regular file", hint="delete it: segpipe makes its lock itself")
         _take(descriptor, directory)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        if _is_ours(descriptor):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         if descriptor in _held:  # not in a forked child, where the number may be another file's by now
@@ -45,11 +47,17 @@ def exclusive(directory: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def _is_ours(descriptor: int) -> bool:
+    """Whether it is empty or holds a number: what another tool keeps under this name is locked, never overwritten."""
+    content = os.pread(descriptor, _LONGEST + 1, 0)
+    return len(content) <= _LONGEST and (not content.strip() or content.strip().isdigit())
+
+
 def _take(descriptor: int, directory: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        holder = os.pread(descriptor, _LONGEST, 0).decode("ascii", "replace").strip()
         raise RunLockedError(
             f"{directory} is being written by another segpipe (process {holder if holder.isdigit() else 'unknown'})",
             hint="wait for it to finish, or use another run directory",

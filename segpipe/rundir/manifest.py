@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from segpipe.documents import Form
-from segpipe.errors import ManifestError, NotARunError
+from segpipe.errors import ManifestError, NotARunError, word
 from segpipe.rundir.storage import explained_reads, read_bounded, sha256_of_bytes, write_atomically
 
 FILE_NAME = "manifest.json"
@@ -34,9 +34,14 @@ def _inside(name: str) -> str:
     return name
 
 
+def moment_of(text: str) -> datetime:
+    """What was checked to be a moment."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
 def _moment(text: str) -> str:
     try:
-        datetime.fromisoformat(text).astimezone(UTC)
+        moment_of(text)
     except (ValueError, OverflowError):
         raise ValueError(f"{text[:40]!r} is not a moment in ISO 8601") from None
     return text
@@ -109,12 +114,14 @@ def _no_run(directory: Path) -> NotARunError:
     if directory.is_file():
         return NotARunError(f"{directory} is a file", hint="name the run directory")
     if (directory / "segpipe.toml").is_file():
-        return NotARunError(f"nothing has run in {directory} yet", hint=f"run `segpipe run {directory}`")
+        return NotARunError(f"nothing has run in {directory} yet", hint=f"run `segpipe run {word(directory)}`")
     if directory.is_dir():
         found = f"{directory} is not a run directory: it has no {FILE_NAME}"
-        return NotARunError(found, hint=f"start one with `segpipe new {directory}` and `segpipe run {directory}`")
+        return NotARunError(
+            found, hint=f"start one with `segpipe new {word(directory)}` and `segpipe run {word(directory)}`"
+        )
     return NotARunError(
-        f"there is no run directory {directory}", hint=f"check the path, or start with `segpipe new {directory}`"
+        f"there is no run directory {directory}", hint=f"check the path, or start with `segpipe new {word(directory)}`"
     )
 
 

@@ -13,7 +13,7 @@ from segpipe.errors import SegpipeError
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.rundir.freshness import stale_against_config, stale_by_descent
 from segpipe.rundir.manifest import StageRecord
-from segpipe.rundir.step import own_folders
+from segpipe.rundir.ownership import key_folders
 from segpipe.rundir.storage import explained_reads
 from segpipe.verdict import STAGE, Verdict, held_sha256, local_files, stored_verdicts, why_void
 
@@ -58,7 +58,7 @@ def run_status(run: RunDirectory) -> list[StageStatus]:
         size = sum(output.size_bytes for output in record.outputs.values())
         state = "stale" if why else "fresh"
         lines.append(StageStatus(stage, state, why or "", record.started_utc, size, _headline(record)))
-    for folder in [folder for home in sorted(run.path.glob("*/")) for folder in own_folders(home)]:
+    for folder in [folder for home in sorted(run.path.glob("*/")) for folder in key_folders(home)]:
         if folder.suffix == ".partial" and _holds_files(folder):
             lines.append(StageStatus(folder.parent.name, "in progress", "not finished", "", 0, ""))
     return lines + _verdicts(run)

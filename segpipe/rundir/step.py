@@ -3,24 +3,22 @@
 import logging
 import os
 import platform
-import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from segpipe.errors import ContractError, StorageError
+from segpipe.errors import ContractError, StorageError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.freshness import why_stale
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
+from segpipe.rundir.ownership import entry_of, is_key_name, key_folders, made_entries, remember
 from segpipe.rundir.storage import remove_folder, remove_others, sha256_of, sync_directory, sync_file
 
 SCRATCH = "resume"
 """The one folder beside a stage's outputs that its body may fill as it likes; it goes away with the commit."""
 
 _log = logging.getLogger(__name__)
-
-_OWN_FOLDER = re.compile(r"[0-9a-f]{12}(-[0-9])?(\.partial)?")
 
 
 class Step:
@@ -36,18 +34,22 @@ class Step:
         self._names: set[str] = set()
         self._home = run / stage
         self._partial = self._home / f"{self._key[:12]}.partial"
+        self._own = {entry_of(self._partial)}
 
     def begin(self, current: Manifest, forced: bool) -> None:
         """Decide whether there is work, say why, and prepare the folder for it."""
         record = current.stages.get(self._stage)
         intact = record is not None and record.key == self._key and is_intact(self._run, record)
         self.stale = forced or not intact
+        if record is not None:
+            self._own.add(entry_of(self._run / record.path))
         if not self.stale and record is not None:
             _log.info("%s: fresh, nothing to do", self._stage)
             if not self._links():
                 self._tidy(self._run / record.path, keep_partials=True)
             return
         self._refuse_links()
+        remember(self._run, self._own)
         self._recover({record.path for record in current.stages.values()})
         state = "resuming, " if self._partial.exists() else ""
         reason = "forced" if forced else why_stale(record, self._inputs, self._params)
@@ -106,7 +108,7 @@ class Step:
         if builds_on_others and ours and theirs and ours != theirs:
             raise ContractError(
                 f"stage '{self._stage}' was made for contract {theirs[:12]}, the run has {ours[:12]}",
-                hint=f"run `segpipe run {self._run}` so that every stage uses one contract",
+                hint=f"run `segpipe run {word(self._run)}` so that every stage uses one contract",
             )
 
     def _finished(self, name: str) -> Output:
@@ -124,7 +126,7 @@ class Step:
 
     def _recover(self, named: set[str]) -> None:
         """A kill between the rename and the commit left a finished but unnamed folder: back to work in progress."""
-        for folder in own_folders(self._home):
+        for folder in key_folders(self._home):
             if (
                 not folder.name.startswith(self._key[:12])
                 or folder.suffix == ".partial"
@@ -144,17 +146,18 @@ class Step:
     def _tidy(self, final: Path, keep_partials: bool) -> None:
         """Delete what stages made and the manifest no longer names: superseded folders and scratch.
 
-        Goes on after a kill. Whatever else lies beside them is the user's.
+        Goes on after a kill. Whatever else lies beside them is the user's, whatever it is called.
         """
-        for folder in own_folders(self._home):
-            if folder != final and not (keep_partials and folder.suffix == ".partial"):
+        own = self._own | made_entries(self._run)
+        for folder in key_folders(self._home):
+            if entry_of(folder) in own and folder != final and not (keep_partials and folder.suffix == ".partial"):
                 remove_folder(self._home, folder.name)
         if (final / SCRATCH).is_dir() and not (final / SCRATCH).is_symlink():
             remove_folder(final, SCRATCH)
 
     def _links(self) -> list[Path]:
         """Symbolic links where the stage writes and deletes: its home, its folders, and all in the one in progress."""
-        folders = [path for path in self._home.glob("*") if _OWN_FOLDER.fullmatch(path.name)]
+        folders = [path for path in self._home.glob("*") if is_key_name(path.name)]
         return [path for path in (self._home, *folders, *self._partial.rglob("*")) if path.is_symlink()]
 
     def _refuse_links(self) -> None:
@@ -163,15 +166,6 @@ class Step:
                 f"{links[0]} is a symbolic link: a stage writes and deletes only in folders of its own run",
                 hint="put the folder itself there; to use another disk, move the whole run directory and link that",
             )
-
-
-def own_folders(home: Path) -> list[Path]:
-    """The folders in a stage's home that were named by a key, finished and in progress; the rest is the user's."""
-    if home.is_symlink() or not home.is_dir():
-        return []
-    with os.scandir(home) as entries:
-        names = [e.name for e in entries if _OWN_FOLDER.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
-    return sorted(home / name for name in names)
 
 
 def is_intact(run: Path, record: StageRecord) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from segpipe.errors import SegpipeError
 from segpipe.rundir.directory import RunDirectory
-from segpipe.rundir.step import own_folders
+from segpipe.rundir.ownership import entry_of, key_folders, made_entries
 from segpipe.rundir.storage import explained_reads, sha256_of
 from segpipe.verdict import local_files
 
@@ -16,12 +16,12 @@ class Finding:
     """Something about one path, relative to the run. Only damage is an error."""
 
     path: str
-    state: Literal["damaged", "missing", "unreadable", "work in progress"]
+    state: Literal["damaged", "missing", "unreadable", "work in progress", "unknown, kept"]
 
     @property
     def is_damage(self) -> bool:
         """Whether a vouched-for file is not what it was."""
-        return self.state != "work in progress"
+        return self.state not in {"work in progress", "unknown, kept"}
 
 
 def verify(run: RunDirectory) -> tuple[int, list[Finding]]:
@@ -59,11 +59,13 @@ def _rehash(run: RunDirectory) -> tuple[int, list[Finding]]:
 def _unnamed(run: RunDirectory) -> list[Finding]:
     """Folders of stages that the manifest does not name, and files in named folders that it does not list.
 
-    A kill kept the folders out of the manifest, or superseded ones from deletion.
+    A kill kept the folders out of the manifest, or superseded ones from deletion. What segpipe cannot tell from a
+    user's own is never deleted: a folder of his that is named like a key, or what a kill of an earlier version left.
     """
+    made = made_entries(run.path)
     named = {record.path: set(record.outputs) for record in run.manifest.stages.values()}
     findings = []
-    for folder in [folder for home in sorted(run.path.glob("*/")) for folder in own_folders(home)]:
+    for folder in [folder for home in sorted(run.path.glob("*/")) for folder in key_folders(home)]:
         relative = folder.relative_to(run.path).as_posix()
         if relative in named:
             findings += [
@@ -72,7 +74,8 @@ def _unnamed(run: RunDirectory) -> list[Finding]:
                 if name not in named[relative]
             ]
         else:
-            findings.append(Finding(relative, "work in progress"))
+            known = folder.suffix == ".partial" or entry_of(folder) in made
+            findings.append(Finding(relative, "work in progress" if known else "unknown, kept"))
     return findings
 
 

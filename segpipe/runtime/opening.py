@@ -12,6 +12,7 @@ from segpipe.errors import (
     ContractError,
     NotValidatedError,
     SegpipeError,
+    word,
 )
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.freshness import moved_inputs
@@ -95,7 +96,7 @@ def _agreed_contract(run: RunDirectory) -> Contract:
     if contract.sha256 != wanted:
         raise ContractError(
             f"export was made for contract {contract.sha256[:12]}, the run has {wanted[:12]}",
-            hint=f"run `segpipe run {run.path}`",
+            hint=f"run `segpipe run {word(run.path)}`",
         )
     return contract
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from segpipe.errors import ConfigError
+from segpipe.errors import ConfigError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import TOML_NAME
 from segpipe.rundir.storage import explained_reads
@@ -33,7 +33,7 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
                 f"{path.parent} is a bundle, which has no config ({path.name})",
                 hint="give the run that the bundle was made from",
             ) from None
-        raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {path.parent}`") from None
+        raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {word(path.parent)}`") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     content = parse_toml(text, str(path))

@@ -11,7 +11,7 @@ from stages.config.file import FILE_NAME
 def write_starter(directory: Path, template: str) -> Path:
     """Write DIRECTORY/segpipe.toml; an existing one is never overwritten."""
     path = directory / FILE_NAME
-    if path.exists():
+    if path.exists() or path.is_symlink():  # also one that dangles: it would be replaced
         raise ConfigError(f"{path} exists already", hint="edit it, or choose another directory")
     text = files("stages").joinpath("templates", f"{template}.toml").read_bytes()
     with explained_refusals(str(directory)):

@@ -36,11 +36,15 @@ def parse(path: Path) -> onnx.ModelProto:
 
 def complete(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """With the weights in memory and functions inlined, checked as a whole. No file outside its folder is read."""
-    _refuse_outside(model, path)
     try:
+        _refuse_outside(model, path)
         external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{path}: its external data cannot be read: {error}", hint="put it beside the file") from error
+    except InputError:
+        raise
+    except (OSError, *_REFUSALS) as error:  # also offsets that are no numbers, names that are none
+        raise InputError(
+            f"{path}: its external data cannot be read: {_first_line(error)}", hint="put it beside the file"
+        ) from error
     if model.functions:
         model = inlined(model, str(path))
     check(model, str(path))
@@ -53,8 +57,11 @@ def check(model: onnx.ModelProto, source: str) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except _REFUSALS as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{source} is not valid ONNX: {first}", hint="export it again") from error
+        raise InputError(f"{source} is not valid ONNX: {_first_line(error)}", hint="export it again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def refuse_too_large(size_bytes: int, source: str) -> None:

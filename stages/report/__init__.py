@@ -7,15 +7,20 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from segpipe.rundir.directory import RunDirectory
+from segpipe.errors import InputError
+from segpipe.rundir.directory import CONFIG_NAME, TOML_NAME, RunDirectory
+from segpipe.rundir.lock import FILE_NAME as LOCK_NAME
 from segpipe.rundir.manifest import FILE_NAME as MANIFEST_NAME
-from segpipe.rundir.storage import explained_refusals, write_atomically
+from segpipe.rundir.ownership import FILE_NAME as FOLDERS_NAME
+from segpipe.rundir.storage import explained_refusals, read_bounded, write_atomically
 from stages.measuring.rounds import in_words
 from stages.report import figures
 from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
 
 FILE_NAME = "report.html"
+_OF_A_RUN = {MANIFEST_NAME, CONFIG_NAME, TOML_NAME, LOCK_NAME, FOLDERS_NAME}
+_START_BYTES = 256
 
 
 def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
@@ -103,10 +108,24 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _write(path: Path, page: str) -> Path:
+    _refuse_other(path)
     with explained_refusals(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page.encode())
     return path
+
+
+def _refuse_other(path: Path) -> None:
+    """A page replaces a page or an empty file, and never takes the place of what makes a folder a run."""
+    hint = "name another file for the page"
+    if path.name in _OF_A_RUN:
+        raise InputError(f"{path} is a run's own file", hint=hint)
+    try:
+        start = read_bounded(path)[:_START_BYTES].lstrip().lower()
+    except FileNotFoundError:
+        return
+    if start and not start.startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"{path} is there already and is no HTML page", hint=hint)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, TypeAdapter
 
 from segpipe.documents import Form
-from segpipe.errors import InputError
+from segpipe.errors import InputError, word
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord, logical_name
 from segpipe.rundir.status import ORDER
@@ -273,7 +273,7 @@ def _float(values: Any, key: str) -> float | None:
 
 def _document(rundir: RunDirectory, stage: str, name: str, form: Form[_T]) -> _T | None:
     text = _text(rundir, stage, name)
-    hint = f"run `segpipe run {rundir.path} --from {stage} --force`"
+    hint = f"run `segpipe run {word(rundir.path)} --from {stage} --force`"
     return form.read(text, f"{stage}/{name} of {rundir.path}", hint) if text else None
 
 

@@ -5,7 +5,7 @@ A plan is native code for one GPU and version; TensorRT itself says little more 
 
 from dataclasses import dataclass
 
-from segpipe.errors import BackendError
+from segpipe.errors import BackendError, word
 from segpipe.runtime.request import BuiltFor
 from segpipe.runtime.trt import Flavour
 
@@ -28,7 +28,7 @@ def require_fit(flavour: Flavour, built: BuiltFor, here: Here, run: str) -> None
     if flavour == "tensorrt":  # TensorRT for RTX is asked itself, see refuse_invalid
         problems += [*_other_version(built, here), *_other_gpu(built, here, capability)]
     if problems:
-        raise BackendError(f"the {flavour} engine {'; '.join(problems)}", hint=f"run `segpipe build {run}` here")
+        raise BackendError(f"the {flavour} engine {'; '.join(problems)}", hint=f"run `segpipe build {word(run)}` here")
 
 
 def _other_version(built: BuiltFor, here: Here) -> list[str]:

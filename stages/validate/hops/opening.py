@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract
-from segpipe.errors import InputError, SegpipeError
+from segpipe.errors import InputError, SegpipeError, word
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import logical_name
 from segpipe.runtime.backends import ARTIFACTS, Backend, load_opener
@@ -89,7 +89,7 @@ class OpenHops:
 
     def _opened(self, backend: str, stage: str, file: str) -> Backend:
         if stage == "build" and (stale := stale_engine(self._rundir)):
-            raise InputError(stale, hint=f"run `segpipe build {self._rundir.path}`")
+            raise InputError(stale, hint=f"run `segpipe build {word(self._rundir.path)}`")
         options = build_options(self._rundir, backend, OpenOptions())
         return load_opener(backend)(self._rundir.artifact_bytes(stage, file), self._contract, options)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from segpipe.documents import Form
-from segpipe.errors import ArtifactMissingError, InputError
+from segpipe.errors import ArtifactMissingError, InputError, word
 from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
@@ -163,7 +163,7 @@ def _again(rundir: RunDirectory) -> str:
     """The commands that store a reference anew."""
     if rundir.manifest.is_bundle:
         return rundir.how_to_make(STAGE)
-    return f"run `segpipe validate {rundir.path} --force` where PyTorch is installed, then copy the run directory"
+    return f"run `segpipe validate {word(rundir.path)} --force` where PyTorch is installed, then copy the run directory"
 
 
 def _packed(arrays: dict[str, NDArray[Any]]) -> bytes:
