@@ -30,7 +30,8 @@ def next_line(rundir: RunDirectory, last: str) -> str:
     check = f"segpipe data check {word(rundir.path)}"
     if "train" not in rundir.manifest.stages:
         return f"next        {check}"
-    return f"next        {check}; then raise [train] epochs in {word(rundir.path / TOML_NAME)} and segpipe run {word(rundir.path)}"
+    again = f"raise [train] epochs in {word(rundir.path / TOML_NAME)} and segpipe run {word(rundir.path)}"
+    return f"next        {check}; then {again}"
 
 
 def _accuracy(figures: Figures) -> Iterator[str]:
