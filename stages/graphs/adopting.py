@@ -30,6 +30,7 @@ def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.Model
     graph.input.append(given)
     _check_input(given, contract, source)
     _check_output(output, contract, source)
+    _refuse_second_sigmoid(graph, contract, source)
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
     return model
 
@@ -112,6 +113,17 @@ def _check_output(value: ValueInfoProto, contract: Contract, source: str) -> Non
             f"{source}: output '{value.name}' has {channels} channels in layout {contract.output_layout}, "
             f"the contract's {len(contract.classes)} classes need {contract.score_channels}",
             hint="change classes, output_kind or output_layout in the contract",
+        )
+
+
+def _refuse_second_sigmoid(graph: onnx.GraphProto, contract: Contract, source: str) -> None:
+    """The threshold is for raw scores: after a sigmoid, every pixel would be foreground."""
+    maker = next((node for node in graph.node if contract.output_name in node.output), None)
+    if contract.output_kind == "sigmoid" and maker is not None and maker.op_type == "Sigmoid":
+        raise ContractError(
+            f"{source}: output '{contract.output_name}' has gone through a Sigmoid, "
+            "output_kind 'sigmoid' wants raw scores",
+            hint="export the network without its last Sigmoid",
         )
 
 
