@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -13,7 +14,8 @@ from segpipe.errors import ContractError
 from stages.config.file import load_config
 from stages.pipeline import Selection, run_stages
 from tests.test_import_model import _write_pair, imported
-from tests.tiny_graphs import FLOAT, HALF, constant, plain
+from tests.tiny_graphs import FLOAT, HALF, constant, image, plain
+from tests.tiny_graphs import run as of_logits
 
 TWO = {"classes": ["ground", "thing"]}
 LABELS = {"output_kind": "labels"}
@@ -97,6 +99,21 @@ def test_scores_that_went_through_a_sigmoid_are_no_raw_scores(tmp_path: Path) ->
 
     with pytest.raises(ContractError, match="without its last Sigmoid"):
         imported(tmp_path, model, output_name="answer", output_kind="sigmoid", **TWO)
+
+
+@pytest.mark.parametrize("name", ["INT8", "INT16", "UINT16"])
+def test_labels_of_small_integers_become_int32(name: str, tmp_path: Path) -> None:
+    kind = TensorProto.DataType.Value(name)
+    argmax = helper.make_node("ArgMax", ["logits"], ["labels"], name="argmax", axis=1, keepdims=0)
+    cast = helper.make_node("Cast", ["labels"], ["answer"], name="cast", to=kind)
+    run = imported(tmp_path, ending(argmax, cast, rank=3, kind=kind), output_name="answer", **LABELS)
+
+    graph = run.artifact("import", "model.onnx")
+    asked = image(1, 3, 16, 24)
+    session = onnxruntime.InferenceSession(graph)
+    (found,) = session.run(["answer"], {"image": asked})
+    assert found.dtype == np.int32
+    assert np.array_equal(found, of_logits(plain(), asked).argmax(1))
 
 
 def of_batch(count: int) -> onnx.ModelProto:
