@@ -51,6 +51,8 @@ def _check_header(path: Path, header: Header | None, max_pixels: int | None) -> 
         raise InputError(f"{path} is not an image that OpenCV can read", hint=_CONVERT)
     if header.mode == "CMYK":
         raise InputError(f"{path} is CMYK, whose colours depend on a profile", hint="convert it to RGB")
+    if header.mode == "I;16 inverted":
+        raise InputError(f"{path} is a deep TIFF in which 0 is white (MinIsWhite)", hint="save it with 0 as black")
     if header.pictures > 1:
         raise InputError(
             f"{path} holds {header.pictures} pictures", hint="save each as a file of its own, or as a video"
