@@ -180,6 +180,10 @@ def unsummed(ignore_index: int) -> Any:
     return lambda scores, labels: F.cross_entropy(scores, labels, ignore_index=ignore_index, reduction="none")
 
 
+def forgetful(ignore_index: int) -> None:
+    """A factory that forgets to return its loss."""
+
+
 def test_a_users_own_loss_is_summed_with_the_others(batch: tuple[Tensor, Tensor]) -> None:
     own = term("tests.test_losses:Squares", weight=2.0, options={"factor": 3.0})
     both = loss_of(term("cross-entropy"), own)
@@ -197,6 +201,7 @@ def test_a_users_own_loss_is_summed_with_the_others(batch: tuple[Tensor, Tensor]
         ("tests.test_losses:nowhere", {}, "has no attribute 'nowhere'"),
         ("nowhere:make", {}, "No module named 'nowhere'"),
         ("tests.test_losses:unsummed", {}, "gave a tensor of shape (2, 8, 8). return one number"),
+        ("tests.test_losses:forgetful", {}, "made a NoneType, wanted a loss that can be called"),
     ],
 )
 def test_a_users_loss_that_cannot_be_used_is_named(

@@ -153,7 +153,9 @@ def test_a_deeper_encoder_is_another_encoder() -> None:
 def test_weights_of_another_architecture_fit_nothing(tmp_path: Path) -> None:
     torch.save({"blocks.0.weight": torch.zeros(7, 7)}, tmp_path / "vit.pth")
 
-    assert "fits no layer of this network; blocks.0.weight [7, 7]" in refused(tmp_path / "vit.pth", make())
+    assert "the keys of vit.pth fit no layer of this network; blocks.0.weight [7, 7]" in refused(
+        tmp_path / "vit.pth", make()
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04torn"])
@@ -311,3 +313,51 @@ def _save(path: Path, state: dict[str, Tensor]) -> None:
         save_file(state, path)
     else:
         torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda value: value.to(torch.int32), "is torch.int32, the network's is torch.float32"),
+        (lambda value: value.to(torch.complex64), "is torch.complex64, the network's is torch.float32"),
+        (lambda value: value.to_sparse(), "in layout torch.sparse_coo, wanted a dense tensor"),
+        (lambda value: value.to("meta"), "has no values"),
+        (lambda value: value * float("nan"), "holds NaN"),
+    ],
+    ids=["integers", "complex", "sparse", "meta", "NaN"],
+)
+def test_tensors_that_are_no_weights_are_refused_by_name(
+    change: Callable[[Tensor], Tensor], said: str, tmp_path: Path
+) -> None:
+    state = make(1).state_dict()
+    key = next(key for key, value in state.items() if value.ndim == 4)
+    torch.save(state | {key: change(state[key])}, tmp_path / "odd.pth")
+
+    message = refused(tmp_path / "odd.pth", make(2))
+
+    assert f"'{key}' of odd.pth" in message
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"model": {"state_dict": s}}, lambda s: {"params_ema": s, "params": {}}])
+def test_weights_are_found_where_training_loops_put_them(wrap: Callable[[object], object], tmp_path: Path) -> None:
+    donor, network = make(1), make(2)
+    torch.save(wrap(donor.state_dict()), tmp_path / "last.pth")
+    load(network, tmp_path / "last.pth")
+
+    assert same(network, donor, ("",))
+
+
+def test_safetensors_are_read_under_any_name(tmp_path: Path) -> None:
+    donor, network = make(1), make(2)
+    save_file(donor.state_dict(), tmp_path / "renamed.pth")
+    load(network, tmp_path / "renamed.pth")
+
+    assert same(network, donor, ("",))
+
+
+def test_a_refused_file_is_told_without_the_colours_of_a_terminal(tmp_path: Path) -> None:
+    torch.save(make(1), tmp_path / "whole.pth")
+
+    assert "\x1b" not in refused(tmp_path / "whole.pth", make(2))

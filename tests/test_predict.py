@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +130,33 @@ def test_a_cmyk_jpeg_with_bytes_that_fill_is_refused(tmp_path: Path) -> None:
         read_image(path)
 
 
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_cmyk_tiff_is_refused_as_a_jpeg_is(compression: str, tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8)).save(tmp_path / "cmyk.tif", compression=compression)
+
+    with pytest.raises(InputError, match="is CMYK"):
+        read_image(tmp_path / "cmyk.tif")
+
+
+@pytest.mark.parametrize(("mode", "deep"), [("L", False), ("I;16", True)])
+def test_a_deep_tiff_in_which_0_is_white_is_refused_and_a_shallow_one_is_read(
+    mode: str, deep: bool, tmp_path: Path
+) -> None:
+    picture, path = Image.fromarray(np.full((8, 8), 200, np.uint16 if deep else np.uint8)), tmp_path / "white.tif"
+    picture.save(path)
+    content, photometric = bytearray(path.read_bytes()), struct.pack("<HHIH", 262, 3, 1, 1)
+    assert picture.mode == mode
+    assert content.count(photometric) == 1
+    content[content.index(photometric) + 8] = 0
+    path.write_bytes(content)
+
+    if deep:
+        with pytest.raises(InputError, match=r"0 is white \(MinIsWhite\)"):
+            read_image(path)
+    else:
+        assert read_image(path)[0, 0] == 55
+
+
 @pytest.mark.parametrize(
     ("mode", "name", "shape"),
     [
@@ -158,7 +186,7 @@ def test_other_kinds_of_images_keep_their_channels_and_depth(
     ("name", "says"),
     [
         ("cmyk.jpg", "is CMYK"),
-        ("cmyk.tif", "48x64x4, the contract wants"),
+        ("cmyk.tif", "is CMYK"),
         ("alpha.png", "48x64x4, the contract wants"),
         ("many.png", "holds 2 pictures"),
         ("many.webp", "holds 2 pictures"),

@@ -185,6 +185,7 @@ def test_inputs_that_contradict_themselves_are_refused(changes: dict[str, object
         ("wrong_stride", "but its `stride` is 2. set the network's attribute `stride`, here 4"),
         ("bare_layer", "the attribute `stride` of Conv2d is (1, 1), wanted a whole number"),
         ("one_channel", "gives 1 channels of scores, wanted 5"),
+        ("with_extra_state", "its state_dict holds '_extra_state', a dict, which no checkpoint can keep"),
     ],
 )
 def test_networks_that_break_their_promises_are_refused_before_the_first_epoch(
@@ -245,6 +246,21 @@ def bare_layer(channels: int, classes: int) -> nn.Module:
 def one_channel(channels: int, classes: int) -> nn.Module:
     """Scores of one class."""
     return promising(channels, 1)
+
+
+class Versioned(Promising):
+    """State that is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 3}
+
+    def set_extra_state(self, state: object) -> None:
+        """Nothing to restore."""
+
+
+def with_extra_state(channels: int, classes: int) -> nn.Module:
+    """State that is no tensor."""
+    return Versioned(nn.Conv2d(channels, classes, 1), lambda scores: scores)
 
 
 class Auxiliary(nn.Sequential):

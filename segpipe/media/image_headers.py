@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from PIL import GifImagePlugin, JpegImagePlugin, PpmImagePlugin
 
 _TIFF_SIDES = (257, 256)  # height, width
+_TIFF_BITS, _TIFF_COLOURS = 258, 262
+_TIFF_MODES = {(5, False): "CMYK", (5, True): "CMYK", (0, True): "I;16 inverted"}  # what 262 says, deeper than 8 bits
 _TIFF_FORMATS = {3: "H", 4: "I", 16: "Q"}
 _JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # what its codestream starts with, with or without a file around it
 _BOX_TO_THE_END, _BOX_IS_WIDE = 0, 1  # what a size may stand for
@@ -100,13 +102,15 @@ def _tiff(content: bytes) -> Header | None:
     count_format, entry_bytes, offset = ("Q", 20, "Q") if big else ("H", 12, "I")
     (at,) = struct.unpack_from(order + offset, content, 8 if big else 4)
     seen: dict[int, tuple[int, int]] = {}
+    mode = ""
     while at and at not in seen:
         (count,) = struct.unpack_from(order + count_format, content, at)
         first = at + struct.calcsize(count_format)
         seen[at] = _tiff_sides(content, order, range(first, first + entry_bytes * count, entry_bytes), big)
+        mode = mode or _tiff_mode(content, order, range(first, first + entry_bytes * count, entry_bytes), big)
         (at,) = struct.unpack_from(order + offset, content, first + entry_bytes * count)
     height, width = max(seen.values(), key=lambda sides: sides[0] * sides[1])
-    return Header(height, width, len(seen))
+    return Header(height, width, len(seen), mode)
 
 
 def _tiff_sides(content: bytes, order: str, entries: range, big: bool) -> tuple[int, int]:
@@ -119,6 +123,16 @@ def _tiff_sides(content: bytes, order: str, entries: range, big: bool) -> tuple[
             sides[tag] = max(side, sides.get(tag, 0))
     height, width = (sides.get(tag, 0) for tag in _TIFF_SIDES)
     return height, width
+
+
+def _tiff_mode(content: bytes, order: str, entries: range, big: bool) -> str:
+    """Of colours that OpenCV would give as others: it converts ink without its profile, and inverts only 8 bits."""
+    found = {}
+    for at in entries:
+        tag = struct.unpack_from(order + "H", content, at)[0]
+        if tag in {_TIFF_BITS, _TIFF_COLOURS}:
+            (found[tag],) = struct.unpack_from(order + "H", content, at + (12 if big else 8))
+    return _TIFF_MODES.get((found.get(_TIFF_COLOURS, 1), found.get(_TIFF_BITS, 1) > 8), "")
 
 
 def _jpeg2000(content: bytes) -> Header | None:

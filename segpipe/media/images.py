@@ -63,6 +63,8 @@ def _checked_header(path: Path, content: bytes, max_pixels: int | None) -> Heade
         raise _without_header(path, content)
     if header.mode == "CMYK":
         raise InputError(f"{path} is CMYK, whose colours depend on a profile", hint="convert it to RGB")
+    if header.mode == "I;16 inverted":
+        raise InputError(f"{path} is a deep TIFF in which 0 is white (MinIsWhite)", hint="save it with 0 as black")
     if header.pictures > 1:
         raise InputError(
             f"{path} holds {header.pictures} pictures", hint="save each as a file of its own, or as a video"

@@ -14,6 +14,7 @@ from segpipe.errors import ExportError
 from segpipe.runtime.backends.session import FAILURES, reason
 from segpipe.runtime.trt.building import ShapeRange
 from stages.graphs.reading import to_bytes
+from stages.graphs.types import at_own_batch
 
 Tensors = Iterable[tuple[str, NDArray[Any]]]
 """What a tensor is called in messages, and the tensor."""
@@ -96,11 +97,12 @@ def _own_rounding(reference: Network, tensor: NDArray[Any], expected: NDArray[An
 
 
 def session(model: onnx.ModelProto, contract: Contract) -> Network:
-    """A graph run by ONNX Runtime's CPU provider."""
+    """A graph run by ONNX Runtime's CPU provider; a smaller batch than it fixes is filled."""
     loaded = onnxruntime.InferenceSession(to_bytes(model), providers=["CPUExecutionProvider"])
 
     def run(tensor: NDArray[Any]) -> NDArray[Any]:
-        output: NDArray[Any] = loaded.run([contract.output_name], {contract.input_name: tensor})[0]
+        whole = at_own_batch(model, tensor)
+        output: NDArray[Any] = loaded.run([contract.output_name], {contract.input_name: whole})[0]
         return output
 
     return run

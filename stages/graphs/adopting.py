@@ -9,7 +9,9 @@ from stages.graphs.types import dimensions
 
 _INPUT_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 _SCORES = {TensorProto.FLOAT, TensorProto.FLOAT16}
-_LABELS = {TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64, TensorProto.FLOAT, TensorProto.FLOAT16}
+_WIDENED = {TensorProto.INT8, TensorProto.INT16, TensorProto.UINT16}
+"""Labels of types that no kernel of the runtime reads: the graph gets a cast to int32."""
+_LABELS = {TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64} | _SCORES | _WIDENED
 _AXES: dict[Layout, tuple[int, int, int]] = {"nchw": (1, 2, 3), "nhwc": (3, 1, 2)}  # channels, height, width
 
 
@@ -30,6 +32,9 @@ def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.Model
     graph.input.append(given)
     _check_input(given, contract, source)
     _check_output(output, contract, source)
+    _refuse_second_sigmoid(graph, contract, source)
+    if contract.output_kind == "labels":
+        _widen(graph)
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
     return model
 
@@ -112,6 +117,31 @@ def _check_output(value: ValueInfoProto, contract: Contract, source: str) -> Non
             f"{source}: output '{value.name}' has {channels} channels in layout {contract.output_layout}, "
             f"the contract's {len(contract.classes)} classes need {contract.score_channels}",
             hint="change classes, output_kind or output_layout in the contract",
+        )
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Small integers at the output become int32. Nothing else reads the output: what it does not need is gone."""
+    output = graph.output[0]
+    if output.type.tensor_type.elem_type not in _WIDENED:
+        return
+    narrow = f"{output.name} narrow"
+    for node in graph.node:
+        node.output[:] = [narrow if name == output.name else name for name in node.output]
+    graph.node.append(
+        onnx.helper.make_node("Cast", [narrow], [output.name], name=f"{output.name} widened", to=TensorProto.INT32)
+    )
+    output.type.tensor_type.elem_type = TensorProto.INT32
+
+
+def _refuse_second_sigmoid(graph: onnx.GraphProto, contract: Contract, source: str) -> None:
+    """The threshold is for raw scores: after a sigmoid, every pixel would be foreground."""
+    maker = next((node for node in graph.node if contract.output_name in node.output), None)
+    if contract.output_kind == "sigmoid" and maker is not None and maker.op_type == "Sigmoid":
+        raise ContractError(
+            f"{source}: output '{contract.output_name}' has gone through a Sigmoid, "
+            "output_kind 'sigmoid' wants raw scores",
+            hint="export the network without its last Sigmoid",
         )
 
 

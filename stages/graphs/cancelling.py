@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
 from stages.graphs.ranges import Unsafe
+from stages.graphs.types import at_own_batch
 
 LARGEST = 32.0
 """Terms over sum, both as root mean squares. Rounding adds 2.8e-4 of the terms, so this much is 1 % of the sum.
@@ -40,7 +41,7 @@ def _measured(
     session = onnxruntime.InferenceSession(gauged.SerializeToString(), providers=["CPUExecutionProvider"])
     worst: dict[str, tuple[float, float]] = {}
     for batch in batches:
-        squares = [float(value) for value in session.run(None, {input_name: batch})]
+        squares = [float(value) for value in session.run(None, {input_name: at_own_batch(model, batch)})]
         for node, terms, result in zip(nodes, squares[::2], squares[1::2], strict=True):
             seen = float(np.sqrt(terms)), float(np.sqrt(result))
             before = worst.setdefault(node.name, seen)

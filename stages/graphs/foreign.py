@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
 from stages.config.root import BuildConfig
 from stages.graphs.apart import Limits, allow_memory, call_apart
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _CPU_S, _WALL_S = 120, 900  # 2 GB take some 20 s of work; the rest is for slow disks and busy machines
 _FIRST_RUN_S = 300  # one frame of the smallest shape; the largest networks take a few seconds
@@ -22,7 +26,7 @@ def adopted_apart(model: Path, contract: Contract) -> bytes:
 
 
 def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> None:
-    """One frame through ONNX Runtime: operators it lacks, a crash or a loop without end are errors here."""
+    """One frame through ONNX Runtime: what it cannot run or end, and an answer against the contract, is refused."""
     limits = Limits(cpu_s=limit_s * (os.cpu_count() or 1), wall_s=limit_s)
     arguments = {"graph": str(graph), "contract": contract.to_json(), "build": build.model_dump_json()}
     call_apart(_run_once, f"{graph}, one frame of its smallest shape", limits, **arguments)
@@ -34,6 +38,7 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
     from onnxruntime import SessionOptions
 
     from segpipe.runtime.backends.session import FAILURES, open_session, reason
+    from stages.graphs.answers import refuse_other_answer
     from stages.graphs.input_shapes import shape_ranges
 
     agreed = Contract.from_json(contract, graph)
@@ -41,14 +46,26 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
         session = open_session(Path(graph).read_bytes(), SessionOptions(), "CPUExecutionProvider")
         sides = [side if isinstance(side, int) and side > 0 else None for side in session.get_inputs()[0].shape]
         shape = shape_ranges(agreed, BuildConfig.model_validate_json(build), sides)[0].smallest
-        session.run([agreed.output_name], {agreed.input_name: np.zeros(shape, agreed.input_dtype)})
+        frame = _noise(shape, agreed)
+        answer = session.run([agreed.output_name], {agreed.input_name: frame})[0]
     except FAILURES as error:
         raise InputError(
             f"{graph}: ONNX Runtime cannot run it: {reason(error)}",
             hint="export it again with an opset and operators that ONNX Runtime has; "
             "where a shape is refused, give those that it takes in build.profiles",
         ) from error
+    refuse_other_answer(frame, np.asarray(answer), agreed, graph)
     return b""
+
+
+def _noise(shape: tuple[int, ...], contract: Contract) -> "NDArray[Any]":
+    """An input tensor that lights up whatever a network of zeros would hide."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    if contract.input_dtype == "uint8":
+        return rng.integers(0, 256, shape, np.uint8)
+    return rng.standard_normal(shape, np.float32).astype(contract.input_dtype)
 
 
 def adopted(model: str, contract: str) -> bytes:

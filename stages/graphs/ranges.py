@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from stages.graphs.halving import HALF_MAX, halved, shape_values
-from stages.graphs.types import element_types, is_float
+from stages.graphs.types import at_own_batch, element_types, is_float
 
 LARGEST = HALF_MAX / 4
 """Greater activations are unsafe: calibration sees a few frames, production sees millions."""
@@ -52,12 +52,14 @@ class Unsafe:
 def measure(model: onnx.ModelProto, batches: Iterable[NDArray[Any]], input_name: str) -> dict[str, Range]:
     """Ranges of every FP32 activation, those computed from shapes left out. One pass of the network a batch."""
     names = activations(model)
+    if not names:  # a graph in FP16 throughout
+        return {}
     session = onnxruntime.InferenceSession(
         _with_gauges(model, names).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     ranges = {name: Range() for name in names}
     for batch in batches:
-        gauges = [float(value) for value in session.run(None, {input_name: batch})]
+        gauges = [float(value) for value in session.run(None, {input_name: at_own_batch(model, batch)})]
         for name, (largest, length, elements) in zip(names, _in_threes(gauges), strict=True):
             seen = ranges[name]
             seen.largest = max(seen.largest, largest)

@@ -1,6 +1,10 @@
 """Element types of every tensor in a graph, without copying its weights."""
 
+from typing import Any
+
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 _SMALL = 64  # elements: constants of shapes and scales, which inference may need to see
@@ -36,6 +40,12 @@ def dimensions(value: onnx.ValueInfoProto) -> list[int | None]:
     """Sides of a tensor; None where it is dynamic (some exporters write 0 or -1 there)."""
     sides = value.type.tensor_type.shape.dim
     return [side.dim_value if side.HasField("dim_value") and side.dim_value > 0 else None for side in sides]
+
+
+def at_own_batch(model: onnx.ModelProto, tensor: NDArray[Any]) -> NDArray[Any]:
+    """A batch as large as the graph wants it: its frames over and over where the graph fixes a larger one."""
+    batch = (dimensions(model.graph.input[0]) or [None])[0]
+    return tensor if batch is None or len(tensor) >= batch else np.resize(tensor, (batch, *tensor.shape[1:]))
 
 
 def is_float(types: dict[str, int], name: str) -> bool:

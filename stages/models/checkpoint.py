@@ -1,16 +1,18 @@
 """model.safetensors: a trained network that describes itself. Written by train, read by every later stage."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from segpipe.contract.schema import Contract
 from segpipe.documents import Form
-from segpipe.errors import ContractError
+from segpipe.errors import ConfigError, ContractError
 from stages.config.root import ModelConfig
 from stages.models import build_network
 
@@ -34,9 +36,40 @@ def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
         "model": model.model_dump(mode="json", exclude={"weights"}),  # where training started from is in its record
         "palette": trained.palette,
     }
-    tensors = {name: tensor.contiguous() for name, tensor in trained.network.state_dict().items()}
-    data: bytes = save(tensors, metadata={_KEY: json.dumps(description, sort_keys=True)})
+    data: bytes = save(_apart(trained.network.state_dict()), metadata={_KEY: json.dumps(description, sort_keys=True)})
     return data
+
+
+def refuse_unkept_state(network: nn.Module, name: str) -> None:
+    """Before training: what `to_bytes` could not write, or `from_bytes` not put back."""
+    for key, value in network.state_dict().items():
+        if problem := _unkept(value):
+            raise ConfigError(
+                f"[model] {name}: its state_dict holds '{key}', {problem}, which no checkpoint can keep",
+                hint="keep it as a buffer of its own (register_buffer), or leave it out of the state_dict "
+                "(persistent=False, no get_extra_state)",
+            )
+
+
+def _unkept(value: Any) -> str:
+    """Why not; empty for what can be kept."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.is_meta or value.is_quantized or value.is_complex() or value.layout != torch.strided:
+        return "a tensor without values" if value.is_meta else f"a {value.dtype} tensor ({value.layout})"
+    spread = any(stride == 0 and side > 1 for stride, side in zip(value.stride(), value.shape, strict=True))
+    return "a tensor whose elements share memory (expand)" if spread else ""
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in memory of their own: layers used under two names are written twice, which loading puts back as one."""
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+    return {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        if owners[tensor.untyped_storage().data_ptr()] > 1
+        else tensor.contiguous()
+        for name, tensor in state.items()
+    }
 
 
 def from_bytes(data: bytes) -> Trained:

@@ -46,7 +46,7 @@ def match(file: Shapes, target: Target, source: str) -> Match:
     taken = {key: renamed[key] for key in renamed if key in fitting | stems}
     if not fitting:
         raise _refusal(
-            source, "fits no layer of this network", _listed(file, file), _listed(target.shapes, target.shapes)
+            source, "fit no layer of this network", _listed(file, file), _listed(target.shapes, target.shapes)
         )
     wanted = _wanted(target, fitting)
     missing = [key for key in wanted if key not in renamed]

@@ -2,7 +2,9 @@
 
 import logging
 import pickle
+import re
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +29,9 @@ _UNREADABLE = (
     AttributeError, AssertionError, OverflowError, MemoryError,
 )  # fmt: skip
 """What torch's reader of pickles raises on damaged ones, as 6,000 of them showed."""
-_NESTED = ("state_dict", "model_state_dict", "model_state", "model", "weights")
+_NESTED = ("state_dict", "model_state_dict", "model_state", "model", "weights", "params_ema", "params")
+_DEEPEST = 4
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in PyTorch's messages
 _TORCHVISION_BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
 
 
@@ -87,6 +91,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> MatchR
         bool(getattr(network, "encoder_is_cut", False)),
     )
     found = match({key: tuple(value.shape) for key, value in state.items()}, target, source)
+    for key, original in found.taken.items():
+        _refuse_no_weights(original, state[original], own[key], source)
     chosen = {key: _fitted(state[original], own[key].shape) for key, original in found.taken.items()}
     network.load_state_dict(chosen, strict=False)
     return _report(source, found, target)
@@ -95,17 +101,19 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> MatchR
 def read_weights(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file. Pickles are opened with `weights_only`, so that they cannot run code."""
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        as_tensors = path.suffix == ".safetensors" or _is_safetensors(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused below
+            content = load_file(path) if as_tensors else torch.load(path, "cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
+        reason = _COLOURS.sub("", str(error)).partition("\n")[0]
         raise InputError(
             f"[model] weights: {path.name} cannot be read as weights: {reason}",
             hint=_SAVE,
         ) from error
-    for name in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
+    for _ in range(_DEEPEST):
+        inner = (content[name] for name in _NESTED if isinstance(content, Mapping) and name in content)
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
     if not isinstance(content, Mapping):
         raise InputError(
             f"[model] weights: {path.name} holds a {type(content).__name__}, wanted names and tensors", hint=_SAVE
@@ -114,6 +122,28 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     if not tensors:
         raise InputError(f"[model] weights: {path.name} holds no tensors by name", hint=_SAVE)
     return tensors
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its first bytes: a length, and the JSON it is the length of."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+
+
+def _refuse_no_weights(key: str, found: Tensor, own: Tensor, source: str) -> None:
+    """Numbers that fit by name and shape alone."""
+    if found.is_meta:
+        problem = "has no values (device 'meta')"
+    elif found.is_quantized or found.layout != torch.strided:
+        problem = f"is {found.dtype} in layout {found.layout}, wanted a dense tensor"
+    elif found.is_complex() or (own.is_floating_point() and not found.is_floating_point()):
+        problem = f"is {found.dtype}, the network's is {own.dtype}"
+    elif found.is_floating_point() and bool(found.isnan().any()):
+        problem = "holds NaN"
+    else:
+        return
+    raise InputError(f"[model] weights: '{key}' of {source} {problem}", hint=_SAVE.replace("save a", "save a trained"))
 
 
 def adapt_stem(encoder: nn.Module, channels: int) -> None:

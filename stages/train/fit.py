@@ -89,6 +89,7 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     refuse_crops_off_the_multiple(config, contract)
     with full_memory_explained(config.train):
         refuse_broken_promises(network, config, contract)
+    checkpoint.refuse_unkept_state(network, config.model.name)
     data = _Data(config, base, contract)
     batches = batches_an_epoch(len(data.train), config.train)
     steps = config.train.epochs * math.ceil(batches / config.train.accumulate)

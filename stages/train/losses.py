@@ -126,7 +126,13 @@ def _ready(term: Loss, ignore_index: int) -> Any:
     if isinstance(term, OwnLoss):
         factory, arguments = find_factory(term.kind, "train.loss kind"), {"ignore_index": ignore_index, **term.options}
         refuse_other_arguments(factory, arguments, f"train.loss kind = '{term.kind}'")
-        return factory(**arguments)
+        made = factory(**arguments)
+        if not callable(made):
+            raise ConfigError(
+                f"train.loss kind = '{term.kind}' made a {type(made).__name__}, wanted a loss that can be called",
+                hint="return a module, or a function of scores and labels",
+            )
+        return made
     if not isinstance(term, Dice | Focal | Lovasz):
         return None
     from segmentation_models_pytorch import losses  # seconds to import: only for who uses it

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stages.graphs.types import at_own_batch
+
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 ROOT = ""  # the whole network: its output
 
@@ -74,7 +76,7 @@ class GraphSide:
         wanted = [self._tensors[name] for name in names]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(wanted) if name not in own)
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        values = session.run(wanted, {model.graph.input[0].name: self._tensor})
+        values = session.run(wanted, {model.graph.input[0].name: at_own_batch(model, self._tensor)})
         return {name: np.asarray(value, np.float32) for name, value in zip(names, values, strict=True)}
 
 
