@@ -15,7 +15,7 @@ from segpipe.predicting.job import Job
 from segpipe.predicting.ownership import STAMP
 from segpipe.predicting.predict import predict_files
 from segpipe.runtime.segmenter import Segmenter
-from tests.using import lines, make_images, make_video, names_below, segpipe
+from tests.using import Ended, lines, make_images, make_video, names_below, segpipe
 
 FRAMES = 6
 TOO_SMALL_BYTES = 2_000  # for a video of so many frames, enough for a mask
@@ -148,9 +148,10 @@ def test_a_file_that_comes_into_the_folder_during_the_work_stays(segmenter: Segm
     predict_files(segmenter, [clip], out)
     notes = out / "masks/clip/notes.txt"
 
-    done, broken = predict_files(
-        segmenter, [clip], Job(out, force=True), lambda _: None if notes.exists() else notes.write_text("mine") and None
-    )
+    def meanwhile(_: int) -> None:
+        notes.write_text("mine")
+
+    done, broken = predict_files(segmenter, [clip], Job(out, force=True), meanwhile)
 
     assert not done
     assert "masks/clip/notes.txt is not segpipe's" in str(broken[0])
@@ -163,7 +164,7 @@ def test_a_second_predict_of_a_video_is_refused_while_the_first_works(
 ) -> None:
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     make_video(clip, FRAMES)
-    second = []
+    second: list[Ended] = []
 
     def meanwhile(_: int) -> None:
         if not second:
