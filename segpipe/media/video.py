@@ -57,9 +57,9 @@ def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Callable[[in
         if not job.force and _is_done(wanted, origin):
             tick(count_frames(path))
             return replace(predicted, frames=0, skipped=True)
-        for target in wanted.values():
-            require_ours(target, job.out)
         with aside(wanted) as parts:
+            for target in wanted.values():
+                require_ours(target, job.out)
             origins = {folder: job.origin(segmenter, source, folder) for folder in (MASKS, COLOURS)}
             frames = _segment(segmenter, _Capture(path, file), job, _Parts(parts, origins), tick)
             _require_written(parts, targets, frames)
