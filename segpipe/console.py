@@ -20,10 +20,17 @@ class _StderrHandler(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
+class _OneLine(logging.Formatter):
+    """A message is one line whatever names are in it: a file's could forge a second one. A traceback keeps its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return _printable(" ".join(super().formatMessage(record).splitlines()))
+
+
 def start_logging(verbose: bool) -> None:
     """Show the messages of segpipe and its stages."""
     handler = _StderrHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_OneLine("%(message)s"))
     for name in ("segpipe", "stages"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -40,7 +47,10 @@ def print_error(error: SegpipeError) -> None:
 
 def plain(text: str) -> str:
     """One line without the control characters that a file's name or a graph's may hold: a terminal would obey them."""
-    line = " ".join(text.split())
+    return _printable(" ".join(text.split()))
+
+
+def _printable(line: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 

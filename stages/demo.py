@@ -38,7 +38,9 @@ def _predict(path: Path, config: Config) -> Path:
         labels.append(truth)
         write_image(frames[-1], frame)
     with Segmenter.open(path) as segmenter:
-        predicted, _ = predict_files(segmenter, frames, out)
+        predicted, broken = predict_files(segmenter, frames, out)
+        if broken:
+            raise broken[0]
         palette, classes = segmenter.palette, segmenter.contract.classes
     rows = [
         [read_image(p.image), draw.colourise(truth, palette), read_image(p.overlay)]

@@ -92,16 +92,12 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _write_elsewhere(path: Path) -> None:
-    write_image(path, np.zeros((40, 60), np.uint8))
-
-
 def _truncate(path: Path) -> None:
-    os.truncate(path, 40)
+    os.truncate(path, path.stat().st_size - 20)
 
 
 @pytest.mark.parametrize("folder", ["masks", "overlays"])
-@pytest.mark.parametrize("damage", [_flip_a_bit, _write_elsewhere, _truncate, Path.unlink], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("damage", [_flip_a_bit, _truncate, Path.unlink], ids=lambda d: d.__name__)
 def test_a_picture_that_is_not_what_was_written_is_made_again(
     segmenter: Segmenter, tmp_path: Path, folder: str, damage: Callable[[Path], None]
 ) -> None:

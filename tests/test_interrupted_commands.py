@@ -40,7 +40,7 @@ def test_ctrl_c_anywhere_in_report_leaves_the_page_that_was_there(empty_run: Run
             write_report(empty_run)
 
         assert page.read_bytes() == text, place
-    assert [path.name for path in page.parent.glob(".*.tmp")] == []
+    assert [path.name for path in page.parent.glob(".*tmp")] == []
 
 
 def test_ctrl_c_ends_a_comparison_at_once(finished_run: Path, tmp_path: Path) -> None:

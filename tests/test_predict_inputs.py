@@ -112,6 +112,23 @@ def test_a_name_with_no_room_for_a_suffix_is_one_files_fault(run: Path, tmp_path
     assert "masks/good.png" in names_below(tmp_path / "out")
 
 
+def test_a_name_obeys_no_terminal_and_forges_no_line(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a\nerror: forged\x1b[31m.png").write_bytes(b"torn")
+    (folder / "b\nerror: forged\x1b[31m.mp4").write_bytes(b"torn")
+    (folder / "c.x\nerror: forged\x1b[31m").touch()
+
+    result = segpipe("predict", run, folder, "-o", tmp_path / "out")
+
+    said = lines(result)
+    assert result.returncode == 1
+    assert b"\x1b[31m" not in result.stderr
+    assert sum("forged" in line for line in said) == 3
+    assert not [line for line in said if line.startswith("error: forged")]
+    assert "2 of 2" in said[-1]
+
+
 def test_two_stars_follow_no_links_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     deep = make_images(tmp_path / "a" / "b", 2)
     (top,) = (path.rename(tmp_path / "a" / "top.png") for path in make_images(tmp_path / "a", 1))

@@ -106,7 +106,7 @@ def test_ctrl_c_anywhere_leaves_no_thread_and_nothing_half_written(run: Path, tm
 
             assert _thread._count() <= before, interrupt.where
             names = [*names_below(out)] if out.exists() else []
-            assert not [name for name in names if ".partial" in name or name.endswith(".tmp")], interrupt.where
+            assert not [name for name in names if ".partial" in name or name.endswith("tmp")], interrupt.where
             predict_files(segmenter, inputs, out)
             assert names_below(out) == names_below(tmp_path / "fresh"), interrupt.where
             tried += 1

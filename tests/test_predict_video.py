@@ -137,5 +137,5 @@ def test_a_folder_with_files_of_others_is_not_replaced(run: Path, tmp_path: Path
     result = segpipe("predict", run, tmp_path / "clip.mp4", "-o", tmp_path / "out")
 
     assert result.returncode == 1
-    assert b"holds notes.txt" in result.stderr
+    assert b"masks/clip/notes.txt is not segpipe's" in result.stderr
     assert (tmp_path / "out/masks/clip/notes.txt").read_text() == "mine"

@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from segpipe.errors import (
 )
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import Step
+from segpipe.rundir.storage import sweep_temporaries, write_atomically
 from segpipe.rundir.verify import verify
 
 A, B = "a" * 64, "b" * 64
@@ -188,16 +187,37 @@ def test_a_fresh_step_hands_out_no_paths(empty_run: RunDirectory) -> None:
 
 
 def test_temporary_files_of_dead_processes_are_swept(empty_run: RunDirectory) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    left = empty_run.path / f".manifest.json.{dead.pid}.tmp"
-    others = [empty_run.path / name for name in (f".report.html.{os.getppid()}.tmp", ".notes.tmp", "a.1.tmp")]
+    left = empty_run.path / ".manifest.json.1.0123abcd.segpipe-tmp"  # 1 is always alive: numbers say nothing
+    names = (".backup.20261121.tmp", ".notes.segpipe-tmp", "a.1.0123abcd.segpipe-tmp")
+    others = [empty_run.path / name for name in names]
     for path in (left, *others):
         path.touch()
     make(empty_run)
 
     assert not left.exists()
     assert all(path.exists() for path in others)
+
+
+def test_a_temporary_file_that_is_being_written_is_not_swept(
+    empty_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Path] = []
+    sync = os.fsync
+
+    def unknown(process: int, signal: int) -> None:
+        raise ProcessLookupError  # so it is in another container
+
+    def sweep_first(descriptor: int) -> None:
+        sweep_temporaries(empty_run.path)
+        found.extend(empty_run.path.glob(".notes.*tmp"))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "kill", unknown)
+    monkeypatch.setattr(os, "fsync", sweep_first)
+    write_atomically(empty_run.path / "notes", b"bytes")
+
+    assert len(found) == 1
+    assert (empty_run.path / "notes").read_bytes() == b"bytes"
 
 
 def test_the_manifest_holds_no_absolute_path(finished_run: Path) -> None:

@@ -185,13 +185,18 @@ def test_a_folder_with_a_config_of_its_own_becomes_no_run(tmp_path: Path) -> Non
     assert files_of(tmp_path) == {"config.json"}
 
 
-def test_a_temporary_file_is_never_written_through_a_link(empty_run: RunDirectory, tmp_path: Path) -> None:
+def test_a_temporary_file_is_never_written_through_a_link(
+    empty_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (empty_run.path / f".manifest.json.{os.getpid()}.tmp").symlink_to(victim)
-    (empty_run.path / ".folder.999999999.tmp").mkdir()
+    monkeypatch.setattr(os, "urandom", bytes)  # nobody knows the name before; if somebody did:
+    link = empty_run.path / f".manifest.json.{os.getpid()}.00000000.segpipe-tmp"
+    link.symlink_to(victim)
+    (empty_run.path / ".folder.1.00000000.segpipe-tmp").mkdir()
 
-    assert make(empty_run)
+    with pytest.raises(StorageError, match="cannot write"):
+        make(empty_run)
     assert victim.read_text() == "precious"
 
 

@@ -1,4 +1,4 @@
-"""The index of an MP4 or QuickTime file: how much of its pictures its edit list shows.
+"""The boxes of an MP4 or QuickTime file: how much of its pictures its edit list shows, and a note of ours at its end.
 
 A clip that was cut out without encoding begins at the key frame before the cut; its edit list hides what is too early.
 """
@@ -6,10 +6,13 @@ A clip that was cut out without encoding begins at the key frame before the cut;
 import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 _HEADER = struct.Struct(">I4s")
 _WIDE = 1  # a size that stands for one of 64 bits behind the kind
+_NOTE = b"uuid" + bytes.fromhex("6f5e1f0b7a0c4d3c9d1e736567706970")  # a box that players skip; its name is ours
+_LONGEST_NOTE = 1 << 20  # bytes
 _PAUSE = -1  # the begin of an edit that shows nothing
 
 
@@ -27,6 +30,30 @@ def shown_share(file: BinaryIO) -> float:
         return max(min(shown_s, media_s - hidden_s, media_s) / media_s, 0)
     except (struct.error, KeyError, StopIteration, ValueError, ZeroDivisionError):
         return 1.0
+
+
+def append_note(path: Path, note: bytes) -> None:
+    """Add a box that players skip."""
+    with path.open("ab") as file:
+        file.write((len(_NOTE) + 4 + len(note)).to_bytes(4) + _NOTE + note)
+
+
+def read_note(file: BinaryIO) -> bytes:
+    """What `append_note` added to a file; nothing where there is no such box."""
+    try:
+        at, end = 0, os.fstat(file.fileno()).st_size
+        while at < end:
+            file.seek(at)
+            size, kind = _HEADER.unpack(file.read(_HEADER.size))
+            if kind == _NOTE[:4] and kind + file.read(len(_NOTE) - 4) == _NOTE:
+                return file.read(min(max(size - len(_NOTE) - 4, 0), _LONGEST_NOTE))
+            if size == _WIDE:
+                file.seek(at + _HEADER.size)
+                (size,) = struct.unpack(">Q", file.read(8))
+            at += max(size, _HEADER.size)
+    except (struct.error, OverflowError):
+        return b""
+    return b""
 
 
 def _movie(file: BinaryIO) -> bytes:

@@ -1,12 +1,11 @@
 """Videos: segmented frame by frame, published when they are whole."""
 
+import errno
+import logging
 import os
-import re
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,19 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import draw
-from segpipe.errors import InputError
+from segpipe.errors import InputError, StorageError
 from segpipe.media.container import least_frames, require_whole
 from segpipe.media.files import open_regular
-from segpipe.media.images import require_pixels, write_image
-from segpipe.predicting.done import RECORD, Origin, Source, pictures_sha256, recorded_outputs, write_record
+from segpipe.media.images import encode_png, require_pixels, write_png
+from segpipe.predicting.done import Origin, Source, recorded_outputs, seal
 from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Job, Predicted
-from segpipe.rundir.storage import explained_refusals, sha256_of, sha256_of_bytes, sync_directory, sync_file
+from segpipe.predicting.ownership import remove_made_of, require_ours
+from segpipe.predicting.publishing import aside, publish, sha256_of_output
 from segpipe.runtime.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 _DEFAULT_FPS = 25.0  # for files that do not tell
 _CODEC = "mp4v"  # MPEG-4 part 2: the one that every OpenCV wheel can write
-_OURS = re.compile(rf"\d{{6,}}\.png|{re.escape(RECORD)}")
 
 
 def count_frames(path: Path) -> int:
@@ -51,33 +52,29 @@ def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Callable[[in
     with open_regular(path) as file:
         before = os.fstat(file.fileno())
         require_whole(path, file)
-        origin = job.origin(segmenter, Source.of_file(path, file), VIDEOS)
+        source = Source.of_file(path, file)
+        origin = job.origin(segmenter, source, VIDEOS)
         if not job.force and _is_done(wanted, origin):
             tick(count_frames(path))
             return replace(predicted, frames=0, skipped=True)
-        for target in wanted.values():
-            _require_ours(target)
-        with _aside(wanted) as parts:
-            frames = _segment(segmenter, _Capture(path, file), job, parts, tick)
+        with aside(wanted) as parts:
+            for target in wanted.values():
+                require_ours(target, job.out)
+            origins = {folder: job.origin(segmenter, source, folder) for folder in (MASKS, COLOURS)}
+            frames = _segment(segmenter, _Capture(path, file), job, _Parts(parts, origins), tick)
+            _require_written(parts, targets, frames)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise InputError(f"{path} was changed while it was read", hint="run the same command again")
-            _publish(parts, wanted, origin)
+            for stale in publish(parts, targets, origin, job.out):
+                _log.info("%s: removed, it was made of another %s", stale, path.name)
     return replace(predicted, frames=frames)
 
 
 def remove_video(path: Path, job: Job) -> bool:
     """Delete what was made of a video before; whether there was something. What others put there stays."""
-    there = []
-    for target in _targets(job, path).values():
-        with suppress(InputError, OSError):
-            _require_ours(target)
-            target.lstat()
-            there.append(target)
-    with explained_refusals(str(job.out)):
-        for target in there:
-            _remove(target)
-    return bool(there)
+    removed = [remove_made_of(target, path, job.out) for target in _targets(job, path).values()]
+    return any(removed)
 
 
 def _require_contract(path: Path, segmenter: Segmenter) -> None:
@@ -102,54 +99,33 @@ def _targets(job: Job, path: Path) -> dict[str, Path]:
 def _is_done(wanted: dict[str, Path], origin: Origin) -> bool:
     """Whether all that is wanted lies there as the record of this origin says."""
     recorded = recorded_outputs(wanted[MASKS], origin)
-    return all(folder in recorded and recorded[folder] == _sha256(target) for folder, target in wanted.items())
+    return all(folder in recorded and recorded[folder] == sha256_of_output(target) for folder, target in wanted.items())
 
 
-def _sha256(target: Path) -> str:
-    if target.is_dir():
-        return pictures_sha256(target)
-    return sha256_of(target) if target.is_file() else ""
+@dataclass(frozen=True)
+class _Parts:
+    """Where the outputs of one video are written until they are whole."""
+
+    places: Mapping[str, Path]
+    origins: Mapping[str, Origin]
+    """What the pictures of a folder are made from."""
+
+    def write(self, folder: str, number: int, pixels: NDArray[Any]) -> None:
+        """One frame's picture, with its record."""
+        file = self.places[folder] / f"{number:06d}.png"
+        write_png(file, seal(encode_png(file, pixels), self.origins[folder]))
 
 
-def _require_ours(target: Path) -> None:
-    """Refuse to replace a folder that holds what was not written here, or is a link to another."""
-    if target.is_symlink():
-        raise InputError(f"{target} is a link, and would be replaced", hint="move it")
-    foreign = [file.name for file in target.iterdir() if not _OURS.fullmatch(file.name)] if target.is_dir() else []
-    if foreign:
-        raise InputError(f"{target} holds {foreign[0]}, which `predict` did not write", hint="move it elsewhere")
-
-
-@contextmanager
-def _aside(wanted: dict[str, Path]) -> Iterator[dict[str, Path]]:
-    """Hidden places beside the targets, empty; what was not published from them goes."""
-    parts = {}
-    for folder, target in wanted.items():
-        short = sha256_of_bytes(os.fsencode(target.name))[:16]
-        parts[folder] = target.with_name(f".{short}.partial{'.mp4' if folder == VIDEOS else ''}")
-    try:
-        for folder, part in parts.items():
-            with explained_refusals(str(wanted[folder])):
-                _remove(part)
-                (part.parent if folder == VIDEOS else part).mkdir(parents=True, exist_ok=True)
-        yield parts
-    finally:
-        for part in parts.values():
-            _remove(part)
-
-
-def _segment(
-    segmenter: Segmenter, capture: "_Capture", job: Job, parts: dict[str, Path], tick: Callable[[int], None]
-) -> int:
+def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Callable[[int], None]) -> int:
     waiting: deque[NDArray[Any]] = deque()
     count = 0
-    with capture, _Writer(parts.get(VIDEOS, Path()), capture.fps) as writer:
+    with capture, _Writer(parts.places.get(VIDEOS, Path()), capture.fps) as writer:
         require_pixels(f"a frame of {capture.path}", *capture.size, job.max_pixels)
         for mask in job.masks(segmenter, _kept(capture.frames(), waiting), capture.size):
-            frame, name = waiting.popleft(), f"{count:06d}.png"
-            write_image(parts[MASKS] / name, mask)
+            frame = waiting.popleft()
+            parts.write(MASKS, count, mask)
             if job.colour:
-                write_image(parts[COLOURS] / name, draw.colourise(mask, segmenter.palette))
+                parts.write(COLOURS, count, draw.colourise(mask, segmenter.palette))
             if job.overlay:
                 writer.write(np.concatenate([frame, draw.overlay(frame, mask, segmenter.palette)], 1))
             count += 1
@@ -164,23 +140,26 @@ def _segment(
     return count
 
 
-def _publish(parts: dict[str, Path], wanted: dict[str, Path], origin: Origin) -> None:
-    """Give everything its name, the masks with the record last."""
-    with explained_refusals(str(wanted[MASKS])):
-        if VIDEOS in parts:
-            sync_file(parts[VIDEOS])
-        write_record(parts[MASKS], origin, {folder: _sha256(part) for folder, part in parts.items()})
-        for folder, part in parts.items():
-            _remove(wanted[folder])
-            part.rename(wanted[folder])
-            sync_directory(part.parent)
+def _require_written(parts: Mapping[str, Path], targets: Mapping[str, Path], frames: int) -> None:
+    """Look at what was written: OpenCV says nothing of a disk that refused a video's bytes."""
+    for folder, part in parts.items():
+        written = _whole_frames(part) if folder == VIDEOS else len(list(part.glob("*.png")))
+        if written != frames:
+            cause = OSError(errno.EIO, f"{written} of {frames} frames were written")
+            raise StorageError(
+                f"cannot write {targets[folder]}: of {frames} frames {written} can be read again",
+                hint="free some space or raise the file size limit (ulimit -f), and run the same command again",
+            ) from cause
 
 
-def _remove(target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
+def _whole_frames(video: Path) -> int:
+    """Frames of a video that is all there; 0 where it is not."""
+    try:
+        with open_regular(video) as file:
+            require_whole(video, file)
+    except InputError:
+        return 0
+    return count_frames(video)
 
 
 def _kept(frames: Iterator[NDArray[Any]], waiting: deque[NDArray[Any]]) -> Iterator[NDArray[Any]]:

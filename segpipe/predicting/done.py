@@ -4,6 +4,8 @@ Picture and record are one PNG, so one rename writes both and no kill can part t
 its record names the same source bytes, artifact, contract and options, and the rest of the file is what was written.
 Times prove nothing: an older file moved over a source keeps its own. So a source is hashed; beside segmenting that is
 cheap. A video's pictures are many files: their record lies among them and is written last.
+
+Records also say what is segpipe's: a file without one is somebody's, whatever its name.
 """
 
 import hashlib
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import InputError
-from segpipe.media.files import read_regular
+from segpipe.media.files import open_regular, read_regular
+from segpipe.media.mp4 import append_note, read_note
 from segpipe.rundir.storage import explained_reads, sha256_of_bytes, write_atomically
 
 RECORD = ".segpipe.json"
@@ -35,21 +38,26 @@ class Source:
     """The file that was segmented."""
 
     path: Path
-    """For people: a source that moved is the same source."""
+    """Where it lay, from the root. One that moved is the same source; one that broke is known again by its place."""
     size_bytes: int
     sha256: str
 
     @classmethod
     def of_bytes(cls, path: Path, data: bytes) -> "Source":
         """Of what was read from `path`."""
-        return cls(path, len(data), sha256_of_bytes(data))
+        return cls(place(path), len(data), sha256_of_bytes(data))
 
     @classmethod
     def of_file(cls, path: Path, file: BufferedReader) -> "Source":
         """Of an open file too large to be held in memory."""
         file.seek(0)
         with explained_reads(path):
-            return cls(path, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            return cls(place(path), os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def place(path: Path) -> Path:
+    """A file's name from the root, the same from every working directory; the file itself may be a link."""
+    return path.parent.resolve() / path.name
 
 
 @dataclass(frozen=True)
@@ -86,16 +94,45 @@ def seal(png: bytes, origin: Origin) -> bytes:
     return png[:_BEGIN] + chunk + png[_BEGIN:]
 
 
+def seal_video(video: Path, origin: Origin) -> None:
+    """Add the record to an MP4, as its last box."""
+    append_note(video, json.dumps(origin.as_dict(), sort_keys=True).encode("ascii"))
+
+
 def is_done(picture: Path, origin: Origin) -> bool:
     """Whether this file is the picture of this origin, byte for byte as it was written."""
-    data = _read(picture)
+    record, png = _unsealed(_read(picture))
+    return record.pop("png_sha256", "") == sha256_of_bytes(png) and origin.is_named_by(record)
+
+
+def record_in(file: Path) -> dict[str, Any]:
+    """The record that one written file carries, damaged or not; an empty one where there is none, or behind a link."""
+    if file.is_symlink():
+        return {}
+    if file.name == RECORD:
+        record = _parsed(_read(file))
+    elif file.suffix == ".mp4":
+        record = _parsed(_note(file))
+    else:
+        record, _ = _unsealed(_read(file))
+    return record if isinstance(record.get("source"), dict) else {}
+
+
+def _unsealed(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The record of a PNG, empty where it has none, and the PNG without it."""
     length = int.from_bytes(data[_BEGIN : _BEGIN + 4])
     body = data[_BEGIN + 4 : _BEGIN + 8 + length]
     if not body.startswith(_TEXT + _KEYWORD):
-        return False
-    record = _parsed(body[len(_TEXT + _KEYWORD) :])
-    png = data[:_BEGIN] + data[_BEGIN + 12 + length :]
-    return record.pop("png_sha256", "") == sha256_of_bytes(png) and origin.is_named_by(record)
+        return {}, data
+    return _parsed(body[len(_TEXT + _KEYWORD) :]), data[:_BEGIN] + data[_BEGIN + 12 + length :]
+
+
+def _note(video: Path) -> bytes:
+    try:
+        with open_regular(video) as file:
+            return read_note(file)
+    except (InputError, OSError):
+        return b""
 
 
 def write_record(folder: Path, origin: Origin, outputs: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from segpipe.media.images import decode_image, encode_png, write_png
 from segpipe.media.video import VIDEO_SUFFIXES, predict_video, remove_video
 from segpipe.predicting.done import Source, is_done, seal
 from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Job, Predicted
+from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
 from segpipe.rundir.storage import explained_refusals, sweep_temporaries
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
@@ -35,6 +37,7 @@ def predict_files(
     """Segment each file. What is done is skipped; a broken file is reported and the rest goes on.
 
     What was made of a broken file before is removed: a mask that lies there is one of what its source holds now.
+    What carries no record of segpipe is somebody's: it is neither replaced nor removed, and its input is reported.
     `advance` is called with the number of frames that were just finished.
     """
     job = out if isinstance(out, Job) else Job(out)
@@ -58,9 +61,10 @@ def _prepare(job: Job, inputs: Sequence[Path]) -> None:
     with explained_refusals(str(job.out)):
         job.out.mkdir(parents=True, exist_ok=True)
         written = {(job.out / folder).resolve(): folder for folder in (MASKS, OVERLAYS, COLOURS, VIDEOS)}
-    parents = {parent: written.get(parent.resolve()) for parent in {path.parent for path in inputs}}
+    parents = {parent: parent.resolve() for parent in {path.parent for path in inputs}}
     for path in inputs:
-        if taken := parents[path.parent]:
+        behind = Path(os.path.realpath(path)).parent if path.is_symlink() else parents[path.parent]
+        if taken := written.get(parents[path.parent]) or written.get(behind):
             raise InputError(f"{path} lies where {taken} are written", hint="give another folder with --out")
     for folder in written:
         sweep_temporaries(folder)
@@ -89,6 +93,8 @@ def _attempt(path: Path, make: Callable[[], Predicted], remove: Callable[[], boo
     """What was made of an input, or the error that is about this input alone."""
     try:
         return make()
+    except TakenError as error:
+        return InputError(f"{path}: {error.message}", hint=error.hint)
     except (InputError, StorageError) as error:
         if isinstance(error, StorageError) and getattr(error.__cause__, "errno", None) not in _OF_ONE_FILE:
             raise
@@ -104,11 +110,17 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
     origins = {folder: job.origin(segmenter, source, folder) for folder in job.pictures}
     if not job.force and all(is_done(_picture(job, folder, path), origins[folder]) for folder in origins):
         return Predicted(path, files[MASKS], files[OVERLAYS], skipped=True)
+    for folder in origins:
+        require_ours(_picture(job, folder, path), job.out)
     frame = decode_image(path, content, job.max_pixels)
     _require_kind(path, frame, segmenter)
     mask = segmenter.tiled(frame) if job.is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
+    for folder in {OVERLAYS, COLOURS}.difference(origins):
+        if remove_stale(stale := _picture(job, folder, path), source, job.out):
+            _log.info("%s: removed, it was made of another %s", stale, path.name)
     for folder, origin in origins.items():
         file = _picture(job, folder, path)
+        require_ours(file, job.out)
         write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
     return Predicted(path, files[MASKS], files[OVERLAYS])
 
@@ -143,17 +155,6 @@ def _picture(job: Job, folder: str, path: Path) -> Path:
 
 
 def _remove_image(path: Path, job: Job) -> bool:
-    """Delete what an input's name stands for; whether there was something."""
-    removed = [_removed(_picture(job, folder, path)) for folder in (MASKS, OVERLAYS, COLOURS)]
+    """Delete what was made of an input before; whether there was something."""
+    removed = [remove_made_of(_picture(job, folder, path), path, job.out) for folder in (MASKS, OVERLAYS, COLOURS)]
     return any(removed)
-
-
-def _removed(file: Path) -> bool:
-    with explained_refusals(str(file)):
-        try:
-            file.unlink()
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, *_OF_ONE_FILE}:
-                raise
-            return False
-    return True

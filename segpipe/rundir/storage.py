@@ -1,6 +1,7 @@
 """Writes that a power cut or a kill cannot tear, hashes of what is on disk, and the words for a disk that refuses."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from segpipe.errors import StorageError
 
@@ -33,9 +35,10 @@ _READ_HINTS = _HINTS | {
     errno.EPERM: "give this user permission to read it",
 }
 
-_TEMPORARY = re.compile(r"\..+\.([1-9][0-9]*)\.tmp")
+_TEMPORARY_SUFFIX = ".segpipe-tmp"
+_TEMPORARY = re.compile(r"\..+\.[1-9][0-9]*\.[0-9a-f]{8}\.segpipe-tmp")
 _READ_LIMIT_BYTES = 1 << 26  # of JSON: the largest report has a few MB
-_LONGEST_NAME = 200  # bytes, of 255: dots, a process's number and `.tmp` are added
+_LONGEST_NAME = 200  # bytes, of 255: dots, a process's number, a random one and the suffix are added
 
 
 @contextmanager
@@ -90,18 +93,28 @@ def _require_regular(path: Path, descriptor: int) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` as a whole: after a kill it holds the old bytes or the new ones."""
-    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.{os.urandom(4).hex()}{_TEMPORARY_SUFFIX}")
     with explained_refusals(str(path)):
         try:
-            temporary.unlink(missing_ok=True)  # never write through a link that somebody left under this name
-            with temporary.open("xb") as file:
+            with _opened_for_us(temporary) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+                temporary.replace(path)  # still locked: a sweeper would take it for a dead writer's
             sync_directory(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _opened_for_us(temporary: Path) -> BinaryIO:
+    """A new file, locked for as long as it is open: numbers of processes say nothing across containers."""
+    while True:
+        file = temporary.open("xb")
+        with suppress(OSError):  # a file system without locks, on which nothing is swept
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            return file
+        file.close()  # swept before it was locked
 
 
 def _short(name: str) -> str:
@@ -111,11 +124,16 @@ def _short(name: str) -> str:
 
 
 def sweep_temporaries(directory: Path) -> None:
-    """Delete what killed processes left of `write_atomically` in a directory; a living process still needs its own."""
-    for path in directory.glob(".*.tmp"):
-        writer = _TEMPORARY.fullmatch(path.name)
-        if writer and not path.is_dir() and not _is_alive(int(writer[1])):
-            path.unlink(missing_ok=True)
+    """Delete what killed processes left of `write_atomically` in a directory; a living process holds its own locked."""
+    for path in directory.glob(f".*{_TEMPORARY_SUFFIX}"):
+        if _TEMPORARY.fullmatch(path.name) and not path.is_symlink() and path.is_file():
+            with suppress(OSError), open(path, "rb", opener=_open_quietly) as file:  # it is gone, or locked
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def _open_quietly(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def remove_folder(parent: Path, name: str) -> None:
@@ -136,16 +154,6 @@ def remove_others(folder: Path, keep: Collection[str]) -> None:
         for name in folders:
             with suppress(OSError):  # it is not empty, or a link
                 os.rmdir(name, dir_fd=descriptor)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def sync_file(path: Path) -> None:
