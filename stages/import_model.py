@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, InputError
 from segpipe.rundir.directory import RunDirectory
-from segpipe.rundir.storage import explained_reads, sha256_of_bytes, write_atomically
+from segpipe.rundir.storage import read_text_file, sha256_of_bytes, write_atomically
 from stages.config.file import FILE_NAME, parse_config, parse_toml, refuse_extremes
 from stages.data import known
 from stages.environment import versions
@@ -82,12 +82,9 @@ def read_description(path: Path) -> Description:
 
 def _toml_of(path: Path) -> dict[str, Any]:
     try:
-        with explained_reads(path):
-            text = path.read_text(encoding="utf-8")
+        text = read_text_file(path, ContractError)
     except FileNotFoundError:
         raise ContractError(f"{path} does not exist", hint="see the README for what a contract.toml holds") from None
-    except UnicodeDecodeError:
-        raise ContractError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     content = parse_toml(text, str(path))
     refuse_extremes(content, str(path))
     return content

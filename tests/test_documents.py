@@ -192,13 +192,31 @@ def test_the_report_says_that_a_newer_benchmark_needs_an_upgrade(tmp_path: Path)
 # --- files that are no files -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "config.json", "segpipe.toml"])
-@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "socket", "loop"])
-def test_no_command_waits_for_what_is_no_file(kind: str, name: str, tmp_path: Path) -> None:
-    """In a child, which a read that never ends would hang."""
-    run = testing.make_run(tmp_path / "run")
-    (run / "config.json").write_text('{"chosen": {}, "resolved": {}, "toml_sha256": ""}')
-    path = run / name
+KINDS = ["fifo", "device", "directory", "socket", "loop"]
+READERS = {
+    "show": ("manifest.json", "config.json", "segpipe.toml"),
+    "run": ("segpipe.toml",),
+    "import": ("contract.toml",),
+    "data": ("train.txt",),
+}
+
+LISTED = """
+[data]
+kind = "folder"
+root = "."
+classes = ["a", "b"]
+pairs = "{split}.txt"
+[input]
+height = 32
+width = 48
+[model]
+name = "segnet"
+[train]
+"""
+
+
+def put_no_file(path: Path, kind: str) -> None:
+    """Something else in a file's place."""
     path.unlink(missing_ok=True)
     make: dict[str, Callable[[], object]] = {
         "fifo": lambda: os.mkfifo(path),
@@ -208,14 +226,44 @@ def test_no_command_waits_for_what_is_no_file(kind: str, name: str, tmp_path: Pa
         "loop": lambda: path.symlink_to(path.name),
     }
     make[kind]()
-    done = subprocess.run(
-        [sys.executable, "-c", "from segpipe.cli import main; main()", "show", str(run)],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+
+
+def in_a_child(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Where a read that never ends hangs nobody, and one without bounds has little memory to take."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30)); {code}"
+    command = [sys.executable, "-c", limited, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command in READERS for name in READERS[command]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_command_waits_for_what_is_no_file(kind: str, command: str, name: str, tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path / "run")
+    (run / "config.json").write_text('{"chosen": {}, "resolved": {}, "toml_sha256": ""}')
+    (run / "segpipe.toml").write_text(LISTED)
+    put_no_file(run / name, kind)
+    arguments = {
+        "data": ("data", "check", run),
+        "import": ("import", run / "model.onnx", "--contract", run / name, "-o", tmp_path / "imported"),
+    }
+    done = in_a_child("from segpipe.cli import main; main()", *arguments.get(command, (command, run)))
 
     assert "Traceback" not in done.stderr
-    if name != "segpipe.toml":  # what is no file has no hash: it reads as edited
-        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    if (command, name) == ("show", "segpipe.toml"):  # what is no file has no hash: it reads as edited
+        return
+    assert done.returncode == 1
+    assert str(run / name) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hashes_remembered_of_a_set_are_read_from_a_file_only(kind: str, tmp_path: Path) -> None:
+    put_no_file(tmp_path / ".fingerprints.json", kind)
+    code = "import sys, pathlib; from stages.data import files; files._remembered(pathlib.Path(sys.argv[1]))"
+    done = in_a_child(code, tmp_path / ".fingerprints.json")
+
+    last = done.stderr.splitlines()[-1:]
+    assert not last or last[0].startswith("segpipe.errors.StorageError: ")
 
 
 def test_a_file_without_an_end_is_refused_by_its_size(run: Path) -> None:
@@ -244,9 +292,9 @@ def test_a_folder_that_may_not_be_searched_is_one_line(place: str, run: Path) ->
         import os, sys
         from pathlib import Path
         from segpipe.errors import SegpipeError
-        from segpipe.rundir import RunDirectory
-        from segpipe.status import run_status
-        from segpipe.verify import verify
+        from segpipe.rundir.directory import RunDirectory
+        from segpipe.rundir.status import run_status
+        from segpipe.rundir.verify import verify
         os.setuid(65534)
         for read in (run_status, verify):
             try:
