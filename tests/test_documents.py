@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from segpipe import Segmenter, testing
@@ -22,6 +22,9 @@ from segpipe.rundir.manifest import load
 from segpipe.rundir.status import run_status
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.rundir.verify import verify
+from segpipe.runtime.opening import build_options
+from segpipe.runtime.request import BuiltFor, OpenOptions
+from stages.ending import figure_lines
 from stages.report import write_report
 from stages.results.benchmark import read_report as read_benchmark
 from stages.results.gate import read_report as read_gate
@@ -342,7 +345,10 @@ JSON = st.recursive(
 )
 ON_A_BUSY_MACHINE = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # each example writes files
-FIELDS = st.sampled_from(["failed", "agreement", "unjudged", "status", "p50_ms", "test_miou", "fp16_share", "export"])
+FIELDS = st.sampled_from(
+    ["failed", "agreement", "unjudged", "status", "p50_ms", "faster_than_eager", "doubts", "test_miou", "fp16_share",
+     "export"]
+)  # fmt: skip
 
 
 @given(figures=st.dictionaries(FIELDS, JSON, max_size=4), params=st.dictionaries(FIELDS, JSON, max_size=2))
@@ -354,6 +360,36 @@ def test_whatever_figures_say_show_tells_the_state(figures: dict[str, Any], para
 
     assert {line.stage for line in run_status(RunDirectory(run))} == {"export", "validate"}
     assert verify(RunDirectory(run))[0] == 4
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [3, None, [], {"built_for": 3}, {"built_for": {"gpu": 7}}, {"built_for": {"mood": "good"}},
+     {"built_for": {"hardware_compatibility": "newer"}}],
+)  # fmt: skip
+def test_an_engine_whose_record_is_not_read_is_built_for_nothing_known(figures: Any, run: Path) -> None:
+    text = (run / "manifest.json").read_text()
+    content = json.loads(text)
+    content["stages"]["build"] = {
+        **content["stages"]["export"], "path": f"build/{'0' * 12}", "outputs": {}, "figures": {"tensorrt-rtx": figures}
+    }  # fmt: skip
+    (run / "manifest.json").write_text(json.dumps(content))
+
+    assert build_options(RunDirectory(run), "tensorrt-rtx", OpenOptions()).built_for == BuiltFor()
+
+
+@given(stage=st.sampled_from(["train", "build", "validate", "benchmark"]), figures=st.dictionaries(FIELDS, JSON))
+@example(stage="validate", figures={})
+@example(stage="build", figures={"tensorrt-rtx": 3})
+@example(stage="benchmark", figures={"p50_ms": 1.0, "faster_than_eager": 2})
+@settings(suppress_health_check=ON_A_BUSY_MACHINE, max_examples=50, phases=WITHOUT_SHRINKING)
+def test_whatever_figures_say_a_run_ends_in_a_line_a_stage(stage: str, figures: dict[str, Any], run: Path) -> None:
+    content = json.loads((run / "manifest.json").read_text())
+    (record,) = list(content["stages"].values())[:1]
+    content["stages"] = {stage: {**record, "path": f"{stage}/{'0' * 12}", "figures": figures}}
+    (run / "manifest.json").write_text(json.dumps(content))
+
+    assert len(figure_lines(RunDirectory(run))) <= 1
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
