@@ -22,7 +22,7 @@ from stages.config.root import CamVidData, CityscapesData, FolderData, InputConf
 from stages.data import known
 from stages.data.faults import Fault
 from stages.data.layout import FilesConfig, empty_split, listing, no_masks
-from stages.data.reading import Palette, read_frame, read_labels
+from stages.data.reading import ColourCode, read_frame, read_labels
 
 SPLITS = ("train", "val", "test")
 _LIST_LIMIT_BYTES = 1 << 30  # of what has a line for each file of a set
@@ -236,8 +236,8 @@ def _cityscapes_mask(root: Path, image: Path) -> Path:
     return root / "gtFine" / image.parent.parent.name / image.parent.name / name
 
 
-def _mask_palette(config: FilesConfig, labels: known.LabelSet) -> Palette | None:
+def _mask_palette(config: FilesConfig, labels: known.LabelSet) -> ColourCode | None:
     if not isinstance(config, FolderData) or config.masks_are != "colours":
         return None
     values = {colour: number for number, colour in enumerate(labels.palette)}
-    return Palette(values | dict.fromkeys(config.ignore_colours, config.ignore_index))
+    return ColourCode(values | dict.fromkeys(config.ignore_colours, config.ignore_index))

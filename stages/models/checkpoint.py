@@ -11,6 +11,7 @@ from torch import nn
 from segpipe.contract.schema import Contract
 from segpipe.documents import Form
 from segpipe.errors import ContractError
+from segpipe.palette import Colours
 from stages.config.root import ModelConfig
 from stages.models import build_network
 
@@ -24,7 +25,7 @@ class Trained:
 
     network: nn.Module
     contract: Contract
-    palette: tuple[tuple[int, int, int], ...]
+    palette: Colours
 
 
 def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
@@ -62,7 +63,7 @@ class _Description(BaseModel):
 
     contract: dict[str, Any]
     model: ModelConfig
-    palette: tuple[tuple[int, int, int], ...]
+    palette: Colours
 
 
 _HEADER = Form("safetensors header", TypeAdapter(_Header), ContractError)
