@@ -101,7 +101,7 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
     if not job.force and all(is_done(_picture(job, folder, path), origins[folder]) for folder in origins):
         return Predicted(path, files[MASKS], files[OVERLAYS], skipped=True)
     frame = decode_image(path, content, job.max_pixels)
-    mask = segmenter.tiled(frame) if job.is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
+    mask = job.mask(segmenter, frame)
     for folder, origin in origins.items():
         file = _picture(job, folder, path)
         write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
