@@ -153,6 +153,10 @@ def opened(run: RunDirectory, data: bytes) -> object:
     return Segmenter.open(run.path)
 
 
+def read_judged(data: bytes) -> object:
+    return read_gate(data, "r", "judge again")
+
+
 NEWER = {
     "manifest schema": newer_schema,
     "manifest field": newer_manifest,
@@ -164,8 +168,8 @@ NEWER = {
     "contract value": newer_file("export", "contract.json", opened, output_kind="panoptic"),
     "palette": newer_file("export", "precision.json", lambda run, _: replaced(
         run.path, "export", "palette.json", b'{"schema": 2, "colours": []}') and Segmenter.open(run.path)),
-    "gate report schema": newer_file("validate", "report.json", lambda _, data: read_gate(data, "r"), schema_version=2),
-    "gate report field": newer_file("validate", "report.json", lambda _, data: read_gate(data, "r"), mood="good"),
+    "gate report schema": newer_file("validate", "report.json", lambda _, data: read_judged(data), schema_version=2),
+    "gate report field": newer_file("validate", "report.json", lambda _, data: read_judged(data), mood="good"),
     "benchmark schema": newer_file(
         "benchmark", "report.json", lambda _, data: read_benchmark(data, "r"), schema_version=2),
     "benchmark field": newer_file("benchmark", "report.json", lambda _, data: read_benchmark(data, "r"), mood="good"),
