@@ -9,7 +9,7 @@ from segpipe.errors import ArtifactMissingError, InputError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
-from segpipe.rundir.storage import explained_refusals, sha256_of_bytes, sync_directory, sync_file
+from segpipe.rundir.storage import explained_refusals, sha256_of_bytes, write_atomically
 from segpipe.runtime.opening import engines_of
 from segpipe.verdict import Verdict
 
@@ -38,7 +38,7 @@ def write_bundle(run: RunDirectory, out: Path, with_reference: bool = False) -> 
                 _write(out / record.path / name, verdicts if own else _vouched(run, stage, name, output))
         manifest.save(out, Manifest(contract_sha256=run.manifest.contract_sha256, stages=stages))
     if unjudged := _unjudged_engines(run, carried):
-        _log.warning("%s", _told(unjudged, run, out if with_reference else None))
+        _log.warning("%s", _plain(unjudged, run, out if with_reference else None))
     return out
 
 
@@ -85,9 +85,7 @@ def _described(data: bytes) -> Output:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    sync_file(path)
-    sync_directory(path.parent)
+    write_atomically(path, data)
 
 
 def _verdicts_to_carry(run: RunDirectory) -> tuple[Verdict, ...]:
@@ -105,7 +103,7 @@ def _unjudged_engines(run: RunDirectory, verdicts: tuple[Verdict, ...]) -> list[
     return [name for name, output in engines_of(run).items() if output.sha256 not in passed]
 
 
-def _told(engines: list[str], run: RunDirectory, judgeable: Path | None) -> str:
+def _plain(engines: list[str], run: RunDirectory, judgeable: Path | None) -> str:
     """What keeps the engines from being opened, and the commands that change it."""
     bundle = word(judgeable) if judgeable else "DIR"
     again = (

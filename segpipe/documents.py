@@ -42,9 +42,9 @@ class Form(Generic[_T]):
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)
             if newer := next((entry for entry in found if entry["type"] in _NEWER), None):
-                message = f"{name} was written by another version of segpipe, or edited: {_told(newer)}"
+                message = f"{name} was written by another version of segpipe, or edited: {_plain(newer)}"
                 raise self.error(message, hint=f"{UPGRADE}; otherwise {hint}") from None
-            raise self.error(f"{name} is not a {self.what}: {_told(found[0])}", hint=hint) from None
+            raise self.error(f"{name} is not a {self.what}: {_plain(found[0])}", hint=hint) from None
 
 
 def plain_json(data: str | bytes, name: str, error: type[SegpipeError], hint: str) -> Any:
@@ -55,7 +55,7 @@ def plain_json(data: str | bytes, name: str, error: type[SegpipeError], hint: st
         raise error(f"{name} is not JSON ({reason}); it was cut off or edited", hint=hint) from None
 
 
-def _told(error: ErrorDetails) -> str:
+def _plain(error: ErrorDetails) -> str:
     """Where and why, in one line."""
     where = ".".join(map(str, error["loc"])) or "the whole file"
     return f"{_printable(where)}: {_printable(error['msg'])}"

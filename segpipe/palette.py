@@ -11,9 +11,12 @@ from segpipe.rundir.directory import RunDirectory
 
 FILE_NAME = "palette.json"
 
-Colours = tuple[tuple[int, int, int], ...]
 _Level = Annotated[int, Field(ge=0, le=255, strict=True)]
-_FORM: Form[Colours] = Form("palette", TypeAdapter(tuple[tuple[_Level, _Level, _Level], ...]), InputError)
+Colour = tuple[_Level, _Level, _Level]
+"""Red, green, blue."""
+Colours = tuple[Colour, ...]
+COLOURS: TypeAdapter[Colours] = TypeAdapter(Colours)
+_FORM: Form[Colours] = Form("palette", COLOURS, InputError)
 
 
 def read_palette(run: RunDirectory, stage: str, contract: Contract) -> Colours:

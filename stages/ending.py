@@ -1,7 +1,10 @@
 """How a run ends for a person: its figures in a few lines, stage by stage, and the next command."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from segpipe.errors import word
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
@@ -10,12 +13,36 @@ from stages.measuring.rounds import in_words
 Figures = dict[str, Any]
 
 
+class _Engine(BaseModel):
+    fp16_share: float
+    compute_layers: int
+    engine_bytes: int
+
+    def plain(self) -> str:
+        """Its precision and size."""
+        share = f"{self.fp16_share:.0%} of {self.compute_layers} compute layers in FP16"
+        return f"{share}, {self.engine_bytes / 1e6:.1f} MB"
+
+
+class _Judged(BaseModel):
+    agreement: dict[str, float | None]
+    status: str = "passed"
+    judged: str = ""
+
+
+class _Measured(BaseModel):
+    p50_ms: float
+    faster_than_eager: tuple[float, float | None, float | None] | None = None
+    doubts: tuple[str, ...] = ()
+
+
 def figure_lines(rundir: RunDirectory, last: str = "") -> list[str]:
     """A line for each stage that ran, up to `last` where it is named: accuracy, engines, agreement, speed."""
     lines: list[str] = []
-    for stage, told in _TOLD.items():
+    for stage, tell in _LINES.items():
         if stage in rundir.manifest.stages:
-            lines += told(rundir.record(stage).figures)
+            with suppress(ValidationError):  # of another version, or edited: nothing that is known here
+                lines += tell(rundir.record(stage).figures)
         if stage == last:
             break
     return lines
@@ -40,34 +67,29 @@ def _accuracy(figures: Figures) -> Iterator[str]:
 
 
 def _engines(figures: Figures) -> Iterator[str]:
-    engines = [
-        f"{name}: {entry['fp16_share']:.0%} of {entry['compute_layers']} compute layers in FP16, "
-        f"{entry['engine_bytes'] / 1e6:.1f} MB"
-        for name, entry in figures.items()
-    ]
+    engines = [f"{name}: {_Engine.model_validate(entry).plain()}" for name, entry in figures.items()]
     yield f"engine      {'; '.join(engines) or 'none built'}"
 
 
 def _agreement(figures: Figures) -> Iterator[str]:
-    shares = [f"{name} {share:.4%}" for name, share in figures["agreement"].items() if share is not None]
-    about = f" ({figures['judged']})" if "judged" in figures else ""
-    gate = f"the release gate {figures.get('status', 'passed')}{about}"
+    judged = _Judged.model_validate(figures)
+    shares = [f"{name} {share:.4%}" for name, share in judged.agreement.items() if share is not None]
+    gate = f"the release gate {judged.status}" + (f" ({judged.judged})" if judged.judged else "")
     yield f"agreement   {', '.join(shares) or 'none'} of pixels equal to the reference: {gate}"
     yield from (f"warning     {line}" for line in figures.get("warnings", ()))
 
 
 def _latency(figures: Figures) -> Iterator[str]:
     """Our best, PyTorch eager beside it where that could be measured, and what makes them doubtful."""
-    if figures.get("p50_ms") is None:
-        return
-    line = f"latency     {figures['p50_ms']:.2f} ms a frame end to end"
-    if "faster_than_eager" in figures:
-        ratio, low, high = figures["faster_than_eager"]
+    measured = _Measured.model_validate(figures)
+    line = f"latency     {measured.p50_ms:.2f} ms a frame end to end"
+    if measured.faster_than_eager:
+        ratio, low, high = measured.faster_than_eager
         line += f", PyTorch eager takes {ratio:.2f} times as long ({in_words(low, high)})"
-    yield "; ".join((line, *figures.get("doubts", ())))
+    yield "; ".join((line, *measured.doubts))
 
 
-_TOLD: dict[str, Callable[[Figures], Iterator[str]]] = {
+_LINES: dict[str, Callable[[Figures], Iterator[str]]] = {
     "train": _accuracy,
     "export": lambda _: iter(()),
     "build": _engines,

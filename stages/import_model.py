@@ -5,15 +5,16 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tomli_w
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, InputError
+from segpipe.palette import COLOURS, Colours
 from segpipe.rundir.directory import RunDirectory
-from segpipe.rundir.storage import explained_reads, sha256_of_bytes, write_atomically
+from segpipe.rundir.storage import read_text_file, sha256_of_bytes, write_atomically
 from stages.config.file import FILE_NAME, parse_config, parse_toml, refuse_extremes
 from stages.data import known
 from stages.environment import versions
@@ -25,11 +26,6 @@ _log = logging.getLogger(__name__)
 _NO_DATA = (
     '# No [data] was given: point root at your images and masks to validate, and then set fp32_islands to "auto".'
 )
-
-
-_Level = Annotated[int, Field(ge=0, le=255, strict=True)]
-Colours = tuple[tuple[_Level, _Level, _Level], ...]
-_COLOURS: TypeAdapter[Colours] = TypeAdapter(Colours)
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,9 @@ def read_description(path: Path) -> Description:
 
 def _toml_of(path: Path) -> dict[str, Any]:
     try:
-        with explained_reads(path):
-            text = path.read_text(encoding="utf-8")
+        text = read_text_file(path, ContractError)
     except FileNotFoundError:
         raise ContractError(f"{path} does not exist", hint="see the README for what a contract.toml holds") from None
-    except UnicodeDecodeError:
-        raise ContractError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     content = parse_toml(text, str(path))
     refuse_extremes(content, str(path))
     return content
@@ -103,7 +96,7 @@ def _wrong(path: Path, place: tuple[str, ...], error: ValidationError) -> Contra
 
 def _palette(given: Any, contract: Contract, path: Path) -> Colours:
     try:
-        colours = known.distinct_colours(len(contract.classes)) if given is None else _COLOURS.validate_python(given)
+        colours = known.distinct_colours(len(contract.classes)) if given is None else COLOURS.validate_python(given)
     except ValidationError as error:
         raise _wrong(path, ("palette",), error) from None
     if len(colours) != len(contract.classes):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from segpipe import Segmenter, testing
@@ -22,6 +22,9 @@ from segpipe.rundir.manifest import load
 from segpipe.rundir.status import run_status
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.rundir.verify import verify
+from segpipe.runtime.opening import build_options
+from segpipe.runtime.request import BuiltFor, OpenOptions
+from stages.ending import figure_lines
 from stages.report import write_report
 from stages.results.benchmark import read_report as read_benchmark
 from stages.results.gate import read_report as read_gate
@@ -152,6 +155,10 @@ def opened(run: RunDirectory, data: bytes) -> object:
     return Segmenter.open(run.path)
 
 
+def read_judged(data: bytes) -> object:
+    return read_gate(data, "r", "judge again")
+
+
 NEWER = {
     "manifest schema": newer_schema,
     "manifest field": newer_manifest,
@@ -163,8 +170,8 @@ NEWER = {
     "contract value": newer_file("export", "contract.json", opened, output_kind="panoptic"),
     "palette": newer_file("export", "precision.json", lambda run, _: replaced(
         run.path, "export", "palette.json", b'{"schema": 2, "colours": []}') and Segmenter.open(run.path)),
-    "gate report schema": newer_file("validate", "report.json", lambda _, data: read_gate(data, "r"), schema_version=2),
-    "gate report field": newer_file("validate", "report.json", lambda _, data: read_gate(data, "r"), mood="good"),
+    "gate report schema": newer_file("validate", "report.json", lambda _, data: read_judged(data), schema_version=2),
+    "gate report field": newer_file("validate", "report.json", lambda _, data: read_judged(data), mood="good"),
     "benchmark schema": newer_file(
         "benchmark", "report.json", lambda _, data: read_benchmark(data, "r"), schema_version=2),
     "benchmark field": newer_file("benchmark", "report.json", lambda _, data: read_benchmark(data, "r"), mood="good"),
@@ -194,13 +201,31 @@ def test_the_report_says_that_a_newer_benchmark_needs_an_upgrade(tmp_path: Path)
 # --- files that are no files -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "config.json", "segpipe.toml"])
-@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "socket", "loop"])
-def test_no_command_waits_for_what_is_no_file(kind: str, name: str, tmp_path: Path) -> None:
-    """In a child, which a read that never ends would hang."""
-    run = testing.make_run(tmp_path / "run")
-    (run / "config.json").write_text('{"chosen": {}, "resolved": {}, "toml_sha256": ""}')
-    path = run / name
+KINDS = ["fifo", "device", "directory", "socket", "loop"]
+READERS = {
+    "show": ("manifest.json", "config.json", "segpipe.toml"),
+    "run": ("segpipe.toml",),
+    "import": ("contract.toml",),
+    "data": ("train.txt",),
+}
+
+LISTED = """
+[data]
+kind = "folder"
+root = "."
+classes = ["a", "b"]
+pairs = "{split}.txt"
+[input]
+height = 32
+width = 48
+[model]
+name = "segnet"
+[train]
+"""
+
+
+def put_no_file(path: Path, kind: str) -> None:
+    """Something else in a file's place."""
     path.unlink(missing_ok=True)
     make: dict[str, Callable[[], object]] = {
         "fifo": lambda: os.mkfifo(path),
@@ -210,14 +235,44 @@ def test_no_command_waits_for_what_is_no_file(kind: str, name: str, tmp_path: Pa
         "loop": lambda: path.symlink_to(path.name),
     }
     make[kind]()
-    done = subprocess.run(
-        [sys.executable, "-c", "from segpipe.cli import main; main()", "show", str(run)],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+
+
+def in_a_child(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Where a read that never ends hangs nobody, and one without bounds has little memory to take."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30)); {code}"
+    command = [sys.executable, "-c", limited, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command in READERS for name in READERS[command]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_command_waits_for_what_is_no_file(kind: str, command: str, name: str, tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path / "run")
+    (run / "config.json").write_text('{"chosen": {}, "resolved": {}, "toml_sha256": ""}')
+    (run / "segpipe.toml").write_text(LISTED)
+    put_no_file(run / name, kind)
+    arguments = {
+        "data": ("data", "check", run),
+        "import": ("import", run / "model.onnx", "--contract", run / name, "-o", tmp_path / "imported"),
+    }
+    done = in_a_child("from segpipe.cli import main; main()", *arguments.get(command, (command, run)))
 
     assert "Traceback" not in done.stderr
-    if name != "segpipe.toml":  # what is no file has no hash: it reads as edited
-        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    if (command, name) == ("show", "segpipe.toml"):  # what is no file has no hash: it reads as edited
+        return
+    assert done.returncode == 1
+    assert str(run / name) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hashes_remembered_of_a_set_are_read_from_a_file_only(kind: str, tmp_path: Path) -> None:
+    put_no_file(tmp_path / ".fingerprints.json", kind)
+    code = "import sys, pathlib; from stages.data import files; files._remembered(pathlib.Path(sys.argv[1]))"
+    done = in_a_child(code, tmp_path / ".fingerprints.json")
+
+    last = done.stderr.splitlines()[-1:]
+    assert not last or last[0].startswith("segpipe.errors.StorageError: ")
 
 
 def test_a_file_without_an_end_is_refused_by_its_size(run: Path) -> None:
@@ -246,9 +301,9 @@ def test_a_folder_that_may_not_be_searched_is_one_line(place: str, run: Path) ->
         import os, sys
         from pathlib import Path
         from segpipe.errors import SegpipeError
-        from segpipe.rundir import RunDirectory
-        from segpipe.status import run_status
-        from segpipe.verify import verify
+        from segpipe.rundir.directory import RunDirectory
+        from segpipe.rundir.status import run_status
+        from segpipe.rundir.verify import verify
         os.setuid(65534)
         for read in (run_status, verify):
             try:
@@ -296,7 +351,10 @@ JSON = st.recursive(
 )
 ON_A_BUSY_MACHINE = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # each example writes files
-FIELDS = st.sampled_from(["failed", "agreement", "unjudged", "status", "p50_ms", "test_miou", "fp16_share", "export"])
+FIELDS = st.sampled_from(
+    ["failed", "agreement", "unjudged", "status", "p50_ms", "faster_than_eager", "doubts", "test_miou", "fp16_share",
+     "export"]
+)  # fmt: skip
 
 
 @given(figures=st.dictionaries(FIELDS, JSON, max_size=4), params=st.dictionaries(FIELDS, JSON, max_size=2))
@@ -308,6 +366,36 @@ def test_whatever_figures_say_show_tells_the_state(figures: dict[str, Any], para
 
     assert {line.stage for line in run_status(RunDirectory(run))} == {"export", "validate"}
     assert verify(RunDirectory(run))[0] == 4
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [3, None, [], {"built_for": 3}, {"built_for": {"gpu": 7}}, {"built_for": {"mood": "good"}},
+     {"built_for": {"hardware_compatibility": "newer"}}],
+)  # fmt: skip
+def test_an_engine_whose_record_is_not_read_is_built_for_nothing_known(figures: Any, run: Path) -> None:
+    text = (run / "manifest.json").read_text()
+    content = json.loads(text)
+    content["stages"]["build"] = {
+        **content["stages"]["export"], "path": f"build/{'0' * 12}", "outputs": {}, "figures": {"tensorrt-rtx": figures}
+    }  # fmt: skip
+    (run / "manifest.json").write_text(json.dumps(content))
+
+    assert build_options(RunDirectory(run), "tensorrt-rtx", OpenOptions()).built_for == BuiltFor()
+
+
+@given(stage=st.sampled_from(["train", "build", "validate", "benchmark"]), figures=st.dictionaries(FIELDS, JSON))
+@example(stage="validate", figures={})
+@example(stage="build", figures={"tensorrt-rtx": 3})
+@example(stage="benchmark", figures={"p50_ms": 1.0, "faster_than_eager": 2})
+@settings(suppress_health_check=ON_A_BUSY_MACHINE, max_examples=50, phases=WITHOUT_SHRINKING)
+def test_whatever_figures_say_a_run_ends_in_a_line_a_stage(stage: str, figures: dict[str, Any], run: Path) -> None:
+    content = json.loads((run / "manifest.json").read_text())
+    (record,) = list(content["stages"].values())[:1]
+    content["stages"] = {stage: {**record, "path": f"{stage}/{'0' * 12}", "figures": figures}}
+    (run / "manifest.json").write_text(json.dumps(content))
+
+    assert len(figure_lines(RunDirectory(run))) <= 1
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))

@@ -75,7 +75,7 @@ def test_its_report_is_written(old_run: Path) -> None:
 
 def test_its_gates_page_is_written(old_run: Path) -> None:
     run = RunDirectory(old_run)
-    report = read_gate(run.artifact_bytes("validate", "report.json"), "it")
+    report = read_gate(run.artifact_bytes("validate", "report.json"), "it", "again")
     verdicts = stored_verdicts(run)
     pictures = {picture.file: run.artifact_bytes("validate", picture.file) for picture in report.pictures}
 

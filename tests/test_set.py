@@ -169,6 +169,16 @@ def test_a_kept_setting_is_one_line_and_all_others_stay(override: str, line: str
     assert "# mine" in lines
 
 
+@pytest.mark.parametrize("override", ["train.epochs=2", "train.batch_size=4", "model.name=bisenetv2"])
+def test_a_kept_setting_leaves_the_files_line_ends(override: str, tmp_path: Path) -> None:
+    (tmp_path / "segpipe.toml").write_bytes(TOML.replace("\n", "\r\n").encode())
+    keep(tmp_path, [override])
+    content = (tmp_path / "segpipe.toml").read_bytes()
+
+    assert content.count(b"\n") == content.count(b"\r\n") >= TOML.count("\n")
+    assert b"\r\r" not in content
+
+
 def test_a_setting_without_a_simple_place_is_refused_and_the_file_stays(tmp_path: Path) -> None:
     (tmp_path / "segpipe.toml").write_text(TOML)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segpipe.cli.conventions import Force, Run, Sets, Stage, run_config_stages
+from segpipe.cli.conventions import PIPELINE, Force, Run, Sets, Stage, run_config_stages
 from segpipe.console import print_lines
 
 if TYPE_CHECKING:
@@ -108,12 +108,21 @@ def _tell_the_end(finished: "RunDirectory", last: Stage) -> None:
     from stages.ending import figure_lines, next_line
 
     lines = figure_lines(finished, last)
-    if last == "benchmark":
-        from stages.report import fresh_report
-
-        lines.append(f"report      {fresh_report(finished)}")
+    if last == "benchmark" and (report := _fresh_report(finished)):
+        lines.append(f"report      {report}")
     for line in (*lines, next_line(finished, last)):
         _log.info("%s", line)
+
+
+def _fresh_report(finished: "RunDirectory") -> Path | None:
+    """The report, written where the run has changed since; none where its packages are not installed."""
+    try:
+        from stages.report import fresh_report
+    except ModuleNotFoundError as error:
+        if error.name not in PIPELINE:
+            raise
+        return None
+    return fresh_report(finished)
 
 
 def _find_islands(run: Path, first: Stage, sets: list[str] | None) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 from segpipe.cli.conventions import AsJson, Backend, Run, Sets, Unvalidated
 from segpipe.console import print_json, print_table
 from segpipe.errors import InputError
+from segpipe.predicting import MAX_MEGAPIXELS
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ def predict(
     tiled: Annotated[bool, typer.Option(help="Cut images into overlapping tiles.")] = False,
     size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the raw frames.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Make again what is there.")] = False,
-    max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")] = 256,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")] = (
+        MAX_MEGAPIXELS
+    ),
     allow_unvalidated: Unvalidated = False,
 ) -> None:
     """Segment images, videos or a raw stream with the runtime that production uses."""

@@ -1,23 +1,20 @@
-"""Files that are read whole: opened only when they are files."""
+"""Files that somebody hands in, read whole: what cannot be opened as a file is an InputError."""
 
-import os
-import stat
 from io import BufferedReader
 from pathlib import Path
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, StorageError
+from segpipe.rundir import storage
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, and nothing else: a FIFO would wait for ever for somebody to write."""
+    """Open a regular file for reading; the caller closes it."""
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - the caller closes it
+        return storage.open_regular(path)
+    except StorageError as error:
+        raise InputError(error.message, hint=error.hint) from None
     except OSError as error:
         raise _unreadable(path, error) from None
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
-    raise InputError(f"{path} is not a regular file", hint="give a file: FIFOs and devices are not read")
 
 
 def read_regular(path: Path) -> bytes:

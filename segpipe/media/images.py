@@ -11,7 +11,7 @@ from PIL import ExifTags, PngImagePlugin, WebPImagePlugin
 
 from segpipe.errors import InputError
 from segpipe.media.files import read_regular
-from segpipe.media.image_headers import is_known_kind, read_header
+from segpipe.media.image_headers import Header, is_known_kind, read_header
 from segpipe.rundir.storage import explained_refusals, write_atomically
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})

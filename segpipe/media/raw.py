@@ -36,13 +36,10 @@ def predict_raw(
     *,
     job: Job,
     tick: Callable[[int], None],
-) -> int:
-    """Raw frames to raw masks of the contract's mask type, flushed one by one; returns their number."""
+) -> None:
+    """Raw frames to raw masks of the contract's mask type, flushed one by one."""
     require_pixels("--size", *size, job.max_pixels)
-    count = 0
     for mask in job.masks(segmenter, raw_frames(source, segmenter.contract, size), size):
         target.write(mask.tobytes())
         target.flush()
-        count += 1
         tick(1)
-    return count

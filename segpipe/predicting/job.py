@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segpipe.predicting import MAX_MEGAPIXELS
 from segpipe.predicting.done import Origin, Source
 from segpipe.runtime.segmenter import Segmenter
 
@@ -26,7 +27,7 @@ class Job:
     """Cut every frame into tiles; those over the segmenter's limit are in any case."""
     force: bool = False
     """Make again what is there."""
-    max_pixels: int = 256_000_000
+    max_pixels: int = MAX_MEGAPIXELS * 1_000_000
     """The largest frame that is decoded; about 6 bytes of memory a pixel, twice, as two are in work."""
 
     @property
@@ -38,13 +39,13 @@ class Job:
         """Where what is made of a source goes: a file for an image, for a video a folder or a video."""
         return self.out / folder / source.stem
 
-    def is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
-        """Whether a frame of this size is cut into tiles."""
-        return self.tiled or height * width > segmenter.max_pixels
+    def mask(self, segmenter: Segmenter, frame: NDArray[Any]) -> NDArray[Any]:
+        """The mask of one frame."""
+        return segmenter.tiled(frame) if self._is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
 
     def masks(self, segmenter: Segmenter, frames: Iterable[NDArray[Any]], size: tuple[int, int]) -> Iterator[Any]:
         """The masks of frames of one size, in order."""
-        if self.is_tiled(segmenter, *size):
+        if self._is_tiled(segmenter, *size):
             return map(segmenter.tiled, frames)
         return segmenter.stream(frames)
 
@@ -54,6 +55,10 @@ class Job:
         if folder != MASKS:
             options["palette"] = [list(colour) for colour in segmenter.palette]
         return Origin(source, segmenter.artifact_sha256, segmenter.contract.sha256, options)
+
+    def _is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
+        """Whether a frame of this size is cut into tiles."""
+        return self.tiled or height * width > segmenter.max_pixels
 
 
 @dataclass(frozen=True)

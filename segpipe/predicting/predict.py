@@ -114,7 +114,7 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
         require_ours(_picture(job, folder, path), job.out)
     frame = decode_image(path, content, job.max_pixels)
     _require_kind(path, frame, segmenter)
-    mask = segmenter.tiled(frame) if job.is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
+    mask = job.mask(segmenter, frame)
     for folder in {OVERLAYS, COLOURS}.difference(origins):
         if remove_stale(stale := _picture(job, folder, path), source, job.out):
             _log.info("%s: removed, it was made of another %s", stale, path.name)

@@ -9,10 +9,11 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from segpipe.errors import StorageError
+from segpipe.errors import SegpipeError, StorageError
 
 _HINTS = {
     errno.ENOSPC: "free some space and run the same command again; nothing finished is lost",
@@ -37,7 +38,7 @@ _READ_HINTS = _HINTS | {
 
 _TEMPORARY_SUFFIX = ".segpipe-tmp"
 _TEMPORARY = re.compile(r"\..+\.[1-9][0-9]*\.[0-9a-f]{8}\.segpipe-tmp")
-_READ_LIMIT_BYTES = 1 << 26  # of JSON: the largest report has a few MB
+_READ_LIMIT_BYTES = 1 << 26  # of JSON and TOML: the largest report has a few MB
 _LONGEST_NAME = 200  # bytes, of 255: dots, a process's number, a random one and the suffix are added
 
 
@@ -65,30 +66,35 @@ def explained_reads(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot use {path}: {error.strerror}", hint=hint) from error
 
 
-def read_bounded(path: Path) -> bytes:
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, and nothing else: a FIFO would wait for ever for somebody to write.
+
+    A refusal of the operating system passes as it is; the caller closes the file.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise StorageError(f"{path} is not a regular file", hint="put a file in its place: pipes and devices are not read")
+
+
+def read_bounded(path: Path, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
     """The bytes of a small regular file: never waits for a FIFO, never reads a device or what has no end."""
-    with explained_reads(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            _require_regular(path, descriptor)
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                data = file.read(_READ_LIMIT_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    if len(data) > _READ_LIMIT_BYTES:
+    with explained_reads(path), open_regular(path) as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
         raise StorageError(
-            f"{path} has more than {_READ_LIMIT_BYTES >> 20} MiB", hint="segpipe writes no such file: move it aside"
+            f"{path} has more than {limit_bytes >> 20} MiB", hint="segpipe reads no such file: move it aside"
         )
     return data
 
 
-def _require_regular(path: Path, descriptor: int) -> None:
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
-        hint = "move it aside: a pipe or a device holds no run's file"
-        raise StorageError(f"{path} is not a regular file", hint=hint)
+def read_text_file(path: Path, error: type[SegpipeError], limit_bytes: int = _READ_LIMIT_BYTES) -> str:
+    """A small text file, its line ends as they are; `error` is raised for what is not UTF-8."""
+    try:
+        return read_bounded(path, limit_bytes).decode()
+    except UnicodeDecodeError:
+        raise error(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -3,6 +3,9 @@
 import logging
 import os
 from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import (
@@ -26,6 +29,12 @@ _log = logging.getLogger(__name__)
 
 _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidatedError)
 """What `auto` passes over. A damaged artifact or a wrong contract is an error whatever the backend."""
+
+
+class _Recorded(BaseModel):
+    """What opening reads of a build's figures."""
+
+    built_for: BuiltFor = BuiltFor()
 
 
 def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
@@ -121,9 +130,17 @@ def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOpt
     if record is None:
         return options
     kernels = {file: run.artifact_bytes("build", file) for file in record.outputs if file.startswith("kernels.")}
-    built_for = BuiltFor(**record.figures.get(name, {}).get("built_for", {}))
+    built_for = _built_for(record.figures.get(name))
     called = options.run if run.manifest.is_bundle else str(run.path)  # engines are built where the bundle's run is
     return replace(options, kernels=kernels, built_for=built_for, run=called)
+
+
+def _built_for(figures: Any) -> BuiltFor:
+    """What the build recorded of a backend's engine; as good as nothing where that is not what this version reads."""
+    try:
+        return _Recorded.model_validate(figures or {}).built_for
+    except ValidationError:
+        return BuiltFor()
 
 
 def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:

@@ -3,28 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
-
-from segpipe.documents import Form
 from segpipe.errors import BuildError
 from segpipe.runtime.trt.building import Engine, Layer
 from segpipe.runtime.trt.inspecting import half_nodes
 from stages.config.root import BuildConfig
+from stages.results.precision import form
 
 _NAMED = 12  # layers named in an error
 
 
-class _Island(BaseModel):
-    node: str
-
-
-class _Precision(BaseModel):
-    """What the build reads of precision.json."""
-
-    islands: tuple[_Island, ...]
-
-
-_FORM = Form("report of the export's precision", TypeAdapter(_Precision), BuildError)
+_FORM = form(BuildError)
 
 
 def island_nodes(report: bytes) -> frozenset[str]:

@@ -5,10 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from segpipe.palette import Colours
 from stages.config.section import Section
-
-Byte = Annotated[int, Field(ge=0, le=255)]
-Colour = tuple[Byte, Byte, Byte]
 
 
 class ShapesData(Section):
@@ -52,10 +50,10 @@ class FolderData(FileData):
     """A text file a split (`{split}.txt`) with the names, without suffix, that belong to it; empty: all files."""
     masks_are: Literal["indices", "colours"] = "indices"
     """What a mask's pixels are: class numbers, or the colours of the palette."""
-    ignore_colours: tuple[Colour, ...] = ()
+    ignore_colours: Colours = ()
     """In colour masks: colours that count nowhere."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    palette: tuple[Colour, ...] = ()
+    palette: Colours = ()
     ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
 
     @model_validator(mode="after")

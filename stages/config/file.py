@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from segpipe.errors import ConfigError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import TOML_NAME
-from segpipe.rundir.storage import explained_reads
+from segpipe.rundir.storage import read_text_file
 from stages.config.draft import draft_contract
 from stages.config.root import Config
 from stages.config.words import worded
@@ -25,8 +25,7 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a run: RUN/segpipe.toml (or the TOML file itself), then `table.key=value` overrides."""
     path = run if run.suffix == ".toml" else run / FILE_NAME
     try:
-        with explained_reads(path):
-            text = path.read_text(encoding="utf-8")
+        text = read_text_file(path, ConfigError)
     except FileNotFoundError:
         if (path.parent / manifest.FILE_NAME).is_file() and manifest.load(path.parent).is_bundle:
             raise ConfigError(
@@ -34,8 +33,6 @@ def load_config(run: Path, overrides: Sequence[str] = ()) -> Config:
                 hint="give the run that the bundle was made from",
             ) from None
         raise ConfigError(f"{path} does not exist", hint=f"write one with `segpipe new {word(path.parent)}`") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from None
     content = parse_toml(text, str(path))
     for override in overrides:
         apply_override(content, override)

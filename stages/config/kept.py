@@ -12,7 +12,7 @@ from segpipe.errors import ConfigError, SegpipeError
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.rundir.freshness import changed_values
-from segpipe.rundir.storage import explained_reads, write_atomically
+from segpipe.rundir.storage import read_text_file, write_atomically
 from stages.config.file import apply_override, load_config
 
 _TRAINING = ("data", "input", "model", "train")
@@ -46,10 +46,9 @@ def forgotten(run: Path, overrides: Sequence[str]) -> Forgotten | None:
 
 
 def keep(run: Path, overrides: Sequence[str]) -> None:
-    """Write overrides into the run's segpipe.toml, whose other lines and comments stay."""
+    """Write overrides into the run's segpipe.toml, whose other lines, comments and line ends stay."""
     path = run / TOML_NAME
-    with explained_reads(path):
-        text = path.read_text(encoding="utf-8")
+    text = read_text_file(path, ConfigError)
     for override in overrides:
         text = _with_setting(text, override, path)
     write_atomically(path, text.encode())
@@ -63,27 +62,32 @@ def _with_setting(text: str, override: str, path: Path) -> str:
     value: Any = wanted
     for part in (*tables, key):
         value = value[part]
-    changed = _edited(text.splitlines(), ".".join(tables), f"{key} = {_written(value)}")
+    changed = _edited(text, ".".join(tables), f"{key} = {_written(value)}")
     if _parsed(changed) != wanted:
         hint = f"write it there by hand: [{'.'.join(tables)}] {key} = {_written(value)}"
         raise ConfigError(f"{path}: there is no simple place for {override}", hint=hint)
     return changed
 
 
-def _edited(lines: list[str], table: str, setting: str) -> str:
+def _edited(text: str, table: str, setting: str) -> str:
     """In its table's place: instead of the key's line, else under the header, else in a new table at the end."""
     dotted = r"\s*\.\s*".join(map(re.escape, table.split(".")))
-    header = re.compile(rf"\s*\[\s*{dotted}\s*\]\s*(#.*)?")
+    header = re.compile(rf"\s*\[\s*{dotted}\s*\]\s*(#.*)?\s*")
+    end = "\r\n" if "\r\n" in text else "\n"
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += end
     first = next((number for number, line in enumerate(lines) if header.fullmatch(line)), None)
     if first is None:
-        return "\n".join([*lines, "", f"[{table}]", setting, ""])
+        return end.join(["".join(lines), f"[{table}]", setting, ""])
     key = re.compile(rf"\s*{re.escape(setting.partition(' =')[0])}\s*=")
     for number in range(first + 1, len(lines)):
         if _HEADER.match(lines[number]):
             break
         if key.match(lines[number]):
-            return "\n".join([*lines[:number], setting + _comment(lines[number]), *lines[number + 1 :], ""])
-    return "\n".join([*lines[: first + 1], setting, *lines[first + 1 :], ""])
+            lines[number] = setting + _comment(lines[number].rstrip("\r\n")) + end
+            return "".join(lines)
+    return "".join([*lines[: first + 1], setting + end, *lines[first + 1 :]])
 
 
 def _comment(line: str) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import ConfigError, DataError
-from segpipe.rundir.storage import sha256_of_bytes, write_atomically
+from segpipe.rundir.storage import read_bounded, sha256_of_bytes, write_atomically
+from segpipe.runtime.streaming import ordered
 from stages.config.root import Config, ShapesData
 from stages.data import Split, SplitName, files, labels_of, open_split
 from stages.data.classes import class_faults
@@ -76,9 +76,10 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
         report.offenders.append(Fault.of(error, split))
         return report
     report.frames = len(frames)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for outcome in pool.map(lambda index: _counted(frames, index, classes, split), range(len(frames))):
-            _add(report, outcome)
+    for outcome in ordered(
+        lambda index: _counted(frames, index, classes, split), range(len(frames)), os.cpu_count() or 1
+    ):
+        _add(report, outcome)
     if split != "test" and not report.offenders and not isinstance(config.data, ShapesData):
         report.offenders += class_faults(config.data, split, report.pixels, report.ignored)
     return report
@@ -93,7 +94,7 @@ def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> 
         return
     decides = [VERSION, fingerprint, config.sections("data", "input"), config.data.absent_classes]
     key = sha256_of_bytes(json.dumps(decides, sort_keys=True).encode())
-    if cache.exists() and cache.read_bytes() == key.encode():
+    if cache.exists() and read_bounded(cache) == key.encode():
         return
     faults = all_faults(check(config, base))
     if len(faults) == 1:

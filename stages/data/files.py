@@ -10,14 +10,22 @@ from numpy.typing import NDArray
 
 from segpipe.errors import DataError
 from segpipe.media.images import SUFFIXES
-from segpipe.rundir.storage import explained_reads, sha256_of, sha256_of_bytes, write_atomically
+from segpipe.rundir.storage import (
+    explained_reads,
+    read_bounded,
+    read_text_file,
+    sha256_of,
+    sha256_of_bytes,
+    write_atomically,
+)
 from stages.config.root import CamVidData, CityscapesData, FolderData, InputConfig, PetData, VocData
 from stages.data import known
 from stages.data.faults import Fault
 from stages.data.layout import FilesConfig, empty_split, listing, no_masks
-from stages.data.reading import Palette, read_frame, read_labels
+from stages.data.reading import ColourCode, read_frame, read_labels
 
 SPLITS = ("train", "val", "test")
+_LIST_LIMIT_BYTES = 1 << 30  # of what has a line for each file of a set
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,8 @@ def _remembered(cache: Path | None) -> dict[str, list[Any]]:
     if cache is None or not cache.exists():
         return {}
     try:
-        content = json.loads(cache.read_bytes())
-    except ValueError:
+        content = json.loads(read_bounded(cache, _LIST_LIMIT_BYTES))
+    except (ValueError, RecursionError):
         return {}
     entries = content.items() if isinstance(content, dict) else ()
     return {name: entry for name, entry in entries if isinstance(entry, list) and len(entry) == 3}
@@ -214,12 +222,9 @@ def _listed(root: Path, file: Path) -> list[Sample]:
 def _names(file: Path) -> list[str]:
     """The lines of a text file; none where it does not exist."""
     try:
-        with explained_reads(file):
-            lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text_file(file, DataError, _LIST_LIMIT_BYTES).splitlines()
     except FileNotFoundError:
         return []
-    except UnicodeDecodeError:
-        raise DataError(f"{file} is not UTF-8 text", hint="save it as UTF-8") from None
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -236,8 +241,8 @@ def _cityscapes_mask(root: Path, image: Path) -> Path:
     return root / "gtFine" / image.parent.parent.name / image.parent.name / name
 
 
-def _mask_palette(config: FilesConfig, labels: known.LabelSet) -> Palette | None:
+def _mask_palette(config: FilesConfig, labels: known.LabelSet) -> ColourCode | None:
     if not isinstance(config, FolderData) or config.masks_are != "colours":
         return None
     values = {colour: number for number, colour in enumerate(labels.palette)}
-    return Palette(values | dict.fromkeys(config.ignore_colours, config.ignore_index))
+    return ColourCode(values | dict.fromkeys(config.ignore_colours, config.ignore_index))

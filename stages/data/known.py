@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-Colour = tuple[int, int, int]
+from segpipe.palette import Colour, Colours
 
 _IGNORE = 255
 
@@ -17,7 +17,7 @@ class LabelSet:
     """What label values in the files mean. `values` maps them to classes; values it does not name stay as they are."""
 
     classes: tuple[str, ...]
-    palette: tuple[Colour, ...]
+    palette: Colours
     ignore_index: int = _IGNORE
     values: Mapping[int, int] = field(default_factory=dict)
 
@@ -29,7 +29,7 @@ class LabelSet:
         return table
 
 
-def distinct_colours(count: int) -> tuple[Colour, ...]:
+def distinct_colours(count: int) -> Colours:
     """Well separated colours for classes that have none."""
     golden = 0.61803398875
     shades = [colorsys.hsv_to_rgb((index * golden) % 1, 0.55 + 0.3 * (index % 2), 0.9) for index in range(count)]

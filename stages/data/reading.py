@@ -10,8 +10,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from segpipe.errors import DataError, InputError
 from segpipe.media.images import read_image
+from segpipe.palette import Colour
 from stages.config.root import InputConfig
-from stages.data.known import Colour
 
 Image.MAX_IMAGE_PIXELS = None  # maps and slides are large; a data set is no upload from a stranger
 
@@ -24,7 +24,7 @@ _STEPS = (65536, 256, 1)  # red, green and blue as one number
 
 
 @dataclass(frozen=True)
-class Palette:
+class ColourCode:
     """Colours of masks and the label value of each."""
 
     values: dict[Colour, int]
@@ -64,7 +64,7 @@ def read_frame(path: Path, wanted: InputConfig) -> NDArray[Any]:
     return pixels
 
 
-def read_labels(path: Path, palette: Palette | None) -> NDArray[np.uint16]:
+def read_labels(path: Path, palette: ColourCode | None) -> NDArray[np.uint16]:
     """A mask's values, HxW; of a palette PNG the indices, which OpenCV would turn into colours."""
     try:
         with Image.open(path) as image:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segpipe.contract.schema import Contract
 from segpipe.documents import Form
 from segpipe.errors import ConfigError, ContractError
+from segpipe.palette import Colours
 from stages.config.root import ModelConfig
 from stages.models import build_network
 
@@ -26,7 +27,7 @@ class Trained:
 
     network: nn.Module
     contract: Contract
-    palette: tuple[tuple[int, int, int], ...]
+    palette: Colours
 
 
 def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
@@ -95,7 +96,7 @@ class _Description(BaseModel):
 
     contract: dict[str, Any]
     model: ModelConfig
-    palette: tuple[tuple[int, int, int], ...]
+    palette: Colours
 
 
 _HEADER = Form("safetensors header", TypeAdapter(_Header), ContractError)

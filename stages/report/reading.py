@@ -16,6 +16,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord, logical_name
 from segpipe.rundir.status import ORDER
 from stages.results.benchmark import Report, read_report
+from stages.results.precision import Precision, form
 
 _T = TypeVar("_T")
 
@@ -175,22 +176,9 @@ class _Matrices(BaseModel):
     test: tuple[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], ...] = ()
 
 
-class _Island(BaseModel):
-    """A part that stays in FP32."""
-
-    module: str = ""
-    node: str = ""
-
-
-class _Precision(BaseModel):
-    """What is told of precision.json."""
-
-    islands: tuple[_Island, ...] = ()
-
-
 _GATE = Form("gate report", TypeAdapter(_Gate), InputError)
 _MATRICES = Form("confusion matrix", TypeAdapter(_Matrices), InputError)
-_PRECISION = Form("precision report", TypeAdapter(_Precision), InputError)
+_PRECISION = form(InputError)
 
 
 def _hop(name: str, entry: _GateHop) -> Hop:
@@ -257,9 +245,9 @@ def _confusion(content: _Matrices | None) -> Confusion | None:
     return Confusion(content.classes, np.array(content.test, np.int64)) if square else None
 
 
-def _islands(precision: _Precision | None) -> tuple[str, ...]:
+def _islands(described: Precision | None) -> tuple[str, ...]:
     """The modules (of an imported graph: nodes) that stay in FP32, as the export recorded."""
-    return tuple(dict.fromkeys(island.module or island.node for island in precision.islands)) if precision else ()
+    return tuple(dict.fromkeys(island.module or island.node for island in described.islands)) if described else ()
 
 
 def _figures(stages: Mapping[str, StageRecord], stage: str) -> dict[str, Any]:

@@ -244,7 +244,7 @@ class GateReport(_Part):
 _FORM = Form("gate report", TypeAdapter(GateReport), InputError)
 
 
-def read_report(data: bytes, name: str, hint: str = "judge again with `segpipe validate RUN --force`") -> GateReport:
+def read_report(data: bytes, name: str, hint: str) -> GateReport:
     """A stored report, or one line that says what is wrong with it."""
     return _FORM.read(data, name, hint)
 

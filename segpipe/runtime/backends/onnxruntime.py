@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.external_data import refuse_external_data
-from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason
+from segpipe.runtime.backends.session import FAILURES, InvalidArgument, embedded_contract, open_session, reason
 from segpipe.runtime.confidence import confidence
 from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.preprocess import preprocess, tensor_shape
@@ -22,7 +22,6 @@ from segpipe.runtime.request import OpenOptions, Outputs, Result
 
 _MAX_BATCH = 8  # frames in one call of the session; more make nothing faster on a CPU, and cost memory
 _ERRORS_ONLY = 3  # for this session: the application's own sessions log as it likes
-_InvalidArgument = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
 
 class _Sessions:
@@ -109,7 +108,7 @@ class OnnxRuntimeCpu:
         contract = self._contract
         try:
             output: NDArray[Any] = session.run([contract.output_name], {contract.input_name: tensor})[0]
-        except _InvalidArgument as error:
+        except InvalidArgument as error:
             message = f"the network refused input {tensor.dtype} {tensor.shape}: {reason(error)}"
             raise BackendError(message, hint="export with sizes that cover this frame") from error
         except FAILURES as error:

@@ -10,6 +10,8 @@ _OWN = (kind for kind in vars(_STATE).values() if isinstance(kind, type) and iss
 FAILURES: tuple[type[Exception], ...] = (*_OWN, RuntimeError, ValueError)
 """What ONNX Runtime raises: RuntimeError for what it has no name for, ValueError from its Python side."""
 
+InvalidArgument: type[Exception] = _STATE.InvalidArgument
+
 Provider = str | tuple[str, dict[str, str]]
 
 

@@ -52,7 +52,7 @@ def _other_gpu(built: BuiltFor, here: Here, capability: str) -> list[str]:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdigit()]
+    return [int(part) for part in version.split(".") if part.isdecimal()]
 
 
 def refuse_invalid(validity: str, reasons: str, built: BuiltFor) -> None:
