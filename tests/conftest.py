@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from segpipe import testing
 from segpipe.rundir.directory import RunDirectory
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
@@ -16,6 +17,12 @@ settings.register_profile("segpipe", deadline=None)  # a busy machine is no slow
 settings.load_profile("segpipe")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup and a shell's `&` ignore it, and children inherit that
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run made by hand, nothing trained. Shared by a module: copy it before writing."""
+    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
 @pytest.fixture(scope="session")

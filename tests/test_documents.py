@@ -26,6 +26,7 @@ from stages.report import write_report
 from stages.results.benchmark import read_report as read_benchmark
 from stages.results.gate import read_report as read_gate
 from stages.validate.hops.stored import StoredReference
+from tests.children import PATIENCE_S, SEGPIPE
 from tests.old_runs import unpack
 
 UPGRADE = "upgrade segpipe: pip install -U segpipe"
@@ -209,8 +210,8 @@ def test_no_command_waits_for_what_is_no_file(kind: str, name: str, tmp_path: Pa
     }
     make[kind]()
     done = subprocess.run(
-        [sys.executable, "-c", "from segpipe.cli import main; main()", "show", str(run)],
-        capture_output=True, text=True, check=False, timeout=120,
+        [*SEGPIPE, "show", str(run)],
+        capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
 
     assert "Traceback" not in done.stderr

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.children import ROOT
+
 HEAVY = {"torch", "torchvision", "lightning", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cv2"}
 STAGE_MODULES = {"train", "export", "build", "validate", "benchmark"}
 

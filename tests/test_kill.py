@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.verify import verify
+from tests.children import PATIENCE_S, child
 
 KILLS = 100
 _HARNESS = Path(__file__).with_name("kill_harness.py")
@@ -20,9 +22,9 @@ def expected(stage: str, generation: int) -> bytes:
     return f"{stage} {generation} ".encode() * (50_000 if stage == "train" else 500)
 
 
-def run_harness(path: Path, *arguments: str) -> "subprocess.Popen[bytes]":
+def harness(path: Path, *arguments: str) -> "AbstractContextManager[subprocess.Popen[str]]":
     """A child that commits chained steps, in a fresh process."""
-    return subprocess.Popen([sys.executable, str(_HARNESS), str(path), *arguments], stdout=subprocess.PIPE)
+    return child(sys.executable, str(_HARNESS), str(path), *arguments)
 
 
 def assert_whole(path: Path) -> int:
@@ -42,22 +44,20 @@ def test_random_kills(tmp_path: Path) -> None:
     rng = random.Random(1)
     unfinished = advanced = generation = 0
     for _ in range(KILLS):
-        child = run_harness(path, str(generation + 1))
-        assert child.stdout is not None
-        child.stdout.readline()  # it has started working
-        time.sleep(rng.uniform(0, 0.08))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        with harness(path, str(generation + 1)) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "working\n"
+            time.sleep(rng.uniform(0, 0.08))
+            process.send_signal(signal.SIGKILL)
         unfinished += any(finding.state == "work in progress" for finding in verify(RunDirectory(path))[1])
         before, generation = generation, max(generation, assert_whole(path))
         advanced += generation > before
 
     assert unfinished >= 10, "the kills must land inside steps, or this proves nothing"
     assert advanced >= 10, "and the steps must be able to finish between kills"
-    finish = run_harness(path, str(generation + 1), "--once")
-    finish.communicate()
-    assert finish.returncode == 0
+    with harness(path, str(generation + 1), "--once") as finish:
+        _, errors = finish.communicate(timeout=PATIENCE_S)
+    assert finish.returncode == 0, errors
     assert assert_whole(path) == generation + 1
     assert verify(RunDirectory(path))[1] == []
 
@@ -70,10 +70,10 @@ def test_a_kill_before_every_single_file_operation(tmp_path: Path) -> None:
         path = RunDirectory.create(tmp_path / f"run{operation}").path
         for generation in (1, 2):
             run_harness_to_end(path, generation)
-        child = run_harness(path, "3", "--once", "--die-at", str(operation))
-        child.communicate()
-        survived = child.returncode == 0
-        assert survived or child.returncode == -signal.SIGKILL
+        with harness(path, "3", "--once", "--die-at", str(operation)) as process:
+            _, errors = process.communicate(timeout=PATIENCE_S)
+        survived = process.returncode == 0
+        assert survived or process.returncode == -signal.SIGKILL, errors
         assert assert_whole(path) in (2, 3)
         run_harness_to_end(path, 3)
         assert assert_whole(path) == 3

@@ -17,16 +17,11 @@ from segpipe.errors import InputError, StorageError
 from segpipe.media.image_headers import read_header
 from segpipe.media.images import read_image, write_image
 from segpipe.predicting.inputs import find_inputs
+from tests.children import ROOT
 from tests.using import lines, make_images, make_video, names_below, segpipe
 
-ROOT = Path(__file__).parents[1]
 NOT_UTF8 = os.fsdecode(b"n\xff\xfe")
 LONGEST = 255  # bytes of a name
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
 def claiming(path: Path, side: int) -> Path:

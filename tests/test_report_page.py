@@ -18,9 +18,9 @@ from stages.pipeline import Selection, run_stages
 from stages.report import write_comparison, write_report
 from stages.report.reading import Confusion, differences, read_facts
 from stages.report.svg import new_axes, to_svg
+from tests.children import ROOT
 from tests.tiny import tiny_config
 
-ROOT = Path(__file__).parents[1]
 LARGEST_BYTES = 5_000_000
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from segpipe.errors import ArtifactDamagedError
 from segpipe.rundir.directory import RunDirectory
+from tests.children import ROOT
 from tests.test_rundir import make
-
-ROOT = Path(__file__).parents[1]
 
 OPENED_BESIDE_A_COMMIT = """
     import sys

@@ -159,7 +159,9 @@ def test_auto_islands_repair_an_overflow_and_record_how(trained_copy: Path) -> N
     assert code == 3
     assert "hop 'fp16': non_finite" in err
     assert "first diverging layer is module 'stem.1' (ONNX node node_Conv" in err
-    assert re.search(r"fp16_range \d.*\(Conv node_Conv_\d+ \(module stem\.1.*gives [\d.]+e\+\d+, FP16 ends at 65504", err)
+    assert re.search(
+        r"fp16_range \d.*\(Conv node_Conv_\d+ \(module stem\.1.*gives [\d.]+e\+\d+, FP16 ends at 65504", err
+    )
     assert "its values overflow FP16: try export.fp32_islands = ['stem']" in err
     code, _, err = call("run", trained_copy, "--from", "export", "--until", "validate", "--auto-islands")
     assert code == 0, err
