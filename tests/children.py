@@ -22,7 +22,7 @@ def child(
     *command: str,
     stdin: int | None = None,
     stdout: int = subprocess.PIPE,
-    stderr: int = subprocess.PIPE,
+    stderr: int | None = subprocess.PIPE,
     env: Mapping[str, str] | None = None,
 ) -> "Iterator[subprocess.Popen[str]]":
     """A child with pipes for its output, in a session of its own; at the end the whole session is killed."""
