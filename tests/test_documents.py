@@ -233,11 +233,10 @@ def test_an_artifact_without_an_end_is_refused_by_its_size(run: Path) -> None:
     assert "was changed after it was made" in refused(ArtifactDamagedError, lambda: Segmenter.open(run))
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="drops its user id, which only root can")
 @pytest.mark.parametrize("place", ["", "export", "validate/*", ".."])
 def test_a_folder_that_may_not_be_searched_is_one_line(place: str, run: Path) -> None:
     for path in (run, *run.parents):
-        if "pytest" in str(path):
+        if path.stat().st_uid == os.getuid() and "pytest" in str(path):
             path.chmod(0o755)
     (folder,) = run.glob(place) if place not in {"", ".."} else (run / place,)
     folder.chmod(0o600)
@@ -245,10 +244,11 @@ def test_a_folder_that_may_not_be_searched_is_one_line(place: str, run: Path) ->
         import os, sys
         from pathlib import Path
         from segpipe.errors import SegpipeError
-        from segpipe.rundir import RunDirectory
-        from segpipe.status import run_status
-        from segpipe.verify import verify
-        os.setuid(65534)
+        from segpipe.rundir.directory import RunDirectory
+        from segpipe.rundir.status import run_status
+        from segpipe.rundir.verify import verify
+        if os.getuid() == 0:
+            os.setuid(65534)
         for read in (run_status, verify):
             try:
                 read(RunDirectory(Path({str(run)!r})))
