@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from segpipe.errors import InputError, StorageError
 from segpipe.media.image_headers import read_header
 from segpipe.media.images import read_image, write_image
 from segpipe.predicting.inputs import find_inputs
-from tests.children import ROOT
+from tests.children import PATIENCE_S, ROOT, child
 from tests.using import lines, make_images, make_video, names_below, segpipe
 
 NOT_UTF8 = os.fsdecode(b"n\xff\xfe")
@@ -141,14 +142,35 @@ def test_what_is_left_out_of_a_folder_is_one_line(run: Path, tmp_path: Path) -> 
     assert line.endswith(": .gif 2, .txt 1, folders 1, without a suffix 1")
 
 
-@pytest.mark.parametrize("name", ["locked/a.png", "locked", "n" * 300])
-def test_what_the_system_refuses_is_one_line(run: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / "locked").mkdir(mode=0)
-    if os.access(tmp_path / "locked", os.X_OK) and name.startswith("locked"):
-        pytest.skip("this user may search every folder")
-
+def test_a_name_that_the_system_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot use"):
-        find_inputs([str(tmp_path / name)])
+        find_inputs([str(tmp_path / ("n" * 300))])
+
+
+def test_a_folder_that_may_not_be_searched_is_one_line(tmp_path: Path) -> None:
+    """In a child that is not root: root may search every folder."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and "pytest" in str(path):
+            path.chmod(0o755)
+    (tmp_path / "locked").mkdir(mode=0)
+    script = """
+import os, sys
+from segpipe.errors import StorageError
+from segpipe.predicting.inputs import find_inputs
+if os.getuid() == 0:
+    os.setuid(65534)
+for name in sys.argv[1:]:
+    try:
+        find_inputs([name])
+    except StorageError as error:
+        print(error)
+"""
+    names = [str(tmp_path / name) for name in ("locked/a.png", "locked")]
+    with child(sys.executable, "-c", script, *names) as process:
+        said, errors = process.communicate(timeout=PATIENCE_S)
+
+    assert errors == ""
+    assert [line.startswith("cannot use ") for line in said.splitlines()] == [True, True], said
 
 
 @pytest.mark.parametrize("side", [30_000, 1 << 24])
