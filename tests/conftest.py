@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from segpipe import testing
 from segpipe.rundir.directory import RunDirectory
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
@@ -25,6 +26,12 @@ def pytest_configure() -> None:
     wanted = os.environ.get("SEGPIPE_REQUIRE", "").split(",")
     if missing := [name for name in wanted if name and importlib.util.find_spec(name) is None]:
         raise pytest.UsageError(f"{', '.join(missing)} not installed, which SEGPIPE_REQUIRE names: run `make test`")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run made by hand, nothing trained. Shared by a module: copy it before writing."""
+    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A process made to be killed: commits chained steps to a run directory, generation after generation."""
 
-import argparse
+import json
 import os
 import signal
 import sys
@@ -49,23 +49,27 @@ def _whole(event: str, arguments: tuple[Any, ...]) -> str:
     return named if descriptor in {None, -1} else f"{Path(f'/proc/self/fd/{descriptor}').readlink()}/{named}"
 
 
-def main() -> None:
-    """`kill_harness.py RUN GENERATION [--once] [--die-at N]`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path)
-    parser.add_argument("generation", type=int)
-    parser.add_argument("--once", action="store_true")
-    parser.add_argument("--die-at", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.die_at:
-        die_at(arguments.die_at, arguments.run)
-    generation = arguments.generation
-    print("working", flush=True)
-    work(arguments.run, generation)
-    while not arguments.once:
+def obey(path: Path, generation: int, once: bool, operation: int) -> None:
+    """What one process to be killed does: one pass, or passes without an end."""
+    if operation:
+        die_at(operation, path)
+    print("working", os.getpid(), flush=True)
+    work(path, generation)
+    while not once:
         generation += 1
-        work(arguments.run, generation)
+        work(path, generation)
+
+
+def serve() -> None:
+    """Each line of stdin is an order, obeyed by a fork: none has to import anything. Then its exit code is told."""
+    for line in sys.stdin:
+        path, generation, once, operation = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            obey(Path(path), generation, once, operation)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -10,8 +10,8 @@ import pytest
 from segpipe import testing
 from segpipe.cli.conventions import PIPELINE
 from segpipe.media.images import write_image
+from tests.children import ROOT
 
-ROOT = Path(__file__).parents[1]
 ABSENT = f"""
 import sys
 class Absent:

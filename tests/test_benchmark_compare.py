@@ -1,10 +1,11 @@
 """`benchmark compare`: a slowdown is told from noise, report files get ratios and no verdict."""
 
+import itertools
 import json
 import os
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,18 @@ from segpipe.cli import app
 from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.duel import Outcome, Terms, compare_runs, duel, judge, require_within_margin
-from stages.measuring.rounds import ENOUGH
+from stages.benchmark.machine import Moment, load_warnings, others_share
+from stages.measuring.rounds import ENOUGH, OwnTime
 from tests.tiny import tiny_config, write_tiny
 
 FRAMES = [np.zeros((8, 8, 3), np.uint8)]
-WORK_S = 0.002
+SECONDS = 8  # the first look is after one; enough rounds come on a busy machine too
 
 
-def work(seconds: float) -> Any:
-    """A contestant that spends this much of its own processor time: other work on the machine is not counted as its."""
-
-    def call(_: NDArray[Any]) -> None:
-        end = time.thread_time() + seconds
-        while time.thread_time() < end:
-            pass
-
-    return call
+def telling(times: NDArray[np.int64]) -> Callable[[NDArray[Any]], OwnTime]:
+    """A contestant that tells these times one after the other, by a clock that no other work on the machine reaches."""
+    left = itertools.cycle(times.tolist())
+    return lambda _: OwnTime(next(left))
 
 
 def rounds(slowdown: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -68,22 +65,27 @@ def test_few_rounds_decide_nothing_and_say_so() -> None:
     assert "B / A 2.000 (too few samples, 9 rounds): not decided" in outcome.line()
 
 
-def test_load_while_two_runs_are_compared_is_told(finished_run: Path, tmp_path: Path) -> None:
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    try:
-        outcome = compare_runs((finished_run, finished_run), tiny_config(tmp_path), "onnxruntime-cpu", Terms(3, 1))
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+def test_other_works_share_of_the_processor_is_told_from_a_tenth_on() -> None:
+    start, cores = Moment(wall=0, busy=0, own=0), os.cpu_count() or 1
+    ours_alone, half = Moment(wall=10, busy=5, own=5), Moment(wall=10, busy=5 + 5 * cores, own=5)
 
-    assert outcome.disturbed[0].startswith("other work had ")
-    assert outcome.disturbed[0] in outcome.line()
+    assert others_share(start, ours_alone) == 0
+    assert others_share(start, half) == 0.5
+    assert others_share(start, start) == 0
+    assert load_warnings(0.5) == ("other work had 50% of the processor while this was measured",)
+    assert load_warnings(0.09) == ()
 
 
-def test_a_great_slowdown_is_found_live_and_fails_the_gate() -> None:
-    """Threefold, since the machine that runs the tests may be doing much else."""
-    outcome = duel(work(WORK_S), work(3 * WORK_S), FRAMES, Terms(margin=0.05, seconds=20))
+def test_load_while_two_runs_were_compared_stands_in_the_outcomes_line() -> None:
+    a, b = rounds(1.02, 0)
+    outcome = replace(judge(a, b, margin=0.05, over=True), disturbed=load_warnings(0.5))
+
+    assert outcome.line().endswith("; other work had 50% of the processor while this was measured")
+
+
+def test_a_slowdown_is_found_turn_by_turn_and_fails_the_gate() -> None:
+    a, b = rounds(1.5, 0)
+    outcome = duel(telling(a), telling(b), FRAMES, Terms(margin=0.05, seconds=SECONDS))
 
     assert outcome.verdict == "slower"
     assert (outcome.low or 0) > 1.05
@@ -92,7 +94,8 @@ def test_a_great_slowdown_is_found_live_and_fails_the_gate() -> None:
 
 
 def test_a_faster_run_passes() -> None:
-    outcome = duel(work(3 * WORK_S), work(WORK_S), FRAMES, Terms(seconds=20))
+    a, b = rounds(0.5, 0)
+    outcome = duel(telling(a), telling(b), FRAMES, Terms(seconds=SECONDS))
 
     assert outcome.verdict == "within the margin"
     require_within_margin(outcome, 0.05)
@@ -105,11 +108,18 @@ def test_what_is_not_decided_is_no_failure_but_says_so() -> None:
     assert outcome.as_dict()["verdict"] == "not decided"
 
 
-def test_the_time_limit_holds() -> None:
-    start = time.monotonic()
-    duel(work(0.01), work(0.01), FRAMES, Terms(margin=0.0, seconds=0.3))
+def test_when_the_time_is_over_each_look_is_one_round() -> None:
+    """The first call takes longer than the limit, however fast or busy the machine is."""
+    called = []
 
-    assert time.monotonic() - start < 5
+    def call(_: NDArray[Any]) -> None:
+        called.append(1)
+        time.sleep(0.05)
+
+    outcome = duel(call, call, FRAMES, Terms(margin=0.0, seconds=0.05))
+
+    assert outcome.rounds == 4
+    assert len(called) == 2 + 4 * 4, "a warm-up of each, and in each round two calls of both"
 
 
 def test_two_runs_are_compared_live(finished_run: Path) -> None:
@@ -121,7 +131,7 @@ def test_two_runs_are_compared_live(finished_run: Path) -> None:
         "--margin",
         "3",
         "--seconds",
-        "3",
+        "8",
         "--json",
     ]
     result = CliRunner().invoke(app, arguments)

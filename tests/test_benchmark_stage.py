@@ -4,9 +4,7 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +22,27 @@ from stages.benchmark.table import remarks, rows
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
 from stages.results.benchmark import SCHEMA_FILE, Entry, Report, schema_text
+from tests.children import PATIENCE_S, child
 from tests.interrupts import pressed_after
 from tests.tiny import tiny_config
 
 OURS, EAGER = "segpipe onnxruntime-cpu", "PyTorch eager FP32"
-ROOT = Path(__file__).parents[1]
 BENCHMARK = Selection("benchmark", "benchmark")
+TELLING = """
+import logging, sys
+from segpipe.cli import main
+def tell(frame, event, argument):
+    if (event, frame.f_code.co_name) == ("return", "_one_round"):
+        sys.setprofile(None)
+        print("a round is done", file=sys.stderr, flush=True)
+def watch(record):
+    if "take turns" in record.getMessage():
+        sys.setprofile(tell)
+    return True
+logging.getLogger("stages.benchmark.contest").addFilter(watch)
+main()
+"""
+"""The command, which also says when the first round of its benchmark is over."""
 
 
 def report_of(run: Path) -> Report:
@@ -192,13 +205,11 @@ def test_ctrl_c_again_keeps_the_later_figures_and_the_next_command_measures_in_f
 def test_a_real_ctrl_c_keeps_what_was_measured_and_exits_130(run_copy: Path) -> None:
     settings = ("benchmark.rounds=1000000", "benchmark.seconds=600", "benchmark.peers=[]")
     words = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "benchmark", str(run_copy), *words]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with child(sys.executable, "-c", TELLING, "benchmark", str(run_copy), *words) as process:
         assert process.stderr is not None
-        next(line for line in process.stderr if "take turns" in line)
-        time.sleep(1)
+        assert any(line == "a round is done\n" for line in process.stderr)
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        _, said = process.communicate(timeout=PATIENCE_S)
 
     assert process.returncode == 130, said
     assert "marked partial" in said

@@ -34,7 +34,7 @@ from segpipe.runtime.trt.building import (
 from segpipe.runtime.trt.inspecting import half_nodes
 from segpipe.runtime.trt.preflight import Here, require_fit
 from stages import import_model
-from stages.build.engines import build_one, built_for, make_request
+from stages.build.engines import _keep_timings, build_one, built_for, make_request
 from stages.build.precision import island_nodes, judge_precision
 from stages.build.problems import explained
 from stages.build.progress import BuildProgress, shown
@@ -45,9 +45,9 @@ from stages.graphs.halving import to_half
 from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
 from stages.graphs.reading import to_bytes
 from stages.pipeline import Selection, run_stages
+from tests.children import ROOT
 from tests.tiny_graphs import conv, graph, plain, weights
 
-ROOT = Path(__file__).parents[1]
 SHAPES = (ShapeRange((1, 3, 16, 24), (1, 3, 16, 24), (4, 3, 16, 24)),)
 CONFIG = BuildConfig(compute_capabilities=("8.6",))
 HERE = Here(installed_version("tensorrt") or "not installed", "NVIDIA H100", (9, 0), platform.system())
@@ -352,16 +352,24 @@ def test_island_nodes_come_from_the_export_report() -> None:
     assert island_nodes(json.dumps({"islands": [{"node": "a", "reason": "x"}]}).encode()) == {"a"}
 
 
-def test_timing_caches_differ_by_gpu_and_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_timings_are_read_back_by_the_next_build_for_the_same_gpu_and_version_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    targets = [
-        {"version": version, "gpu": gpu} for version in ("10.13", "11.4") for gpu in ("NVIDIA H200 (9.0)", "RTX 4090")
-    ]
+    here = describe_target("tensorrt")
+    for other in ({**here, "version": "10.13"}, {**here, "gpu": "RTX 4090"}):
+        _keep_timings(timing_cache_path(other), b"another machine's")
 
-    paths = {timing_cache_path(target) for target in targets}
+    assert _timings_of_next_build() == b""
+    _keep_timings(timing_cache_path(here), b"ours")
+    assert _timings_of_next_build() == b"ours"
+    assert _timings_of_next_build(timing_cache=False) is None
+    assert all(path.is_relative_to(tmp_path) for path in tmp_path.rglob("*.cache"))
 
-    assert len(paths) == 4
-    assert all(path.is_relative_to(tmp_path) and "/" not in path.name for path in paths)
+
+def _timings_of_next_build(**changes: bool) -> bytes | None:
+    config = CONFIG.model_copy(update=changes)
+    return make_request("tensorrt", to_bytes(plain()), "image", SHAPES, config).timing_cache
 
 
 def test_target_names_a_gpu_only_for_the_flavour_that_measures_on_it() -> None:

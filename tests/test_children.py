@@ -3,12 +3,11 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.children import PATIENCE_S, ROOT, child
+from tests.children import PATIENCE_S, ROOT, child, wait_until
 
 _ASKS_CHILD = """
 import signal, sys
@@ -33,16 +32,13 @@ def test_children_hear_ctrl_c_under_a_shell_that_ignores_it() -> None:
 def test_children_and_theirs_end_with_a_test_that_fails(tmp_path: Path) -> None:
     grandchild = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
-    with pytest.raises(AssertionError), child(sys.executable, "-c", script) as process:
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            assert process.poll() is None, process.stderr
-        raise AssertionError
+    pid = tmp_path / "pid"
+    with pytest.raises(RuntimeError), child(sys.executable, "-c", script) as process:
+        wait_until(lambda: pid.exists() and bool(pid.read_text()), process)
+        raise RuntimeError
 
     assert process.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + PATIENCE_S
-    while is_running(int((tmp_path / "pid").read_text())):  # killed, it ends when the system gets to it
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not is_running(int(pid.read_text())))  # killed, it ends when the system gets to it
 
 
 def is_running(process: int) -> bool:

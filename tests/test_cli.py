@@ -10,23 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from segpipe.cli import app
 from segpipe.errors import InputError, SegpipeError
 from segpipe.media.images import read_image, write_image
 from segpipe.rundir.directory import RunDirectory
+from tests.calling import call
+from tests.children import ROOT
 from tests.tiny import write_tiny
-
-ROOT = Path(__file__).parents[1]
-
-
-def call(*arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_every_command_has_help() -> None:

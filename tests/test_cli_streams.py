@@ -1,18 +1,15 @@
 """What the command prints to: a terminal of 80 columns, a pipe, a notebook; closed, full, or left by its reader."""
 
-import fcntl
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-COMMAND = (sys.executable, "-c", "from segpipe.cli import main; main()")
+from tests.children import PATIENCE_S, ROOT, SEGPIPE, child
+from tests.terminal import in_terminal
+
 ESCAPE = b"\x1b"
 LONG = "/data/" + "/".join(["a-folder-with-a-long-name"] * 8) + "/run"  # wider than two lines of 80 columns
 RESULTS = [("--version",), ("train", "--help"), ("doctor",)]
@@ -23,31 +20,9 @@ def run(*words: str, shell: str, **environment: str) -> "subprocess.CompletedPro
     """The command with what the shell makes of its streams; pipefail shows its own exit code."""
     script = f'set -o pipefail; "$@" {shell}'
     return subprocess.run(
-        ["bash", "-c", script, "bash", *COMMAND, *words],
-        capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | environment,
+        ["bash", "-c", script, "bash", *SEGPIPE, *words],
+        capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | environment, timeout=PATIENCE_S,
     )  # fmt: skip
-
-
-def in_terminal(*words: str, **environment: str) -> tuple[int, bytes]:
-    """Exit code and what 80 columns are sent."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with subprocess.Popen(
-        words, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=os.environ | {"TERM": "xterm"} | environment
-    ) as process:
-        os.close(slave)
-        sent = b""
-        while chunk := _read(master):
-            sent += chunk
-    os.close(master)
-    return process.returncode, sent.replace(b"\r\n", b"\n")
-
-
-def _read(master: int) -> bytes:
-    try:
-        return os.read(master, 65536)
-    except OSError:  # Linux's word for: all its writers have closed it
-        return b""
 
 
 ERRORS = [
@@ -61,8 +36,8 @@ ERRORS = [
 @pytest.mark.parametrize(("words", "code"), ERRORS, ids=["path", "usage", "file", "command"])
 def test_an_error_is_the_same_line_in_a_terminal_a_pipe_and_a_notebook(words: tuple[str, ...], code: int) -> None:
     piped = run(*words, shell="")
-    terminal = in_terminal(*COMMAND, *words)
-    notebook = in_terminal(*COMMAND, *words, JPY_PARENT_PID="1", TERM="xterm-color")
+    terminal = in_terminal(*SEGPIPE, *words)
+    notebook = in_terminal(*SEGPIPE, *words, JPY_PARENT_PID="1", TERM="xterm-color")
 
     line = piped.stderr.encode()
     assert (piped.returncode, line.count(b"\n"), piped.stdout) == (code, 1, "")
@@ -75,7 +50,7 @@ def test_an_error_is_the_same_line_in_a_terminal_a_pipe_and_a_notebook(words: tu
 @pytest.mark.parametrize("words", RESULTS, ids=" ".join)
 def test_results_have_no_escape_codes_in_a_pipe_or_a_notebook(words: tuple[str, ...]) -> None:
     piped = run(*words, shell="").stdout.encode()
-    code, notebook = in_terminal(*COMMAND, *words, JPY_PARENT_PID="1", TERM="xterm-color")
+    code, notebook = in_terminal(*SEGPIPE, *words, JPY_PARENT_PID="1", TERM="xterm-color")
 
     assert code == 0
     assert ESCAPE not in piped
@@ -84,7 +59,7 @@ def test_results_have_no_escape_codes_in_a_pipe_or_a_notebook(words: tuple[str, 
 
 def test_a_table_is_folded_in_a_terminal_and_one_line_a_row_in_a_pipe_never_cut() -> None:
     script = (sys.executable, "-c", f"from segpipe.console import print_table\nprint_table(['file'], [[{LONG * 3!r}]])")
-    piped = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    piped = subprocess.run(script, capture_output=True, text=True, check=True, cwd=ROOT, timeout=PATIENCE_S).stdout
     _, terminal = in_terminal(*script)
 
     assert LONG * 3 in piped
@@ -92,7 +67,7 @@ def test_a_table_is_folded_in_a_terminal_and_one_line_a_row_in_a_pipe_never_cut(
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal() -> None:
-    code, sent = in_terminal(*COMMAND, "show", "\x1b]0;owned\x07run")
+    code, sent = in_terminal(*SEGPIPE, "show", "\x1b]0;owned\x07run")
 
     assert code == 1
     assert ESCAPE not in sent
@@ -127,10 +102,11 @@ def test_a_reader_that_leaves_is_no_error_to_talk_about(words: tuple[str, ...]) 
 def test_a_reader_that_has_left_is_the_exit_code_of_sigpipe() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    result = subprocess.run([*COMMAND, "models"], stdout=writer, stderr=subprocess.PIPE, check=False, cwd=ROOT)
-    os.close(writer)
+    with child(*SEGPIPE, "models", stdout=writer) as process:
+        os.close(writer)
+        _, errors = process.communicate(timeout=PATIENCE_S)
 
-    assert (result.returncode, result.stderr) == (141, b"")
+    assert (process.returncode, errors) == (141, "")
 
 
 @pytest.mark.parametrize("shell", ["2>&-", "2>/dev/full"])
@@ -148,10 +124,11 @@ def test_a_stderr_that_takes_nothing_changes_neither_results_nor_exit_codes(shel
 def test_a_path_is_printed_as_it_is_on_disk_whatever_the_encoding(environment: dict[str, str], tmp_path: Path) -> None:
     made = tmp_path / "ö-路"
     result = subprocess.run(
-        [*COMMAND, "new", str(made)],
+        [*SEGPIPE, "new", str(made)],
         capture_output=True,
         check=True,
         cwd=ROOT,
+        timeout=PATIENCE_S,
         env=os.environ | {"PYTHONIOENCODING": "ascii"} | environment,
     )
 
@@ -160,7 +137,7 @@ def test_a_path_is_printed_as_it_is_on_disk_whatever_the_encoding(environment: d
 
 def test_a_name_that_is_not_utf8_is_printed_as_it_is_on_disk(tmp_path: Path) -> None:
     made = os.fsencode(tmp_path) + b"/\xff\xfe"
-    result = subprocess.run([*COMMAND, "new", made], capture_output=True, check=True, cwd=ROOT)
+    result = subprocess.run([*SEGPIPE, "new", made], capture_output=True, check=True, cwd=ROOT, timeout=PATIENCE_S)
 
     assert result.stdout == made + b"/segpipe.toml\n"
 
@@ -176,6 +153,7 @@ sys.meta_path.insert(0, Press)
 from segpipe.cli import main
 main()
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    with child(sys.executable, "-c", script) as process:
+        _, errors = process.communicate(timeout=PATIENCE_S)
 
-    assert (result.returncode, result.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert (process.returncode, errors) == (130, "interrupted; the same command goes on from here\n")

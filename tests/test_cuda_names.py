@@ -35,12 +35,6 @@ def test_cuda_bindings_have_every_name_we_use(file: str, module: str) -> None:
             owner = getattr(owner, name)
 
 
-def test_both_providers_offer_the_whole_device() -> None:
-    wanted = public_functions(CUDA / "device.py", "Device")
-    for file, name in (("by_cuda_python.py", "CudaPythonDevice"), ("by_pycuda.py", "PyCudaDevice")):
-        assert wanted <= public_functions(CUDA / file, name), name
-
-
 def test_only_the_cuda_package_calls_cuda() -> None:
     root = CUDA.parents[2]
     users = {
@@ -65,19 +59,3 @@ def imported(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-
-
-def public_functions(path: Path, name: str) -> set[str]:
-    """Methods of a class, and attributes that are declared as callables."""
-    cls = next(
-        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef) and node.name == name
-    )
-    methods = {node.name for node in cls.body if isinstance(node, ast.FunctionDef)}
-    callables = {
-        node.target.id
-        for node in cls.body
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and "Callable" in ast.unparse(node.annotation)
-    }
-    return {name for name in methods | callables if not name.startswith("_")}

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,7 @@ from stages.config.file import load_config
 from stages.data.check import SplitReport, all_faults, check, refuse_broken, suggested_weights
 from stages.data.reading import read_frame
 from stages.pipeline import Selection, run_stages
-
-ROOT = Path(__file__).parents[1]
+from tests.children import PATIENCE_S, ROOT, SEGPIPE
 
 TOML = """
 [data]
@@ -251,9 +249,11 @@ def test_a_sound_set_is_not_read_again_but_one_is_that_other_settings_passed(run
 def test_opencvs_own_words_on_a_torn_image_are_not_shown(run: Path) -> None:
     torn = run / "data/val/images/val0.png"
     torn.write_bytes(torn.read_bytes()[:60])
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "data", "check", str(run)]
+    command = [*SEGPIPE, "data", "check", str(run)]
 
-    told = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stderr.splitlines()
+    told = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=PATIENCE_S
+    ).stderr.splitlines()
 
     assert len(told) == 2, told
     assert "val0.png is damaged" in told[0]

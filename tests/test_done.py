@@ -21,11 +21,6 @@ from tests.using import make_images, make_video, names_below
 OTHER = testing.CONTRACT.model_copy(update={"network_size": (32, 32), "fit": "stretch"})
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
-
-
 @pytest.fixture
 def segmenter(run: Path) -> Segmenter:
     return Segmenter.open(run)

@@ -28,9 +28,9 @@ from stages.export.trace import trace
 from stages.graphs import naming
 from stages.graphs.input_shapes import shape_ranges
 from stages.models.skipnet import SkipNet
+from tests.children import ROOT
 from tests.tiny_graphs import plain
 
-ROOT = Path(__file__).parents[1]
 CLASSES = ("road", "car", "sky")
 FIXED = Contract(classes=CLASSES, network_size=(32, 64), output_stride=4, size_multiple=32)
 OPEN = Contract(classes=CLASSES, fit="pad", output_stride=4, size_multiple=32)

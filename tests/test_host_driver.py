@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.children import PATIENCE_S, ROOT
 from tests.host_device import kernel_library
 from tests.host_driver.build import environment
 
-ROOT = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "pytest", "-q", "-rfEs", "-p", "no:cacheprovider", "-p", "no:randomly")
 
 
@@ -18,7 +17,13 @@ def test_the_gpu_path_holds_on_the_driver_of_host_memory(folder: str) -> None:
     kernel_library()
 
     result = subprocess.run(
-        [*COMMAND, folder], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=280
+        [*COMMAND, folder],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * PATIENCE_S,
     )
 
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"

@@ -1,8 +1,5 @@
 """ONNX made to do harm, or damaged: parsed in a process of its own, refused in one line."""
 
-import os
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from stages.export.source import imported_contract
 from stages.graphs.apart import Limits, call_apart
 from stages.graphs.foreign import prove_runs
 from stages.pipeline import Selection, run_stages
+from tests.hostile_work import chatter, crash, devour, hang, nest, refuse, stumble, wait
 from tests.test_import_model import imported, write
 from tests.tiny_graphs import FLOAT, constant, plain
 
@@ -41,42 +39,6 @@ def calling(depth: int) -> onnx.ModelProto:
 def with_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     model.metadata_props.add(key="author", value="vvvv")
     return model
-
-
-def crash() -> bytes:
-    os.kill(os.getpid(), signal.SIGSEGV)
-    return b""
-
-
-def hang() -> bytes:
-    while True:
-        pass
-
-
-def wait() -> bytes:
-    time.sleep(600)
-    return b""
-
-
-def devour() -> bytes:
-    return bytes(2 << 30)
-
-
-def nest() -> bytes:
-    return nest()
-
-
-def refuse(reason: str) -> bytes:
-    raise ContractError(reason, hint="change it")
-
-
-def stumble() -> bytes:
-    return dict[str, bytes]()["a key that our own code forgot"]
-
-
-def chatter() -> bytes:
-    print("a library's remark")
-    return b"\x00answer"
 
 
 def test_functions_that_become_too_many_nodes_are_refused_before_they_are_inlined(tmp_path: Path) -> None:

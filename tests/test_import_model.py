@@ -2,7 +2,6 @@
 
 import resource
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from stages.graphs.reading import LARGEST_BYTES
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
 from tests.calling import call
+from tests.children import PATIENCE_S, ROOT, SEGPIPE
 from tests.tiny_graphs import FLOAT, constant, conv, graph, plain, weights
 
-ROOT = Path(__file__).parents[1]
 CLASSES = ("background", "disc", "box", "triangle")
 CONTRACT = {
     "classes": list(CLASSES), "network_size": [16, 24], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
@@ -360,11 +359,11 @@ def test_full_disk_is_one_line_and_leaves_no_run_behind_that_lies(tmp_path: Path
     big.graph.node[0].CopyFrom(helper.make_node("Conv", ["image", "wide"], ["logits"], pads=[50, 50, 50, 50]))
     big.graph.initializer.append(weights("wide", 4, 3, 101, 101))
     model, contract = write(tmp_path, big)
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "import", str(model)]
+    command = [*SEGPIPE, "import", str(model)]
 
     result = subprocess.run(
         [*command, "--contract", str(contract), "-o", str(tmp_path / "run")],
-        capture_output=True, text=True, cwd=ROOT, check=False,
+        capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )  # fmt: skip
 
@@ -375,11 +374,11 @@ def test_full_disk_is_one_line_and_leaves_no_run_behind_that_lies(tmp_path: Path
 
 def test_command_prints_the_graph_it_stored(tmp_path: Path) -> None:
     model, contract = write(tmp_path, plain())
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "import", str(model)]
+    command = [*SEGPIPE, "import", str(model)]
 
     result = subprocess.run(
         [*command, "--contract", str(contract), "-o", str(tmp_path / "run")],
-        capture_output=True, text=True, cwd=ROOT, check=True,
+        capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=True,
     )  # fmt: skip
 
     assert Path(result.stdout.strip()).name == "model.onnx"

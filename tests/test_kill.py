@@ -1,18 +1,22 @@
 """A kill at any moment leaves the old state or the new one."""
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.verify import verify
+from tests.children import child
 
 KILLS = 100
-_HARNESS = Path(__file__).with_name("kill_harness.py")
 
 
 def expected(stage: str, generation: int) -> bytes:
@@ -20,9 +24,31 @@ def expected(stage: str, generation: int) -> bytes:
     return f"{stage} {generation} ".encode() * (50_000 if stage == "train" else 500)
 
 
-def run_harness(path: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A child that commits chained steps, in a fresh process."""
-    return subprocess.Popen([sys.executable, str(_HARNESS), str(path), *arguments], stdout=subprocess.PIPE)
+class Harness:
+    """Processes that commit chained steps, forked from one that has imported what they need and opened nothing."""
+
+    def __init__(self, server: "subprocess.Popen[str]") -> None:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        self._orders, self._answers = server.stdin, server.stdout
+
+    def start(self, path: Path, generation: int, once: bool = False, die_at: int = 0) -> int:
+        """The process that has begun to work."""
+        self._orders.write(json.dumps([str(path), generation, once, die_at]) + "\n")
+        self._orders.flush()
+        word, process = self._answers.readline().split()
+        assert word == "working"
+        return int(process)
+
+    def exit_code(self) -> int:
+        """Of the process that was started last, once it has ended."""
+        return int(self._answers.readline())
+
+
+@pytest.fixture(scope="module")
+def harness() -> Iterator[Harness]:
+    with child(sys.executable, "-m", "tests.kill_harness", stdin=subprocess.PIPE, stderr=None) as server:
+        yield Harness(server)
 
 
 def assert_whole(path: Path) -> int:
@@ -36,33 +62,29 @@ def assert_whole(path: Path) -> int:
     return int(run.artifact_bytes("train", "out.bin").split()[1]) if "train" in run.manifest.stages else 0
 
 
-def test_random_kills(tmp_path: Path) -> None:
+def test_random_kills(harness: Harness, tmp_path: Path) -> None:
     """SIGKILL at random moments of real steps; every time the next process goes on from there."""
     path = RunDirectory.create(tmp_path / "run").path
     rng = random.Random(1)
     unfinished = advanced = generation = 0
     for _ in range(KILLS):
-        child = run_harness(path, str(generation + 1))
-        assert child.stdout is not None
-        child.stdout.readline()  # it has started working
+        process = harness.start(path, generation + 1)
         time.sleep(rng.uniform(0, 0.08))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        os.kill(process, signal.SIGKILL)
+        assert harness.exit_code() == -signal.SIGKILL
         unfinished += any(finding.state == "work in progress" for finding in verify(RunDirectory(path))[1])
         before, generation = generation, max(generation, assert_whole(path))
         advanced += generation > before
 
     assert unfinished >= 10, "the kills must land inside steps, or this proves nothing"
     assert advanced >= 10, "and the steps must be able to finish between kills"
-    finish = run_harness(path, str(generation + 1), "--once")
-    finish.communicate()
-    assert finish.returncode == 0
+    harness.start(path, generation + 1, once=True)
+    assert harness.exit_code() == 0
     assert assert_whole(path) == generation + 1
     assert verify(RunDirectory(path))[1] == []
 
 
-def test_a_kill_before_every_single_file_operation(tmp_path: Path) -> None:
+def test_a_kill_before_every_single_file_operation(harness: Harness, tmp_path: Path) -> None:
     """The child kills itself before its n-th file operation, for every n that a whole pass has."""
     operation, survived = 0, False
     while not survived:
@@ -70,10 +92,10 @@ def test_a_kill_before_every_single_file_operation(tmp_path: Path) -> None:
         path = RunDirectory.create(tmp_path / f"run{operation}").path
         for generation in (1, 2):
             run_harness_to_end(path, generation)
-        child = run_harness(path, "3", "--once", "--die-at", str(operation))
-        child.communicate()
-        survived = child.returncode == 0
-        assert survived or child.returncode == -signal.SIGKILL
+        harness.start(path, 3, once=True, die_at=operation)
+        code = harness.exit_code()
+        survived = code == 0
+        assert survived or code == -signal.SIGKILL
         assert assert_whole(path) in (2, 3)
         run_harness_to_end(path, 3)
         assert assert_whole(path) == 3

@@ -8,7 +8,7 @@ from stages.config.root import ModelConfig
 from stages.models.catalogue import listed
 from stages.models.measure import measure
 from stages.models.registry import ABILITIES, known_networks
-from tests.test_cli import call
+from tests.calling import call
 
 
 def test_every_listed_network_has_figures_and_says_what_it_can() -> None:

@@ -5,13 +5,11 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from segpipe import draw, testing
@@ -23,43 +21,12 @@ from segpipe.predicting.job import Job
 from segpipe.predicting.predict import predict_files
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-
-Cli = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
+from tests.using import make_images, make_video, segpipe
 
 
 @pytest.fixture
 def segmenter(run: Path) -> Segmenter:
     return Segmenter.open(run)
-
-
-@pytest.fixture
-def cli() -> Cli:
-    def call(*arguments: object, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-c", "from segpipe.cli import main; main()", *map(str, arguments)]
-        return subprocess.run(command, input=data, capture_output=True, check=False)
-
-    return call
-
-
-def make_images(folder: Path, count: int) -> list[Path]:
-    paths = [folder / f"image{n}.png" for n in range(count)]
-    for n, path in enumerate(paths):
-        write_image(path, testing.make_frame(40 + n, 60, n)[0])
-    return paths
-
-
-def make_video(path: Path, frames: int) -> list[NDArray[np.uint8]]:
-    pictures = [testing.make_frame(64, 96, n)[0] for n in range(frames)]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (96, 64))
-    for picture in pictures:
-        writer.write(picture[:, :, ::-1])
-    writer.release()
-    return pictures
 
 
 def test_images_give_masks_overlays_and_colours(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -78,12 +45,12 @@ def test_images_give_masks_overlays_and_colours(segmenter: Segmenter, tmp_path: 
         np.testing.assert_array_equal(colours, draw.colourise(mask, segmenter.palette))
 
 
-def test_a_broken_file_is_reported_and_the_rest_goes_on(run: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_broken_file_is_reported_and_the_rest_goes_on(run: Path, tmp_path: Path) -> None:
     images = make_images(tmp_path / "in", 3)
     images[1].write_bytes(b"not a picture")
     write_image(tmp_path / "in" / "grey.png", np.zeros((8, 8), np.uint8))
 
-    result = cli("predict", run, tmp_path / "in", "-o", tmp_path / "out")
+    result = segpipe("predict", run, tmp_path / "in", "-o", tmp_path / "out")
 
     assert result.returncode == 1
     assert b"image1.png is not an image" in result.stderr
@@ -244,10 +211,10 @@ def test_an_image_over_the_limit_is_tiled(segmenter: Segmenter, tmp_path: Path) 
     assert (read_image(done[0].mask)[:, :, 0] == whole).mean() > 0.95
 
 
-def test_a_video_gives_a_mask_a_frame_and_a_side_by_side_video(run: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_video_gives_a_mask_a_frame_and_a_side_by_side_video(run: Path, tmp_path: Path) -> None:
     frames = make_video(tmp_path / "clip.mp4", 7)
 
-    result = cli("predict", run, tmp_path / "clip.mp4", "-o", tmp_path / "out")
+    result = segpipe("predict", run, tmp_path / "clip.mp4", "-o", tmp_path / "out")
 
     assert result.returncode == 0, result.stderr
     assert result.stdout.decode().strip() == str(tmp_path / "out")
@@ -259,7 +226,7 @@ def test_a_video_gives_a_mask_a_frame_and_a_side_by_side_video(run: Path, tmp_pa
         for path, frame in zip(masks, frames, strict=True):
             # the video's compression moves colours and edges
             assert (read_image(path)[:, :, 0] == segmenter(frame)).mean() > 0.9
-    again = cli("predict", run, tmp_path / "clip.mp4", "-o", tmp_path / "out")
+    again = segpipe("predict", run, tmp_path / "clip.mp4", "-o", tmp_path / "out")
     assert b"1 of 1 were done before" in again.stderr
 
 
@@ -273,31 +240,31 @@ def test_a_file_that_only_looks_like_a_video_is_refused(segmenter: Segmenter, tm
     assert not list((tmp_path / "out").rglob("*clip*"))
 
 
-def test_a_raw_stream_of_frames_gives_a_raw_stream_of_masks(run: Path, cli: Cli) -> None:
+def test_a_raw_stream_of_frames_gives_a_raw_stream_of_masks(run: Path) -> None:
     frames = [testing.make_frame(24, 32, n)[0] for n in range(5)]
 
-    result = cli("predict", run, "-", "-o", "-", "--size", 24, 32, data=b"".join(f.tobytes() for f in frames))
+    result = segpipe("predict", run, "-", "-o", "-", "--size", 24, 32, data=b"".join(f.tobytes() for f in frames))
 
     assert result.returncode == 0, result.stderr
     with Segmenter.open(run) as segmenter:
         assert result.stdout == b"".join(segmenter(frame).tobytes() for frame in frames)
 
 
-def test_a_raw_stream_that_is_cut_off_gives_what_came_and_says_so(run: Path, cli: Cli) -> None:
+def test_a_raw_stream_that_is_cut_off_gives_what_came_and_says_so(run: Path) -> None:
     frame = testing.make_frame(24, 32)[0].tobytes()
 
-    result = cli("predict", run, "-", "-o", "-", "--size", 24, 32, data=2 * frame + frame[:100])
+    result = segpipe("predict", run, "-", "-o", "-", "--size", 24, 32, data=2 * frame + frame[:100])
 
     assert result.returncode == 1
     assert len(result.stdout) == 2 * 24 * 32
     assert b"inside frame 2: 100 of 2304 bytes" in result.stderr
 
 
-def test_half_a_raw_stream_is_a_usage_error(run: Path, tmp_path: Path, cli: Cli) -> None:
-    assert cli("predict", run, "-", "-o", tmp_path).returncode == 2
-    assert cli("predict", run, "-", "-o", "-").returncode == 2
-    assert cli("predict", run, "-", "-o", "-", "--size", 0, 5).returncode == 2
-    assert cli("predict", run, "photo.png", "-o", tmp_path, "--size", 0, 0).returncode == 2
+def test_half_a_raw_stream_is_a_usage_error(run: Path, tmp_path: Path) -> None:
+    assert segpipe("predict", run, "-", "-o", tmp_path).returncode == 2
+    assert segpipe("predict", run, "-", "-o", "-").returncode == 2
+    assert segpipe("predict", run, "-", "-o", "-", "--size", 0, 5).returncode == 2
+    assert segpipe("predict", run, "photo.png", "-o", tmp_path, "--size", 0, 0).returncode == 2
 
 
 def test_inputs_are_files_folders_and_globs_once_each(tmp_path: Path) -> None:
@@ -314,11 +281,11 @@ def test_inputs_are_files_folders_and_globs_once_each(tmp_path: Path) -> None:
         find_inputs([str(tmp_path), str(tmp_path / "more")])
 
 
-def test_a_bundle_is_taken_like_a_run_and_holds_nothing_else(run: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_bundle_is_taken_like_a_run_and_holds_nothing_else(run: Path, tmp_path: Path) -> None:
     (run / "segpipe.toml").write_text("[data]\n")
     frame = testing.make_frame(40, 60)[0]
 
-    result = cli("bundle", run, "-o", tmp_path / "bundle")
+    result = segpipe("bundle", run, "-o", tmp_path / "bundle")
     shutil.move(tmp_path / "bundle", tmp_path / "elsewhere")
 
     assert result.returncode == 0, result.stderr
@@ -326,17 +293,17 @@ def test_a_bundle_is_taken_like_a_run_and_holds_nothing_else(run: Path, tmp_path
     assert names == {"manifest.json", "contract.json", "palette.json", "model.onnx", "verdicts.json"}
     with Segmenter.open(run) as original, Segmenter.open(tmp_path / "elsewhere") as bundled:
         np.testing.assert_array_equal(bundled(frame), original(frame))
-    assert cli("verify", tmp_path / "elsewhere").returncode == 0
+    assert segpipe("verify", tmp_path / "elsewhere").returncode == 0
 
 
-def test_a_bundle_carries_engines_and_leaves_checkpoints(tmp_path: Path, cli: Cli) -> None:
+def test_a_bundle_carries_engines_and_leaves_checkpoints(tmp_path: Path) -> None:
     path = testing.make_run(tmp_path / "run")
     run = RunDirectory(path)
     for stage, name in (("train", "model.safetensors"), ("build", "model.rtx.engine")):
         with run.step(stage, {}, {}) as step:
             step.path(name).write_bytes(b"bytes")
 
-    result = cli("bundle", path, "-o", tmp_path / "bundle")
+    result = segpipe("bundle", path, "-o", tmp_path / "bundle")
 
     assert result.returncode == 0, result.stderr
     bundled = RunDirectory(tmp_path / "bundle")
@@ -344,13 +311,13 @@ def test_a_bundle_carries_engines_and_leaves_checkpoints(tmp_path: Path, cli: Cl
     assert "train" not in bundled.manifest.stages
 
 
-def test_a_bundle_is_refused_where_something_lies_or_nothing_was_validated(run: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_bundle_is_refused_where_something_lies_or_nothing_was_validated(run: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     fresh = RunDirectory.create(tmp_path / "fresh").path
 
-    assert b"is there already" in cli("bundle", run, "-o", tmp_path / "full").stderr
-    assert b"segpipe validate" in cli("bundle", fresh, "-o", tmp_path / "new").stderr
+    assert b"is there already" in segpipe("bundle", run, "-o", tmp_path / "full").stderr
+    assert b"segpipe validate" in segpipe("bundle", fresh, "-o", tmp_path / "new").stderr
     assert not (tmp_path / "new").exists()
 
 
@@ -378,7 +345,7 @@ def test_evaluate_measures_what_is_deployed_without_torch(tmp_path: Path) -> Non
     assert figures["classes"]["red"]["iou"] > 0.9
 
 
-def test_evaluate_prints_a_table(run: Path, tmp_path: Path, cli: Cli) -> None:
+def test_evaluate_prints_a_table(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(run, path)
     names = testing.CONTRACT.classes
@@ -389,7 +356,7 @@ def test_evaluate_prints_a_table(run: Path, tmp_path: Path, cli: Cli) -> None:
     config = f'[data]\nkind = "folder"\nroot = "{data}"\nclasses = {json.dumps(names)}\n[input]\nfit = "pad"\n'
     (path / "segpipe.toml").write_text(config)
 
-    result = cli("evaluate", path)
+    result = segpipe("evaluate", path)
 
     assert result.returncode == 0, result.stderr
     lines = result.stdout.decode().splitlines()

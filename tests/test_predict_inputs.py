@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,16 +21,11 @@ from segpipe.media.images import read_image, write_image
 from segpipe.predicting.inputs import find_inputs
 from segpipe.predicting.predict import predict_files
 from segpipe.runtime.segmenter import Segmenter
+from tests.children import PATIENCE_S, ROOT, child
 from tests.using import lines, make_images, make_video, names_below, segpipe
 
-ROOT = Path(__file__).parents[1]
 NOT_UTF8 = os.fsdecode(b"n\xff\xfe")
 LONGEST = 255  # bytes of a name
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
 def claiming(path: Path, side: int) -> Path:
@@ -168,14 +164,35 @@ def test_what_is_left_out_of_a_folder_is_one_line(run: Path, tmp_path: Path) -> 
     assert find_inputs([line.split("'")[1]]) == [tmp_path / "in/deeper/other.png", tmp_path / "in/image0.png"]
 
 
-@pytest.mark.parametrize("name", ["locked/a.png", "locked", "n" * 300])
-def test_what_the_system_refuses_is_one_line(run: Path, tmp_path: Path, name: str) -> None:
-    (tmp_path / "locked").mkdir(mode=0)
-    if os.access(tmp_path / "locked", os.X_OK) and name.startswith("locked"):
-        pytest.skip("this user may search every folder")
-
+def test_a_name_that_the_system_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot use"):
-        find_inputs([str(tmp_path / name)])
+        find_inputs([str(tmp_path / ("n" * 300))])
+
+
+def test_a_folder_that_may_not_be_searched_is_one_line(tmp_path: Path) -> None:
+    """In a child that is not root: root may search every folder."""
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and "pytest" in str(path):
+            path.chmod(0o755)
+    (tmp_path / "locked").mkdir(mode=0)
+    script = """
+import os, sys
+from segpipe.errors import StorageError
+from segpipe.predicting.inputs import find_inputs
+if os.getuid() == 0:
+    os.setuid(65534)
+for name in sys.argv[1:]:
+    try:
+        find_inputs([name])
+    except StorageError as error:
+        print(error)
+"""
+    names = [str(tmp_path / name) for name in ("locked/a.png", "locked")]
+    with child(sys.executable, "-c", script, *names) as process:
+        said, errors = process.communicate(timeout=PATIENCE_S)
+
+    assert errors == ""
+    assert [line.startswith("cannot use ") for line in said.splitlines()] == [True, True], said
 
 
 @pytest.mark.parametrize("side", [30_000, 1 << 24])

@@ -2,9 +2,6 @@
 
 import _thread
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,18 +13,14 @@ from segpipe.media.images import write_image
 from segpipe.predicting.job import Job
 from segpipe.predicting.predict import predict_files
 from segpipe.runtime.segmenter import Segmenter
+from tests.children import PATIENCE_S, SEGPIPE, child, wait_until
 from tests.interrupts import Interrupt
-from tests.using import TIMEOUT_S, make_images, make_video, names_below
+from tests.using import make_images, make_video, names_below
 
 IMAGES = 60
 FRAMES = 200
 STRIDE = 499
 """One in so many of the places where an interrupt may come is tried: a prime, so that loops are not hit alike."""
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
 
 
 def large_images(folder: Path) -> None:
@@ -42,18 +35,10 @@ def long_video(folder: Path) -> None:
 
 def interrupted(arguments: list[str], written: Callable[[], bool]) -> tuple[int, str]:
     """Exit code and stderr of a command that gets Ctrl-C once something was written."""
-    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # pytest may ignore it
-    script += "from segpipe.cli import main; main()"
-    process = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not written() and time.monotonic() < deadline:
-            time.sleep(0.005)
+    with child(*SEGPIPE, *arguments) as process:
+        wait_until(written, process)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=TIMEOUT_S)
-    finally:
-        process.kill()
-        process.wait()
+        _, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, err
 
 
@@ -100,11 +85,8 @@ def test_ctrl_c_anywhere_leaves_no_thread_and_nothing_half_written(run: Path, tm
             interrupt = Interrupt(tried * STRIDE)
             with suppress(KeyboardInterrupt), interrupt:
                 predict_files(segmenter, inputs, out)
-            deadline = time.monotonic() + TIMEOUT_S
-            while _thread._count() > before and time.monotonic() < deadline:
-                time.sleep(0.001)
+            wait_until(lambda: _thread._count() <= before)
 
-            assert _thread._count() <= before, interrupt.where
             names = [*names_below(out)] if out.exists() else []
             assert not [name for name in names if ".partial" in name or name.endswith("tmp")], interrupt.where
             predict_files(segmenter, inputs, out)

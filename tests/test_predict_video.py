@@ -18,11 +18,6 @@ FRAMES = 20
 CODECS = {"avi": "MJPG", "mkv": "mp4v", "webm": "VP80", "mp4": "mp4v"}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
-
-
 def test_a_video_heeds_the_options_of_images(run: Path, tmp_path: Path) -> None:
     make_video(tmp_path / "clip.mp4", 3)
 

@@ -22,9 +22,9 @@ from stages.report.reading import Confusion, differences, read_facts
 from stages.report.svg import new_axes, to_svg
 from stages.results.gate import read_report as read_gate
 from stages.validate.pages.page import html
+from tests.children import ROOT
 from tests.tiny import tiny_config
 
-ROOT = Path(__file__).parents[1]
 LARGEST_BYTES = 5_000_000
 
 
@@ -268,7 +268,7 @@ def test_arrows_past_other_stages_stay_in_the_picture(finished_run: Path) -> Non
 
 def test_where_nothing_differs_no_image_is_the_worst(run_copy: Path) -> None:
     run = RunDirectory(run_copy)
-    gate = read_gate(run.artifact_bytes("validate", "report.json"), "report")
+    gate = read_gate(run.artifact_bytes("validate", "report.json"), "report", "")
     same = tuple(picture.model_copy(update={"flips": 0, "flips_inside": 0}) for picture in gate.pictures)
     pngs = {picture.file: b"" for picture in gate.pictures}
     apart = same[0].model_copy(update={"flips": 3})

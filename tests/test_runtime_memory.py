@@ -18,11 +18,6 @@ HUGE = 20_000
 HUGE_LIMIT_BYTES = 3 << 30
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
-
-
 @pytest.fixture
 def segmenter(run: Path) -> Iterator[Segmenter]:
     with Segmenter.open(run) as opened:

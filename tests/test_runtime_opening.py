@@ -22,9 +22,9 @@ from segpipe.runtime.backends import load_opener
 from segpipe.runtime.opening import open_run
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.segmenter import Segmenter
+from tests.children import ROOT
 from tests.tiny_graphs import plain, weights
 
-ROOT = Path(__file__).parents[1]
 FIXED = testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": (64, 96)})
 
 

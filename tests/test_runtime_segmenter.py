@@ -57,11 +57,6 @@ def frame_of(contract: Contract, size: tuple[int, int], seed: int = 0) -> NDArra
     return rng.integers(0, high + 1, (*size, contract.channels)).astype(contract.dtype)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
-
-
 def add_engine(path: Path, flavour: Flavour, *capabilities: str) -> None:
     """The tiny network as an engine, by default for this GPU, where the build stage would put it."""
     largest = max(SIZES)

@@ -9,15 +9,14 @@ import pytest
 
 from segpipe.errors import ArtifactDamagedError
 from segpipe.rundir.directory import RunDirectory
+from tests.children import ROOT
 from tests.test_rundir import make
-
-ROOT = Path(__file__).parents[1]
 
 OPENED_BESIDE_A_COMMIT = """
     import sys
     from pathlib import Path
     from segpipe import Segmenter, testing
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
 
     OLD = testing.CONTRACT
     NEW = OLD.model_copy(update={"classes": ("night", "stop", "go", "sky", "dusk")})

@@ -1,11 +1,6 @@
 """`--set` on a training: what a later command without it does, in a script and in a terminal, and the line it keeps."""
 
-import errno
-import os
-import pty
-import select
-import subprocess
-import sys
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -18,11 +13,11 @@ from segpipe.rundir.directory import RunDirectory
 from stages.config.file import load_config
 from stages.config.kept import forgotten, keep
 from stages.pipeline import Selection, run_stages
+from tests.children import SEGPIPE
+from tests.terminal import in_terminal
 from tests.tiny import write_tiny
 
 QUICK = "train.epochs=1"
-QUIET_S = 120  # so long a child may say nothing, on a busy machine
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +31,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(quick: Path, tmp_path: Path) -> Path:
     """Such a run of one's own."""
-    subprocess.run(["cp", "-r", str(quick), str(tmp_path / "run")], check=True)
-    return tmp_path / "run"
+    return Path(shutil.copytree(quick, tmp_path / "run"))
 
 
 def epochs(run: Path) -> int:
@@ -46,33 +40,10 @@ def epochs(run: Path) -> int:
     return count
 
 
-def in_terminal(answer: str, *arguments: str) -> tuple[int, str]:
+def answered(answer: str, *arguments: str) -> tuple[int, str]:
     """Exit code and output of a command in a terminal where somebody types `answer`."""
-    master, terminal = pty.openpty()
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", *arguments]
-    child = subprocess.Popen(
-        command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT, env={**os.environ, "COLUMNS": "200"}
-    )
-    os.close(terminal)
-    os.write(master, answer.encode())
-    said = bytearray()
-    try:
-        while select.select([master], [], [], QUIET_S)[0] and (piece := _read(master)):
-            said += piece
-        return child.wait(timeout=QUIET_S), said.decode()
-    finally:
-        child.kill()
-        child.wait()
-        os.close(master)
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 4096)
-    except OSError as error:  # how Linux tells that nobody has the terminal open any more
-        if error.errno != errno.EIO:
-            raise
-        return b""
+    code, said = in_terminal(*SEGPIPE, *arguments, typed=answer, columns=200)
+    return code, said.decode()
 
 
 def test_a_script_is_told_what_is_trained_again_and_trains_what_the_file_says(run: Path) -> None:
@@ -87,7 +58,7 @@ def test_a_script_is_told_what_is_trained_again_and_trains_what_the_file_says(ru
 
 def test_in_a_terminal_what_was_set_is_kept_as_a_line_and_nothing_is_trained(run: Path) -> None:
     before = (run / "manifest.json").read_bytes()
-    code, said = in_terminal("\n", "train", str(run))
+    code, said = answered("\n", "train", str(run))
 
     assert code == 0, said
     assert "Keep train.epochs=1, as lines in segpipe.toml?" in said
@@ -98,7 +69,7 @@ def test_in_a_terminal_what_was_set_is_kept_as_a_line_and_nothing_is_trained(run
 
 
 def test_in_a_terminal_one_may_train_again(run: Path) -> None:
-    code, said = in_terminal("n\n", "train", str(run))
+    code, said = answered("n\n", "train", str(run))
 
     assert code == 0, said
     assert load_config(run).train.epochs == 3
@@ -110,7 +81,7 @@ def test_no_answer_stops_the_command_and_changes_nothing(run: Path) -> None:
 
     before = {name: (run / name).read_bytes() for name in ("manifest.json", "segpipe.toml", "config.json")}
 
-    assert in_terminal(end_of_input, "train", str(run))[0] == 130
+    assert answered(end_of_input, "train", str(run))[0] == 130
     assert {name: (run / name).read_bytes() for name in before} == before
 
 

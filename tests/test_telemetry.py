@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from segpipe.telemetry import SWITCH
-from tests.test_imports import ROOT, imports_of
+from tests.children import PATIENCE_S, ROOT
+from tests.test_imports import imports_of
 
 BY_NAME = {"openvino", "tensorrt", "tensorrt_rtx", "timm"}
 """Imported by a name in a string."""
@@ -44,7 +45,7 @@ def call(code: str, home: Path, more: Mapping[str, str], text: str = "") -> subp
     command = [sys.executable, "-m", "tests.no_sockets", code]
     environment = {**kept, **folders, **more}
     return subprocess.run(
-        command, env=environment, input=text, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280
+        command, env=environment, input=text, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from segpipe.rundir.directory import RunDirectory
 from stages.config.losses import Loss
 from stages.train.losses import Averaging, SegmentationLoss
-from tests.children import PATIENCE_S
+from tests.children import PATIENCE_S, ROOT, SEGPIPE
 from tests.tiny import TOML
 
 LOSS_TOLERANCE = 1e-4  # two halves of a batch are summed in another order than the whole
@@ -30,7 +30,6 @@ CHANGES = {  # numbers of frames that no two processes can share evenly
     "epochs = 3": 'epochs = 2\nschedule = "constant"\nclass_weights = "median-frequency"\ntensorboard = false'
     '\nloss = [{ kind = "cross-entropy" }, { kind = "focal", weight = 9 }, { kind = "boundary" }]',
 }
-_COMMAND = ("-c", "from segpipe.cli import main; main()", "train")
 
 
 def plain_network(channels: int, classes: int) -> nn.Module:
@@ -55,21 +54,20 @@ def train(path: Path, processes: int) -> Path:
         assert old in toml
         toml = toml.replace(old, new)
     (path / "segpipe.toml").write_text(toml)
-    command = [sys.executable, *_COMMAND, str(path), "--set", f"train.devices={processes}"]
+    command = [*SEGPIPE, "train", str(path), "--set", f"train.devices={processes}"]
     if processes > 1:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
         command = [*launcher, "--master-addr=127.0.0.1", f"--master-port={port}", "--no-python", *command]
-    root = str(Path(__file__).parents[1])
     finished = subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
         check=False,
-        env=os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return path

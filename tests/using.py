@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ from numpy.typing import NDArray
 
 from segpipe import testing
 from segpipe.media.images import write_image
+from tests.children import PATIENCE_S, SEGPIPE
 
-TIMEOUT_S = 120  # of a command that should take two seconds: a machine under load is slow, a hang is a failure
 Ended = subprocess.CompletedProcess[bytes]
 
 
 def segpipe(*arguments: object, data: bytes = b"", env: dict[str, str] | None = None) -> Ended:
     """The command in a process of its own, ended when it hangs."""
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", *(str(text) for text in arguments)]
+    command = [*SEGPIPE, *(str(text) for text in arguments)]
     environment = os.environ | (env or {})
-    return subprocess.run(command, input=data, capture_output=True, check=False, timeout=TIMEOUT_S, env=environment)
+    return subprocess.run(command, input=data, capture_output=True, check=False, timeout=PATIENCE_S, env=environment)
 
 
 def make_images(folder: Path, count: int) -> list[Path]:

@@ -257,7 +257,7 @@ PROCESS = """
 import sys
 import numpy as np
 from pathlib import Path
-from segpipe.contract import Contract
+from segpipe.contract.schema import Contract
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.request import OpenOptions, Outputs
 name, folder = sys.argv[1], Path(sys.argv[2])

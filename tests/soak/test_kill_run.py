@@ -3,7 +3,6 @@
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.verify import verify
 from stages.pipeline import NAMES
+from tests.children import SEGPIPE
 from tests.tiny import write_tiny
 
 KILLS = 100
@@ -20,8 +20,7 @@ REPRODUCIBLE = ("train", "export")  # engines are not: two builds of one graph d
 
 def start(path: Path) -> "subprocess.Popen[bytes]":
     """`segpipe run` with two loader workers, which outlive its kill for a moment."""
-    command = [sys.executable, "-c", "from segpipe.cli import main; main()", "run", str(path)]
-    command += ["--set", "train.workers=2"]
+    command = [*SEGPIPE, "run", str(path), "--set", "train.workers=2"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
