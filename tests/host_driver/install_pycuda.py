@@ -34,7 +34,7 @@ def main() -> None:
         source = next(path for path in work.glob("pycuda-*") if path.is_dir())
         _configure(source, work)
         install = [*pip, "install", "-q", "--no-build-isolation", *sys.argv[1:], str(source)]
-        # It must name libcuda as needed, although the empty one gives it nothing: without a driver it then fails cleanly.
+        # It must name libcuda as needed, although an empty one gives it nothing: without a driver it is then no module.
         subprocess.run(install, check=True, env={**os.environ, "LDFLAGS": "-Wl,--no-as-needed"})
 
 
