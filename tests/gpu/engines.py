@@ -13,7 +13,9 @@ from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.trt import Flavour, is_installed
 from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
+from tests.frame_cases import HALF_MARGIN, MASK, assert_equal, contract_of, noise
 from tests.host_driver import driver
+from tests.host_engine import conv_graph
 
 Open = Callable[..., GpuBackend]
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "tensorrt-rtx")
@@ -21,6 +23,19 @@ NAMES = ("host",) if driver.is_here() else (*FLAVOURS, "onnxruntime-cuda")
 LARGEST = 4
 OPEN_SIDES = (16, 64)
 """Smallest and largest side of engines for contracts that leave it open."""
+
+
+CONTRACT = contract_of()
+GRAPH = conv_graph(CONTRACT)
+SIZES = [(40, 60), (80, 20), (60, 40), (20, 80)]
+
+
+def check(backend: GpuBackend, rounds: int = 3) -> None:
+    """Frames of several sizes: run, captured, replayed."""
+    for seed in range(rounds):
+        for size in SIZES:
+            frame = noise(CONTRACT, *size, seed)
+            assert_equal(backend.infer([frame], MASK)[0].mask, GRAPH, CONTRACT, frame, HALF_MARGIN)
 
 
 def ranges_of(contract: Contract, batches: tuple[tuple[int, int], ...]) -> tuple[ShapeRange, ...]:

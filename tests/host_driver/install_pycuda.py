@@ -4,6 +4,7 @@ PyCUDA comes as source. cuda.h lies in PyTorch's wheels, libcuda is only named, 
 cudaProfiler.h are below. What this makes runs on a GPU as well; random numbers (cuRAND) are left out. One minute.
 """
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -32,7 +33,9 @@ def main() -> None:
             archive.extractall(work, filter="data")
         source = next(path for path in work.glob("pycuda-*") if path.is_dir())
         _configure(source, work)
-        subprocess.run([*pip, "install", "-q", "--no-build-isolation", *sys.argv[1:], str(source)], check=True)
+        install = [*pip, "install", "-q", "--no-build-isolation", *sys.argv[1:], str(source)]
+        # It must name libcuda as needed, although an empty one gives it nothing: without a driver it is then no module.
+        subprocess.run(install, check=True, env={**os.environ, "LDFLAGS": "-Wl,--no-as-needed"})
 
 
 def _configure(source: Path, work: Path) -> None:
@@ -47,7 +50,7 @@ def _configure(source: Path, work: Path) -> None:
         "CUDA_INC_DIR": [str(work), *include_folders()],
         "CUDADRV_LIB_DIR": [str(work)],
         "CXXFLAGS": ["-O1", "-g0", "-w"],
-        "LDFLAGS": ["-Wl,--no-as-needed", "-s"],
+        "LDFLAGS": ["-s"],
     }
     (source / "siteconf.py").write_text("".join(f"{key} = {value!r}\n" for key, value in settings.items()))
 
