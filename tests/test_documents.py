@@ -244,7 +244,7 @@ def test_a_folder_that_may_not_be_searched_is_one_line(place: str, run: Path) ->
         import os, sys
         from pathlib import Path
         from segpipe.errors import SegpipeError
-        from segpipe.rundir import RunDirectory
+        from segpipe.rundir.directory import RunDirectory
         from segpipe.status import run_status
         from segpipe.verify import verify
         os.setuid(65534)

@@ -37,7 +37,7 @@ def test_a_machine_without_pytorch_judges_by_the_stored_reference(trained_copy: 
     script = f"""
 import sys
 from pathlib import Path
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.validate.elsewhere import validate_hop
 print("; ".join(validate_hop(RunDirectory(Path({str(trained_copy)!r})), "onnxruntime-cpu")))
 print(*sorted({{name.partition('.')[0] for name in sys.modules}}))
