@@ -357,7 +357,7 @@ def test_a_read_only_bundle_names_another_place_which_then_serves(
 import os, sys
 from pathlib import Path
 from segpipe.errors import StorageError
-from segpipe.rundir import RunDirectory
+from segpipe.rundir.directory import RunDirectory
 from stages.validate.elsewhere import validate_hop
 if os.getuid() == 0:
     os.setuid(65534)

@@ -48,7 +48,7 @@ def test_a_dead_process_leaves_no_lock(empty_run: RunDirectory) -> None:
     script = f"""
         import os, signal
         from pathlib import Path
-        from segpipe.rundir import RunDirectory
+        from segpipe.rundir.directory import RunDirectory
         with RunDirectory(Path({str(empty_run.path)!r})).writing():
             os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -63,7 +63,7 @@ def test_a_forked_worker_that_outlives_its_parent_keeps_no_lock(empty_run: RunDi
     script = f"""
         import os, signal, time
         from pathlib import Path
-        from segpipe.rundir import RunDirectory
+        from segpipe.rundir.directory import RunDirectory
         with RunDirectory(Path({str(empty_run.path)!r})).writing():
             ready, told = os.pipe()
             worker = os.fork()
@@ -89,7 +89,7 @@ def test_a_forked_child_that_leaves_the_block_closes_no_other_file(empty_run: Ru
     script = f"""
         import os
         from pathlib import Path
-        from segpipe.rundir import RunDirectory
+        from segpipe.rundir.directory import RunDirectory
         with RunDirectory(Path({str(empty_run.path)!r})).writing():
             child = os.fork()
             if child == 0:
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_the_old_result(empty_run: RunDirectory) -> None:
         import resource, sys
         from pathlib import Path
         from segpipe.errors import StorageError
-        from segpipe.rundir import RunDirectory
+        from segpipe.rundir.directory import RunDirectory
         run = RunDirectory(Path({str(empty_run.path)!r}))
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
@@ -167,7 +167,7 @@ def test_a_directory_without_write_permission(empty_run: RunDirectory) -> None:
         import os, sys
         from pathlib import Path
         from segpipe.errors import StorageError
-        from segpipe.rundir import RunDirectory
+        from segpipe.rundir.directory import RunDirectory
         os.setuid(65534)
         run = RunDirectory(Path({str(empty_run.path)!r}))
         assert run.artifact("train", "model.bin").read_text() == "one"

@@ -17,7 +17,7 @@ OPENED_BESIDE_A_COMMIT = """
     import sys
     from pathlib import Path
     from segpipe import Segmenter, testing
-    from segpipe.rundir import RunDirectory
+    from segpipe.rundir.directory import RunDirectory
 
     OLD = testing.CONTRACT
     NEW = OLD.model_copy(update={"classes": ("night", "stop", "go", "sky", "dusk")})
