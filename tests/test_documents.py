@@ -245,8 +245,8 @@ def test_a_folder_that_may_not_be_searched_is_one_line(place: str, run: Path) ->
         from pathlib import Path
         from segpipe.errors import SegpipeError
         from segpipe.rundir.directory import RunDirectory
-        from segpipe.status import run_status
-        from segpipe.verify import verify
+        from segpipe.rundir.status import run_status
+        from segpipe.rundir.verify import verify
         os.setuid(65534)
         for read in (run_status, verify):
             try:
