@@ -175,7 +175,7 @@ def test_paths_that_the_system_refuses_are_one_line(finished_run: Path, tmp_path
         (("new", tmp_path / "file" / "run"), "cannot write"),
         (("run", tmp_path / "run"), "cannot use"),
         (("run", tmp_path / "file"), "cannot use"),
-        (("report", finished_run, "-o", tmp_path / "file" / "page.html"), "cannot write"),
+        (("report", finished_run, "-o", tmp_path / "file" / "page.html"), "cannot use"),
         (("report", finished_run, "-o", tmp_path / "run"), "cannot write"),
         (("predict", finished_run, tmp_path / "frame.png", "-o", tmp_path / "file"), "cannot write"),
     ]

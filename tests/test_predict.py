@@ -54,7 +54,7 @@ def test_a_broken_file_is_reported_and_the_rest_goes_on(run: Path, tmp_path: Pat
 
     assert result.returncode == 1
     assert b"image1.png is not an image" in result.stderr
-    assert b"grey.png: the frame is uint8 8x8x1" in result.stderr
+    assert b"grey.png is 8-bit grey, the network takes 8-bit RGB" in result.stderr
     assert b"2 of 4 inputs" in result.stderr
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["image0.png", "image2.png"]
 
@@ -154,7 +154,7 @@ def test_other_kinds_of_images_keep_their_channels_and_depth(
     [
         ("cmyk.jpg", "is CMYK"),
         ("cmyk.tif", "is CMYK"),
-        ("alpha.png", "48x64x4, the contract wants"),
+        ("alpha.png", "8-bit RGB with transparency, the network takes 8-bit RGB"),
         ("many.png", "holds 2 pictures"),
         ("many.webp", "holds 2 pictures"),
         ("many.tif", "holds 2 pictures"),
@@ -317,7 +317,7 @@ def test_a_bundle_is_refused_where_something_lies_or_nothing_was_validated(run: 
     fresh = RunDirectory.create(tmp_path / "fresh").path
 
     assert b"is there already" in segpipe("bundle", run, "-o", tmp_path / "full").stderr
-    assert b"segpipe validate" in segpipe("bundle", fresh, "-o", tmp_path / "new").stderr
+    assert b"--until validate" in segpipe("bundle", fresh, "-o", tmp_path / "new").stderr
     assert not (tmp_path / "new").exists()
 
 

@@ -160,7 +160,7 @@ def test_the_lock_is_never_another_file(empty_run: RunDirectory, tmp_path: Path)
         make(empty_run)
     lock.unlink()
     os.mkfifo(lock)
-    with pytest.raises(StorageError, match="no regular file"):
+    with pytest.raises(StorageError, match="not a regular file"):
         make(empty_run)
 
     assert victim.read_text() == "precious"

@@ -100,7 +100,7 @@ def test_a_backend_that_is_not_installed_says_what_to_install() -> None:
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no run directory"):
+    with pytest.raises(FileNotFoundError, match="not a run directory"):
         Segmenter.open(tmp_path)
 
 

@@ -275,7 +275,7 @@ def test_tiling_takes_frames_over_the_limit(segmenter: Segmenter) -> None:
 
 @pytest.mark.parametrize("fields", [{"overlap": 1.0}, {"overlap": -0.1}, {"batch": 0}, {"tile": (0, 5)}])
 def test_a_tiling_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="no tiling"):
+    with pytest.raises(InputError, match="not a tiling"):
         Tiling(**fields)
 
 
