@@ -176,7 +176,7 @@ def test_paths_that_the_system_refuses_are_one_line(finished_run: Path, tmp_path
         (("run", tmp_path / "run"), "cannot use"),
         (("run", tmp_path / "file"), "cannot use"),
         (("report", finished_run, "-o", tmp_path / "file" / "page.html"), "cannot use"),
-        (("report", finished_run, "-o", tmp_path / "run"), "cannot write"),
+        (("report", finished_run, "-o", tmp_path / "run"), "cannot use"),
         (("predict", finished_run, tmp_path / "frame.png", "-o", tmp_path / "file"), "cannot write"),
     ]
     for arguments, said in refused:

@@ -125,7 +125,7 @@ def _refuse_other(path: Path) -> None:
     except FileNotFoundError:
         return
     if start and not start.startswith((b"<!doctype html", b"<html")):
-        raise InputError(f"{path} is there already and is no HTML page", hint=hint)
+        raise InputError(f"{path} is there already and is not an HTML page", hint=hint)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
