@@ -26,7 +26,7 @@ test: .venv/.pycuda ## ruff, format check, mypy strict, pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	SEGPIPE_REQUIRE=cuda.bindings,onnxruntime,pycuda,tensorrt_rtx,tomli_w,torch $(BIN)/pytest -m "not soak"
+	SEGPIPE_REQUIRE=cuda.bindings,onnxruntime,pycuda,tensorrt_rtx,tomli_w,torch $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile
 
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
