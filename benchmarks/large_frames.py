@@ -150,7 +150,7 @@ def measure(subject: Subject, rounds: int, more: dict[str, Contestant], threads:
         "old_pre": lambda _: old_preprocess(frame, contract, placement),
         "new_pre": lambda _: preprocess(frame, contract, placement, tensor, threads),
         "old_post": lambda _: old_postprocess(answer, contract, placement),
-        "new_post": lambda _: postprocess(answer, contract, placement, threads),
+        "new_post": lambda _: postprocess(answer, contract, placement),
         **more,
     }
     samples = interleave(contestants, rounds, _SECONDS).samples

@@ -135,19 +135,6 @@ def test_label_masks_are_those_of_indexing_every_pixel(
     np.testing.assert_array_equal(mask, answer[rows.nearest[:, None], columns.nearest].astype(contract.mask_dtype))
 
 
-@pytest.mark.parametrize("kind", ["logits", "sigmoid"])
-@pytest.mark.parametrize("classes", [2, 19])
-def test_masks_are_the_same_on_any_number_of_cores(kind: str, classes: int) -> None:
-    names = tuple(map(str, range(2 if kind == "sigmoid" else classes)))
-    contract = kind_of(classes=names, output_kind=kind, network_size=(64, 96))
-    scores = np.random.default_rng(0).standard_normal((contract.score_channels, 16, 24)).astype(np.float32)
-    placement = contract.place(240, 360)
-
-    one, many = (postprocess(scores, contract, placement, cores) for cores in (1, 3))
-
-    np.testing.assert_array_equal(one, many)
-
-
 def test_a_call_alone_has_every_core_and_calls_that_meet_have_one_each() -> None:
     sessions = _Sessions(testing.make_onnx(testing.CONTRACT), 2)
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import BackendError
-from segpipe.runtime.bands import over_cores
 from segpipe.runtime.geometry import Axis, axes
 
 _BLOCK_CORNERS = 1 << 19  # corner scores of the cells worked on together
@@ -23,13 +22,13 @@ Scores = NDArray[np.float32]
 Mask = NDArray[Any]
 
 
-def postprocess(scores: NDArray[Any], contract: Contract, placement: Placement, cores: int = 1) -> Mask:
+def postprocess(scores: NDArray[Any], contract: Contract, placement: Placement) -> Mask:
     """One network output, CxHxW or HxWxC as the contract says, to an HxW mask of the source size."""
     if contract.output_kind == "labels":
         return _nearest(_as_mask(_label_map(scores, contract), contract), placement)
     planes = as_planes(scores, contract)
     rows, columns = axes(placement, *planes.shape[1:])
-    return mask_of(planes, rows, columns, contract, cores)
+    return mask_of(planes, rows, columns, contract)
 
 
 def as_planes(scores: NDArray[Any], contract: Contract) -> Scores:
@@ -38,26 +37,23 @@ def as_planes(scores: NDArray[Any], contract: Contract) -> Scores:
     return np.ascontiguousarray(planes, np.float32)
 
 
-def mask_of(planes: Scores, rows: Axis, columns: Axis, contract: Contract, cores: int = 1) -> Mask:
+def mask_of(planes: Scores, rows: Axis, columns: Axis, contract: Contract) -> Mask:
     """The mask at the pixels of two axes."""
     if contract.output_kind == "sigmoid":
         limit = np.full_like(planes, math.log(contract.threshold / (1 - contract.threshold)))
         foreground = np.concatenate([planes, limit])  # first wins ties: at the threshold is foreground
-        return (1 - blended_argmax(foreground, rows, columns, cores)).astype(contract.mask_dtype)
-    return blended_argmax(planes, rows, columns, cores).astype(contract.mask_dtype, copy=False)
+        return (1 - blended_argmax(foreground, rows, columns)).astype(contract.mask_dtype)
+    return blended_argmax(planes, rows, columns).astype(contract.mask_dtype, copy=False)
 
 
-def blended_argmax(scores: Scores, rows: Axis, columns: Axis, cores: int = 1) -> Mask:
+def blended_argmax(scores: Scores, rows: Axis, columns: Axis) -> Mask:
     """Class of the greatest blended score for every pixel; the first wins ties."""
     labels = argmax(scores)
     mask = labels.take(columns.first, 1).take(rows.first, 0)
     cells = np.flatnonzero(mixed_cells(labels, rows, columns))
-    step = max(min(_BLOCK_CORNERS // (4 * len(scores)), -(-cells.size // cores)), 1)
-
-    def decide(part: int) -> None:
-        _Cells(scores, labels, rows, columns, cells[part * step : (part + 1) * step]).decide(mask)
-
-    over_cores(decide, -(-cells.size // step), cores)
+    step = max(_BLOCK_CORNERS // (4 * len(scores)), 1)
+    for start in range(0, cells.size, step):
+        _Cells(scores, labels, rows, columns, cells[start : start + step]).decide(mask)
     return mask
 
 

@@ -129,7 +129,7 @@ class OnnxRuntimeCpu:
         for (frame, placement), part in zip(frames, tensor, strict=False):
             preprocess(frame, contract, placement, part, cores)
         batch = zip(self._run(session, tensor), frames, strict=False)
-        return [self._result(scores, placement, outputs, cores) for scores, (_, placement) in batch]
+        return [self._result(scores, placement, outputs) for scores, (_, placement) in batch]
 
     def _tensor(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """This thread's last tensor when it fits: fresh memory costs more than filling it."""
@@ -138,11 +138,11 @@ class OnnxRuntimeCpu:
             last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
         return last
 
-    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs, cores: int) -> Result:
+    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Result:
         contract = self._contract
         target = placement.whole_canvas() if outputs.at_network_size else placement
         return Result(
-            mask=postprocess(scores, contract, target, cores),
+            mask=postprocess(scores, contract, target),
             confidence=confidence(scores, contract, target) if outputs.confidence else None,
             scores=as_planes(scores, contract).copy() if outputs.scores else None,
         )
