@@ -51,8 +51,12 @@ def test_every_stress_input_went_through_every_hop(trained_run: Path) -> None:
 def test_the_page_is_one_file_with_its_pictures(trained_run: Path) -> None:
     run = RunDirectory(trained_run)
     page = run.artifact_bytes(STAGE, "gate.html").decode()
+    pictures = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json")).pictures
+    shown = len(pictures) * any(picture.flips for picture in pictures)  # some processors' FP16 moves no pixel here
 
-    assert page.count("data:image/png;base64,") == 2
+    assert len(pictures) == 2
+    assert page.count("data:image/png;base64,") == shown
+    assert shown or "No pixel differs" in page
     assert "http" not in page
     assert "Release gate: passed" in run.artifact_bytes(STAGE, "gate.md").decode()
 
