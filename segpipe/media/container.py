@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segpipe.errors import InputError
-from segpipe.media.mp4 import shown_share
+from segpipe.media.mp4 import shown_share, top_boxes
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # of which one comes first
 _ESTIMATE = 0.9  # Matroska counts no frames: duration times rate, and its sound may last longer
 _EDGE_FRAMES = 1  # that rounding may lose where an edit begins
-_TO_THE_END, _WIDE = 0, 1  # what the size of an MP4 box may stand for
 
 
 def require_whole(path: Path, file: BinaryIO) -> None:
@@ -56,16 +55,7 @@ def _end(file: BinaryIO, there: int, read: Callable[[BinaryIO, int], int]) -> in
 
 def _boxes_end(file: BinaryIO, there: int) -> int:
     """MP4 and QuickTime: boxes one after the other."""
-    at = 0
-    while at < there:
-        file.seek(at)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        if size == _TO_THE_END or not kind.strip(b"\0"):  # or zeros that some writers leave at the end
-            return there
-        if size == _WIDE:
-            (size,) = struct.unpack(">Q", file.read(8))
-        at += max(size, 8)
-    return at
+    return max((end for _, _, end in top_boxes(file)), default=there)
 
 
 def _riff_end(file: BinaryIO, there: int) -> int:

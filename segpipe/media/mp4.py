@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _HEADER = struct.Struct(">I4s")
-_WIDE = 1  # a size that stands for one of 64 bits behind the kind
+_TO_THE_END, _WIDE = 0, 1  # what a size may stand for: the rest of the file, or 64 bits behind the kind
 _NOTE = b"uuid" + bytes.fromhex("6f5e1f0b7a0c4d3c9d1e736567706970")  # a box that players skip; its name is ours
 _LONGEST_NOTE = 1 << 20  # bytes
 _PAUSE = -1  # the begin of an edit that shows nothing
@@ -41,33 +41,36 @@ def append_note(path: Path, note: bytes) -> None:
 def read_note(file: BinaryIO) -> bytes:
     """What `append_note` added to a file; nothing where there is no such box."""
     try:
-        at, end = 0, os.fstat(file.fileno()).st_size
-        while at < end:
-            file.seek(at)
-            size, kind = _HEADER.unpack(file.read(_HEADER.size))
-            if kind == _NOTE[:4] and kind + file.read(len(_NOTE) - 4) == _NOTE:
-                return file.read(min(max(size - len(_NOTE) - 4, 0), _LONGEST_NOTE))
-            if size == _WIDE:
-                file.seek(at + _HEADER.size)
-                (size,) = struct.unpack(">Q", file.read(8))
-            at += max(size, _HEADER.size)
-    except (struct.error, OverflowError):
+        for kind, begin, end in top_boxes(file):
+            file.seek(begin)
+            if kind + file.read(len(_NOTE) - len(kind)) == _NOTE:
+                return file.read(min(max(end - file.tell(), 0), _LONGEST_NOTE))
+    except struct.error:
         return b""
     return b""
 
 
-def _movie(file: BinaryIO) -> bytes:
-    """The box `moov`, which lies at the file's beginning or end."""
-    at, end = 0, os.fstat(file.fileno()).st_size
-    while at < end:
+def top_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of the content of one box after the other; struct.error where a header is cut off."""
+    at, there = 0, os.fstat(file.fileno()).st_size
+    while at < there:
         file.seek(at)
         size, kind = _HEADER.unpack(file.read(_HEADER.size))
-        if kind == b"moov":
-            return file.read(size - _HEADER.size)
-        if size == _WIDE:
+        begin = at + _HEADER.size
+        if size == _TO_THE_END or not kind.strip(b"\0"):  # or zeros that some writers leave at the end
+            size = there - at
+        elif size == _WIDE:
             (size,) = struct.unpack(">Q", file.read(8))
+            begin += 8
         at += max(size, _HEADER.size)
-    raise KeyError("moov")
+        yield kind, begin, at
+
+
+def _movie(file: BinaryIO) -> bytes:
+    """The box `moov`, which lies at the file's beginning or end."""
+    begin, end = next((begin, end) for kind, begin, end in top_boxes(file) if kind == b"moov")
+    file.seek(begin)
+    return file.read(end - begin)
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
