@@ -155,10 +155,10 @@ class Report(_Part):
     def doubts(self) -> tuple[str, ...]:
         """Why the headline is to be taken with care, in a few words each."""
         best = self.headline()
-        few = best is not None and best.latency is not None and best.latency.samples < ENOUGH
+        latency = best.latency if best else None
         return (
             *(("cut short by Ctrl-C",) if self.partial else ()),
-            *((f"too few samples: {best.latency.samples}",) if few and best and best.latency else ()),
+            *((f"too few samples: {latency.samples}",) if latency and latency.samples < ENOUGH else ()),
             *self.conditions.warnings,
         )
 
