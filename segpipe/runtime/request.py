@@ -60,8 +60,8 @@ class StepTimes:
 
 
 @dataclass(frozen=True)
-class Result:
-    """One frame's answer; every array belongs to the caller."""
+class Decoded:
+    """What a backend made of one frame; every array belongs to the caller. People get it as `segpipe.Result`."""
 
     mask: NDArray[Any]
     confidence: NDArray[Any] | None = None

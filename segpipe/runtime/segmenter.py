@@ -14,7 +14,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.opening import open_run, run_contract
 from segpipe.runtime.preprocess import check_device_frame, check_frame
-from segpipe.runtime.request import OpenOptions, Outputs, Result
+from segpipe.runtime.request import Decoded, OpenOptions, Outputs
 from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Progress, Tiling, segment_tiled
 
@@ -73,7 +73,7 @@ class Segmenter:
             return np.stack(self([*frames]))
         return self._infer([frames], _ONLY_MASK)[0].mask
 
-    def detail(self, frame: Any, outputs: Outputs) -> Result:
+    def detail(self, frame: Any, outputs: Outputs) -> Decoded:
         """One frame's mask with what else `outputs` asks for: confidence, scores, or the mask at network size."""
         if self.contract.output_kind == "labels" and (outputs.confidence or outputs.scores):
             raise InputError("this network gives labels: no scores, no confidence", hint="ask for the mask alone")
@@ -137,7 +137,7 @@ class Segmenter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Result]:
+    def _infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Decoded]:
         backend = self._opened()
         return backend.infer([self._checked(frame, backend) for frame in frames], outputs)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, InputError
-from segpipe.runtime.request import OpenOptions, Outputs, Result
+from segpipe.runtime.request import Decoded, OpenOptions, Outputs
 
 
 class Backend(Protocol):
@@ -19,7 +19,7 @@ class Backend(Protocol):
     device: str
     """'cpu', or the GPU's name: what a verdict of the release gate is for."""
 
-    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Result]:
+    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Decoded]:
         """Checked HxWxC frames, of any sizes, to results that the caller owns.
 
         Frames are numpy arrays; on a GPU also anything that speaks `__cuda_array_interface__` or DLPack.

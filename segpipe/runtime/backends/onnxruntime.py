@@ -18,7 +18,7 @@ from segpipe.runtime.backends.session import FAILURES, InvalidArgument, embedded
 from segpipe.runtime.confidence import confidence
 from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.preprocess import preprocess, tensor_shape
-from segpipe.runtime.request import OpenOptions, Outputs, Result
+from segpipe.runtime.request import Decoded, OpenOptions, Outputs
 
 _MAX_BATCH = 8  # frames in one call of the session; more make nothing faster on a CPU, and cost memory
 _ERRORS_ONLY = 3  # for this session: the application's own sessions log as it likes
@@ -66,11 +66,11 @@ class OnnxRuntimeCpu:
         batch = sessions.wide.get_inputs()[0].shape[0]
         self._fixed_batch = batch if isinstance(batch, int) else None
 
-    def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Result]:
+    def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Decoded]:
         """HxWxC frames to results, in order."""
         placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
         limit = self._fixed_batch or _MAX_BATCH
-        results: list[Result] = []
+        results: list[Decoded] = []
         with self._opened().fitting() as (session, cores):
             for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
                 same = list(run)
@@ -122,7 +122,7 @@ class OnnxRuntimeCpu:
         cores: int,
         frames: Sequence[tuple[NDArray[Any], Placement]],
         outputs: Outputs,
-    ) -> list[Result]:
+    ) -> list[Decoded]:
         contract = self._contract
         tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
         tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
@@ -138,10 +138,10 @@ class OnnxRuntimeCpu:
             last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
         return last
 
-    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Result:
+    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Decoded:
         contract = self._contract
         target = placement.whole_canvas() if outputs.at_network_size else placement
-        return Result(
+        return Decoded(
             mask=postprocess(scores, contract, target),
             confidence=confidence(scores, contract, target) if outputs.confidence else None,
             scores=as_planes(scores, contract).copy() if outputs.scores else None,

@@ -16,7 +16,7 @@ from segpipe.runtime.cuda.pinned import PinnedFrames
 from segpipe.runtime.cuda.plan import Job, input_shape
 from segpipe.runtime.cuda.pool import Pool
 from segpipe.runtime.cuda.spare import Spare
-from segpipe.runtime.request import Outputs, Result, StepTimes
+from segpipe.runtime.request import Decoded, Outputs, StepTimes
 
 _SIZES = 256  # kinds of frames whose job is remembered
 _WARM_RUNS = 2  # the first loads what the engine and the kernels need, the second is captured
@@ -34,7 +34,7 @@ class GpuBackend:
         self._pool = Pool(lambda: Lane(device, parts, self._spare), lanes)
         self._single: dict[tuple[int, int, bool, int, Outputs], Job] = {}
 
-    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Result]:
+    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Decoded]:
         """Checked HxWxC frames of any sizes, on the host or on this GPU, to results in the same order."""
         if self._closed:
             raise BackendError("this backend is closed", hint="open the run again")
@@ -43,7 +43,7 @@ class GpuBackend:
             with self._gpu.current():
                 return self._pool.run(partial(_run, frames=frames, job=job))
         jobs = [*self._jobs(frames, outputs)]  # a frame that does not fit is refused before any is run
-        results: dict[int, Result] = {}
+        results: dict[int, Decoded] = {}
         with self._gpu.current():
             for job, indices in jobs:
                 some = [frames[index] for index in indices]
@@ -127,5 +127,5 @@ class GpuBackend:
                 start += count
 
 
-def _run(lane: Lane, frames: Sequence[Any], job: Job) -> list[Result]:
+def _run(lane: Lane, frames: Sequence[Any], job: Job) -> list[Decoded]:
     return lane.run(frames, job)

@@ -25,7 +25,7 @@ from segpipe.runtime.cuda.plan import Job, Plan, Shapes, input_shape
 from segpipe.runtime.cuda.spare import Spare
 from segpipe.runtime.cuda.steps import Place, Steps
 from segpipe.runtime.preprocess import normalisation
-from segpipe.runtime.request import Result, StepTimes
+from segpipe.runtime.request import Decoded, StepTimes
 
 _CONTEXTS = 3  # input shapes a lane keeps ready
 _PLANS = 16  # jobs a lane keeps ready
@@ -72,7 +72,7 @@ class Lane:
             self.close()
             raise
 
-    def run(self, frames: Sequence[Any], job: Job) -> list[Result]:
+    def run(self, frames: Sequence[Any], job: Job) -> list[Decoded]:
         """Frames of one job to results that the caller owns. An InputError leaves the lane as it was."""
         ready = self._prepared(job)
         try:
@@ -251,7 +251,7 @@ class Lane:
 
     # what goes back
 
-    def _results(self, ready: _Ready, kept: list[dict[str, Any]]) -> list[Result]:
+    def _results(self, ready: _Ready, kept: list[dict[str, Any]]) -> list[Decoded]:
         """Copies out of the page-locked buffers, which the next frame overwrites, or what was kept on the device."""
         masks, confidences = ready.steps.downloads.get("mask"), ready.steps.downloads.get("confidence")
         scores = ready.steps.downloads.get("output")
@@ -259,10 +259,10 @@ class Lane:
         for index in range(ready.plan.job.frames):
             own = None if scores is None else self._scores(scores[index])
             if masks is None:
-                results.append(Result(kept[index]["mask"], kept[index].get("confidence"), own))
+                results.append(Decoded(kept[index]["mask"], kept[index].get("confidence"), own))
             else:
                 sure = None if confidences is None else confidences[index].copy()
-                results.append(Result(masks[index].copy(), sure, own))
+                results.append(Decoded(masks[index].copy(), sure, own))
         return results
 
     def _scores(self, scores: Any) -> Any:
