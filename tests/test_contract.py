@@ -1,17 +1,35 @@
 """The contract: its fields, its hash, its geometry, and what it refuses."""
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.contract.schema import CONTRACTS, METADATA_KEY, Contract, FrameContract, SemanticContract
 from segpipe.errors import ContractError
+from segpipe.rundir.directory import RunDirectory
+from tests.old_runs import unpack
 from tests.tiny import contract_fields
 
 SIDES = st.integers(1, 3000)
+SEMANTIC_JSON = (
+    '{"channel_order": "rgb", "channels": 3, "classes": ["ground", "thing", "other"], "dtype": "uint8", '
+    '"fit": "stretch", "ignore_index": 255, "input_dtype": "float32", "input_layout": "nchw", "input_name": "image", '
+    '"mean": [0.485, 0.456, 0.406], "network_size": [32, 48], "output_kind": "logits", "output_layout": "nchw", '
+    '"output_name": "logits", "output_stride": 4, "resize": "half-pixel-bilinear", "size_multiple": 1, '
+    '"std": [0.229, 0.224, 0.225], "threshold": 0.5, "value_range": [0.0, 255.0], "version": 1}'
+)
+SEMANTIC_SHA256 = "4e510fb48004a8d639333b7d8c693145424d819fd46fd7cacd10fa8b6b8e6bd2"
+
+
+class CountContract(FrameContract):
+    """Of a task that is not semantic."""
+
+    task: ClassVar[str] = "count"
+    output_name: str = "number"
 
 
 def test_the_hash_follows_every_field() -> None:
@@ -26,6 +44,56 @@ def test_json_round_trip_keeps_the_hash() -> None:
     contract = Contract(**contract_fields(mean=(0.1, 0.2, 0.3), value_range=(0, 65535), dtype="uint16"))
 
     assert Contract.from_json(contract.to_json(), "test").sha256 == contract.sha256
+
+
+def test_a_semantic_contracts_bytes_and_hash_are_those_of_the_first_version() -> None:
+    contract = SemanticContract(**contract_fields())
+
+    assert contract.to_json() == SEMANTIC_JSON
+    assert contract.sha256 == SEMANTIC_SHA256
+    assert contract.task == "semantic"
+
+
+def test_the_stored_runs_contract_keeps_its_bytes_and_the_hash_in_its_records(tmp_path: Path) -> None:
+    run = RunDirectory(unpack("run", tmp_path))
+    stored = run.artifact_bytes("export", "contract.json")
+    contract = FrameContract.from_json(stored, "the stored run")
+
+    assert isinstance(contract, SemanticContract)
+    assert contract.to_json().encode() == stored
+    assert contract.sha256 == run.manifest.contract_sha256
+
+
+def test_contracts_of_other_tasks_name_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CONTRACTS, "count", CountContract)
+    contract = CountContract(network_size=(8, 8))
+    found = FrameContract.from_json(contract.to_json(), "test")
+
+    assert json.loads(contract.to_json())["task"] == "count"
+    assert isinstance(found, CountContract)
+    assert found.sha256 == contract.sha256
+    with pytest.raises(ContractError, match="is for the task 'count', wanted 'semantic'"):
+        SemanticContract.from_json(contract.to_json(), "test")
+    with pytest.raises(ContractError, match=r"disagree about the contract.*task is 'count' against 'semantic'"):
+        contract.require_same(SemanticContract(**contract_fields()), "the run", "the model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "panoptic"}, "is for the task 'panoptic', this segpipe knows semantic"),
+        ({"task": ["semantic"]}, "is for the task .*this segpipe knows semantic"),
+        ({"task": "x" * 10_000}, "is for the task 'x{30,60}, this segpipe knows semantic"),
+        ({"version": 2}, "has schema 2, this segpipe reads up to 1"),
+    ],
+)
+def test_a_contract_of_a_later_segpipe_is_one_line_that_says_to_upgrade(changes: dict[str, Any], said: str) -> None:
+    text = json.dumps(contract_fields(**changes))
+
+    with pytest.raises(ContractError, match=said) as raised:
+        FrameContract.from_json(text, "the model")
+    assert "upgrade segpipe" in str(raised.value)
+    assert "\n" not in raised.value.args[0]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,22 @@
-"""Contract: how pixels become numbers and numbers become classes. Owns its fields, their hash and the geometry."""
+"""Contract: how pixels become numbers and numbers become answers. Owns its fields, their hash and the geometry.
+
+What every network is told about frames is in FrameContract; what it answers is its task's, a type for each task.
+"""
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from segpipe.documents import Form
+from segpipe.documents import UPGRADE, Form, plain_json
 from segpipe.errors import ContractError
 from segpipe.rundir.storage import sha256_of_bytes
 
 METADATA_KEY = "segpipe.contract"  # in ONNX and safetensors metadata
+_UNNAMED_TASK = "semantic"
+"""The task of contracts that name none: once it was the only one, and their bytes and hashes stay what they are."""
+_SHOWN = 40  # characters of a task's name that somebody else wrote
 
 Layout = Literal["nchw", "nhwc"]
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
@@ -30,10 +36,15 @@ class Placement:
         return Placement(self.canvas, self.canvas, self.canvas, (0, 0))
 
 
-class Contract(BaseModel):
-    """What training, export, validation and the runtime must agree on. Frozen, and equal when its hash is."""
+class FrameContract(BaseModel):
+    """What training, export, validation and the runtime must agree on about frames and the network's input.
+
+    Frozen, and equal when its hash is. A task adds what its networks answer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    task: ClassVar[str]
+    """What the network is for: the name in the tables of tasks, and in the JSON of all tasks but the first."""
 
     version: Literal[1] = 1
     # frames
@@ -52,20 +63,11 @@ class Contract(BaseModel):
     """stretch to the network size; letterbox keeps the aspect ratio on it; pad keeps the size, on a multiple."""
     network_size: Size | None = None
     size_multiple: Annotated[int, Field(ge=1)] = 1
-    # classes
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
-    ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
-    # the network
-    output_stride: Annotated[int, Field(ge=1)] = 1
+    # the network's input
     input_name: str = "image"
-    output_name: str = "logits"
     input_layout: Layout = "nchw"
-    output_layout: Layout = "nchw"
     input_dtype: Literal["float32", "float16", "uint8"] = "float32"
     """Type of the input tensor. uint8 takes pixels as they are: mean 0, std 1, value range 0 to 1."""
-    output_kind: Literal["logits", "probabilities", "sigmoid", "labels"] = "logits"
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """For `sigmoid`: one output channel of raw scores, class 1 where sigmoid(score) is at least this."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -75,6 +77,7 @@ class Contract(BaseModel):
         return self
 
     def _contradictions(self) -> dict[str, bool]:
+        """What must not be, and whether it is."""
         low, high = self.value_range
         plain = low == 0 and high == 1 and set(self.mean) == {0.0} and set(self.std) == {1.0}
         return {
@@ -84,11 +87,8 @@ class Contract(BaseModel):
             "value_range must be (low, high) with low < high": not low < high,
             f"channel_order '{self.channel_order}' needs 3 channels": self.channel_order == "bgr"
             and self.channels != 3,
-            "ignore_index is the number of a class": self.ignore_index < len(self.classes),
-            "class names must differ": len(set(self.classes)) != len(self.classes),
             f"fit '{self.fit}' needs a network_size": self.fit != "pad" and self.network_size is None,
             "fit 'pad' follows the frame: leave network_size out": self.fit == "pad" and self.network_size is not None,
-            "output_kind 'sigmoid' needs exactly 2 classes": self.output_kind == "sigmoid" and len(self.classes) != 2,
             "input_dtype 'uint8' needs mean 0, std 1 and value_range 0 to 1": self.input_dtype == "uint8" and not plain,
         }
 
@@ -97,39 +97,42 @@ class Contract(BaseModel):
         """SHA-256 of the sorted JSON."""
         return sha256_of_bytes(self.to_json().encode())
 
-    @property
-    def mask_dtype(self) -> Literal["uint8", "uint16"]:
-        """Masks are uint8 unless the classes need more."""
-        return "uint8" if max(len(self.classes) - 1, self.ignore_index) < 256 else "uint16"
-
-    @property
-    def score_channels(self) -> int:
-        """Channels of the network's output."""
-        return 1 if self.output_kind in {"sigmoid", "labels"} else len(self.classes)
-
     def to_json(self) -> str:
         """Sorted JSON, the form that is hashed and embedded."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
-
-    @staticmethod
-    def from_json(text: str | bytes, source: str) -> "Contract":
-        """Parse an embedded contract; `source` names where it came from in the error."""
-        return _FORM.read(text, f"the contract of {source}", "export the network again")
+        named = {} if self.task == _UNNAMED_TASK else {"task": self.task}
+        return json.dumps(self.model_dump(mode="json") | named, sort_keys=True)
 
     @classmethod
-    def from_metadata(cls, metadata: dict[str, Any], source: str) -> "Contract":
+    def from_json(cls, text: str | bytes, source: str) -> Self:
+        """Parse an embedded contract, of any task or of this type's; `source` names where it came from in the error."""
+        name, hint = f"the contract of {source}", "export the network again"
+        content = plain_json(text, name, ContractError, hint)
+        task = content.get("task", _UNNAMED_TASK) if isinstance(content, dict) else _UNNAMED_TASK
+        kind = CONTRACTS.get(task) if isinstance(task, str) else None
+        if kind is None:
+            known = ", ".join(CONTRACTS)
+            raise ContractError(f"{name} is for the task {task!r:.{_SHOWN}}, this segpipe knows {known}", hint=UPGRADE)
+        if not issubclass(kind, cls):
+            hint = f"give a network for the task '{cls.task}'"
+            raise ContractError(f"{name} is for the task '{task}', wanted '{cls.task}'", hint=hint)
+        if "task" in content:
+            text = json.dumps({key: value for key, value in content.items() if key != "task"})
+        return Form("contract", TypeAdapter(kind), ContractError).read(text, name, hint)
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any], source: str) -> Self:
         """The contract that an ONNX or safetensors file carries."""
         if METADATA_KEY not in metadata:
             raise ContractError(f"{source} carries no contract", hint="export it with `segpipe export`")
         return cls.from_json(metadata[METADATA_KEY], source)
 
-    def require_same(self, other: "Contract", ours: str, theirs: str) -> None:
+    def require_same(self, other: "FrameContract", ours: str, theirs: str) -> None:
         """Refuse two artifacts that disagree, naming the first fields that differ."""
         if self.sha256 == other.sha256:
             return
-        mine, yours = self.model_dump(), other.model_dump()
-        names = [name for name in mine if mine[name] != yours[name]]
-        example = f"{names[0]} is {mine[names[0]]!r} against {yours[names[0]]!r}"
+        mine, yours = ({"task": one.task} | one.model_dump() for one in (self, other))
+        names = [name for name in mine if mine[name] != yours.get(name)]
+        example = f"{names[0]} is {mine[names[0]]!r} against {yours.get(names[0])!r}"
         raise ContractError(
             f"{ours} and {theirs} disagree about the contract ({', '.join(names)}): {example}",
             hint="run `segpipe run` so that both are made from the same network",
@@ -150,7 +153,45 @@ class Contract(BaseModel):
         return Placement(source, canvas, resized, offset)
 
 
-_FORM = Form("contract", TypeAdapter(Contract), ContractError)
+class SemanticContract(FrameContract):
+    """A class for every pixel, from one output."""
+
+    task: ClassVar[str] = "semantic"
+
+    # classes
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
+    # the network's output
+    output_stride: Annotated[int, Field(ge=1)] = 1
+    output_name: str = "logits"
+    output_layout: Layout = "nchw"
+    output_kind: Literal["logits", "probabilities", "sigmoid", "labels"] = "logits"
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """For `sigmoid`: one output channel of raw scores, class 1 where sigmoid(score) is at least this."""
+
+    def _contradictions(self) -> dict[str, bool]:
+        return super()._contradictions() | {
+            "ignore_index is the number of a class": self.ignore_index < len(self.classes),
+            "class names must differ": len(set(self.classes)) != len(self.classes),
+            "output_kind 'sigmoid' needs exactly 2 classes": self.output_kind == "sigmoid" and len(self.classes) != 2,
+        }
+
+    @property
+    def mask_dtype(self) -> Literal["uint8", "uint16"]:
+        """Masks are uint8 unless the classes need more."""
+        return "uint8" if max(len(self.classes) - 1, self.ignore_index) < 256 else "uint16"
+
+    @property
+    def score_channels(self) -> int:
+        """Channels of the network's output."""
+        return 1 if self.output_kind in {"sigmoid", "labels"} else len(self.classes)
+
+
+Contract = SemanticContract
+"""The public name."""
+
+CONTRACTS: dict[str, type[FrameContract]] = {kind.task: kind for kind in (SemanticContract,)}
+"""The type of each task's contract."""
 
 
 def _round_up(value: int, multiple: int) -> int:
