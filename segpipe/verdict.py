@@ -183,6 +183,7 @@ def how_to_judge(run: RunDirectory, backend: str) -> str:
     here = f"`segpipe validate {word(run.path)} --hop {hop}`"
     if not run.manifest.is_bundle:
         return f"run `segpipe validate {word(run.path)}` here, or {here} where PyTorch is not installed"
-    if {*local_verdicts.REFERENCE} <= {*run.manifest.stages[STAGE].outputs}:
+    judged = run.manifest.stages.get(STAGE)
+    if judged is not None and {*local_verdicts.REFERENCE} <= {*judged.outputs}:
         return f"run {here} here"
     return f"it carries no reference to judge by: {run.how_to_make(STAGE)}, then `segpipe validate DIR --hop {hop}`"

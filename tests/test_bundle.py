@@ -392,6 +392,17 @@ def test_verdicts_of_wrong_types_are_one_typed_line(tmp_path: Path, content: byt
     assert "unreadable" in [line.state for line in run_status(RunDirectory(tmp_path))]
 
 
+def test_a_bundle_without_the_gates_stage_is_refused_with_what_makes_one(tmp_path: Path) -> None:
+    manifest = testing.make_run(tmp_path) / "manifest.json"
+    record = json.loads(manifest.read_text())
+    record["stages"] = {"export": {**record["stages"]["export"], "inputs": {}}}
+    manifest.write_text(json.dumps(record))
+
+    with pytest.raises(NotValidatedError, match="no verdict for artifact") as caught:
+        Segmenter.open(tmp_path, CPU)
+    assert "`segpipe bundle RUN -o DIR" in (caught.value.hint or "")
+
+
 def test_the_rows_of_show_tell_whose_verdict_it_is(bundle: Path) -> None:
     validate_hop(RunDirectory(bundle), CPU)
 
