@@ -1,7 +1,7 @@
 """Where each pixel of the answer lies in the network's scores, one axis at a time."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,27 @@ class Axis:
         return int(np.diff(self.starts).max())
 
 
+@lru_cache(maxsize=32)
 def axes(placement: Placement, height: int, width: int) -> tuple[Axis, Axis]:
-    """Rows and columns: source pixel centre -> resized frame -> canvas -> scores of this size."""
+    """Rows and columns: source pixel centre -> resized frame -> canvas -> scores of this size. Shared: do not write."""
     return _axis(placement, 0, height), _axis(placement, 1, width)
 
 
+def frame_axes(placement: Placement) -> tuple[Axis, Axis]:
+    """For rows and columns of the resized frame, their neighbours in the source frame."""
+    rows, columns = zip(placement.source, placement.resized, strict=True)
+    return _frame_axis(*rows), _frame_axis(*columns)
+
+
 def _axis(placement: Placement, axis: int, length: int) -> Axis:
-    centres = np.arange(placement.source[axis]) + 0.5
-    on_canvas = centres * (placement.resized[axis] / placement.source[axis]) + placement.offset[axis]
-    in_scores = on_canvas * (length / placement.canvas[axis])
-    return axis_at(in_scores, length)
+    """Products before the one division: they are exact, so a pixel between two labels is where the definition says."""
+    source, resized, canvas = placement.source[axis], placement.resized[axis], placement.canvas[axis]
+    times_source = (np.arange(source) + 0.5) * resized + placement.offset[axis] * source
+    return axis_at(times_source * length / (source * canvas), length)
+
+
+def _frame_axis(source: int, resized: int) -> Axis:
+    return axis_at((np.arange(resized) + 0.5) * source / resized, source)
 
 
 def axis_at(in_scores: NDArray[np.floating[Any]], length: int) -> Axis:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import Placement
+from segpipe.runtime.geometry import Axis, axes, frame_axes
 
 TAP = np.dtype([("first", "<i4"), ("second", "<i4"), ("weight", "<f4"), ("nearest", "<i4")])
 """The twin of `struct Tap` in kernels.cu. `first` is -1 where a canvas is padding."""
@@ -24,12 +25,14 @@ class Tables:
 
 def canvas_tables(placement: Placement) -> Tables:
     """The network's canvas from a source frame."""
-    return Tables(_canvas_axis(placement, 0), _canvas_axis(placement, 1))
+    rows, columns = frame_axes(placement)
+    return Tables(_on_canvas(_taps(rows), placement, 0), _on_canvas(_taps(columns), placement, 1))
 
 
 def mask_tables(placement: Placement, height: int, width: int) -> Tables:
     """A mask of the source size from scores of this size."""
-    return Tables(_mask_axis(placement, 0, height), _mask_axis(placement, 1, width))
+    rows, columns = axes(placement, height, width)
+    return Tables(_taps(rows), _taps(columns))
 
 
 def on_canvas(placement: Placement) -> Placement:
@@ -37,27 +40,17 @@ def on_canvas(placement: Placement) -> Placement:
     return Placement(placement.canvas, placement.canvas, placement.canvas, (0, 0))
 
 
-def _canvas_axis(placement: Placement, axis: int) -> Taps:
-    source, resized, offset = placement.source[axis], placement.resized[axis], placement.offset[axis]
+def _on_canvas(inner: Taps, placement: Placement, axis: int) -> Taps:
     taps = np.zeros(placement.canvas[axis], TAP)
     taps["first"] = -1
-    taps[offset : offset + resized] = _taps((np.arange(resized) + 0.5) * (source / resized), source)
+    taps[placement.offset[axis] : placement.offset[axis] + inner.size] = inner
     return taps
 
 
-def _mask_axis(placement: Placement, axis: int, length: int) -> Taps:
-    centres = np.arange(placement.source[axis]) + 0.5
-    canvas = centres * (placement.resized[axis] / placement.source[axis]) + placement.offset[axis]
-    return _taps(canvas * (length / placement.canvas[axis]), length)
-
-
-def _taps(centres: NDArray[np.floating[Any]], length: int) -> Taps:
-    """Half-pixel bilinear taps at these positions of an axis with `length` elements, clamped at its ends."""
-    position = np.clip(centres - 0.5, 0, length - 1)
-    taps = np.zeros(centres.size, TAP)
-    taps["first"] = position.astype(np.int64)
-    taps["weight"] = position - taps["first"]
-    # A neighbour without weight is none: what lies there must not make a cell look mixed.
-    taps["second"] = np.where(taps["weight"] > 0, np.minimum(taps["first"] + 1, length - 1), taps["first"])
-    taps["nearest"] = np.clip(centres.astype(np.int64), 0, length - 1)
+def _taps(axis: Axis) -> Taps:
+    """A neighbour without weight is none: what lies there must not make a cell look mixed."""
+    taps = np.zeros(axis.first.size, TAP)
+    taps["first"], taps["nearest"] = axis.first, axis.nearest
+    taps["weight"] = np.where(axis.first == axis.second, 0, axis.weight)
+    taps["second"] = np.where(taps["weight"] > 0, axis.second, axis.first)
     return taps
