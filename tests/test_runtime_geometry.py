@@ -1,6 +1,7 @@
 """Where each pixel lies in the network's answer: exact, on the CPU and in the GPU's tables alike."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def stretched(source: int, canvas: int) -> Placement:
 
 
 def placed(source: tuple[int, int], canvas: tuple[int, int], fit: str) -> Placement:
-    return Contract(classes=("a", "b"), network_size=canvas, fit=fit).place(*source)
+    fields: dict[str, Any] = {"classes": ("a", "b"), "network_size": canvas, "fit": fit}
+    return Contract(**fields).place(*source)
 
 
 def position(placement: Placement, axis: int, pixel: int, length: int) -> Fraction:
@@ -57,10 +59,10 @@ def test_labels_and_neighbours_lie_where_the_definition_says(
 
     for axis, length in enumerate(answer):
         truth = [position(placement, axis, pixel, length) for pixel in range(source[axis])]
-        between = [min(max(where - Fraction(1, 2), 0), length - 1) for where in truth]
+        between = np.array([float(where) - 0.5 for where in truth]).clip(0, length - 1)
         blended = found[axis].first + np.where(found[axis].first == found[axis].second, 0, found[axis].weight)
         assert found[axis].nearest.tolist() == [min(int(where), length - 1) for where in truth]
-        np.testing.assert_allclose(blended, [float(where) for where in between], rtol=0, atol=SINGLE)
+        np.testing.assert_allclose(blended, between, rtol=0, atol=SINGLE)
 
 
 @settings(max_examples=100)
