@@ -11,9 +11,9 @@ from stages.config.file import FILE_NAME, load_config
 from stages.config.root import Config
 from stages.config.starter import write_starter
 from stages.data import open_split
-from stages.ending import figure_lines
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
+from stages.results.ending import figure_lines
 
 _FRAMES = 6
 

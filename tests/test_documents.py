@@ -24,9 +24,9 @@ from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.rundir.verify import verify
 from segpipe.runtime.opening import build_options
 from segpipe.runtime.request import BuiltFor, OpenOptions
-from stages.ending import figure_lines
 from stages.report import write_report
 from stages.results.benchmark import read_report as read_benchmark
+from stages.results.ending import figure_lines
 from stages.results.gate import read_report as read_gate
 from stages.validate.hops.stored import StoredReference
 from tests.children import MAIN, PATIENCE_S

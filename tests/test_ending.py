@@ -9,8 +9,8 @@ import numpy as np
 from segpipe import testing
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
-from stages.ending import figure_lines, next_line
 from stages.report import fresh_report, write_report
+from stages.results.ending import figure_lines, next_line
 from tests.calling import call
 from tests.trained import edit_checkpoint, replace_output
 

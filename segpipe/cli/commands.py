@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segpipe import __version__
-from segpipe.cli import judging, looking, pipeline, using
+from segpipe.cli import inspect, judging, pipeline, use
 from segpipe.cli.conventions import Commands, one_line
 from segpipe.console import start_logging
 from segpipe.streams import prepare_streams
@@ -39,9 +39,9 @@ def options(
 app.add_typer(pipeline.app)
 app.add_typer(judging.app)
 app.add_typer(judging.benchmarks, name="benchmark")
-app.add_typer(using.app)
-app.add_typer(looking.app)
-app.add_typer(looking.data_commands, name="data")
+app.add_typer(use.app)
+app.add_typer(inspect.app)
+app.add_typer(inspect.data_commands, name="data")
 
 
 def run() -> None:

@@ -105,7 +105,7 @@ def demo(
 
 def _tell_the_end(finished: "RunDirectory", last: Stage) -> None:
     """What the run reached and what to do now, for people: stdout holds the path alone, for scripts."""
-    from stages.ending import figure_lines, next_line
+    from stages.results.ending import figure_lines, next_line
 
     lines = figure_lines(finished, last)
     if last == "benchmark" and (report := _fresh_report(finished)):

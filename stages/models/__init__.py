@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from segpipe.errors import BackendMissingError, ConfigError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import explained_reads, sha256_of
-from stages import user_code
+from stages.config import user_code
 from stages.config.root import ModelConfig
 from stages.models.registry import find_factory
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import SCRATCH, is_intact
-from stages import user_code
+from stages.config import user_code
 from stages.config.losses import Ohem, OwnLoss
 from stages.config.root import Config, TrainConfig
 from stages.data import fingerprint

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from segpipe.errors import ConfigError
 from stages.config.losses import Boundary, CrossEntropy, Dice, Focal, Loss, Lovasz, Ohem, OwnLoss
-from stages.user_code import find_factory, refuse_other_arguments
+from stages.config.user_code import find_factory, refuse_other_arguments
 
 Averaging = Callable[[Tensor], Tensor]
 """Of a number over all processes, so that each pixel of the global batch counts the same in whichever it lies."""

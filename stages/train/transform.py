@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from segpipe.errors import ConfigError
+from stages.config.user_code import find_factory
 from stages.train.augment import Transform
-from stages.user_code import find_factory
 
 
 def open_transform(name: str) -> Transform:
