@@ -1,24 +1,15 @@
-"""The order of the stages, and running some of them under one lock."""
+"""Running some of the stages, in the order of their table and under one lock."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from segpipe.errors import InputError, word
 from segpipe.rundir.directory import RunDirectory
-from stages import benchmark, build, export, train, validate
+from stages import train
 from stages.config.root import Config
+from stages.table import FIRST, LAST, NAMES, replaced, row
 from stages.train.processes import rank
-
-_STAGES: dict[str, Callable[[RunDirectory, Config, Path], object]] = {
-    "train": train.run,
-    "export": export.run,
-    "build": lambda rundir, config, _: build.run(rundir, config),
-    "validate": validate.run,
-    "benchmark": benchmark.run,
-}
-NAMES = tuple(_STAGES)
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +18,8 @@ _log = logging.getLogger(__name__)
 class Selection:
     """From which stage to which, both included, whether fresh ones run again, and the --set that are in the config."""
 
-    first: str = NAMES[0]
-    last: str = NAMES[-1]
+    first: str = FIRST
+    last: str = LAST
     force: bool = False
     overrides: tuple[str, ...] = ()
 
@@ -45,15 +36,15 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
     if rank():
         train.assist(path, config, base, selection.force)
     rundir = RunDirectory.create(path, frozenset(selection.names() if selection.force else ()))
-    if selection.last == "train" and "import" in rundir.manifest.stages:
+    if replaced(selection.last, rundir.manifest.stages):
         raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {word(path)} --from export`")
     with rundir.writing():
         trained_with = selection.overrides if "train" in selection.names() else rundir.trained_with()
         described = {**config.stored(), "toml_sha256": rundir.toml_sha256(), "trained_with": trained_with}
         rundir.save_config(described)
         for name in selection.names():
-            if name == "train" and "import" in rundir.manifest.stages:
-                _log.info("train: nothing to do, the network was imported")
+            if replaced(name, rundir.manifest.stages):
+                _log.info("%s: nothing to do, the network was imported", name)
                 continue
-            _STAGES[name](rundir, config, base)
+            row(name).run(rundir, config, base)
     return rundir

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from stages.table import NAMES
 from tests.children import ROOT
 
 HEAVY = {"torch", "torchvision", "lightning", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cv2"}
-STAGE_MODULES = {"train", "export", "build", "validate", "benchmark"}
+STAGE_MODULES = set(NAMES)
 
 
 def modules_after(code: str) -> set[str]:
@@ -24,15 +25,13 @@ def modules_after(code: str) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every module a file imports, and whether it does so at the top level."""
-    tree = ast.parse(path.read_text())
-    top = {id(node) for node in tree.body}
-    for node in ast.walk(tree):
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module a file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in top) for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((f"{node.module}.{alias.name}", id(node) in top) for alias in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def test_importing_segpipe_loads_nothing_heavy() -> None:
@@ -46,7 +45,19 @@ def test_help_loads_neither_pydantic_nor_numpy() -> None:
     loaded = modules_after(call)
 
     assert "typer" in loaded
-    assert not loaded & (HEAVY | {"pydantic", "numpy", "stages"})
+    assert not loaded & (HEAVY | {"pydantic", "numpy"})
+
+
+def test_of_the_pipeline_help_loads_only_its_commands() -> None:
+    call = "from segpipe.cli import app\ntry:\n    app(['--help'])\nexcept SystemExit:\n    pass"
+    shown = "print(*(name for name in sys.modules if name.startswith('stages.')))"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{call}\n{shown}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = result.stdout.splitlines()[-1].split()
+
+    assert "stages.cli.run" in loaded
+    assert {name for name in loaded if not f"{name}.".startswith("stages.cli.")} == {"stages.table"}
 
 
 def test_show_knows_no_stage() -> None:
@@ -56,7 +67,9 @@ def test_show_knows_no_stage() -> None:
 
 
 def test_every_stage_is_light_until_there_is_work() -> None:
-    loaded = modules_after("import stages.pipeline")
+    loaded = modules_after(
+        "import stages.pipeline\nfrom stages.table import NAMES, row\n[row(name).run for name in NAMES]"
+    )
 
     assert not loaded & (HEAVY - {"cv2"})
 
@@ -68,20 +81,17 @@ def test_runtime_without_torch_can_segment() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "segpipe").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_segpipe_imports_stages_only_in_cli_commands(path: Path) -> None:
-    found = [(name, top) for name, top in imports_of(path) if name.partition(".")[0] == "stages"]
-
-    allowed = path.parent.name == "cli" and not any(top for _, top in found)
-    assert not found or allowed
+def test_segpipe_imports_stages_nowhere(path: Path) -> None:
+    assert [name for name in imports_of(path) if name.partition(".")[0] == "stages"] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "stages").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_stages_do_not_import_each_other(path: Path) -> None:
     own = path.relative_to(ROOT / "stages").parts[0].removesuffix(".py")
     others = STAGE_MODULES - {own}
-    found = {name.split(".")[1] for name, _ in imports_of(path) if name.startswith("stages.") and "." in name}
+    found = {name.split(".")[1] for name in imports_of(path) if name.startswith("stages.") and "." in name}
 
-    assert own in {"pipeline", "demo"} or not found & others
+    assert own in {"pipeline", "demo", "cli"} or not found & others
 
 
 def test_what_scripts_of_the_tests_import_exists() -> None:

@@ -12,8 +12,9 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import stored_verdicts
 from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
-from stages.pipeline import NAMES, Selection, run_stages
+from stages.pipeline import Selection, run_stages
 from stages.report import write_report
+from stages.table import NAMES
 from tests.gpu_here import has_gpu
 from tests.tiny import tiny_config
 

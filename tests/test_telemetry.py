@@ -34,7 +34,7 @@ torch.nn.Conv2d(3, 4, 3)(torch.zeros(1, 3, 8, 8))
 def libraries() -> list[str]:
     """Every package that a module of ours imports and that is installed here."""
     files = [path for half in ("segpipe", "stages") for path in (ROOT / half).rglob("*.py")]
-    named = {name.partition(".")[0] for path in files for name, _ in imports_of(path)}
+    named = {name.partition(".")[0] for path in files for name in imports_of(path)}
     return sorted(name for name in (named | BY_NAME) - OWN - sys.stdlib_module_names if find_spec(name) is not None)
 
 

@@ -13,7 +13,8 @@ from segpipe.runtime.opening import run_contract
 from segpipe.runtime.segmenter import Segmenter
 from stages.config.file import load_config
 from stages.config.root import Config
-from stages.pipeline import NAMES, Selection, run_stages
+from stages.pipeline import Selection, run_stages
+from stages.table import NAMES
 
 TOML = """
 [data]

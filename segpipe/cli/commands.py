@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from segpipe import __version__
-from segpipe.cli import inspect, judging, pipeline, use
+from segpipe.cli import inspect, use
 from segpipe.cli.conventions import Commands, one_line
 from segpipe.console import start_logging
+from segpipe.entry_points import load
 from segpipe.streams import prepare_streams
 
 BUG = 70
@@ -36,12 +37,8 @@ def options(
     start_logging(verbose)
 
 
-app.add_typer(pipeline.app)
-app.add_typer(judging.app)
-app.add_typer(judging.benchmarks, name="benchmark")
-app.add_typer(use.app)
-app.add_typer(inspect.app)
-app.add_typer(inspect.data_commands, name="data")
+for part in (*load("segpipe.commands"), use.app, inspect.app):
+    app.add_typer(part)
 
 
 def run() -> None:

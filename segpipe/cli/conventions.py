@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,9 +11,6 @@ from typer.core import TyperGroup
 from segpipe.cli import say_interrupted
 from segpipe.console import print_error
 from segpipe.errors import BackendMissingError, SegpipeError
-
-if TYPE_CHECKING:
-    from segpipe.rundir.directory import RunDirectory
 
 _UsageError: Any = typer.BadParameter.__base__  # Typer brings it from click, or from its own copy of click
 PIPELINE = {
@@ -30,7 +27,6 @@ Force = Annotated[bool, typer.Option("--force", help="Run although nothing chang
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Backend = Annotated[str, typer.Option(help="auto picks the best that is usable here.")]
 Unvalidated = Annotated[bool, typer.Option("--allow-unvalidated", help="Skip the release gate, while developing.")]
-Stage = Literal["train", "export", "build", "validate", "benchmark"]
 
 
 @contextmanager
@@ -72,25 +68,3 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with one_line():
             return super().invoke(ctx)
-
-
-class RunByDefault(TyperGroup):
-    """`benchmark RUN` is `benchmark run RUN`: what is no command of the group is handed to `run`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, "--help"}:
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-def run_config_stages(run: Path, first: Stage, last: Stage, force: bool, sets: list[str] | None) -> "RunDirectory":
-    from segpipe.cli.settings import settle
-    from stages.config.file import load_config
-    from stages.pipeline import NAMES, Selection, run_stages
-
-    if NAMES.index(first) > NAMES.index(last):
-        raise typer.BadParameter(f"--from {first} comes after --until {last}")
-    if first == "train":
-        settle(run, sets or [])
-    selection = Selection(first, last, force, tuple(sets or ()))
-    return run_stages(run, load_config(run, sets or []), run, selection)

@@ -1,22 +1,19 @@
-"""Commands that use a finished run: masks, bundles, figures of what is deployed."""
+"""Commands that use a finished run: masks of images, and bundles to deploy."""
 
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from segpipe.cli.conventions import AsJson, Backend, Run, Sets, Unvalidated
-from segpipe.console import print_json, print_table
+from segpipe.cli.conventions import Backend, Run, Unvalidated
 from segpipe.errors import InputError
 from segpipe.predicting import MAX_MEGAPIXELS
 
 _log = logging.getLogger(__name__)
 
 app = typer.Typer()
-
-Split = Literal["train", "val", "test"]
 
 
 @app.command()
@@ -78,39 +75,3 @@ def bundle(
     from segpipe.rundir.directory import RunDirectory
 
     print(write_bundle(RunDirectory(run), out, with_reference))
-
-
-@app.command()
-def evaluate(
-    run: Run,
-    split: Annotated[Split, typer.Option(help="Which frames.")] = "test",
-    backend: Backend = "auto",
-    as_json: AsJson = False,
-    allow_unvalidated: Unvalidated = False,
-    sets: Sets = None,
-) -> None:
-    """Measure what is deployed on labelled frames: mIoU and figures of each class. Needs no torch."""
-    from segpipe.console import frame_progress
-    from segpipe.evaluate import evaluate_frames
-    from segpipe.rundir.directory import RunDirectory
-    from segpipe.runtime.segmenter import Segmenter
-    from stages.config.file import load_config
-    from stages.data import open_split
-    from stages.data.check import val_serves
-    from stages.validate import require_frames
-
-    config, directory = load_config(run, sets or []), RunDirectory(run)
-    require_frames(directory, config, run)
-    samples = open_split(config, run, split)
-    used = "val split, which serves as test" if val_serves(config, run, split) else f"{split} split"
-    with (
-        Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter,
-        frame_progress(len(samples)) as tick,
-    ):
-        figures = evaluate_frames(segmenter, map(samples.sample, range(len(samples))), tick)
-    if as_json:
-        return print_json(figures.as_dict())
-    print_table(["class", "IoU", "F1", "precision", "recall"], figures.rows())
-    frames = "1 frame" if figures.frames == 1 else f"{figures.frames} frames"
-    accuracy = f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}"
-    return print(f"{accuracy} on {frames} of the {used}")

@@ -14,7 +14,7 @@ ENGINES: dict[Flavour, str] = {"tensorrt": "model.tensorrt.engine", "tensorrt-rt
 _GRAPHS = {"fp16": "model.fp16.onnx", "fp32": "model.onnx"}
 
 
-def run(rundir: RunDirectory, config: Config) -> list[Path]:
+def run(rundir: RunDirectory, config: Config, _base: Path) -> list[Path]:
     """Build an engine for every target, unless engines with the same key are already there."""
     graph = rundir.artifact("export", _GRAPHS[config.build.precision])
     precision = rundir.artifact("export", "precision.json")

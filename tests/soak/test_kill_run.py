@@ -10,7 +10,7 @@ import pytest
 
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.verify import verify
-from stages.pipeline import NAMES
+from stages.table import NAMES
 from tests.children import SEGPIPE
 from tests.tiny import write_tiny
 

@@ -15,8 +15,8 @@ from stages.config.root import Config
 from stages.graphs.halving import to_half
 from stages.graphs.islands import choose
 from stages.graphs.reading import to_bytes
-from stages.validate.auto_islands import Islands, Trial
 from stages.validate.explaining.explain import Case, Explanation, explain_graph, largest_half
+from stages.validate.explaining.search import Islands, Trial
 from stages.validate.hops import pytorch
 from stages.validate.hops.answers import Answered, Hop
 from stages.validate.hops.inputs import Image, frame_sha256

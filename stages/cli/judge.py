@@ -1,19 +1,23 @@
-"""Commands that judge a run: the release gate, the benchmark and the report."""
+"""Commands that judge a run: the release gate, the benchmark, the report, and figures of what is deployed."""
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from segpipe.cli.conventions import AsJson, Force, Run, RunByDefault, Sets, run_config_stages
+from segpipe.cli.conventions import AsJson, Backend, Force, Run, Sets, Unvalidated
 from segpipe.console import print_json, print_lines, print_table
+from stages.cli.conventions import RunByDefault, run_config_stages
 
 _MARGIN, _SECONDS = 0.05, 60.0
 
 _log = logging.getLogger(__name__)
 
 app = typer.Typer()
+
+Split = Literal["train", "val", "test"]
+
 benchmarks = typer.Typer(cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
 
 
@@ -107,6 +111,42 @@ def report(
         print(write_report(RunDirectory(runs[0]), out))
     else:
         print(write_comparison([RunDirectory(run) for run in runs], out or Path("comparison.html")))
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    split: Annotated[Split, typer.Option(help="Which frames.")] = "test",
+    backend: Backend = "auto",
+    as_json: AsJson = False,
+    allow_unvalidated: Unvalidated = False,
+    sets: Sets = None,
+) -> None:
+    """Measure what is deployed on labelled frames: mIoU and figures of each class. Needs no torch."""
+    from segpipe.console import frame_progress
+    from segpipe.evaluate import evaluate_frames
+    from segpipe.rundir.directory import RunDirectory
+    from segpipe.runtime.segmenter import Segmenter
+    from stages.config.file import load_config
+    from stages.data import open_split
+    from stages.data.check import val_serves
+    from stages.validate import require_frames
+
+    config, directory = load_config(run, sets or []), RunDirectory(run)
+    require_frames(directory, config, run)
+    samples = open_split(config, run, split)
+    used = "val split, which serves as test" if val_serves(config, run, split) else f"{split} split"
+    with (
+        Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter,
+        frame_progress(len(samples)) as tick,
+    ):
+        figures = evaluate_frames(segmenter, map(samples.sample, range(len(samples))), tick)
+    if as_json:
+        return print_json(figures.as_dict())
+    print_table(["class", "IoU", "F1", "precision", "recall"], figures.rows())
+    frames = "1 frame" if figures.frames == 1 else f"{figures.frames} frames"
+    accuracy = f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}"
+    return print(f"{accuracy} on {frames} of the {used}")
 
 
 def _refuse_bundle(run: Path) -> None:

@@ -1,0 +1,11 @@
+"""The pipeline's commands. Light: `segpipe --help` loads them all, and what they need is imported inside each."""
+
+import typer
+
+from stages.cli import judge, run, start
+
+app = typer.Typer()
+for part in (start, run, judge):
+    app.add_typer(part.app)
+app.add_typer(judge.benchmarks, name="benchmark")
+app.add_typer(start.data_commands, name="data")

@@ -1,0 +1,98 @@
+"""How `segpipe` finds the pipeline's commands: in a checkout, in an install old or new, and where there are none."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.children import ROOT
+
+WITHOUT_STAGES = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "stages":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+MAIN = "from segpipe.cli import main\nmain()"
+ADDED = """
+import typer
+app = typer.Typer()
+@app.command()
+def added() -> None: ...
+@app.command()
+def also() -> None: ...
+"""
+
+
+def call(code: str, *arguments: str, search: tuple[Path, ...] = (ROOT,)) -> subprocess.CompletedProcess[str]:
+    """The command line in an interpreter that looks for packages in these folders first."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, search)), "COLUMNS": "120"}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", check=False)
+
+
+def install(folder: Path, version: str, entry_points: str) -> Path:
+    """What an installer leaves: metadata, and the package where no source tree is around it."""
+    information = folder / f"segpipe-{version}.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: segpipe\nVersion: {version}\n")
+    (information / "entry_points.txt").write_text(entry_points)
+    (folder / "segpipe").symlink_to(ROOT / "segpipe")
+    return folder
+
+
+def commands(help_text: str) -> list[str]:
+    """The names in the box of commands."""
+    box = help_text[help_text.index("Commands") :]
+    return [line.split()[1] for line in box.splitlines()[1:] if line.startswith("│ ") and line[2] != " "]
+
+
+def test_a_checkout_has_the_pipelines_commands_and_an_install_without_stages_has_the_others() -> None:
+    everything, some = (call(code, "--help") for code in (MAIN, WITHOUT_STAGES + MAIN))
+
+    assert commands(some.stdout) == ["predict", "bundle", "show", "verify", "doctor"], some.stderr
+    assert commands(everything.stdout)[-5:] == commands(some.stdout)
+    assert {"new", "run", "train", "validate", "benchmark", "data"} < set(commands(everything.stdout))
+
+
+def test_a_checkout_is_believed_and_not_what_was_once_installed_from_it(tmp_path: Path) -> None:
+    install(tmp_path, "0.0.1", "[console_scripts]\nsegpipe = segpipe.cli:main\n")
+    (tmp_path / "segpipe").unlink()
+
+    done = call(MAIN, "--help", search=(tmp_path, ROOT))
+
+    assert "train" in commands(done.stdout), done.stderr
+
+
+def test_an_install_is_asked_for_its_entry_points(tmp_path: Path) -> None:
+    install(tmp_path, "0.2", "[segpipe.commands]\nmore = more:app\n")
+    (tmp_path / "more.py").write_text(ADDED)
+
+    done = call(MAIN, "--help", search=(tmp_path,))
+
+    assert commands(done.stdout)[:3] == ["added", "also", "predict"], done.stderr
+
+
+@pytest.mark.parametrize("entry_points", ["", "[segpipe.commands]\ngone = gone.away:app\n"])
+def test_an_install_whose_offline_half_was_left_out_still_segments(entry_points: str, tmp_path: Path) -> None:
+    install(tmp_path, "0.2", entry_points)
+
+    done = call(MAIN, "train", "run", search=(tmp_path,))
+
+    assert done.returncode == 2
+    assert "No such command 'train'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_package_that_the_commands_themselves_lack_is_named(tmp_path: Path) -> None:
+    install(tmp_path, "0.2", "[segpipe.commands]\nmore = more:app\n")
+    (tmp_path / "more.py").write_text("import not_there_at_all\n")
+
+    done = call(MAIN, "--help", search=(tmp_path,))
+
+    assert done.returncode != 0
+    assert "No module named 'not_there_at_all'" in done.stderr
