@@ -1,10 +1,13 @@
 """Segmentation metrics from one confusion matrix: IoU, F1, precision, recall, accuracy. numpy only."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 Confusion = NDArray[np.int64]
 """Rows are the labels, columns the predictions; a column more than rows counts answers that are no class."""
@@ -20,6 +23,68 @@ class Scores:
     recall: NDArray[np.float64]
     pixel_accuracy: float
     mean_iou: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured, by class name."""
+
+    classes: tuple[str, ...]
+    frames: int
+    scores: Scores
+    no_class_pixels: int
+    """Labelled pixels whose answer is no class of the contract: wrong for every class."""
+
+    def rows(self) -> list[list[str]]:
+        """A table: class, IoU, F1, precision, recall; a class that never appears has dashes."""
+        return [[name, *(_text(row[k]) for k in _COLUMNS)] for name, row in self._by_class().items()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json; NaN becomes null."""
+        return {
+            "frames": self.frames,
+            "no_class_pixels": self.no_class_pixels,
+            "mean_iou": _number(self.scores.mean_iou),
+            "pixel_accuracy": _number(self.scores.pixel_accuracy),
+            "classes": {name: {k: _number(v) for k, v in row.items()} for name, row in self._by_class().items()},
+        }
+
+    def _by_class(self) -> dict[str, dict[str, float]]:
+        columns = {name: getattr(self.scores, name) for name in _COLUMNS}
+        return {
+            name: {key: float(values[index]) for key, values in columns.items()}
+            for index, name in enumerate(self.classes)
+        }
+
+
+_COLUMNS = ("iou", "f1", "precision", "recall")
+
+
+class Meter:
+    """A confusion matrix in the making."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self._classes = classes
+        self._frames = 0
+        self._matrix: Confusion = np.zeros((len(classes), len(classes) + 1), np.int64)
+
+    def add(self, truth: NDArray[Any], answer: NDArray[Any]) -> None:
+        """Count one frame's mask against its labels."""
+        self._matrix += confusion(truth, answer, len(self._classes))
+        self._frames += 1
+
+    def figures(self) -> Figures:
+        """Of all frames; warns of answers that are no class."""
+        no_class = int(self._matrix[:, -1].sum())
+        if no_class:
+            _log.warning(
+                "%d of %d labelled pixels are answered with none of the %d classes; "
+                "they count as wrong for every class",
+                no_class,
+                self._matrix.sum(),
+                len(self._classes),
+            )
+        return Figures(self._classes, self._frames, scores(self._matrix), no_class)
 
 
 def confusion(labels: NDArray[Any], mask: NDArray[Any], classes: int) -> Confusion:
@@ -48,3 +113,11 @@ def scores(matrix: Confusion) -> Scores:
 def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
     whole = np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _text(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 6)

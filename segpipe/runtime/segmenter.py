@@ -16,7 +16,8 @@ from segpipe.runtime.opening import open_run, run_contract
 from segpipe.runtime.preprocess import check_device_frame, check_frame
 from segpipe.runtime.request import Decoded, OpenOptions, Outputs
 from segpipe.runtime.streaming import ordered
-from segpipe.runtime.tiling import Progress, Tiling, segment_tiled
+from segpipe.runtime.tiling import Progress, Tiling
+from segpipe.tasks import task_of
 
 _ONLY_MASK = Outputs()
 _GPU_STREAMS = 3  # one frame on its way up, one computed, one on its way down
@@ -33,6 +34,7 @@ class Segmenter:
         self, backend: Backend, contract: Contract, palette: Sequence[Sequence[int]], artifact_sha256: str = ""
     ) -> None:
         self.contract = contract
+        self._task = task_of(contract)
         self.artifact_sha256 = artifact_sha256
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
         self._backend: Backend | None = backend
@@ -75,8 +77,7 @@ class Segmenter:
 
     def detail(self, frame: Any, outputs: Outputs) -> Decoded:
         """One frame's mask with what else `outputs` asks for: confidence, scores, or the mask at network size."""
-        if self.contract.output_kind == "labels" and (outputs.confidence or outputs.scores):
-            raise InputError("this network gives labels: no scores, no confidence", hint="ask for the mask alone")
+        self._task.require(outputs)
         return self._infer([frame], outputs)[0]
 
     def tiled(
@@ -85,7 +86,8 @@ class Segmenter:
         """The mask of a frame of any size, from overlapping tiles whose scores are blended."""
         backend = self._opened()
         pixels = check_frame(frame, self.contract)
-        return segment_tiled(backend, self.contract, pixels, tiling or Tiling(), progress)
+        mask: NDArray[Any] = self._task.tiled(backend, pixels, tiling or Tiling(), progress)
+        return mask
 
     def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[NDArray[Any]]:
         """Masks of a sequence of frames, in order, `workers` frames in work at once (0: as many as help) and one more.
