@@ -23,6 +23,7 @@ from benchmarks.light_mobilenet import light_mobilenet
 from segpipe.contract.schema import METADATA_KEY, Contract, Placement
 from segpipe.media.images import read_image
 from segpipe.runtime.backends import onnxruntime as cpu
+from segpipe.runtime.backends.host import HostBackend
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.preprocess import normalisation, preprocess
@@ -71,7 +72,7 @@ class Subject:
 
     contract: Contract
     graph: bytes
-    backend: cpu.OnnxRuntimeCpu
+    backend: HostBackend
     segmenter: Segmenter
     frame: Array
     placement: Placement

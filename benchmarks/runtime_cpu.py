@@ -25,6 +25,7 @@ from benchmarks.large_frames import graph_of
 from segpipe.contract.schema import Contract
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import onnxruntime
+from segpipe.runtime.backends.host import HostBackend
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.postprocess import argmax, mixed_cells, postprocess
@@ -62,7 +63,7 @@ class Setting:
     contract: Contract
     module: WithScores
     segmenter: Segmenter
-    backend: onnxruntime.OnnxRuntimeCpu
+    backend: HostBackend
     frame: NDArray[Any]
     scores: NDArray[np.float32]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from segpipe import testing
 from segpipe.contract.schema import Contract, Placement
-from segpipe.runtime.backends.onnxruntime import _Sessions
+from segpipe.runtime.backends.host import Networks
+from segpipe.runtime.backends.onnxruntime import _Session
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.preprocess import normalisation, preprocess
@@ -136,9 +137,9 @@ def test_label_masks_are_those_of_indexing_every_pixel(
 
 
 def test_a_call_alone_has_every_core_and_calls_that_meet_have_one_each() -> None:
-    sessions = _Sessions(testing.make_onnx(testing.CONTRACT), 2)
+    networks = Networks(_Session, testing.make_onnx(testing.CONTRACT), 2)
 
-    with sessions.fitting() as (_, alone), sessions.fitting() as (_, met):
+    with networks.fitting() as (_, alone), networks.fitting() as (_, met):
         pass
 
     assert (alone, met) == (2, 1)

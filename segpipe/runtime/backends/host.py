@@ -1,0 +1,193 @@
+"""The host side of every CPU backend: numpy and OpenCV around a network that some library has opened."""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.contract.schema import Contract, Placement
+from segpipe.errors import BackendError
+from segpipe.runtime.backends.external_data import refuse_external_data
+from segpipe.runtime.confidence import confidence
+from segpipe.runtime.postprocess import as_planes, postprocess
+from segpipe.runtime.preprocess import preprocess, tensor_shape
+from segpipe.runtime.request import Decoded, OpenOptions, Outputs
+
+_MAX_BATCH = 8  # frames in one call of the network; more make nothing faster on a CPU, and cost memory
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Network(Protocol):
+    """A graph that a library has opened. Called from any thread."""
+
+    contract: Contract
+    """The one inside the graph."""
+    fixed_batch: int | None
+    """Frames that every call must have; None where the graph leaves it open."""
+
+    def run(self, tensors: Tensors, wanted: Sequence[str]) -> Tensors:
+        """Input tensors by name to those outputs, in memory of the caller's, or a BackendError in the library's words.
+
+        The inputs are not read after the call.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The library's version and settings."""
+        ...
+
+
+class Opener(Protocol):
+    """How a library opens ONNX bytes for `calls` at once that use `threads` each, or raises BackendError."""
+
+    def __call__(self, artifact: bytes, threads: int, calls: int) -> Network: ...
+
+
+class Networks:
+    """The graph opened for one call that uses every core and, once calls meet, for many that use one core each.
+
+    From half as many calls in flight as there are cores on, one thread a call gives more frames a second.
+    """
+
+    def __init__(self, opener: Opener, artifact: bytes, threads: int) -> None:
+        self.threads = threads
+        self.wide = opener(artifact, threads, 1)
+        self._opener, self._artifact = opener, artifact
+        self._narrow = self.wide if threads == 1 else None
+        self._in_flight = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def fitting(self) -> Iterator[tuple[Network, int]]:
+        """The network for a call that begins now, and how many cores the call may use."""
+        with self._lock:
+            crowded = self._in_flight > 0 and 2 * self._in_flight >= self.threads
+            if crowded and self._narrow is None:
+                self._narrow = self._opener(self._artifact, 1, self.threads)
+            self._in_flight += 1
+        try:
+            yield (self._narrow or self.wide, 1) if crowded else (self.wide, self.threads)
+        finally:
+            with self._lock:
+                self._in_flight -= 1
+
+
+class HostBackend:
+    """Called from any thread. Frames that give tensors of one size run as a batch."""
+
+    device = "cpu"
+
+    def __init__(self, name: str, networks: Networks, contract: Contract) -> None:
+        self.name = name
+        self._networks: Networks | None = networks
+        self._contract = contract
+        self._own = threading.local()
+        self._fixed_batch = networks.wide.fixed_batch
+
+    def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Decoded]:
+        """HxWxC frames to results, in order."""
+        placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
+        limit = self._fixed_batch or _MAX_BATCH
+        results: list[Decoded] = []
+        with self._opened().fitting() as (network, cores):
+            for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
+                same = list(run)
+                for start in range(0, len(same), limit):
+                    results += self._batch(network, cores, same[start : start + limit], outputs)
+        return results
+
+    def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
+        """Memory as any other."""
+        return np.empty((height, width, self._contract.channels), self._contract.dtype)
+
+    def warm_up(self, frames: Sequence[NDArray[Any]], lanes: int) -> None:
+        """A call as any other: threads share the network."""
+        self.infer(frames, Outputs())
+
+    def scores(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        """The network alone: a batch of input tensors to its raw output."""
+        return self._run(self._opened().wide, tensor)
+
+    def describe(self) -> dict[str, Any]:
+        """What the library says, and the threads."""
+        networks = self._opened()
+        return {**networks.wide.describe(), "threads": networks.threads}
+
+    def close(self) -> None:
+        """Free the networks; calls under way still end well."""
+        self._networks = None
+
+    def _opened(self) -> Networks:
+        if self._networks is None:
+            raise BackendError("this backend is closed", hint="open the run again")
+        return self._networks
+
+    def _run(self, network: Network, tensor: NDArray[Any]) -> NDArray[Any]:
+        wanted = self._contract.output_name
+        return network.run({self._contract.input_name: tensor}, [wanted])[wanted]
+
+    def _batch(
+        self,
+        network: Network,
+        cores: int,
+        frames: Sequence[tuple[NDArray[Any], Placement]],
+        outputs: Outputs,
+    ) -> list[Decoded]:
+        contract = self._contract
+        tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
+        tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
+        for (frame, placement), part in zip(frames, tensor, strict=False):
+            preprocess(frame, contract, placement, part, cores)
+        batch = zip(self._run(network, tensor), frames, strict=False)
+        return [self._result(scores, placement, outputs) for scores, (_, placement) in batch]
+
+    def _tensor(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """This thread's last tensor when it fits: fresh memory costs more than filling it."""
+        last: NDArray[Any] | None = getattr(self._own, "tensor", None)
+        if last is None or last.shape != shape:
+            last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
+        return last
+
+    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Decoded:
+        contract = self._contract
+        target = placement.whole_canvas() if outputs.at_network_size else placement
+        return Decoded(
+            mask=postprocess(scores, contract, target),
+            confidence=confidence(scores, contract, target) if outputs.confidence else None,
+            scores=as_planes(scores, contract).copy() if outputs.scores else None,
+        )
+
+
+def open_on_host(name: str, opener: Opener, artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
+    """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
+    refuse_external_data(artifact)
+    networks = Networks(opener, artifact, options.threads or len(os.sched_getaffinity(0)))
+    contract.require_same(networks.wide.contract, "the run", "the ONNX model")
+    return HostBackend(name, networks, contract)
+
+
+def refused(tensors: Tensors, reason: str) -> BackendError:
+    """The error for tensors whose shapes the network does not take."""
+    message = f"the network refused input {_shapes(tensors)}: {reason}"
+    return BackendError(message, hint="export with sizes that cover this frame")
+
+
+def failed(library: str, tensors: Tensors, reason: str) -> BackendError:
+    """The error for everything else that goes wrong in a call."""
+    message = f"{library} failed on input {_shapes(tensors)}: {reason}"
+    return BackendError(message, hint="pass smaller frames or fewer at once if memory ran out")
+
+
+def unloadable(library: str, reason: str) -> BackendError:
+    """The error for a graph that does not open."""
+    return BackendError(f"{library} cannot load the model: {reason}", hint="export it again")
+
+
+def _shapes(tensors: Tensors) -> str:
+    return ", ".join(f"{tensor.dtype} {tensor.shape}" for tensor in tensors.values())
