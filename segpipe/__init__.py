@@ -8,6 +8,7 @@ from segpipe import telemetry
 if TYPE_CHECKING:
     from segpipe.contract.schema import Contract as Contract
     from segpipe.errors import SegpipeError as SegpipeError
+    from segpipe.result import Result as Result
     from segpipe.rundir.directory import RunDirectory as RunDirectory
     from segpipe.runtime.request import Outputs as Outputs
     from segpipe.runtime.segmenter import Segmenter as Segmenter
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Contract": "segpipe.contract.schema",
     "Outputs": "segpipe.runtime.request",
+    "Result": "segpipe.result",
     "RunDirectory": "segpipe.rundir.directory",
     "SegpipeError": "segpipe.errors",
     "Segmenter": "segpipe.runtime.segmenter",

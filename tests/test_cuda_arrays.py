@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from segpipe import Result, Segmenter, testing
 from segpipe.errors import InputError
 from segpipe.runtime.cuda.arrays import DeviceArray
 from segpipe.runtime.cuda.device import LEGACY_STREAM
@@ -117,3 +118,19 @@ def test_a_capsule_that_nobody_takes_frees_its_memory() -> None:
     del array, capsule
 
     assert device.held == 0
+
+
+def test_a_mask_on_the_gpu_is_copied_to_the_host_for_what_people_ask() -> None:
+    contract = contract_of()
+    backend = host_backend(contract, conv_graph(contract))
+    frame = noise(contract, 41, 59)
+    segmenter = Segmenter(backend, contract, testing.palette_of(contract))
+
+    result = segmenter.detail(frame, Outputs(on_device=True, confidence=True))
+
+    assert not isinstance(result.mask, np.ndarray)
+    here = backend.infer([frame], MASK)[0].mask
+    assert (result.colour() == Result(here, contract, segmenter.palette).colour()).all()
+    assert sum(area.pixels for area in result.areas().values()) == here.size
+    assert "41x59" in repr(result)
+    assert result._detections()["confidence"].min() > 0

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe import draw
 from segpipe.errors import InputError, StorageError
 from segpipe.media.container import least_frames, require_whole
 from segpipe.media.files import open_regular
@@ -22,6 +21,7 @@ from segpipe.predicting.done import Origin, Source, recorded_outputs, seal
 from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Job, Predicted
 from segpipe.predicting.ownership import remove_made_of, require_ours
 from segpipe.predicting.publishing import aside, publish, sha256_of_output
+from segpipe.result import Result
 from segpipe.runtime.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -123,11 +123,12 @@ def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts,
         require_pixels(f"a frame of {capture.path}", *capture.size, job.max_pixels)
         for mask in job.masks(segmenter, _kept(capture.frames(), waiting), capture.size):
             frame = waiting.popleft()
+            result = Result(mask, segmenter.contract, segmenter.palette)
             parts.write(MASKS, count, mask)
             if job.colour:
-                parts.write(COLOURS, count, draw.colourise(mask, segmenter.palette))
+                parts.write(COLOURS, count, result.colour())
             if job.overlay:
-                writer.write(np.concatenate([frame, draw.overlay(frame, mask, segmenter.palette)], 1))
+                writer.write(np.concatenate([frame, result.overlay(frame)], 1))
             count += 1
             tick(1)
         if count == 0:

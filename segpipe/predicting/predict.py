@@ -9,7 +9,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe import draw
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.media.files import read_regular
 from segpipe.media.images import decode_image, encode_png, write_png
@@ -17,6 +16,7 @@ from segpipe.media.video import VIDEO_SUFFIXES, predict_video, remove_video
 from segpipe.predicting.done import Source, is_done, seal
 from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
+from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, sweep_temporaries
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
@@ -142,11 +142,10 @@ def _kind(channels: int, dtype: str) -> str:
 
 def _drawn(folder: str, segmenter: Segmenter, frame: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
     """The picture that belongs into a folder."""
+    result = Result(mask, segmenter.contract, segmenter.palette)
     if folder == COLOURS:
-        return draw.colourise(mask, segmenter.palette)
-    if folder == OVERLAYS:
-        return draw.overlay(draw.displayable(frame, segmenter.contract.value_range), mask, segmenter.palette)
-    return mask
+        return result.colour()
+    return result.overlay(frame) if folder == OVERLAYS else mask
 
 
 def _picture(job: Job, folder: str, path: Path) -> Path:

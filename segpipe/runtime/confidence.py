@@ -26,6 +26,20 @@ def confidence(scores: NDArray[Any], contract: Contract, placement: Placement) -
     return answer
 
 
+def probabilities(scores: NDArray[Any], contract: Contract, placement: Placement) -> NDArray[np.float32]:
+    """CxHxW: every class's probability of the blended scores; of two classes of one `sigmoid` first 1 - p, then p.
+
+    `scores` are CxHxW, whatever layout the network has.
+    """
+    rows, columns = axes(placement, *scores.shape[1:])
+    answer = np.empty((len(contract.classes), *placement.source), np.float32)
+    step = max(_BLOCK_VALUES // (len(scores) * placement.source[1]), 1)
+    for start in range(0, placement.source[0], step):
+        block = slice(start, start + step)
+        answer[:, block] = _shares(_blend(scores, rows, columns, block), contract)
+    return answer
+
+
 def _blend(planes: NDArray[np.float32], rows: Axis, columns: Axis, block: slice) -> NDArray[np.float32]:
     wy, wx = rows.weight[block, None], columns.weight
     upper, lower = planes.take(rows.first[block], 1), planes.take(rows.second[block], 1)
@@ -37,7 +51,7 @@ def _blend(planes: NDArray[np.float32], rows: Axis, columns: Axis, block: slice)
 
 def _probability(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
     if contract.output_kind == "sigmoid":
-        certain = 1 / (1 + np.exp(-values[0].clip(-80, 80)))
+        certain = _sigmoid(values[0])
         limit = math.log(contract.threshold / (1 - contract.threshold))
         return np.where(values[0] >= limit, certain, 1 - certain)
     best: NDArray[np.float32] = values.max(0)
@@ -46,3 +60,19 @@ def _probability(values: NDArray[np.float32], contract: Contract) -> NDArray[np.
     values -= best
     np.exp(values, out=values)
     return 1 / values.sum(0)
+
+
+def _shares(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    if contract.output_kind == "sigmoid":
+        certain = _sigmoid(values[0])
+        return np.stack([1 - certain, certain])
+    if contract.output_kind == "probabilities":
+        return values
+    values -= values.max(0)
+    np.exp(values, out=values)
+    values /= values.sum(0)
+    return values
+
+
+def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return 1 / (1 + np.exp(-values.clip(-80, 80)))

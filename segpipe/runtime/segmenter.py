@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
 from segpipe.palette import Colours, read_palette
+from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.opening import open_run, run_contract
@@ -75,10 +76,14 @@ class Segmenter:
             return np.stack(self([*frames]))
         return self._infer([frames], _ONLY_MASK)[0].mask
 
-    def detail(self, frame: Any, outputs: Outputs) -> Decoded:
-        """One frame's mask with what else `outputs` asks for: confidence, scores, or the mask at network size."""
+    def detail(self, frame: Any, outputs: Outputs = _ONLY_MASK) -> Result:
+        """One frame's mask with what it means and what can be made of it: colours, polygons, areas.
+
+        `outputs` asks for more: confidence, scores, or the mask at network size or on the GPU.
+        """
         self._task.require(outputs)
-        return self._infer([frame], outputs)[0]
+        found = self._infer([frame], outputs)[0]
+        return Result(found.mask, self.contract, self.palette, found.confidence, found.scores)
 
     def tiled(
         self, frame: NDArray[Any], tiling: Tiling | None = None, progress: Progress | None = None

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe import draw
 from segpipe.palette import read_palette
+from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.contestants import Scene
 
@@ -21,7 +22,7 @@ def frame_sheet(rundir: RunDirectory, scene: Scene, segment: Callable[[NDArray[A
     rows = []
     for frame in scene.frames[:_SHOWN]:
         shown = draw.displayable(frame, scene.contract.value_range)
-        laid = draw.overlay(shown, segment(frame), palette) if segment else shown
+        laid = Result(segment(frame), scene.contract, palette).overlay(frame) if segment else shown
         rows.append([_narrow(shown), _narrow(laid)])
     first = rows[0][0].shape
     same = [row for row in rows if row[0].shape == first]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segpipe.errors import InputError
 from segpipe.runtime.cuda.device import LEGACY_STREAM, Device
@@ -67,6 +68,18 @@ class DeviceArray:
         self.pointer = block.pointer
         self._device, self._block = device, block
         weakref.finalize(self, spare.give_back, block).atexit = False  # then the process's memory goes anyway
+
+    def to_host(self) -> NDArray[Any]:
+        """A copy in the host's memory."""
+        device, copy = self._device, np.empty(self.shape, self.dtype)
+        with device.current():
+            stream = device.create_stream()
+            try:
+                device.download(copy, self.pointer, stream)
+                device.synchronize(stream)
+            finally:
+                device.destroy_stream(stream)
+        return copy
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

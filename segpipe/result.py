@@ -1,0 +1,169 @@
+"""Result: one frame's mask with what its numbers mean, and what people do with it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe import draw
+from segpipe.contract.schema import Contract
+from segpipe.errors import BackendMissingError, InputError
+from segpipe.regions import Polygon, boxes_of, compressed, count_pixels, polygons_of, run_lengths
+from segpipe.runtime.confidence import probabilities
+from segpipe.runtime.preprocess import check_frame
+
+_NAMED = 6  # classes in the one line that stands for a result
+_SHOWN_PX, _LEGEND_PX = 1024, 240  # the longest side of a notebook's picture, and the least width of its legend
+
+
+class Area(NamedTuple):
+    """How much of the frame a class covers."""
+
+    pixels: int
+    share: float
+    """Of all pixels, also of those that are no class."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """One frame's mask, and what else was asked for. Every array belongs to whoever holds the result.
+
+    What is told by class has an entry for every class of the contract, in its order, also for one that is not there.
+    """
+
+    mask: Any
+    """HxW of class numbers: uint8, or uint16 where the classes need it. With `Outputs(on_device=True)` it stays in the
+    GPU's memory; the methods copy it to the host once."""
+    contract: Contract
+    palette: draw.Palette
+    """A colour (red, green, blue) for each class."""
+    confidence: Any = None
+    """HxW float32: the probability of each pixel's class."""
+    scores: NDArray[np.float32] | None = None
+    """CxHxW at the network's stride, as the network gave them."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by number: `result.classes[3]` is what 3 in the mask stands for."""
+        return self.contract.classes
+
+    def areas(self) -> dict[str, Area]:
+        """Pixels and share of the frame, by class."""
+        size = self._mask.size
+        return {name: Area(n, n / size) for name, n in zip(self.classes, self._counts, strict=True)}
+
+    def overlay(self, frame: NDArray[Any], alpha: float = 0.5) -> draw.Image:
+        """The classes' colours over the frame, HxWx3 in RGB order: `alpha` 0 shows the frame alone, 1 the colours."""
+        if not 0 <= alpha <= 1:
+            raise InputError(f"alpha is {alpha}", hint="give a number from 0 to 1")
+        pixels = check_frame(frame, self.contract)
+        if pixels.shape[:2] != self._mask.shape:
+            raise InputError(
+                f"the frame is {_size(pixels)}, its mask {_size(self._mask)}",
+                hint="pass the frame that the mask was made of, and ask without at_network_size",
+            )
+        shown = draw.displayable(pixels, self.contract.value_range)
+        return draw.overlay(shown, self._mask, self.palette, alpha)
+
+    def colour(self) -> draw.Image:
+        """The mask in its classes' colours, HxWx3 in RGB order; what is no class is grey."""
+        return draw.colourise(self._mask, self.palette)
+
+    def polygons(self) -> dict[str, list[Polygon]]:
+        """Each class as polygons with holes, in pixels of the mask; `Polygon` says which points they go through."""
+        return {
+            name: polygons_of(self._mask == number) if self._counts[number] else []
+            for number, name in enumerate(self.classes)
+        }
+
+    def rle(self) -> dict[str, dict[str, Any]]:
+        """Each class as COCO's compressed run lengths, column by column: what `pycocotools.mask.decode` takes.
+
+        `counts` is text, so that it goes into JSON as it is.
+        """
+        size = [*self._mask.shape]
+        runs = run_lengths(self._mask, len(self.classes))
+        return {name: {"size": size, "counts": compressed(own)} for name, own in zip(self.classes, runs, strict=True)}
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """CxHxW at the mask's size: how likely each class is at each pixel. 4 bytes a pixel and class.
+
+        Needs `detail(frame, Outputs(scores=True))`. Where the contract says `sigmoid` the classes are 1 - p and p.
+        """
+        if self.contract.output_kind == "labels":
+            raise InputError("this network gives labels: no probabilities", hint="use the mask alone")
+        if self.scores is None:
+            raise InputError("this result holds no scores", hint="ask for detail(frame, Outputs(scores=True))")
+        return probabilities(self.scores, self.contract, self.contract.place(*self._mask.shape))
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, one for each class in the frame: its mask, box, number, and `class_name` as data.
+
+        Where the result holds confidence, a class has the mean of its pixels.
+        """
+        try:
+            supervision = import_module("supervision")
+        except ImportError as error:
+            raise BackendMissingError(
+                f"supervision cannot be imported: {error}", hint="pip install supervision"
+            ) from error
+        return supervision.Detections(**self._detections())
+
+    def _detections(self) -> dict[str, Any]:
+        """The arguments of `supervision.Detections`."""
+        numbers = self._there
+        regions = np.zeros((len(numbers), *self._mask.shape), np.bool_)
+        for number, region in zip(numbers, regions, strict=True):
+            np.equal(self._mask, number, out=region)
+        sure = None if self.confidence is None else _on_host(self.confidence)
+        return {
+            "xyxy": boxes_of(regions),
+            "mask": regions,
+            "class_id": np.array(numbers, np.int64),
+            "confidence": None if sure is None else np.array([sure[region].mean() for region in regions], np.float32),
+            "data": {"class_name": np.array([self.classes[number] for number in numbers], np.str_)},
+        }
+
+    def __repr__(self) -> str:
+        there = sorted(self._there, key=lambda number: -self._counts[number])
+        named = [f"{self.classes[n]} {100 * self._counts[n] / self._mask.size:.1f} %" for n in there[:_NAMED]]
+        named += [f"{len(there) - _NAMED} more"] if len(there) > _NAMED else []
+        return f"Result({_size(self._mask)}: {', '.join(named) or 'no class'})"
+
+    def _repr_png_(self) -> bytes:
+        """What notebooks show: the colours, not wider or higher than 1024 pixels, over a legend of what is there."""
+        from segpipe.media.images import encode_png  # pillow loads here
+
+        step = -(-max(self._mask.shape) // _SHOWN_PX)
+        seen = draw.colourise(self._mask[::step, ::step], self.palette)
+        names, colours = [self.classes[n] for n in self._there], [self.palette[n] for n in self._there]
+        legend = draw.legend(names, colours, max(seen.shape[1], _LEGEND_PX))
+        room = ((0, 4), (0, legend.shape[1] - seen.shape[1]), (0, 0))
+        return encode_png(Path("result.png"), np.concatenate([np.pad(seen, room, constant_values=255), legend]))
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """Pixels of each class."""
+        return [int(count) for count in count_pixels(self._mask, len(self.classes))]
+
+    @property
+    def _there(self) -> list[int]:
+        """Numbers of the classes that have pixels."""
+        return [number for number, count in enumerate(self._counts) if count]
+
+    @cached_property
+    def _mask(self) -> NDArray[Any]:
+        return _on_host(self.mask)
+
+
+def _on_host(array: Any) -> NDArray[Any]:
+    """The array, or its copy where it lies in the GPU's memory."""
+    return array if isinstance(array, np.ndarray) else array.to_host()
+
+
+def _size(array: NDArray[Any]) -> str:
+    return "x".join(map(str, array.shape[:2]))
