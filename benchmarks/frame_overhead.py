@@ -86,9 +86,9 @@ def measured(provider: Any) -> float:
 
     from segpipe.contract.schema import Contract
     from segpipe.runtime.cuda.backend import GpuBackend
-    from segpipe.runtime.cuda.device import open_device
     from segpipe.runtime.cuda.kernels import Kernels
     from segpipe.runtime.cuda.lane import Parts
+    from segpipe.runtime.cuda.opening import open_device
     from segpipe.runtime.segmenter import Segmenter
 
     sys.setdlopenflags(os.RTLD_LAZY)

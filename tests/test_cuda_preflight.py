@@ -7,7 +7,8 @@ import pytest
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, BackendMissingError
-from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError, cuda_error, open_device
+from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError, cuda_error
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.request import BuiltFor, OpenOptions
 from segpipe.runtime.trt import is_installed
 from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine

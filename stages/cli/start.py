@@ -52,8 +52,10 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the networks: stride, parameters, GFLOPs at 512x1024, and what each can do."""
-    from stages.models.catalogue import COLUMNS, listed, measured
+    from stages.models.catalogue import COLUMNS, listed
 
+    if names:
+        from stages.models.measure import measured  # torch loads here
     lines = measured(names) if names else listed()
     if as_json:
         return print_json([line.as_dict() for line in lines])

@@ -4,13 +4,11 @@ catalogue.json is written by `make matrix`, which checks every statement in it.
 """
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config.root import ModelConfig
-from stages.models.registry import ABILITIES, Known, find_known, known_networks
+from stages.models.registry import ABILITIES, Known, known_networks
 
 COLUMNS = ("network", "stride", "multiple", "M parameters", "GFLOPs", "cannot")
 FILE = Path(__file__).with_name("catalogue.json")
@@ -68,13 +66,6 @@ def listed() -> list[Line]:
     """Every listed network with its committed figures."""
     figures = json.loads(FILE.read_text(encoding="utf-8"))
     return [Line(known, _figures(figures[known.title])) for known in known_networks()]
-
-
-def measured(names: Iterable[str]) -> list[Line]:
-    """Any networks by name, listed or not, measured now; loads torch."""
-    from stages.models.measure import measure
-
-    return [Line(find_known(name) or Known(name, ""), measure(ModelConfig(name=name))) for name in names]
 
 
 def write(figures: dict[str, Figures]) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from segpipe.errors import ConfigError
 from stages.models.layers import ExportableAdaptivePool
-from stages.models.pretrained import Library
+from stages.models.library import Library
 
 _OURS = {
     "encoder_name": "name the encoder in [model] name",

@@ -10,7 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from segpipe.errors import ConfigError
-from stages.models.pretrained import Library, adapt_stem
+from stages.models.library import Library
+from stages.models.pretrained import adapt_stem
 
 _STRIDES = {"fcn": 8, "deeplabv3_resnet": 8, "deeplabv3_mobilenet": 16, "lraspp": 8}
 _MULTIPLES = {"deeplabv3_mobilenet": 16, "lraspp": 16}

@@ -1,5 +1,6 @@
 """Parameters and arithmetic of a network, counted without running it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,9 +8,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.config.root import ModelConfig
 from stages.models import build_network
-from stages.models.catalogue import SIZE, Figures
+from stages.models.catalogue import SIZE, Figures, Line
+from stages.models.registry import Known, find_known
 
 _CHANNELS, _OUTPUTS = 3, 19
+
+
+def measured(names: Iterable[str]) -> list[Line]:
+    """Any networks by name, listed or not, measured now."""
+    return [Line(find_known(name) or Known(name, ""), measure(ModelConfig(name=name))) for name in names]
 
 
 def measure(config: ModelConfig) -> Figures:

@@ -6,7 +6,7 @@ import re
 import struct
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from segpipe.errors import ConfigError, InputError
 from stages.config.root import ModelConfig
 from stages.models import weights_file
+from stages.models.library import Library
 from stages.models.matching import Match, Target, match
 from stages.models.parts import encoder_parts, head_parts
 
@@ -33,15 +34,6 @@ _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "weights", 
 _DEEPEST = 4
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in PyTorch's messages
 _TORCHVISION_BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
-
-
-@dataclass(frozen=True)
-class Library:
-    """Where a network comes from, so that its published weights can be found."""
-
-    kind: str
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

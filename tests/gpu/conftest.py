@@ -15,8 +15,9 @@ from segpipe.contract.schema import Contract
 from segpipe.errors import SegpipeError
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.compiling import compile_kernel
-from segpipe.runtime.cuda.device import Device, open_device
+from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.request import OpenOptions
 from tests.gpu.engines import LARGEST, NAMES, Open, artifact_of, is_listed, opened, ranges_of
 from tests.gpu_here import has_gpu

@@ -8,8 +8,9 @@ import pytest
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.arrays import DeviceArray
 from segpipe.runtime.cuda.compiling import PTX, compile_kernel
-from segpipe.runtime.cuda.device import Device, OutOfMemoryError, open_device
+from segpipe.runtime.cuda.device import Device, OutOfMemoryError
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.cuda.spare import Spare
 from tests import kernel_calls
 

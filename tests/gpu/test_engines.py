@@ -64,7 +64,8 @@ def test_a_process_without_pytorch_opens_runs_and_closes(name: str, tmp_path: Pa
 
 LOST = """
 from segpipe.errors import BackendError
-from segpipe.runtime.cuda.device import DeviceLostError, open_device
+from segpipe.runtime.cuda.device import DeviceLostError
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.cuda.kernels import Kernels, PackArguments
 device = open_device()
 with device.current():

@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from segpipe.runtime.cuda.device import Device, open_device
+from segpipe.runtime.cuda.device import Device
+from segpipe.runtime.cuda.opening import open_device
 from tests.host_driver import driver
 
 collect_ignore_glob = [] if driver.is_here() else ["test_*.py"]

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from segpipe.errors import BackendError, InputError
-from segpipe.runtime.cuda.device import Device, DeviceLostError, OutOfMemoryError, open_device
+from segpipe.runtime.cuda.device import Device, DeviceLostError, OutOfMemoryError
 from segpipe.runtime.cuda.engine import Profile
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.request import Outputs
 from tests.frame_cases import MASK, assert_equal, contract_of, noise
 from tests.host_driver import driver
@@ -229,7 +230,7 @@ def test_the_primary_context_is_retained_once_a_process(provider: Literal["cuda-
 EXITING = """
 from tests.host_driver import driver
 driver.library()
-from segpipe.runtime.cuda.device import open_device
+from segpipe.runtime.cuda.opening import open_device
 device = open_device(0, PROVIDER)
 with device.current():
     held = device.create_stream(), device.allocate(100), device.allocate_pinned(100)

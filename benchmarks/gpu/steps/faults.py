@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.gpu.plan import Folders
 from benchmarks.gpu.runs import finished_demo, gpu_backends
-from segpipe.runtime.cuda.device import OutOfMemoryError, open_device
+from segpipe.runtime.cuda.device import OutOfMemoryError
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.segmenter import Segmenter
 
 _FRAMES, _OPENINGS = 20_000, 200

@@ -9,8 +9,9 @@ import numpy as np
 from benchmarks.gpu.plan import Folders
 from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.compiling import compile_kernel
-from segpipe.runtime.cuda.device import Device, open_device
+from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.cuda.plan import Job, Plan, Shapes
 from segpipe.runtime.preprocess import normalisation
 from segpipe.runtime.request import Outputs

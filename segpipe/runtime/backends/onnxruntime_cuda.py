@@ -13,10 +13,11 @@ from segpipe.errors import BackendError
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason
 from segpipe.runtime.cuda.backend import GpuBackend
-from segpipe.runtime.cuda.device import cuda_error, open_device
+from segpipe.runtime.cuda.device import cuda_error
 from segpipe.runtime.cuda.engine import Profile, Shape
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.request import OpenOptions
 
 _DTYPES = {

@@ -4,10 +4,10 @@ import platform
 
 from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.backend import GpuBackend
-from segpipe.runtime.cuda.device import open_device
 from segpipe.runtime.cuda.driver_library import driver_version
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
+from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.trt import Flavour, version
 from segpipe.runtime.trt.kernel_cache import kernel_cache_file

@@ -1,15 +1,12 @@
 """What the runtime asks of a GPU: the Device protocol both providers implement, and how CUDA's failures are told."""
 
-import threading
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from segpipe.errors import BackendError, BackendMissingError
+from segpipe.errors import BackendError
 
-Provider = Literal["auto", "pycuda", "cuda-python"]
 LEGACY_STREAM = 1
 """CUDA's handle of the default stream; the one a caller uses who says nothing."""
 
@@ -112,36 +109,3 @@ def cuda_error(operation: str, name: str, detail: str = "") -> BackendError:
             message, hint="`segpipe doctor` shows which GPUs are there; set device or CUDA_VISIBLE_DEVICES"
         )
     return BackendError(message, hint="`segpipe doctor` shows the driver and the GPU")
-
-
-_opened: dict[tuple[Callable[[int], Device], int], Device] = {}
-_opening = threading.Lock()
-
-
-def open_device(index: int = 0, provider: Provider = "auto") -> Device:
-    """A GPU by PyCUDA where it is installed, else by cuda-python; one object a process for each."""
-    kind = _provider(provider)
-    with _opening:
-        if (kind, index) not in _opened:
-            _opened[kind, index] = kind(index)
-        return _opened[kind, index]
-
-
-def _provider(provider: Provider) -> Callable[[int], Device]:
-    if provider != "cuda-python":
-        try:
-            from segpipe.runtime.cuda.by_pycuda import PyCudaDevice
-        except ImportError as error:
-            if provider == "pycuda":
-                message = f"PyCUDA cannot be imported: {error}"
-                raise BackendMissingError(
-                    message, hint="pip install 'segpipe[pycuda]', or cuda='cuda-python'"
-                ) from error
-        else:
-            return PyCudaDevice
-    try:
-        from segpipe.runtime.cuda.by_cuda_python import CudaPythonDevice
-    except ImportError as error:
-        message = f"cuda-python cannot be imported: {error}"
-        raise BackendMissingError(message, hint="pip install 'segpipe[cuda]'") from error
-    return CudaPythonDevice
