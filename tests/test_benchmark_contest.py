@@ -33,7 +33,7 @@ def candidate(
 ) -> Candidate:
     """Somebody who can be opened; `call` is what it does with a round."""
     calls = call or (lambda number: segment(SCENE.frame(number)))
-    return Candidate(name, "end to end", ours, lambda: Entrant(calls, segment, lambda: None))
+    return Candidate(name, "end to end", ours, lambda: Entrant(calls, segment))
 
 
 def raising(error: BaseException) -> Any:

@@ -148,7 +148,6 @@ def test_onnx_runtime_gets_the_same_threads_as_a_peer_and_as_ours(finished_run: 
         before = len(list(Path("/proc/self/task").iterdir()))
         entrant = next(candidate for candidate in candidates if candidate.name == name).open()
         assert len(list(Path("/proc/self/task").iterdir())) == before + 2, name
-        entrant.close()
     ours.close()
 
 

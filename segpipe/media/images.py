@@ -119,12 +119,12 @@ def write_image(path: Path, pixels: NDArray[Any]) -> None:
     write_png(path, encode_png(path, pixels))
 
 
-def encode_png(path: Path, pixels: NDArray[Any]) -> bytes:
-    """The bytes of a PNG that is to become `path`."""
+def encode_png(name: Path | str, pixels: NDArray[Any]) -> bytes:
+    """HxW or HxWx3 (RGB) as the bytes of a PNG; `name` says in errors what it was to become."""
     shown = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(shown))
     if not encoded:
-        raise InputError(f"{path}: {pixels.dtype} {pixels.shape} cannot be a PNG", hint="pass uint8 or uint16")
+        raise InputError(f"{name}: {pixels.dtype} {pixels.shape} cannot be a PNG", hint="pass uint8 or uint16")
     return data.tobytes()
 
 

@@ -90,11 +90,6 @@ class Contest:
                 found.append(Ratio(slow=slow, fast=fast, ratio=ratio, low=low, high=high))
         return tuple(found)
 
-    def close(self) -> None:
-        """Close whoever is still open."""
-        for entrant in self.entrants.values():
-            entrant.close()
-
     def _attempt(self, name: str, action: Callable[[], Any]) -> Any:
         """Do something with one contestant; when it fails it is out, with the reason."""
         try:

@@ -42,7 +42,6 @@ class Entrant:
     call: Callable[[int], object]
     mask: Callable[[NDArray[Any]], NDArray[Any]] | None
     """Frame to mask, for the comparison before the rounds; None where no mask comes out."""
-    close: Callable[[], None]
     validated: bool | None = None
 
 
@@ -104,13 +103,12 @@ class OurBackends:
         return Entrant(
             call=lambda number: backend.infer([scene.frame(number)], _MASK),
             mask=lambda frame: backend.infer([frame], _MASK)[0].mask,
-            close=lambda: None,
             validated=self._validated[name],
         )
 
     def _alone(self, name: str) -> Entrant:
         call = _network_call(self.backend(name), self._scene)
-        return Entrant(call, mask=None, close=lambda: None, validated=self._validated[name])
+        return Entrant(call, mask=None, validated=self._validated[name])
 
 
 def _network_call(backend: Backend, scene: Scene) -> Callable[[int], object]:

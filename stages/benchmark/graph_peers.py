@@ -41,7 +41,7 @@ def _entrant(opener: Callable[[bytes, Scene], _Network], graph: Callable[[], byt
     def mask(frame: NDArray[Any]) -> NDArray[Any]:
         return _segment(network, frame, contract)
 
-    return Entrant(lambda number: mask(scene.frame(number)), mask, lambda: None)
+    return Entrant(lambda number: mask(scene.frame(number)), mask)
 
 
 @torch.inference_mode()

@@ -86,7 +86,6 @@ def _measure(rundir: RunDirectory, config: Config, scene: Scene, ours: OurBacken
         **beside.figures(),
     )
     sheet = frame_sheet(rundir, scene, contest.entrants[best].mask if best else None)
-    contest.close()
     return Measured(report, contest.samples, sheet)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import draw
+from segpipe.media.images import encode_png
 from segpipe.palette import read_palette
 from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
@@ -28,8 +29,7 @@ def frame_sheet(rundir: RunDirectory, scene: Scene, segment: Callable[[NDArray[A
     same = [row for row in rows if row[0].shape == first]
     legend = draw.legend(scene.contract.classes, palette, 2 * first[1])
     sheet = draw.contact_sheet(same, ["frame", "what was measured"], legend)
-    encoded: bytes = cv2.imencode(".png", np.ascontiguousarray(sheet[:, :, ::-1]))[1].tobytes()
-    return encoded
+    return encode_png("frames.png", sheet)
 
 
 def _narrow(picture: draw.Image) -> draw.Image:

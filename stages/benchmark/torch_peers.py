@@ -62,7 +62,7 @@ class TorchPeer:
 def _entrant(opener: Callable[[nn.Module, Contract], TorchPeer], weights: Callable[[], bytes], scene: Scene) -> Entrant:
     network = checkpoint.from_bytes(weights()).network.to(device())
     peer = opener(network, scene.contract)
-    return Entrant(lambda number: peer(scene.frame(number)), peer, lambda: None)
+    return Entrant(lambda number: peer(scene.frame(number)), peer)
 
 
 def _eager(network: nn.Module, contract: Contract) -> TorchPeer:

@@ -13,6 +13,7 @@ from segpipe.rundir.directory import RunDirectory
 from stages.export.equality import Network, session
 from stages.export.trace import trace
 from stages.graphs.folding import fold
+from stages.graphs.types import opset_of
 from stages.models import checkpoint
 
 
@@ -52,6 +53,6 @@ def imported_source(rundir: RunDirectory) -> Source:
     contract = imported_contract(rundir)
     palette = read_palette(rundir, "import", contract)
     folded = fold(original)
-    opset = max(entry.version for entry in original.opset_import if entry.domain in {"", "ai.onnx"})
     weights = sum(int(onnx.numpy_helper.to_array(tensor).size) for tensor in folded.graph.initializer)
-    return Source(folded, session(original, contract), contract, palette, {"parameters": weights, "opset": opset})
+    figures = {"parameters": weights, "opset": opset_of(original)}
+    return Source(folded, session(original, contract), contract, palette, figures)

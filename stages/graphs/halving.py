@@ -12,8 +12,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from stages.graphs.types import element_types, is_float, opset_of
-
-HALF_MAX = 65504.0
+from stages.measuring.tensors import FP16_MAX
 
 _SUFFIX = ".fp16"
 _TYPE_ATTRIBUTES = {"Cast": "to", "ConstantOfShape": "value"}  # operators that make floats out of other types
@@ -42,7 +41,7 @@ def halved(tensor: TensorProto) -> np.ndarray:
         half = values.astype(np.float16)
     overflown = np.isinf(half) & np.isfinite(values)
     if overflown.any():
-        half[overflown] = np.copysign(np.float16(HALF_MAX), values[overflown])
+        half[overflown] = np.copysign(np.float16(FP16_MAX), values[overflown])
     return half
 
 

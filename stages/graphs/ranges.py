@@ -10,10 +10,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from stages.graphs.halving import HALF_MAX, halved, shape_values
+from stages.graphs.halving import halved, shape_values
 from stages.graphs.types import at_own_batch, element_types, is_float
+from stages.measuring.tensors import FP16_MAX
 
-LARGEST = HALF_MAX / 4
+LARGEST = FP16_MAX / 4
 """Greater activations are unsafe: calibration sees a few frames, production sees millions."""
 SMALLEST_RMS = 2e-6
 """Tensors with a smaller root mean square are unsafe: FP16 steps by 6e-8 near zero, which is 1 % of this."""
@@ -109,7 +110,7 @@ def _only_added(model: onnx.ModelProto) -> set[str]:
 
 
 def _is_in_range(tensor: onnx.TensorProto) -> bool:
-    return bool((np.abs(numpy_helper.to_array(tensor)) <= HALF_MAX).all())
+    return bool((np.abs(numpy_helper.to_array(tensor)) <= FP16_MAX).all())
 
 
 def _rounding_error(tensor: onnx.TensorProto) -> float:

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 INK, MUTED, GRID, SURFACE = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0102{number:02x}" for number in range(1, 7))
-GOOD, BAD = "#010301", "#010302"
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface", GOOD: "good", BAD: "bad"} | {
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"} | {
     colour: f"s{number}" for number, colour in enumerate(SERIES, 1)
 }
 """Colours that no picture needs, each standing for one of the page's CSS variables."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe import draw
 from segpipe.contract.schema import Contract
-from segpipe.media.images import write_image
+from segpipe.media.images import encode_png, write_image
 from segpipe.metrics import Confusion
 from stages.config.root import Config
 from stages.data import Split
@@ -105,10 +105,10 @@ def overlays_png(shots: Sequence[tuple[float, Shot]], trained: Trained) -> bytes
         pictures = (frame, draw.overlay(frame, shot.labels, palette), draw.overlay(frame, shot.mask, palette), wrong)
         rows.append([_fitted(picture) for picture in pictures])
     if not rows:
-        return _encoded(np.full((*_CELL, 3), 255, np.uint8))
+        return encode_png("overlays", np.full((*_CELL, 3), 255, np.uint8))
     titles = ("frame", "label (grey: ignored)", "network", "wrong pixels")
     legend = draw.legend(contract.classes, palette, 4 * _CELL[1])
-    return _encoded(draw.contact_sheet(rows, titles, legend))
+    return encode_png("overlays", draw.contact_sheet(rows, titles, legend))
 
 
 def _fitted(picture: draw.Image) -> draw.Image:
@@ -120,11 +120,6 @@ def _fitted(picture: draw.Image) -> draw.Image:
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     cell[top : top + height, left : left + width] = cv2.resize(picture, (width, height), interpolation=interpolation)
     return cell
-
-
-def _encoded(picture: draw.Image) -> bytes:
-    data: bytes = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))[1].tobytes()
-    return data
 
 
 def _png(figure: Figure) -> bytes:

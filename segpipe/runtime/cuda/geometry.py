@@ -35,11 +35,6 @@ def mask_tables(placement: Placement, height: int, width: int) -> Tables:
     return Tables(_taps(rows), _taps(columns))
 
 
-def on_canvas(placement: Placement) -> Placement:
-    """The placement of a mask that stays at the network's input size."""
-    return Placement(placement.canvas, placement.canvas, placement.canvas, (0, 0))
-
-
 def _on_canvas(inner: Taps, placement: Placement, axis: int) -> Taps:
     taps = np.zeros(placement.canvas[axis], TAP)
     taps["first"] = -1

@@ -8,7 +8,7 @@ import numpy as np
 
 from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import BackendError
-from segpipe.runtime.cuda.geometry import Tables, canvas_tables, mask_tables, on_canvas
+from segpipe.runtime.cuda.geometry import Tables, canvas_tables, mask_tables
 from segpipe.runtime.cuda.kernels import KINDS, PreArguments, ScoreArguments
 from segpipe.runtime.request import Outputs
 
@@ -53,7 +53,7 @@ class Plan:
     @cached_property
     def target(self) -> Placement:
         """Where masks lie: on the source frame, or on the network's canvas."""
-        return on_canvas(self.placement) if self.job.outputs.at_network_size else self.placement
+        return self.placement.whole_canvas() if self.job.outputs.at_network_size else self.placement
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:

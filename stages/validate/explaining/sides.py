@@ -1,6 +1,5 @@
 """Networks that show their inner tensors: PyTorch modules by hooks, ONNX graphs by extra outputs."""
 
-import ast
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stages.graphs.naming import module_of
 from stages.graphs.types import at_own_batch
 
-_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 ROOT = ""  # the whole network: its output
 
 
@@ -84,10 +83,8 @@ def module_nodes(graph: bytes) -> dict[str, onnx.NodeProto]:
     """The last node that each PyTorch module left in the graph; its first output is the module's."""
     found: dict[str, onnx.NodeProto] = {}
     for node in onnx.load_from_string(graph).graph.node:
-        scopes = next((entry.value for entry in node.metadata_props if entry.key == _NAME_SCOPES), "")
-        path = ast.literal_eval(scopes) if scopes else []
-        if len(path) > 1 and path[-2]:
-            found[path[-2]] = node
+        if module := module_of(node):
+            found[module] = node
     return found
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe import draw
 from segpipe.contract.schema import Contract
+from segpipe.media.images import encode_png
 from stages.validate.judging.judge import Seen
 
 _MARGINS = (1e-3, 1e-2, 1e-1)
@@ -67,8 +68,7 @@ def draw_seen(seen: Seen, contract: Contract, palette: draw.Palette) -> bytes:
     legends = np.concatenate([draw.legend(contract.classes, palette, width), draw.legend(_NAMES, _COLOURS, width)])
     titles = ("frame", "reference", f"hop {seen.hop}", f"{seen.flips.count} flips, {seen.flips.inside} inside")
     sheet = draw.contact_sheet([row], titles, legends)
-    encoded: bytes = cv2.imencode(".png", np.ascontiguousarray(sheet[:, :, ::-1]))[1].tobytes()
-    return encoded
+    return encode_png(f"hop {seen.hop}", sheet)
 
 
 def _shrunk(picture: NDArray[Any]) -> NDArray[np.uint8]:
