@@ -1,6 +1,5 @@
 """What this machine can do: GPU, driver, TensorRT flavours, ONNX Runtime providers, and how to get what is missing."""
 
-import ctypes
 import importlib.util
 import platform
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from segpipe import __version__
 from segpipe.errors import BackendMissingError
 from segpipe.runtime import trt
-from segpipe.runtime.cuda.driver_library import load_driver
+from segpipe.runtime.cuda.driver_library import Gpu, driver_version, gpus, load_driver
 
 
 @dataclass(frozen=True)
@@ -86,20 +85,13 @@ def _gpu() -> Finding:
         return Finding("NVIDIA GPU", False, "no driver", "install NVIDIA's driver; everything else works on the CPU")
     if (status := driver.cuInit(0)) != 0:
         return Finding("NVIDIA GPU", False, f"the driver refuses to start (cuInit gave {status})", "run nvidia-smi")
-    count, number = ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    driver.cuDriverGetVersion(ctypes.byref(number))
-    names = "; ".join(_device(driver, index) for index in range(count.value))
-    cuda = f"driver for CUDA {number.value // 1000}.{number.value % 1000 // 10}"
-    return Finding("NVIDIA GPU", count.value > 0, f"{names or 'none visible'}; {cuda}")
+    found = gpus()
+    names = "; ".join(map(_described, found)) or "none visible"
+    number = driver_version()
+    cuda = f"driver for CUDA {number // 1000}.{number % 1000 // 10}"
+    return Finding("NVIDIA GPU", bool(found), f"{names}; {cuda}")
 
 
-def _device(driver: ctypes.CDLL, index: int) -> str:
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
-    major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
-    driver.cuDeviceGet(ctypes.byref(device), index)
-    driver.cuDeviceGetName(name, len(name), device)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    return f"{name.value.decode()} (compute capability {major.value}.{minor.value}, {memory.value / 2**30:.0f} GiB)"
+def _described(gpu: Gpu) -> str:
+    major, minor = gpu.capability
+    return f"{gpu.name} (compute capability {major}.{minor}, {gpu.memory_bytes / 2**30:.0f} GiB)"

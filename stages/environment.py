@@ -16,15 +16,6 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def gpus() -> list[str]:
-    """Names of NVIDIA GPUs, from the driver's own files."""
-    found = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found
-
-
 def driver() -> str:
     """The NVIDIA driver, which compiles the kernels of some engines; empty without one."""
     version = Path("/proc/driver/nvidia/version")

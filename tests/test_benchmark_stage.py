@@ -144,9 +144,10 @@ def test_onnx_runtime_gets_the_same_threads_as_a_peer_and_as_ours(finished_run: 
         *graph_peers.candidates(lambda: run.artifact_bytes("export", "model.onnx"), scene),
     ]
 
+    held = []
     for name in (OURS, graph_peers.ORT):
         before = len(list(Path("/proc/self/task").iterdir()))
-        entrant = next(candidate for candidate in candidates if candidate.name == name).open()
+        held.append(next(candidate for candidate in candidates if candidate.name == name).open())
         assert len(list(Path("/proc/self/task").iterdir())) == before + 2, name
     ours.close()
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import Step
+from segpipe.runtime.cuda.driver_library import gpus
 from stages.benchmark.machine import machine
 from stages.config.root import Config
-from stages.environment import gpus, versions
+from stages.environment import versions
 from stages.models import factory_inputs
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
 
 def _here() -> dict[str, Any]:
     """The machine and the packages that figures belong to: on others they are measured anew."""
-    return {**machine().model_dump(exclude={"gpu"}), "gpus": gpus(), **versions(*_PACKAGES)}
+    return {**machine().model_dump(exclude={"gpu"}), "gpus": [gpu.name for gpu in gpus()], **versions(*_PACKAGES)}
 
 
 def _artifacts(rundir: RunDirectory) -> list[Path]:

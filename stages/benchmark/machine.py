@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from segpipe.runtime.cuda.driver_library import gpus
 from stages.environment import processor
 from stages.results.benchmark import Machine
 
@@ -14,7 +15,8 @@ _BUSY = 0.1  # share of the processor taken by other work from which figures are
 
 def machine() -> Machine:
     """What the figures belong to."""
-    return Machine(processor=processor(), cores=usable_cores(), python=platform.python_version())
+    gpu = next((gpu.name for gpu in gpus()), "")
+    return Machine(processor=processor(), gpu=gpu, cores=usable_cores(), python=platform.python_version())
 
 
 def usable_cores() -> int:

@@ -77,7 +77,7 @@ def _measure(rundir: RunDirectory, config: Config, scene: Scene, ours: OurBacken
         frames=len(scene.frames),
         network_input=network_input(scene.frames[0], scene.contract).shape,
         threads=scene.threads,
-        machine=machine().model_copy(update={"gpu": gpu.name}),
+        machine=machine(),
         conditions=_conditions((load, os.getloadavg()[0]), share, gpu.unread, states),
         contestants=contest.entries(),
         ratios=contest.ratios(),

@@ -1,94 +1,67 @@
-"""NVML through its C interface: clocks, temperature, power, throttling, energy. Without a driver it says so once."""
+"""A GPU's clocks, temperature, power, throttling and energy, by nvidia-ml-py. Where they cannot be read it says why."""
 
-import ctypes
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+from segpipe.runtime.cuda.driver_library import gpu_name
 from stages.results.benchmark import GpuState
 
-LIBRARY = "libnvidia-ml.so.1"
 _CLOCK_MOVED = 0.05  # share by which a clock may differ between two moments before figures are doubtful
 _HARMLESS = 0x1 | 0x2  # idle, and clocks set by the user
-_GRAPHICS, _MEMORY, _TEMPERATURE = 0, 2, 0
-_MOST_PROCESSES = 64
-
-
-class _Process(ctypes.Structure):
-    _fields_ = (
-        ("pid", ctypes.c_uint),
-        ("used_bytes", ctypes.c_ulonglong),
-        ("gpu_instance", ctypes.c_uint),
-        ("compute_instance", ctypes.c_uint),
-    )
 
 
 class Watch:
-    """One GPU's sensors; without a library every answer is None and `unread` says why."""
+    """One GPU's sensors. Without NVML every answer is None and `unread` says why."""
 
-    def __init__(self, library: ctypes.CDLL | None, unread: str, index: int = 0) -> None:
-        self._library, self.unread = library, unread
-        self._device = ctypes.c_void_p()
-        self.name = ""
-        if library is None:
-            return
-        found = library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(self._device))
-        if found != 0:
-            self._library, self.unread = None, f"NVML has no GPU {index} (error {found})"
-            return
-        text = ctypes.create_string_buffer(96)
-        library.nvmlDeviceGetName(self._device, text, ctypes.c_uint(96))
-        self.name = text.value.decode(errors="replace")
+    def __init__(self, nvml: Any, device: Any, unread: str = "") -> None:
+        self._nvml, self._device, self.unread = nvml, device, unread
 
     def state(self, when: Literal["before", "during", "after"]) -> GpuState | None:
-        """All sensors now."""
-        if self._library is None:
+        """All sensors now; 0 for one that this GPU does not have."""
+        nvml = self._nvml
+        if nvml is None:
             return None
         return GpuState(
             when=when,
-            graphics_clock_mhz=self._number("nvmlDeviceGetClockInfo", ctypes.c_uint(), _GRAPHICS) or 0,
-            memory_clock_mhz=self._number("nvmlDeviceGetClockInfo", ctypes.c_uint(), _MEMORY) or 0,
-            temperature_c=self._number("nvmlDeviceGetTemperature", ctypes.c_uint(), _TEMPERATURE) or 0,
-            power_w=(self._number("nvmlDeviceGetPowerUsage", ctypes.c_uint()) or 0) / 1e3,
-            throttle_reasons=self._number("nvmlDeviceGetCurrentClocksThrottleReasons", ctypes.c_ulonglong()) or 0,
+            graphics_clock_mhz=self._read(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_GRAPHICS) or 0,
+            memory_clock_mhz=self._read(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM) or 0,
+            temperature_c=self._read(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU) or 0,
+            power_w=(self._read(nvml.nvmlDeviceGetPowerUsage) or 0) / 1e3,
+            throttle_reasons=self._read(nvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0,
         )
 
     def energy_joules(self) -> float | None:
         """Since the driver was loaded."""
-        millijoules = self._number("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong())
+        millijoules = None if self._nvml is None else self._read(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
         return None if millijoules is None else millijoules / 1e3
 
     def own_bytes(self) -> int | None:
         """Memory of the GPU that this process holds."""
-        if self._library is None:
-            return None
-        count, processes = ctypes.c_uint(_MOST_PROCESSES), (_Process * _MOST_PROCESSES)()
-        call = self._library.nvmlDeviceGetComputeRunningProcesses_v3
-        if call(self._device, ctypes.byref(count), processes) != 0:
-            return None
-        return next((int(entry.used_bytes) for entry in processes[: count.value] if entry.pid == os.getpid()), None)
+        processes = None if self._nvml is None else self._read(self._nvml.nvmlDeviceGetComputeRunningProcesses)
+        return next((entry.usedGpuMemory for entry in processes or () if entry.pid == os.getpid()), None)
 
-    def _number(
-        self, function: str, answer: "ctypes.c_uint | ctypes.c_ulonglong", which: int | None = None
-    ) -> int | None:
-        """Call `function(device[, which], &answer)`; None where this GPU has no such sensor."""
-        if self._library is None:
+    def _read(self, sensor: Callable[..., Any], *which: int) -> Any:
+        """None where this GPU has no such sensor."""
+        try:
+            return sensor(self._device, *which)
+        except self._nvml.NVMLError:
             return None
-        between = () if which is None else (ctypes.c_int(which),)
-        code = getattr(self._library, function)(self._device, *between, ctypes.byref(answer))
-        return int(answer.value) if code == 0 else None
 
 
-def watch(library: str = LIBRARY) -> Watch:
+def watch(index: int = 0) -> Watch:
     """Open NVML, or a watch that sees nothing and says why."""
     try:
-        loaded = ctypes.CDLL(library)
-    except OSError:
-        return Watch(None, "no NVIDIA driver: NVML is not there")
-    code = loaded.nvmlInit_v2()
-    if code != 0:
-        return Watch(None, f"NVML does not start (error {code})")
-    return Watch(loaded, "")
+        import pynvml
+    except ImportError:
+        return Watch(None, None, "nvidia-ml-py is not installed" if gpu_name() else "no NVIDIA driver or GPU")
+    try:
+        pynvml.nvmlInit()
+        return Watch(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index))
+    except pynvml.NVMLError_LibraryNotFound:
+        return Watch(None, None, "no NVIDIA driver: NVML is not there")
+    except pynvml.NVMLError as error:
+        return Watch(None, None, f"NVML cannot read GPU {index}: {error}")
 
 
 def warnings(states: Sequence[GpuState]) -> tuple[str, ...]:

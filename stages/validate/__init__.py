@@ -7,9 +7,10 @@ from typing import Any
 from segpipe.errors import DataError, GateFailedError
 from segpipe.local_verdicts import REPORT
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
+from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config.root import Config, FolderData
-from stages.environment import driver, gpus, processor, versions
+from stages.environment import driver, processor, versions
 from stages.models import factory_inputs
 
 VERSION = 3
@@ -88,7 +89,8 @@ def named(failed: list[str]) -> str:
 
 def machine() -> dict[str, Any]:
     """What decides which hops run here and what they give: processor, GPUs and their driver, versions."""
-    cards = {"gpus": gpus(), "driver": driver()} if gpus() else {}
+    names = [gpu.name for gpu in gpus()]
+    cards = {"gpus": names, "driver": driver()} if names else {}
     return {"processor": processor(), **cards, **versions(*_JUDGING)}
 
 

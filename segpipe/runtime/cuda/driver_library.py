@@ -1,9 +1,10 @@
-"""The driver's own library by ctypes, for the few functions PyCUDA does not have: graphs and other people's streams."""
+"""The driver's own library by ctypes: which GPUs are here, and what PyCUDA lacks (graphs, other people's streams)."""
 
 import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from segpipe.errors import BackendError, BackendMissingError
@@ -26,21 +27,45 @@ def load_driver() -> ctypes.CDLL:
         ) from error
 
 
-def gpu_name(index: int = 0) -> str | None:
-    """`NVIDIA H200 (9.0)`, from the driver itself; None without a GPU."""
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, as `NVIDIA H200 (9.0)`."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return "{} ({}.{})".format(self.name, *self.capability)
+
+
+def gpus() -> list[Gpu]:
+    """The GPUs that CUDA shows, from the driver itself; none where it is missing or does not start."""
     try:
         driver = load_driver()
     except BackendMissingError:
-        return None
+        return []
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    return [_gpu(driver, index) for index in range(count.value)]
+
+
+def gpu_name(index: int = 0) -> str | None:
+    """`NVIDIA H200 (9.0)`; None without a GPU."""
+    found = gpus()
+    return str(found[index]) if index < len(found) else None
+
+
+def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     device, name = ctypes.c_int(), ctypes.create_string_buffer(128)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
-        return None
-    if driver.cuDeviceGetName(name, len(name), device):
-        return None
-    major, minor = ctypes.c_int(), ctypes.c_int()
+    major, minor, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetName(name, len(name), device)
     driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-    return f"{name.value.decode()} ({major.value}.{minor.value})"
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    return Gpu(name.value.decode(), (major.value, minor.value), memory.value)
 
 
 def driver_version() -> int:
