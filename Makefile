@@ -19,6 +19,12 @@ help: ## list the targets
 	$(BIN)/python -m tests.host_driver.install_pycuda -c constraints.txt
 	touch $@
 
+.venv-docs/.installed: pyproject.toml constraints.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	.venv-docs/bin/uv pip install --quiet --python .venv-docs/bin/python -c constraints.txt -e '.[docs]'
+	touch $@
+
 demo: .venv/.installed ## train, export, build, validate, measure and use a small network (runs/demo)
 	$(BIN)/segpipe demo
 
@@ -27,6 +33,9 @@ test: .venv/.pycuda ## ruff, format check, mypy strict, pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	SEGPIPE_REQUIRE=cuda.bindings,onnxruntime,pycuda,tensorrt_rtx,tomli_w,torch $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile
+
+docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in an environment of its own
+	.venv-docs/bin/python -m docs.making.site
 
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
@@ -45,6 +54,6 @@ format: .venv/.installed ## format and sort imports
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and caches, keep runs
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-docs build/docs .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test soak matrix gpu gpu-pack format clean
+.PHONY: help demo test docs soak matrix gpu gpu-pack format clean

@@ -14,17 +14,24 @@ class ShapesData(Section):
 
     kind: Literal["shapes"]
     height: PositiveInt = 160
+    """Of a frame, in pixels."""
     width: PositiveInt = 240
+    """Of a frame, in pixels."""
     train: PositiveInt = 400
+    """Frames of the split."""
     val: PositiveInt = 60
+    """Frames of the split."""
     test: PositiveInt = 60
+    """Frames of the split."""
     seed: NonNegativeInt = 1
+    """Another number draws other shapes."""
 
 
 class FileData(Section):
     """What every set of files shares. `root` is relative to the TOML file."""
 
     root: Path
+    """The folder of the set."""
     remap: dict[str, Annotated[int, Field(ge=0, le=65535)]] = Field(default_factory=dict)
     """Label value in the files -> class number or the ignore index; values not named stay as they are."""
     absent_classes: tuple[str, ...] = ()
@@ -43,7 +50,9 @@ class FolderData(FileData):
 
     kind: Literal["folder"]
     images: str = "{split}/images"
+    """Where the images of a split lie below root."""
     masks: str = "{split}/masks"
+    """Where its masks lie."""
     pairs: str = ""
     """A text file a split (`{split}.txt`), an image and a mask a line; empty: pair the folders."""
     names: str = ""
@@ -53,8 +62,11 @@ class FolderData(FileData):
     ignore_colours: Colours = ()
     """In colour masks: colours that count nowhere."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Names, in the order of the class numbers."""
     palette: Colours = ()
+    """A colour [red, green, blue] for each class; empty: colours that differ."""
     ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
+    """The label value that counts nowhere."""
 
     @model_validator(mode="after")
     def _only_the_split_is_filled_in(self) -> "FolderData":
@@ -108,14 +120,23 @@ class InputConfig(Section):
     """How frames become the network's input; becomes part of the contract."""
 
     height: PositiveInt | None = None
+    """Of the network's input, in pixels; not with `pad`."""
     width: PositiveInt | None = None
+    """As height."""
     fit: Literal["stretch", "letterbox", "pad"] = "stretch"
+    """How a frame comes to that size: stretched, letterboxed, or padded to a multiple of the network's."""
     channels: PositiveInt = 3
+    """Of a frame."""
     channel_order: Literal["rgb", "bgr", "as_is"] = "rgb"
+    """The order the network wants; frames are handed over as RGB."""
     dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    """Of a frame."""
     value_range: tuple[float, float] = (0.0, 255.0)
+    """The values that become 0 and 1 before mean and std are applied."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """What each channel is divided by, after that."""
 
     @model_validator(mode="after")
     def _sizes_match_fit(self) -> "InputConfig":

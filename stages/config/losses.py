@@ -18,6 +18,7 @@ class LossTerm(Section):
 
     kind: str
     weight: PositiveFloat = 1.0
+    """What the term counts in the sum."""
 
 
 class CrossEntropy(LossTerm):
@@ -25,6 +26,7 @@ class CrossEntropy(LossTerm):
 
     kind: Literal["cross-entropy"]
     label_smoothing: Share = 0.0
+    """The share of a label that is spread over all classes."""
 
 
 class Ohem(LossTerm):
@@ -32,6 +34,7 @@ class Ohem(LossTerm):
 
     kind: Literal["ohem"]
     label_smoothing: Share = 0.0
+    """The share of a label that is spread over all classes."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """Pixels whose true class has at least this probability are left out."""
     keep: Share = 0.1
@@ -43,7 +46,9 @@ class Boundary(LossTerm):
 
     kind: Literal["boundary"]
     label_smoothing: Share = 0.0
+    """The share of a label that is spread over all classes."""
     boundary_px: PositiveInt = 2
+    """How near."""
     boundary_weight: PositiveFloat = 5.0
     """What pixels within boundary_px of another class count, the others being 1."""
 
@@ -74,6 +79,7 @@ class OwnLoss(LossTerm):
 
     kind: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     options: dict[str, Any] = Field(default_factory=dict)
+    """What the factory is called with."""
 
 
 def _tag(term: Any) -> str | None:

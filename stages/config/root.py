@@ -51,6 +51,7 @@ class ModelConfig(Section):
     """The network: a name from this package, or `package.module:factory` of your own."""
 
     name: str = "skipnet"
+    """`segpipe models` lists them."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the network's factory."""
     weights: str = ""
@@ -78,8 +79,11 @@ class Profile(Section):
     """One optimisation profile: smallest, typical and largest batch, height and width of the network's input."""
 
     batch: Range = (1, 1, 8)
+    """Of one call."""
     height: Range | None = None
+    """Where the contract leaves the size open."""
     width: Range | None = None
+    """As height."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Profile":
@@ -94,7 +98,9 @@ class BuildConfig(Section):
     """TensorRT engines."""
 
     targets: tuple[Target, ...] = ("tensorrt-rtx",)
+    """Which engines are built: tensorrt-rtx on any machine, tensorrt on the GPU it will run on."""
     precision: Literal["fp16", "fp32"] = "fp16"
+    """Of the graph that engines are built from."""
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
     """GPUs that a tensorrt-rtx engine is built for."""
     max_batch: PositiveInt = 8

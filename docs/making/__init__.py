@@ -1,0 +1,1 @@
+"""What makes the documentation: generated pages, pictures, and the site itself."""

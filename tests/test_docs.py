@@ -1,0 +1,201 @@
+"""The documentation says what is so: its code runs, its commands and settings exist, its quotes are the source's words."""
+
+import ast
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import typer
+
+from docs.making.blocks import ROOT, Block, blocks, commands, pages
+from docs.making.messages import messages, sources, template
+from docs.making.settings import contract_page, settings_page
+from docs.making.site import GENERATED, broken, gather, loads
+from segpipe import testing
+from segpipe.cli import app
+from segpipe.contract.schema import Contract
+from stages.config.file import parse_config, parse_toml
+from stages.import_model import read_description
+from tests.calling import call
+from tests.using import make_video
+
+PICTURES_KB = 300
+STAND_INS = {"RUN": "runs/street", "OLD_RUN": "runs/demo", "BUNDLE": "street", "NAME": "skipnet", "DIR": "out"}
+PYTHON = [(page, found) for page in pages() if (found := blocks(page, "python"))]
+TOML = [block for page in pages() for block in blocks(page, "toml")]
+
+
+def named(value: Any) -> str:
+    """A page's or a block's place, as a test's name."""
+    return str(value if isinstance(value, Block) else value.relative_to(ROOT)) if not isinstance(value, list) else ""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: runs, a bundle, photographs, a video."""
+    folder = tmp_path_factory.mktemp("docs")
+    run = testing.make_run(folder / "runs" / "street")
+    shutil.copytree(run, folder / "runs" / "demo")
+    call("bundle", run, "-o", folder / "street")
+    frame = cv2.cvtColor(testing.make_frame(48, 64)[0], cv2.COLOR_RGB2BGR)
+    for path in ("photos/0001.jpg", "runs/demo/pictures/frames/shapes-test-0000.png"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / path), frame)
+    make_video(folder / "clip.mp4", 2)
+    return folder
+
+
+@pytest.mark.parametrize(("page", "found"), PYTHON, ids=named)
+def test_the_python_of_a_page_runs_from_top_to_bottom(
+    page: Path, found: list[Block], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    names: dict[str, Any] = {"__name__": "page"}
+
+    for block in found:
+        with needs_installed(block):
+            exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), names)
+
+
+def needs_installed(block: Block) -> Any:
+    """A web framework is the reader's choice and no dependency of ours: without it the block is compiled alone."""
+    if "import FastAPI" not in block.code:
+        return nullcontext()
+    return pytest.raises(ModuleNotFoundError, match="fastapi") if not _installed("fastapi") else nullcontext()
+
+
+def _installed(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+@pytest.mark.parametrize("page", pages(), ids=named)
+def test_a_command_of_a_page_is_one_with_its_options(page: Path) -> None:
+    for line in commands(page):
+        words = shlex.split(line.partition(" > ")[0].rstrip("\\").replace("…", "x"), comments=True)
+        words = [STAND_INS.get(word, word) for word in words if word not in {"...", "COMMAND"}]
+        if words[1:] and not (len(words) == 2 and words[1] in group_names()):
+            parse(words[1:], f"{page.name}: {line}")
+
+
+def group_names() -> set[str]:
+    """Commands that take further words."""
+    return set(typer.main.get_command(app).commands)
+
+
+def parse(words: list[str], place: str) -> None:
+    """Read a command line as the program would, without doing it."""
+    command: Any = typer.main.get_command(app)
+    rest, name = words, "segpipe"
+    while True:
+        try:
+            context = command.make_context(name, list(rest), resilient_parsing=True)
+        except SystemExit as end:  # --help
+            assert end.code == 0, place
+            return
+        if not hasattr(command, "commands"):
+            with command.make_context(name, list(rest)):
+                return
+        left = [*context._protected_args, *context.args]
+        if not left:
+            return
+        name, rest = left[0], left[1:]
+        assert name in command.commands, f"{place}: there is no command {name}"
+        command = command.commands[name]
+
+
+@pytest.mark.parametrize("block", TOML, ids=named)
+def test_settings_of_a_page_are_read(block: Block, tmp_path: Path) -> None:
+    content = tomllib.loads(block.code)
+
+    if set(content) <= {*Contract.model_fields, "palette", "data"} and "classes" in content:
+        (tmp_path / "contract.toml").write_text(block.code)
+        assert read_description(tmp_path / "contract.toml")
+    else:
+        whole = parse_toml((ROOT / "stages/templates/folder.toml").read_text(), "folder.toml")
+        assert parse_config({**whole, **content}, str(block))
+
+
+def quotes() -> Iterator[str]:
+    """What the page of troubleshooting quotes."""
+    text = (ROOT / "docs/troubleshooting.md").read_text()
+    yield from re.findall(r"^> (.+)$", text, re.MULTILINE)
+
+
+def said() -> Iterator[str]:
+    """Every text in the source that is no docstring."""
+    for path in sources():
+        tree = ast.parse(path.read_text())
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in alone:
+                yield template(node)
+
+
+def test_a_quoted_message_is_in_the_source() -> None:
+    texts = list(said())
+
+    assert [quote for quote in quotes() if not any(quote in text for text in texts)] == []
+
+
+def test_the_page_of_errors_has_messages_with_their_advice() -> None:
+    found = {message.text: message.hint for message in messages()}
+
+    assert found["this segmenter is closed"] == "open the run again with Segmenter.open"
+
+
+def test_every_setting_is_described() -> None:
+    bare = [line for line in (settings_page() + contract_page()).splitlines() if re.match(r"\| `.*\|  \|$", line)]
+
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_generated_page_has_no_empty_section(name: str) -> None:
+    text = GENERATED[name]()
+
+    assert len(text) > 1000
+    assert not re.search(r"^(#+) .*\n+\1 ", text, re.MULTILINE)
+
+
+def test_pages_lead_only_to_pages_that_are_there(tmp_path: Path) -> None:
+    gather(tmp_path / "pages")
+
+    assert [*broken(tmp_path / "pages")] == []
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# One\n[a](gone.md) [b](page.md#one) ![c](gone.png) [d](page.md#two)\n")
+
+    assert [link for _, link in broken(tmp_path)] == ["gone.md", "gone.png", "page.md#two"]
+
+
+def test_what_a_page_loads_from_outside_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<a href="https://there.org/">a link loads nothing</a><link href="here.css" rel="stylesheet">'
+        '<script src="https://there.org/x.js"></script><link href="//there.org/x.css" rel="stylesheet">'
+    )
+
+    assert len([*loads(page)]) == 2
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    shown = re.findall(r'"([\w/-]+\.md)"', (ROOT / "docs/zensical.toml").read_text())
+    written = [path.relative_to(ROOT / "docs").as_posix() for path in pages()[1:]]
+
+    assert sorted(shown) == sorted([*written, *GENERATED])
+
+
+def test_pictures_are_small() -> None:
+    sizes = [path.stat().st_size for path in (ROOT / "docs/pictures").iterdir()]
+
+    assert sum(sizes) < PICTURES_KB * 1000
