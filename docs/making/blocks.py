@@ -24,8 +24,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every page that a person wrote, the README first."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    """Every page that a person wrote."""
+    return sorted((ROOT / "docs").rglob("*.md"))
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
@@ -36,7 +36,7 @@ def blocks(page: Path, *languages: str) -> list[Block]:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every `segpipe ...` line: in shell blocks, in blocks without a language that are indented, and between backticks."""
+    """Every `segpipe ...` line: in shell blocks, in indented blocks, and between backticks."""
     text = page.read_text(encoding="utf-8")
     shell = "\n".join(block.code for block in blocks(page, "bash"))
     indented = "\n".join(line[4:] for line in _FENCE.sub("", text).splitlines() if line.startswith("    "))

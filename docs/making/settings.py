@@ -1,16 +1,18 @@
 """Pages of settings, made from the pydantic models: every key of segpipe.toml, every field of the contract."""
 
 import ast
-import inspect
-import textwrap
+import sys
 from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import CONTRACTS
 from stages.config.root import Config
 
 _HEAD = "| key | value | default | |\n|---|---|---|---|"
@@ -29,15 +31,15 @@ def settings_page() -> str:
 
 
 def contract_page() -> str:
-    """Every field of the contract."""
-    return "\n\n".join(
-        [
-            "# The contract's fields",
-            "Made from the model. `segpipe import --contract contract.toml` reads these; for a trained network they "
-            "come from `[data]`, `[input]` and the network itself. [What a contract is for](../concepts/contract.md).",
-            *_rows(Contract),
-        ]
-    ).rstrip() + "\n"
+    """Every field of the contract, for each task that a network can be for."""
+    parts = [
+        "# The contract's fields",
+        "Made from the model. `segpipe import --contract contract.toml` reads these; for a trained network they come "
+        "from `[data]`, `[input]` and the network itself. [What a contract is for](../concepts/contract.md).",
+    ]
+    for task, model in CONTRACTS.items():
+        parts += [f"## {task}", _sentence(model), *_rows(model)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(path: str, field: FieldInfo, level: int) -> Iterator[str]:
@@ -86,16 +88,22 @@ def _sentence(model: type[BaseModel]) -> str:
 
 def _field_docs(model: type) -> dict[str, str]:
     """What stands in quotes below each field of a class."""
-    try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    except (OSError, TypeError):
-        return {}
     found = {}
-    statements = getattr(body, "body", [])
-    for field, below in zip(statements, statements[1:], strict=False):
+    body = _classes(model.__module__).get(model.__name__, [])
+    for field, below in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             found[ast.unparse(field.target)] = " ".join(str(below.value.value).split()).replace("|", "\\|")
     return found
+
+
+@cache
+def _classes(module: str) -> dict[str, list[ast.stmt]]:
+    """The statements of each class of a module."""
+    source = Path(getattr(sys.modules[module], "__file__", None) or "")
+    if source.suffix != ".py":
+        return {}
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _allowed(field: FieldInfo) -> str:

@@ -25,6 +25,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "reference/errors.md": errors_page,
 }
 _LOADED = re.compile(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"(?:https?:)?//[^\"]*\"|<link\b[^>]*>|@import[^;]*;")
+_NO_PAGES = shutil.ignore_patterns("making", "__pycache__", "*.toml", "*.py", ".gitkeep")
 _LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 _OUTSIDE = re.compile(r"(?:href=\"|src=\"|url\(|@import\s+[\"'])(?:https?:)?//")
 _SHEET = re.compile(r"rel=\"(?:stylesheet|preload|preconnect|icon|manifest)\"|<script|<img|<iframe|<source|@import")
@@ -47,7 +48,7 @@ def main() -> int:
 def gather(pages: Path) -> None:
     """All pages and pictures in one folder, made anew."""
     shutil.rmtree(pages, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", pages, ignore=shutil.ignore_patterns("making", "__pycache__", "*.toml"))
+    shutil.copytree(ROOT / "docs", pages, ignore=_NO_PAGES)
     for name, make in GENERATED.items():
         (pages / name).parent.mkdir(exist_ok=True)
         (pages / name).write_text(make(), encoding="utf-8")

@@ -47,25 +47,34 @@ class FrameContract(BaseModel):
     """What the network is for: the name in the tables of tasks, and in the JSON of all tasks but the first."""
 
     version: Literal[1] = 1
+    """Of this description."""
     # frames
     channels: Annotated[int, Field(ge=1)] = 3
+    """Of a frame."""
     channel_order: Literal["rgb", "bgr", "as_is"] = "rgb"
     """The order the network wants. Frames of three channels are always handed over as RGB; `as_is` never reorders."""
     dtype: Literal["uint8", "uint16", "float32"] = "uint8"
+    """Of a frame."""
     value_range: tuple[float, float] = (0.0, 255.0)
     """The values that become 0 and 1 before mean and std are applied."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """What each channel is divided by, after that."""
     # geometry
     resize: Literal["half-pixel-bilinear"] = "half-pixel-bilinear"
     """Half-pixel centres, no antialiasing, computed in float32, not rounded."""
     fit: Literal["stretch", "letterbox", "pad"] = "stretch"
     """stretch to the network size; letterbox keeps the aspect ratio on it; pad keeps the size, on a multiple."""
     network_size: Size | None = None
+    """Height and width of the network's input; not with `pad`."""
     size_multiple: Annotated[int, Field(ge=1)] = 1
+    """With `pad`: what height and width are padded to a multiple of."""
     # the network's input
     input_name: str = "image"
+    """Of the tensor."""
     input_layout: Layout = "nchw"
+    """nhwc is Keras's."""
     input_dtype: Literal["float32", "float16", "uint8"] = "float32"
     """Type of the input tensor. uint8 takes pixels as they are: mean 0, std 1, value range 0 to 1."""
 
@@ -160,12 +169,18 @@ class SemanticContract(FrameContract):
 
     # classes
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Names, in the order of the network's outputs."""
     ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
+    """The label value that counts nowhere."""
     # the network's output
     output_stride: Annotated[int, Field(ge=1)] = 1
+    """Pixels of the input for one of the output, along a side."""
     output_name: str = "logits"
+    """Of the tensor; other outputs are dropped."""
     output_layout: Layout = "nchw"
+    """As input_layout."""
     output_kind: Literal["logits", "probabilities", "sigmoid", "labels"] = "logits"
+    """What the output holds; logits are scores before a softmax."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """For `sigmoid`: one output channel of raw scores, class 1 where sigmoid(score) is at least this."""
 

@@ -1,0 +1,1 @@
+"""The documentation: pages, and in making/ what makes the rest."""
