@@ -1,9 +1,9 @@
 """The stages in the order of the pipeline, and what each is made from. Light: `segpipe --help` loads it."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row; its code is the package `stages.<name>`."""
+    """One row. Its code is the package `stages.<name>`, its figures are a model in `stages.results.figures`."""
 
     name: str
     needs: tuple[str, ...] = ()
@@ -30,6 +30,13 @@ class Stage:
     def run(self) -> "Callable[[RunDirectory, Config, Path], object]":
         """What makes the stage, unless it is fresh."""
         return import_module(f"stages.{self.name}").run
+
+    def headline(self, figures: Mapping[str, Any]) -> str:
+        """One line for `segpipe show`; empty where this version cannot read the record."""
+        from stages.results.figures import MODELS, parse
+
+        found = parse(MODELS[self.name], figures)
+        return found.headline() if found else ""
 
 
 TABLE = (
@@ -59,3 +66,9 @@ def row(name: str) -> Stage:
 def replaced(name: str, present: Container[str]) -> bool:
     """Whether a run with the stages `present` does without this one."""
     return any(stage.replaces == name and stage.name in present for stage in TABLE)
+
+
+def sources(name: str, present: Container[str]) -> tuple[str, ...]:
+    """Stages that this one is made from in a run with the stages `present`: what it needs, and what else is there."""
+    stage = row(name)
+    return (*stage.needs, *(other for other in stage.optional if other in present))

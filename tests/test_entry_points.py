@@ -1,5 +1,6 @@
 """How `segpipe` finds the pipeline's commands: in a checkout, in an install old or new, and where there are none."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from segpipe import testing
 from tests.children import ROOT
 
 WITHOUT_STAGES = """
@@ -96,3 +98,15 @@ def test_a_package_that_the_commands_themselves_lack_is_named(tmp_path: Path) ->
 
     assert done.returncode != 0
     assert "No module named 'not_there_at_all'" in done.stderr
+
+
+def test_a_run_is_shown_where_the_offline_half_was_left_out(tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path / "run")
+
+    done = call(WITHOUT_STAGES + MAIN, "show", str(run), "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert {(line["stage"], line["state"]) for line in json.loads(done.stdout)} == {
+        ("export", "fresh"),
+        ("validate", "fresh"),
+    }

@@ -7,10 +7,10 @@ import pytest
 from segpipe import testing
 from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
-from segpipe.rundir.status import _Judged
 from stages.benchmark.duel import Outcome, require_within_margin
 from stages.benchmark.table import _absent
 from stages.results.benchmark import Entry
+from stages.results.figures import ValidateFigures
 from tests.calling import call
 from tests.tiny import write_tiny
 from tests.using import make_video
@@ -118,6 +118,6 @@ def test_a_slower_run_is_looked_into_with_what_there_is() -> None:
 
 @pytest.mark.parametrize(("unjudged", "said"), [(["a"], "1 limit not judged"), (["a", "b"], "2 limits not judged")])
 def test_one_limit_is_one_limit(unjudged: list[str], said: str) -> None:
-    judged = _Judged(failed=[], agreement={"onnx": 1.0}, unjudged={"onnx": unjudged})
+    judged = ValidateFigures(failed=(), agreement={"onnx": 1.0}, unjudged={"onnx": tuple(unjudged)})
 
     assert said in judged.headline()

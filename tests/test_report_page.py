@@ -228,7 +228,7 @@ def test_facts_of_a_finished_run(finished_run: Path) -> None:
     facts = read_facts(RunDirectory(finished_run))
 
     assert facts.gate == "passed"
-    assert facts.engines["tensorrt-rtx"]["fp16_share"] == 1.0
+    assert facts.engines["tensorrt-rtx"].fp16_share == 1.0
     assert len(facts.history["epoch"]) == 3
 
 

@@ -1,14 +1,16 @@
-"""What `segpipe show` tells of a run: each stage's state, age, size and headline figure. Knows no stage's code."""
+"""What `segpipe show` tells of a run: each stage's state, age, size and headline figure.
+
+Order and headlines come from the table of stages, by entry point. Where that is not installed, rows follow their age.
+"""
 
 import logging
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ValidationError
-
+from segpipe.entry_points import load
 from segpipe.errors import SegpipeError
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.rundir.freshness import stale_against_config, stale_by_descent
@@ -19,14 +21,14 @@ from segpipe.verdict import STAGE, Verdict, held_sha256, local_files, stored_ver
 
 _log = logging.getLogger(__name__)
 
-ORDER = ("train", "import", "export", "build", "validate", "benchmark")
-"""Rows follow the pipeline; what else left a record comes last."""
 
-_HEADLINES = (
-    ("test_miou", "test mIoU {:.4f}"),
-    ("fp16_size_ratio", "FP16 file {:.0%} of FP32"),
-    ("p50_ms", "{:.2f} ms a frame"),
-)
+class _Stage(Protocol):
+    """A row of the table of stages."""
+
+    @property
+    def name(self) -> str: ...
+
+    def headline(self, figures: Mapping[str, Any], /) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,14 @@ def run_status(run: RunDirectory) -> list[StageStatus]:
         _log.warning(
             "%s changed since the last command; what is stale is judged by the one before", run.path / TOML_NAME
         )
-    reasons = _reasons(run)
+    reasons, known = _reasons(run), _known()
     lines = []
-    for stage, record in sorted(run.manifest.stages.items(), key=lambda item: _place(*item)):
+    for stage, record in _in_order(run.manifest.stages, list(known)):
         why = reasons.get(stage)
         size = sum(output.size_bytes for output in record.outputs.values())
         state = "stale" if why else "fresh"
-        lines.append(StageStatus(stage, state, why or "", record.started_utc, size, _headline(record)))
+        headline = known[stage].headline(record.figures) if stage in known else ""
+        lines.append(StageStatus(stage, state, why or "", record.started_utc, size, headline))
     for folder in [folder for home in sorted(run.path.glob("*/")) for folder in key_folders(home)]:
         if folder.suffix == ".partial" and _holds_files(folder):
             lines.append(StageStatus(folder.parent.name, "in progress", "not finished", "", 0, ""))
@@ -109,8 +112,15 @@ def readable_size(size_bytes: int) -> str:
     return f"{size:.1f} GB"
 
 
-def _place(stage: str, record: StageRecord) -> tuple[int, str]:
-    return (ORDER.index(stage) if stage in ORDER else len(ORDER), record.started_utc)
+def _known() -> dict[str, _Stage]:
+    """Rows of the table by name."""
+    return {stage.name: stage for table in load("segpipe.stages") for stage in table}
+
+
+def _in_order(stages: Mapping[str, StageRecord], order: Sequence[str]) -> list[tuple[str, StageRecord]]:
+    """As the table has them, and by their age where it has none or says nothing of them."""
+    place = {stage: number for number, stage in enumerate(order)}
+    return sorted(stages.items(), key=lambda item: (place.get(item[0], len(place)), item[1].started_utc))
 
 
 def _reasons(run: RunDirectory) -> dict[str, str]:
@@ -136,47 +146,3 @@ def _files_gone(run: RunDirectory, record: StageRecord) -> str | None:
 def _holds_files(folder: Path) -> bool:
     with explained_reads(folder):
         return any(path.is_file() for path in folder.rglob("*"))
-
-
-class _Judged(BaseModel):
-    """What the release gate's figures must hold to be told."""
-
-    failed: list[Any]
-    status: str = "passed"
-    agreement: dict[str, float | None]
-    unjudged: dict[str, list[Any]] = {}
-    judged: str = ""
-    warnings: list[str] = []
-
-    def headline(self) -> str:
-        """Passed or not, what was judged, and how many limits had nothing to judge."""
-        unjudged = sum(map(len, self.unjudged.values()))
-        about = f" ({self.judged})" if self.judged else ""
-        verdict = self.status + about + (f", {_limits(unjudged)} not judged" if unjudged else "")
-        if self.failed:
-            verdict = f"FAILED: {_limits(len(self.failed))}"
-        worst = min((value for value in self.agreement.values() if value is not None), default=None)
-        told = verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
-        return "; ".join((told, *self.warnings))
-
-
-def _limits(count: int) -> str:
-    return "1 limit" if count == 1 else f"{count} limits"
-
-
-def _headline(record: StageRecord) -> str:
-    """One figure; nothing where a stage recorded none that is known here."""
-    figures = record.figures
-    with suppress(ValidationError):
-        return _Judged.model_validate(figures).headline()
-    for key, text in _HEADLINES:
-        if isinstance(figures.get(key), float):
-            return "; ".join((text.format(figures[key]), *_doubts(figures)))
-    shares = {name: entry.get("fp16_share") for name, entry in figures.items() if isinstance(entry, dict)}
-    return ", ".join(f"{name} {share:.0%} FP16" for name, share in shares.items() if isinstance(share, float))
-
-
-def _doubts(figures: dict[str, Any]) -> list[str]:
-    """What disturbed a measurement."""
-    doubts = figures.get("doubts")
-    return [str(doubt) for doubt in doubts] if isinstance(doubts, list) else []

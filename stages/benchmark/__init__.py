@@ -12,6 +12,7 @@ from stages.benchmark.machine import machine
 from stages.config.root import Config
 from stages.environment import versions
 from stages.models import factory_inputs
+from stages.results.figures import BenchmarkFigures
 
 if TYPE_CHECKING:
     from stages.benchmark.measure import Measured
@@ -77,16 +78,17 @@ def _keep(step: Step, measured: "Measured", rundir: RunDirectory) -> None:
     step.path("samples.csv").write_text(measured.samples_csv())
     step.path("frames.png").write_bytes(measured.sheet)
     step.contract_sha256 = rundir.manifest.contract_sha256
-    step.figures = _figures(measured)
+    step.figures = _figures(measured).as_record()
     step.environment |= versions(*_PACKAGES)
 
 
-def _figures(measured: "Measured") -> dict[str, Any]:
+def _figures(measured: "Measured") -> BenchmarkFigures:
     report = measured.report
     ours = report.headline()
-    figures: dict[str, Any] = {"p50_ms": ours.latency.p50_ms if ours and ours.latency else None}
+    more: dict[str, Any] = {"doubts": report.doubts} if report.doubts else {}
+    if report.partial:
+        more["partial"] = True
     for ratio in report.ratios:
         if ratio.slow == "PyTorch eager FP32":
-            figures["faster_than_eager"] = [ratio.ratio, ratio.low, ratio.high]
-    doubts = {"doubts": report.doubts} if report.doubts else {}
-    return figures | doubts | ({"partial": True} if report.partial else {})
+            more["faster_than_eager"] = (ratio.ratio, ratio.low, ratio.high)
+    return BenchmarkFigures(p50_ms=ours.latency.p50_ms if ours and ours.latency else None, **more)

@@ -17,6 +17,7 @@ from stages.measuring.rounds import in_words
 from stages.report import figures
 from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
+from stages.results.figures import ValidateFigures, read
 
 FILE_NAME = "report.html"
 _OF_A_RUN = {MANIFEST_NAME, CONFIG_NAME, TOML_NAME, LOCK_NAME, FOLDERS_NAME}
@@ -89,9 +90,8 @@ def _images(rundir: RunDirectory) -> dict[str, str]:
 
 def _nothing_differs(rundir: RunDirectory) -> bool:
     """Whether every hop answered every image as the reference did."""
-    record = rundir.manifest.stages.get("validate")
-    agreement = record.figures.get("agreement") if record else None
-    return isinstance(agreement, dict) and bool(agreement) and all(share == 1.0 for share in agreement.values())
+    judged = read(ValidateFigures, rundir.manifest.stages)
+    return judged is not None and judged.all_equal
 
 
 def _render(template: str, **values: Any) -> str:

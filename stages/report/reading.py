@@ -14,9 +14,11 @@ from segpipe.documents import Form
 from segpipe.errors import InputError, word
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord, logical_name
-from segpipe.rundir.status import ORDER
+from stages.results import figures
 from stages.results.benchmark import Report, read_report
+from stages.results.figures import BuildFigures, EngineFigures, TrainFigures, ValidateFigures, read
 from stages.results.precision import Precision, form
+from stages.table import TABLE
 
 _T = TypeVar("_T")
 
@@ -90,7 +92,7 @@ class Facts:
     """What the gate is about: fidelity, accuracy, or both; empty where an older version judged."""
     warnings: tuple[str, ...]
     """What the gate found that no limit fails."""
-    engines: dict[str, dict[str, Any]]
+    engines: dict[str, EngineFigures]
     islands: tuple[str, ...]
     benchmark: Benchmarked | None
     benchmark_unread: str
@@ -108,8 +110,10 @@ class Facts:
 
 def read_facts(rundir: RunDirectory) -> Facts:
     """Read a run, whatever stages it has."""
-    stages = {name: rundir.manifest.stages[name] for name in ORDER if name in rundir.manifest.stages}
-    trained = stages["train"].figures if "train" in stages else {}
+    kept = rundir.manifest.stages
+    stages = {stage.name: kept[stage.name] for stage in TABLE if stage.name in kept}
+    trained = read(TrainFigures, kept) or TrainFigures()
+    judged, built = read(ValidateFigures, kept), read(BuildFigures, kept)
     benchmark, unread = _benchmark(rundir)
     gate = _document(rundir, "validate", "report.json", _GATE) or _Gate()
     matrix = _confusion(_document(rundir, "train", "confusion.json", _MATRICES))
@@ -117,16 +121,16 @@ def read_facts(rundir: RunDirectory) -> Facts:
         name=rundir.path.resolve().name,
         contract=rundir.manifest.contract_sha256 or "",
         stages=stages,
-        classes=_classes(trained, matrix.classes if matrix else ()),
-        miou=_float(trained, "test_miou"),
-        pixel_accuracy=_float(trained, "test_pixel_accuracy"),
+        classes=_classes(trained.test_classes, matrix.classes if matrix else ()),
+        miou=trained.test_miou,
+        pixel_accuracy=trained.test_pixel_accuracy,
         history=_history(_text(rundir, "train", "history.csv")),
         confusion=matrix,
         hops=tuple(_hop(name, entry) for name, entry in gate.hops.items()),
         data_checks=_checks(gate.data_checks),
-        judged=str(_figures(stages, "validate").get("judged", "")),
-        warnings=tuple(map(str, _figures(stages, "validate").get("warnings", ()))),
-        engines={k: v for k, v in _figures(stages, "build").items() if isinstance(v, dict) and "fp16_share" in v},
+        judged=judged.judged if judged else "",
+        warnings=judged.warnings if judged else (),
+        engines=built.root if built else {},
         islands=_islands(_document(rundir, "export", "precision.json", _PRECISION)),
         benchmark=benchmark,
         benchmark_unread=unread,
@@ -217,13 +221,11 @@ def _benchmark(rundir: RunDirectory) -> tuple[Benchmarked | None, str]:
     return Benchmarked(report, {name: np.array(values) for name, values in samples.items()}), ""
 
 
-def _classes(figures: Mapping[str, Any], order: Sequence[str]) -> tuple[ClassScores, ...]:
+def _classes(scores: Mapping[str, figures.ClassScores], order: Sequence[str]) -> tuple[ClassScores, ...]:
     """In the contract's order where it is known: the manifest sorts by name."""
-    entries = figures.get("test_classes") or {}
-    keys = ("iou", "f1", "precision", "recall")
-    names = [name for name in order if name in entries]
-    names += [name for name in entries if name not in order]
-    return tuple(ClassScores(name, *(_float(entries[name], key) for key in keys)) for name in names)
+    names = [name for name in order if name in scores]
+    names += [name for name in scores if name not in order]
+    return tuple(ClassScores(name, s.iou, s.f1, s.precision, s.recall) for name in names for s in (scores[name],))
 
 
 def _history(text: str) -> dict[str, list[float]]:
@@ -248,10 +250,6 @@ def _confusion(content: _Matrices | None) -> Confusion | None:
 def _islands(described: Precision | None) -> tuple[str, ...]:
     """The modules (of an imported graph: nodes) that stay in FP32, as the export recorded."""
     return tuple(dict.fromkeys(island.module or island.node for island in described.islands)) if described else ()
-
-
-def _figures(stages: Mapping[str, StageRecord], stage: str) -> dict[str, Any]:
-    return stages[stage].figures if stage in stages else {}
 
 
 def _float(values: Any, key: str) -> float | None:

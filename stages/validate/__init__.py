@@ -1,6 +1,7 @@
 """Stage `validate`, the release gate: is what will be deployed still the network that was trained?"""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config.root import Config, FolderData
 from stages.environment import driver, processor, versions
 from stages.models import factory_inputs
+from stages.results.figures import ValidateFigures, require
+from stages.table import sources
 
 VERSION = 3
 _JUDGING = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
@@ -27,7 +30,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     from stages.data import fingerprint
 
     require_frames(rundir, config, base)
-    artifacts = [path for stage in ("train", "export", "build") for path in _artifacts(rundir, stage)]
+    artifacts = [path for stage in sources(STAGE, rundir.manifest.stages) for path in _artifacts(rundir, stage)]
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
     inputs |= {"data": data, **factory_inputs(rundir, config.model)}
@@ -42,7 +45,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             for name, content in judgement.files.items():
                 step.path(name).write_bytes(content)
             step.contract_sha256 = rundir.manifest.contract_sha256
-            step.figures = judgement.figures
+            step.figures = judgement.figures.as_record()
             step.environment |= versions(*_JUDGING)
             for line in judgement.report.summary():
                 _log.info("%s", line)
@@ -65,20 +68,20 @@ def require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
 
 def refuse_failures(rundir: RunDirectory) -> None:
     """A failed gate stays failed when nothing changed. One line a failed limit, then what it looks like."""
-    figures: dict[str, Any] = rundir.record(STAGE).figures
-    if not figures["failed"]:
+    figures = require(ValidateFigures, rundir)
+    if not figures.failed:
         return
-    for line in figures["failed"]:
+    for line in figures.failed:
         _log.error("%s", line)
-    for line in (*figures["suspicions"], *figures["diverges"]):
+    for line in (*figures.suspicions, *figures.diverges):
         _log.error("-> %s", line)
     raise GateFailedError(
-        f"the release gate failed: {named(figures['failed'])}",
+        f"the release gate failed: {named(figures.failed)}",
         hint=f"look at {rundir.path / rundir.record(STAGE).path / 'gate.html'}",
     )
 
 
-def named(failed: list[str]) -> str:
+def named(failed: Sequence[str]) -> str:
     """Failed limits without their figures: `hop 'onnx': agreement, iou_drop`."""
     limits: dict[str, list[str]] = {}
     for line in failed:
@@ -103,8 +106,6 @@ def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
 
 
 def _artifacts(rundir: RunDirectory, stage: str) -> list[Path]:
-    """The files of a stage that are judged; imported runs have no train stage, and engines may be missing."""
-    if stage not in rundir.manifest.stages and stage != "export":
-        return []
+    """The files of a stage that are judged."""
     names = [name for name in rundir.record(stage).outputs if not name.endswith(_BESIDE)]
     return [rundir.artifact(stage, name) for name in names]

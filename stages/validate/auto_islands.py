@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segpipe.rundir.directory import RunDirectory
 from stages.config.root import Config
+from stages.results.figures import IslandsFigures, require
 
 STAGE = "islands"
 VERSION = 3
@@ -32,8 +33,8 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path) -> str:
             judge = Bench(rundir, config, base).judge
             trials = search(judge, tuple(name for name in config.export.fp32_islands if name not in PROBES))
             step.path(FILE_NAME).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
-            step.figures = {"islands": trials[-1].islands, "trials": len(trials)}
-    islands = json.dumps(rundir.record(STAGE).figures["islands"], ensure_ascii=False)  # TOML has no surrogate pairs
+            step.figures = IslandsFigures(islands=trials[-1].islands, trials=len(trials)).as_record()
+    islands = json.dumps(require(IslandsFigures, rundir).islands, ensure_ascii=False)  # TOML has no surrogate pairs
     setting = f"export.fp32_islands={islands}"
     _log.info("islands: %s (keep it: write it into segpipe.toml)", setting)
     return setting

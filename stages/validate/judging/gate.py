@@ -20,6 +20,7 @@ from stages.config.root import Config
 from stages.data import labels_of, open_split
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
+from stages.results.figures import TrainFigures, ValidateFigures, read
 from stages.results.gate import NO_LABELS, GateReport, Picture
 from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect_labels
@@ -47,7 +48,7 @@ class Judgement:
 
     report: GateReport
     verdicts: tuple[Verdict, ...]
-    figures: dict[str, Any]
+    figures: ValidateFigures
     files: dict[str, bytes]
 
 
@@ -165,7 +166,8 @@ def judge_labels(rundir: RunDirectory, judge: Judge, setup: Setup) -> tuple[list
     if state is None:
         raise ExportError("no hop could be run on this machine", hint="pip install 'segpipe[cpu]'")
     masks, limits = state.measured.masks, setup.settings.limits
-    recorded = rundir.record("train").figures.get("val_miou") if "train" in rundir.manifest.stages else None
+    trained = read(TrainFigures, rundir.manifest.stages)
+    recorded = trained.val_miou if trained else None
     share = _share_of_recorded(masks.reference_miou(), recorded, limits.min_reference_miou_share)
     words = suspect_labels(masks.label_confusion()) if share.status == "failed" else ""
     return [share, *reference_accuracy(masks, limits, setup.contract.classes)], (words,) if words else ()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segpipe.verdict import Verdict
+from stages.results.figures import ValidateFigures
 from stages.results.gate import GateReport, HopReport, NotJudged
 from stages.validate.explaining.suspects import suspect
 from stages.validate.hops.answers import NotRun
@@ -42,19 +43,21 @@ def new_verdicts(report: GateReport) -> list[Verdict]:
     return verdicts
 
 
-def figures_of(report: GateReport) -> dict[str, Any]:
+def figures_of(report: GateReport) -> ValidateFigures:
     """What the manifest keeps."""
-    return {
-        "agreement": {name: hop.figures.agreement for name, hop in report.hops.items()},
-        "miou": {name: hop.figures.miou for name, hop in report.hops.items()},
-        "failed": report.failed(),
-        "status": report.status,
-        "judged": report.judged.partition(":")[0],
-        "unjudged": {name: [check.name for check in hop.unjudged] for name, hop in report.hops.items() if hop.unjudged},
-        **({"warnings": report.warnings} if report.warnings else {}),
-        "suspicions": [*report.suspicions, *(text for hop in report.hops.values() for text in hop.suspicions)],
-        "diverges": [text for hop in report.hops.values() for text in hop.diverges],
-    }
+    hops = report.hops
+    warned: dict[str, Any] = {"warnings": tuple(report.warnings)} if report.warnings else {}
+    return ValidateFigures(
+        agreement={name: hop.figures.agreement for name, hop in hops.items()},
+        miou={name: hop.figures.miou for name, hop in hops.items()},
+        failed=tuple(report.failed()),
+        status=report.status,
+        judged=report.judged.partition(":")[0],
+        unjudged={name: tuple(check.name for check in hop.unjudged) for name, hop in hops.items() if hop.unjudged},
+        suspicions=(*report.suspicions, *(text for hop in hops.values() for text in hop.suspicions)),
+        diverges=tuple(text for hop in hops.values() for text in hop.diverges),
+        **warned,
+    )
 
 
 def not_judged(not_run: Sequence[NotRun]) -> tuple[NotJudged, ...]:

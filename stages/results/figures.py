@@ -1,0 +1,264 @@
+"""The figures that each stage leaves in its record, typed, with what they are for a person: a headline and lines.
+
+Older versions left less and newer ones leave more: unknown fields are passed over, and figures that this version cannot
+read are those of no stage: `read` answers None.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
+
+from segpipe.errors import ManifestError
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import FILE_NAME, StageRecord
+from segpipe.runtime.request import BuiltFor
+from stages.measuring.rounds import Estimate, in_words
+
+
+class Figures:
+    """What all of them answer; a stage that tells nothing leaves it at that."""
+
+    stage: ClassVar[str]
+
+    def headline(self) -> str:
+        """One line for `segpipe show`."""
+        return ""
+
+    def lines(self) -> Iterator[str]:
+        """What is said of the stage when a run ends."""
+        return iter(())
+
+    def as_record(self) -> dict[str, Any]:
+        """For the manifest: what was given, and no defaults."""
+        raise NotImplementedError
+
+
+class _Kept(BaseModel, Figures):
+    model_config = ConfigDict(frozen=True)
+
+    def as_record(self) -> dict[str, Any]:
+        """For the manifest: what was given, and no defaults."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class ClassScores(_Kept):
+    """One class on held-out frames; None where they do not hold it."""
+
+    iou: float | None = None
+    f1: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+
+
+class TrainFigures(_Kept):
+    """The best weights by validation, measured on the test split."""
+
+    stage = "train"
+
+    val_miou: float | None = None
+    best_epoch: int | None = None
+    epochs: int | None = None
+    test_miou: float | None = None
+    test_pixel_accuracy: float | None = None
+    test_classes: dict[str, ClassScores] = {}
+    pretrained: dict[str, Any] | None = None
+    """What published weights filled (`stages.models.pretrained.MatchReport`)."""
+
+    def headline(self) -> str:
+        """Accuracy on held-out frames."""
+        return "" if self.test_miou is None else f"test mIoU {self.test_miou:.4f}"
+
+    def lines(self) -> Iterator[str]:
+        """The same, in words."""
+        if self.test_miou is not None:
+            yield f"accuracy    mIoU {self.test_miou:.4f} on held-out frames"
+
+
+class ImportFigures(_Kept):
+    """Nothing is measured of what comes from elsewhere."""
+
+    stage = "import"
+
+
+class ExportFigures(_Kept):
+    """Both graphs."""
+
+    stage = "export"
+
+    parameters: int | None = None
+    opset: int | None = None
+    worst_relative_error: float | None = None
+    tensors_compared: int | None = None
+    fp16_size_ratio: float | None = None
+    fp32_islands: int | None = None
+    fp16_relative_error: float | None = None
+    fp16_agreement: float | None = None
+
+    def headline(self) -> str:
+        """What FP16 saves."""
+        return "" if self.fp16_size_ratio is None else f"FP16 file {self.fp16_size_ratio:.0%} of FP32"
+
+
+class EngineFigures(_Kept):
+    """One engine."""
+
+    fp16_share: float
+    compute_layers: int
+    engine_bytes: int
+    fp32_island_layers: int | None = None
+    inspected_layers: int | None = None
+    inspected_fp16_share: float | None = None
+    seconds: float | None = None
+    profiles: list[dict[str, Any]] = []
+    workspace_limit_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    device_memory_bytes: int | None = None
+    warnings: int = 0
+    built_for: BuiltFor | None = None
+
+    def plain(self) -> str:
+        """Its precision and size."""
+        share = f"{self.fp16_share:.0%} of {self.compute_layers} compute layers in FP16"
+        return f"{share}, {self.engine_bytes / 1e6:.1f} MB"
+
+
+class BuildFigures(RootModel[dict[str, EngineFigures]], Figures):
+    """Engines by their backend."""
+
+    stage: ClassVar[str] = "build"
+
+    def as_record(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {name: engine.as_record() for name, engine in self.root.items()}
+
+    def headline(self) -> str:
+        """How much of each is FP16."""
+        return ", ".join(f"{name} {engine.fp16_share:.0%} FP16" for name, engine in self.root.items())
+
+    def lines(self) -> Iterator[str]:
+        """Each engine's precision and size."""
+        engines = "; ".join(f"{name}: {engine.plain()}" for name, engine in self.root.items())
+        yield f"engine      {engines or 'none built'}"
+
+
+class ValidateFigures(_Kept):
+    """What the release gate found, by hop."""
+
+    stage = "validate"
+
+    failed: tuple[str, ...]
+    """A line a failed limit. Without it nothing passed."""
+    agreement: dict[str, float | None]
+    miou: dict[str, float | None] = {}
+    status: str = "passed"
+    judged: str = ""
+    unjudged: dict[str, tuple[str, ...]] = {}
+    warnings: tuple[str, ...] = ()
+    suspicions: tuple[str, ...] = ()
+    diverges: tuple[str, ...] = ()
+
+    @property
+    def all_equal(self) -> bool:
+        """Whether every hop answered every pixel as the reference did."""
+        return bool(self.agreement) and all(share == 1.0 for share in self.agreement.values())
+
+    def headline(self) -> str:
+        """Passed or not, what was judged, and how many limits had nothing to judge."""
+        unjudged = sum(map(len, self.unjudged.values()))
+        verdict = self._verdict() + (f", {_limits(unjudged)} not judged" if unjudged else "")
+        if self.failed:
+            verdict = f"FAILED: {_limits(len(self.failed))}"
+        worst = min((value for value in self.agreement.values() if value is not None), default=None)
+        shown = verdict if worst is None else f"{verdict}, agreement {worst:.4%}"
+        return "; ".join((shown, *self.warnings))
+
+    def lines(self) -> Iterator[str]:
+        """Agreement of each hop and the verdict, then what no limit fails."""
+        shares = [f"{name} {share:.4%}" for name, share in self.agreement.items() if share is not None]
+        gate = f"the release gate {self._verdict()}"
+        yield f"agreement   {', '.join(shares) or 'none'} of pixels equal to the reference: {gate}"
+        yield from (f"warning     {line}" for line in self.warnings)
+
+    def _verdict(self) -> str:
+        return self.status + (f" ({self.judged})" if self.judged else "")
+
+
+def _limits(count: int) -> str:
+    return "1 limit" if count == 1 else f"{count} limits"
+
+
+class BenchmarkFigures(_Kept):
+    """Our best, and PyTorch eager beside it where that could be measured."""
+
+    stage = "benchmark"
+
+    p50_ms: float | None = None
+    faster_than_eager: Estimate | None = None
+    doubts: tuple[str, ...] = ()
+    """What disturbed the measurement."""
+    partial: bool = False
+
+    def headline(self) -> str:
+        """Milliseconds a frame, and what makes them doubtful."""
+        return "" if self.p50_ms is None else "; ".join((f"{self.p50_ms:.2f} ms a frame", *self.doubts))
+
+    def lines(self) -> Iterator[str]:
+        """The same beside PyTorch."""
+        if self.p50_ms is None:
+            return
+        line = f"latency     {self.p50_ms:.2f} ms a frame end to end"
+        if self.faster_than_eager:
+            ratio, low, high = self.faster_than_eager
+            line += f", PyTorch eager takes {ratio:.2f} times as long ({in_words(low, high)})"
+        yield "; ".join((line, *self.doubts))
+
+
+class IslandsFigures(_Kept):
+    """What the search for FP32 islands ended with."""
+
+    stage = "islands"
+
+    islands: tuple[str, ...]
+    trials: int
+
+    def headline(self) -> str:
+        """How many, and how long it took to know."""
+        tries = "1 trial" if self.trials == 1 else f"{self.trials} trials"
+        return f"{len(self.islands)} in FP32 after {tries}"
+
+
+MODELS: dict[str, type[Figures]] = {
+    model.stage: model
+    for model in (
+        TrainFigures, ImportFigures, ExportFigures, BuildFigures, ValidateFigures, BenchmarkFigures, IslandsFigures,
+    )
+}  # fmt: skip
+
+_F = TypeVar("_F", bound=Figures)
+
+
+def read(model: type[_F], stages: Mapping[str, StageRecord]) -> _F | None:
+    """The figures of the model's stage; None where it has not run, or left what this version cannot read."""
+    record = stages.get(model.stage)
+    return parse(model, record.figures) if record else None
+
+
+def require(model: type[_F], run: RunDirectory) -> _F:
+    """The figures of a stage that has run: what decides on them must not take unreadable ones for none."""
+    record = run.record(model.stage)
+    found = parse(model, record.figures)
+    if found is None:
+        raise ManifestError(
+            f"the figures of stage '{model.stage}' in {run.path / FILE_NAME} cannot be read",
+            hint=f"restore it from a backup, or delete {run.path / record.path} and run the same command again",
+        )
+    return found
+
+
+def parse(model: type[_F], figures: Mapping[str, Any]) -> _F | None:
+    """One record's figures, typed."""
+    try:
+        return TypeAdapter(model).validate_python(figures)
+    except ValidationError:
+        return None
