@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segpipe.processor import processor
 from stages.config.root import ModelConfig
-from stages.environment import processor, versions
+from stages.environment import versions
 from stages.models import catalogue
 from stages.models.catalogue import Figures
 from stages.models.registry import ABILITIES, Known, known_networks

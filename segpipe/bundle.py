@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segpipe import local_verdicts, verdict
+from segpipe.artifacts import BUILD, EXPORT, FP32_GRAPH
 from segpipe.errors import ArtifactMissingError, InputError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
@@ -13,7 +14,7 @@ from segpipe.rundir.storage import explained_refusals, sha256_of_bytes, write_at
 from segpipe.runtime.opening import engines_of
 from segpipe.verdict import Verdict
 
-_EXPORT = ("contract.json", "palette.json", "model.onnx")
+_EXPORT = ("contract.json", "palette.json", FP32_GRAPH)
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +52,9 @@ def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...
         raise ArtifactMissingError(
             f"{run.path} holds no stored reference ({verdict.STAGE}/{missing[0]})", hint=run.how_to_make(verdict.STAGE)
         )
-    wanted = {"export": _EXPORT, verdict.STAGE: (verdict.FILE_NAME, *reference)}
-    if "build" in run.manifest.stages:
-        wanted["build"] = tuple(run.record("build").outputs)
+    wanted = {EXPORT: _EXPORT, verdict.STAGE: (verdict.FILE_NAME, *reference)}
+    if BUILD in run.manifest.stages:
+        wanted[BUILD] = tuple(run.record(BUILD).outputs)
     return wanted
 
 

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import verdict
+from segpipe.artifacts import ON_CPU
 from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.draw import colourise
 from segpipe.errors import InputError
+from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
 
 STRIDE = 4
@@ -24,25 +26,24 @@ PALETTE = ((20, 20, 20), (230, 40, 40), (40, 200, 60), (50, 80, 240))
 CONTRACT = Contract(classes=("dark", "red", "green", "blue"), fit="pad", size_multiple=STRIDE, output_stride=STRIDE)
 
 _GAIN = 10.0  # of the scores: how sure the network is
-_BACKEND = "onnxruntime-cpu"
 
 
 def make_run(path: Path, contract: Contract = CONTRACT, *, status: str = "passed") -> Path:
     """A run directory that `Segmenter.open` takes, with a verdict of this status. Returns `path`."""
     run = RunDirectory.create(path)
     graph = make_onnx(contract)
-    with run.step("export", {"testing": contract.sha256}, {}) as step:
+    with run.step(ON_CPU.stage, {"testing": contract.sha256}, {}) as step:
         if step.stale:
-            step.path("model.onnx").write_bytes(graph)
+            step.path(ON_CPU.file).write_bytes(graph)
             step.path("contract.json").write_text(contract.to_json())
             step.path("palette.json").write_text(json.dumps(palette_of(contract)))
             step.contract_sha256 = contract.sha256
-    model = run.artifact("export", "model.onnx")
+    model = run.artifact(ON_CPU.stage, ON_CPU.file)
     judged = {
-        "artifact": "export/model.onnx",
+        "artifact": ON_CPU.path,
         "artifact_sha256": run.recorded_sha256(model),
-        "backend": _BACKEND,
-        "device": "cpu",
+        "backend": ON_CPU.name,
+        "device": CPU,
         "contract_sha256": contract.sha256,
         "status": status,
     }

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from segpipe import local_verdicts
+from segpipe.artifacts import ARTIFACTS
 from segpipe.documents import Form
 from segpipe.errors import InputError, NotValidatedError, SegpipeError, word
 from segpipe.rundir.directory import RunDirectory
@@ -22,7 +23,8 @@ _log = logging.getLogger(__name__)
 
 
 class Verdict(BaseModel):
-    """One judgement. `device` is 'cpu', or the name of a GPU; 'none' where the artifact was not run."""
+    """One judgement. `device` is 'cpu' (with an instruction set where that decides the numbers) or a GPU's name; 'none'
+    where the artifact was not run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -179,7 +181,7 @@ def _refusal(verdict: Verdict, where: str) -> str:
 
 def how_to_judge(run: RunDirectory, backend: str) -> str:
     """The commands that give an artifact its verdict, from what the run or bundle carries."""
-    hop = "engine" if backend.startswith("tensorrt") else backend
+    hop = "engine" if backend in ARTIFACTS and ARTIFACTS[backend].is_engine else backend
     here = f"`segpipe validate {word(run.path)} --hop {hop}`"
     if not run.manifest.is_bundle:
         return f"run `segpipe validate {word(run.path)}` here, or {here} where PyTorch is not installed"

@@ -1,6 +1,5 @@
 """Versions of the tools a stage used and the machine it ran on, for its record. Imports nothing heavy."""
 
-import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,12 +19,3 @@ def driver() -> str:
     """The NVIDIA driver, which compiles the kernels of some engines; empty without one."""
     version = Path("/proc/driver/nvidia/version")
     return version.read_text(encoding="utf-8").split("\n", 1)[0].strip() if version.is_file() else ""
-
-
-def processor() -> str:
-    """The processor's own name for itself."""
-    file = Path("/proc/cpuinfo")
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from segpipe.artifacts import FP32_GRAPH
 from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, InputError
 from segpipe.palette import COLOURS, Colours
@@ -51,7 +52,7 @@ def run(path: Path, model: Path, contract: Path) -> Path:
     inputs = {"model": sha256_of_bytes(graph), "contract": described.contract.sha256}
     with rundir.step(STAGE, inputs, {"stage_version": VERSION, "palette": described.palette}) as step:
         if step.stale:
-            step.path("model.onnx").write_bytes(graph)
+            step.path(FP32_GRAPH).write_bytes(graph)
             step.path("contract.json").write_text(described.contract.to_json())
             step.path("palette.json").write_text(json.dumps(described.palette))
             step.contract_sha256 = described.contract.sha256
@@ -60,7 +61,7 @@ def run(path: Path, model: Path, contract: Path) -> Path:
         write_atomically(path / FILE_NAME, starter.encode())
         if described.data is None:
             _log.warning("import: no [data] in the contract: activations are not probed, and validate has no frames")
-    return rundir.artifact(STAGE, "model.onnx")
+    return rundir.artifact(STAGE, FP32_GRAPH)
 
 
 def read_description(path: Path) -> Description:

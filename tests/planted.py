@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch.nn import functional as F
 
+from segpipe.artifacts import Precision
 from segpipe.contract.schema import Contract
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
@@ -50,7 +51,8 @@ class Good:
 
     def judge(self, answer: Answer, exact: bool = True, images: list[Image] | None = None) -> tuple[Judge, HopState]:
         """Hold an answer to the stored reference."""
-        hop = Hop("planted", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", answer, exact)
+        precision: Precision = "fp32" if exact else "fp16"
+        hop = Hop("planted", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", answer, precision)
         judge = Judge(self.setup, self.stored, [hop])
         for image in images or self.images:
             judge.add(image)

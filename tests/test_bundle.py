@@ -69,7 +69,7 @@ def judged_engine(run: RunDirectory, device: str = GPU) -> Verdict:
     sha256 = run.recorded("build", ENGINE).sha256
     with OpenHops(run, contract) as opened:
         answer = BackendAnswer(host_backend(contract, graph), contract)
-        opened.hops.append(Hop(RTX, "build", ENGINE, sha256, RTX, device, answer, half=True))
+        opened.hops.append(Hop(RTX, "build", ENGINE, sha256, RTX, device, answer, "fp16"))
         assert keep(run, judge_hops(run, StoredReference(run), opened)) == []
     return all_verdicts(run)[-1]
 

@@ -44,7 +44,7 @@ def checked(
     measured = Measured(
         masks_of(candidate, margin)[0], MaskComparison(SHAPE), tensors or tensors_of(np.ones((2, 4, 4), np.float32))
     )
-    return {check.name: check for check in checks(measured, Rules(LIMITS, NAMES, exact, half=not exact))}
+    return {check.name: check for check in checks(measured, Rules(LIMITS, NAMES, "fp32" if exact else "fp16"))}
 
 
 def test_equal_networks_fail_nothing() -> None:
@@ -117,7 +117,7 @@ def test_scores_near_the_end_of_fp16_fail() -> None:
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
-    held = checks(Measured(MaskComparison(SHAPE), MaskComparison(SHAPE)), Rules(LIMITS, NAMES, exact=False, half=True))
+    held = checks(Measured(MaskComparison(SHAPE), MaskComparison(SHAPE)), Rules(LIMITS, NAMES, "fp16"))
 
     assert {check.name for check in held if check.status != "not judged"} == {"unanswered"}
     assert all(check.why_not for check in held if check.status == "not judged")
@@ -131,7 +131,7 @@ def test_one_broken_image_among_a_thousand_fails_and_is_named() -> None:
     broken[:4] = 1
     for number in range(1000):
         comparison.add(truth, broken if number == 7 else halves(), f"image-{number}")
-    held = checks(Measured(comparison, MaskComparison(SHAPE)), Rules(LIMITS, NAMES, exact=False, half=True))
+    held = checks(Measured(comparison, MaskComparison(SHAPE)), Rules(LIMITS, NAMES, "fp16"))
 
     assert [check.name for check in held if check.status == "failed"] == ["image_agreement"]
     assert "worst image-7" in next(check.line() for check in held if check.status == "failed")
@@ -140,7 +140,7 @@ def test_one_broken_image_among_a_thousand_fails_and_is_named() -> None:
 def test_a_network_without_scores_passes_on_its_masks_and_tells_what_was_not_judged() -> None:
     comparison = MaskComparison(SHAPE)
     comparison.add(Truth.of(halves(), halves(), None, SHAPE), halves())
-    held = checks(Measured(comparison, MaskComparison(SHAPE)), Rules(LIMITS, NAMES, exact=False, half=True))
+    held = checks(Measured(comparison, MaskComparison(SHAPE)), Rules(LIMITS, NAMES, "fp16"))
     unjudged = {check.name: check.why_not for check in held if check.status == "not judged"}
 
     assert verdict_of(held) == "passed"

@@ -139,7 +139,7 @@ def test_what_is_no_number_never_passes_wherever_it_is(seed: int, value: float, 
     for name in ("tensors", "stress", "batches"):
         measured = Measured(compared((same, same, same)), MaskComparison(MaskShape(CLASSES, 2)))
         getattr(measured, name).add(arrays["ours"], arrays["theirs"], "image")
-        held = checks(measured, Rules(Limits(), ("a", "b", "c"), exact=False, half=True))
+        held = checks(measured, Rules(Limits(), ("a", "b", "c"), "fp16"))
 
         assert verdict_of(held) == "failed"
 

@@ -7,6 +7,7 @@ import pytest
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, BackendMissingError
+from segpipe.runtime.backends import load_opener
 from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError, cuda_error
 from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.request import BuiltFor, OpenOptions
@@ -124,13 +125,11 @@ def test_without_pycuda_asking_for_it_names_the_install() -> None:
         open_device(0, "pycuda")
 
 
-@pytest.mark.parametrize("name", ["open_tensorrt", "open_rtx"])
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_opening_an_engine_without_gpu_or_package_is_a_clear_error(name: str) -> None:
-    from segpipe.runtime.backends import tensorrt
-
     if has_gpu():
         pytest.skip("this machine has a driver")
     contract = Contract(network_size=(8, 8), classes=("a", "b"))
 
     with pytest.raises(BackendMissingError, match=r"driver|cannot be imported"):
-        getattr(tensorrt, name)(b"plan", contract, OpenOptions())
+        load_opener(name)(b"plan", contract, OpenOptions())

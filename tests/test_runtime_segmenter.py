@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segpipe import testing
+from segpipe.artifacts import ARTIFACTS
 from segpipe.contract.schema import Contract
 from segpipe.errors import (
     BackendError,
@@ -22,7 +23,6 @@ from segpipe.errors import (
     InputError,
 )
 from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.backends import ARTIFACTS
 from segpipe.runtime.request import Outputs
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.trt import Flavour, is_installed
@@ -64,7 +64,7 @@ def add_engine(path: Path, flavour: Flavour, *capabilities: str) -> None:
     graph, name = testing.make_onnx(testing.CONTRACT), testing.CONTRACT.input_name
     plan = build_engine(flavour, BuildRequest(graph, name, [shapes], capabilities)).plan
     with RunDirectory(path).step("build", {}, {}) as step:
-        step.path(ARTIFACTS[flavour][1]).write_bytes(plan)
+        step.path(ARTIFACTS[flavour].file).write_bytes(plan)
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt-rtx"])  # the other flavour's builder needs a GPU
@@ -75,7 +75,7 @@ def test_the_tiny_network_becomes_an_engine(tmp_path: Path, flavour: Flavour) ->
 
     add_engine(path, flavour, "8.9")
 
-    assert RunDirectory(path).artifact(*ARTIFACTS[flavour]).stat().st_size > 1000
+    assert RunDirectory(path).artifact("build", ARTIFACTS[flavour].file).stat().st_size > 1000
 
 
 @pytest.fixture(
@@ -83,7 +83,7 @@ def test_the_tiny_network_becomes_an_engine(tmp_path: Path, flavour: Flavour) ->
     params=[
         pytest.param(name, marks=() if name == "onnxruntime-cpu" else pytest.mark.gpu)
         for name in reversed(list(ARTIFACTS))
-        if ARTIFACTS[name][1] != "model.fp16.onnx"  # the tiny run has none
+        if ARTIFACTS[name].file != "model.fp16.onnx"  # the tiny run has none
     ],
 )
 def segmenter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segmenter]:

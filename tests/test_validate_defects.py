@@ -125,7 +125,7 @@ def test_a_hop_that_fails_on_the_first_image_again_is_told_without_batches(good:
             raise BackendError("out of memory", hint="use less")
         return inner(frames)
 
-    hop = Hop("tired", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", tiring)
+    hop = Hop("tired", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", tiring, "tf32")
     judge = Judge(replace(good.setup, batches=()), good.stored, [hop])
     judge.add(good.images[0])
     judge.finish()

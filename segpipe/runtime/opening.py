@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from segpipe.artifacts import ARTIFACTS, BUILD, EXPORT, Artifact, artifact_named
 from segpipe.contract.schema import Contract
 from segpipe.errors import (
     ArtifactMissingError,
@@ -20,7 +21,7 @@ from segpipe.errors import (
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.freshness import moved_inputs
 from segpipe.rundir.manifest import Output
-from segpipe.runtime.backends import ARTIFACTS, WITHOUT_GPU, Backend, load_opener, require_known
+from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.cuda.driver_library import load_driver
 from segpipe.runtime.request import BuiltFor, OpenOptions
 from segpipe.verdict import require_passed
@@ -55,32 +56,32 @@ def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvali
 def _open_usable(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """Open the named backend, or with `auto` the first that can be opened."""
     if backend != "auto":
-        require_known(backend)
-        return _open_named(run, backend, options, allow_unvalidated)
+        return _open_one(run, artifact_named(backend), options, allow_unvalidated)
     reasons: list[SegpipeError] = []
-    for name in ARTIFACTS:
+    for row in ARTIFACTS.values():
         try:
-            if name != WITHOUT_GPU:
+            if row.needs_gpu:
                 load_driver()
-            opened = _open_named(run, name, options, allow_unvalidated)
+            opened = _open_one(run, row, options, allow_unvalidated)
         except _UNUSABLE as reason:
-            _log.debug("not %s: %s", name, reason)
+            _log.debug("not %s: %s", row.name, reason)
             reasons.append(reason)
         else:
-            _tell_of_better(run, name, reasons)
+            _tell_of_better(run, row, reasons)
             return opened
     raise next((reason for reason in reversed(reasons) if isinstance(reason, NotValidatedError)), reasons[-1])
 
 
-def _tell_of_better(run: RunDirectory, chosen: str, passed_over: list[SegpipeError]) -> None:
+def _tell_of_better(run: RunDirectory, chosen: Artifact, passed_over: list[SegpipeError]) -> None:
     """Why the best backend whose artifact is there does not run: a GPU without work, or an artifact that lacks a
     verdict."""
-    idle = chosen == WITHOUT_GPU and _has_visible_gpu()
+    idle = not chosen.needs_gpu and _has_visible_gpu()
     kind = SegpipeError if idle else NotValidatedError
     reasons = [r for r in passed_over if isinstance(r, kind) and not isinstance(r, ArtifactMissingError)]
     if reasons:
         what = "the GPU is not used, " if idle else ""
-        _log.log(logging.WARNING if idle else logging.INFO, "%s: %s%s runs: %s", run.path, what, chosen, reasons[0])
+        level = logging.WARNING if idle else logging.INFO
+        _log.log(level, "%s: %s%s runs: %s", run.path, what, chosen.name, reasons[0])
 
 
 def _has_visible_gpu() -> bool:
@@ -100,7 +101,7 @@ def run_contract(run: RunDirectory) -> Contract:
 
 
 def _agreed_contract(run: RunDirectory) -> Contract:
-    contract = Contract.from_json(run.artifact_bytes("export", "contract.json"), f"{run.path}/export")
+    contract = Contract.from_json(run.artifact_bytes(EXPORT, "contract.json"), f"{run.path}/export")
     wanted = run.manifest.contract_sha256 or "none"
     if contract.sha256 != wanted:
         raise ContractError(
@@ -112,24 +113,24 @@ def _agreed_contract(run: RunDirectory) -> Contract:
 
 def engines_of(run: RunDirectory) -> dict[str, Output]:
     """The engines of a run, without the kernels that lie beside them; empty when none were built."""
-    record = run.manifest.stages.get("build")
-    return {name: output for name, output in record.outputs.items() if name.endswith(".engine")} if record else {}
+    record = run.manifest.stages.get(BUILD)
+    known = {row.file for row in ARTIFACTS.values() if row.is_engine}
+    return {name: output for name, output in record.outputs.items() if name in known} if record else {}
 
 
-def _require_target(run: RunDirectory, name: str) -> None:
+def _require_target(run: RunDirectory, row: Artifact) -> None:
     """Refuse a backend whose engine the build was not asked for: building again would not make it."""
-    stage, file = ARTIFACTS[name]
-    if stage == "build" and stage in run.manifest.stages and file not in run.record(stage).outputs:
-        hint = f"add '{name}' to build.targets, then {run.how_to_make(stage)}"
-        raise ArtifactMissingError(f"build/{file} is not in {run.path}", hint=hint)
+    if row.is_engine and BUILD in run.manifest.stages and row.file not in run.record(BUILD).outputs:
+        hint = f"add '{row.backend}' to build.targets, then {run.how_to_make(BUILD)}"
+        raise ArtifactMissingError(f"{row.path} is not in {run.path}", hint=hint)
 
 
 def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOptions:
     """What the build left for the runtime: the kernels, and what machine the engine is for."""
-    record = run.manifest.stages.get("build")
+    record = run.manifest.stages.get(BUILD)
     if record is None:
         return options
-    kernels = {file: run.artifact_bytes("build", file) for file in record.outputs if file.startswith("kernels.")}
+    kernels = {file: run.artifact_bytes(BUILD, file) for file in record.outputs if file.startswith("kernels.")}
     built_for = _built_for(record.figures.get(name))
     called = options.run if run.manifest.is_bundle else str(run.path)  # engines are built where the bundle's run is
     return replace(options, kernels=kernels, built_for=built_for, run=called)
@@ -143,22 +144,21 @@ def _built_for(figures: Any) -> BuiltFor:
         return BuiltFor()
 
 
-def _open_named(run: RunDirectory, name: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
+def _open_one(run: RunDirectory, row: Artifact, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
-    stage, file = ARTIFACTS[name]
-    _require_target(run, name)
-    sha256 = run.recorded(stage, file).sha256
-    opener = load_opener(name)
+    _require_target(run, row)
+    sha256 = run.recorded(row.stage, row.file).sha256
+    opener = load_opener(row.name)
     if not allow_unvalidated:
-        require_passed(run, sha256, name)
-    built = build_options(run, name, options)
-    data, contract = run.artifact_bytes(stage, file), run_contract(run)
+        require_passed(run, sha256, row.name)
+    built = build_options(run, row.name, options)
+    data, contract = run.artifact_bytes(row.stage, row.file), run_contract(run)
     opened = opener(data, contract, built)
     if not allow_unvalidated:
         try:
-            require_passed(run, sha256, name, opened.device)
+            require_passed(run, sha256, row.name, opened.device)
         except NotValidatedError:
             opened.close()
             raise
-    _log.info("%s: %s on %s runs %s/%s", run.path, name, opened.device, stage, file)
+    _log.info("%s: %s on %s runs %s", run.path, row.name, opened.device, row.path)
     return opened, sha256

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from segpipe.artifacts import ON_CPU, Precision
+
 
 @dataclass(frozen=True)
 class BuiltFor:
@@ -32,6 +34,10 @@ class OpenOptions:
     kernels: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> machine code, as the build stage stored it; without it kernels are compiled when they are needed."""
     built_for: BuiltFor = BuiltFor()
+    name: str = ON_CPU.name
+    """What is opened, as the table of artifacts calls it."""
+    precision: Precision = ON_CPU.precision
+    """What it computes in."""
     run: str = "RUN"
     """How the run directory is called in hints."""
 

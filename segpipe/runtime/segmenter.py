@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
 from segpipe.palette import Colours, read_palette
+from segpipe.processor import is_cpu
 from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
@@ -39,7 +40,7 @@ class Segmenter:
         self.artifact_sha256 = artifact_sha256
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
         self._backend: Backend | None = backend
-        on_cpu = backend.device == "cpu"
+        on_cpu = is_cpu(backend.device)
         self._workers = backend.describe().get("threads", _GPU_STREAMS) if on_cpu else _GPU_STREAMS
 
     @classmethod
@@ -150,7 +151,7 @@ class Segmenter:
 
     def _checked(self, frame: Any, backend: Backend) -> Any:
         """The frame as the backend takes it, or an error that says what was wanted."""
-        on_device = backend.device != "cpu" and not isinstance(frame, np.ndarray)
+        on_device = not is_cpu(backend.device) and not isinstance(frame, np.ndarray)
         pixels = check_device_frame(frame, self.contract) if on_device else check_frame(frame, self.contract)
         height, width = pixels.shape[:2]
         if height * width > self.max_pixels:

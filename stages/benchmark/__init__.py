@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segpipe.artifacts import BUILD, CHECKPOINT, EXPORT, FP32_GRAPH
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import Step
 from segpipe.runtime.cuda.driver_library import gpus
+from segpipe.runtime.opening import engines_of
 from stages.benchmark.machine import machine
 from stages.config.root import Config
 from stages.environment import versions
@@ -66,9 +68,9 @@ def _here() -> dict[str, Any]:
 def _artifacts(rundir: RunDirectory) -> list[Path]:
     """What the figures are of. An imported run has no checkpoint, a run may be without engines and verdicts."""
     stages = rundir.manifest.stages
-    names = [("train", "model.safetensors")] if "train" in stages else []
-    names += [("export", "model.onnx")]
-    names += [("build", name) for name in (stages["build"].outputs if "build" in stages else ()) if "engine" in name]
+    names = [("train", CHECKPOINT)] if "train" in stages else []
+    names += [(EXPORT, FP32_GRAPH)]
+    names += [(BUILD, name) for name in engines_of(rundir)]
     names += [("validate", "verdicts.json")] if "validate" in stages else []
     return [rundir.artifact(stage, name) for stage, name in names]
 

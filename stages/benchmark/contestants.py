@@ -8,10 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.artifacts import ARTIFACTS
 from segpipe.contract.schema import Contract
 from segpipe.errors import NotValidatedError
 from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.backends import ARTIFACTS, Backend
+from segpipe.runtime.backends import Backend
 from segpipe.runtime.opening import open_run
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs, StepTimes
@@ -129,9 +130,9 @@ def network_input(frame: NDArray[Any], contract: Contract) -> NDArray[Any]:
 
 def is_validated(run: RunDirectory, backend: Backend) -> bool:
     """Whether the release gate passed what this backend runs, on this device."""
-    stage, file = ARTIFACTS[backend.name]
+    row = ARTIFACTS[backend.name]
     try:
-        require_passed(run, run.recorded(stage, file).sha256, backend.name, backend.device)
+        require_passed(run, run.recorded(row.stage, row.file).sha256, backend.name, backend.device)
     except NotValidatedError:
         return False
     return True

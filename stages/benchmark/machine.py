@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from segpipe.processor import processor
 from segpipe.runtime.cuda.driver_library import gpus
-from stages.environment import processor
 from stages.results.benchmark import Machine
 
 _BUSY = 0.1  # share of the processor taken by other work from which figures are doubtful

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segpipe.artifacts import CHECKPOINT, EXPORT, FP32_GRAPH
 from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
@@ -102,10 +103,10 @@ def _candidates(rundir: RunDirectory, scene: Scene, ours: OurBackends, peers: Se
     def weights() -> bytes:
         if "train" not in rundir.manifest.stages:
             raise NotImplementedError("an imported run holds no PyTorch network")
-        return rundir.artifact_bytes("train", "model.safetensors")
+        return rundir.artifact_bytes("train", CHECKPOINT)
 
     def graph() -> bytes:
-        return rundir.artifact_bytes("export", "model.onnx")
+        return rundir.artifact_bytes(EXPORT, FP32_GRAPH)
 
     wanted = {name for key, name in {**torch_peers.NAMES, **graph_peers.NAMES}.items() if key in peers}
     found = [*torch_peers.candidates(weights, scene), *graph_peers.candidates(graph, scene)]

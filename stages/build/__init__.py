@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
+from segpipe.artifacts import ARTIFACTS, FP16_GRAPH, FP32_GRAPH
 from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.trt import Flavour
 from stages.build.kernels import kernels_key
 from stages.build.target import describe_target
 from stages.config.root import Config
 
 STAGE = "build"
 VERSION = 2
-ENGINES: dict[Flavour, str] = {"tensorrt": "model.tensorrt.engine", "tensorrt-rtx": "model.rtx.engine"}
-_GRAPHS = {"fp16": "model.fp16.onnx", "fp32": "model.onnx"}
+_GRAPHS = {"fp16": FP16_GRAPH, "fp32": FP32_GRAPH}
 
 
 def run(rundir: RunDirectory, config: Config, _base: Path) -> list[Path]:
@@ -26,10 +25,10 @@ def run(rundir: RunDirectory, config: Config, _base: Path) -> list[Path]:
             from stages.build.engines import build_engines
 
             built = build_engines(rundir, _GRAPHS[config.build.precision], config.build)
-            files = {ENGINES[flavour]: engine.plan for flavour, engine in built.engines.items()}
+            files = {ARTIFACTS[flavour].file: engine.plan for flavour, engine in built.engines.items()}
             for name, data in (files | built.kernels).items():
                 step.path(name).write_bytes(data)
             step.contract_sha256 = built.contract_sha256
             step.figures = built.figures
             step.environment |= {flavour: ", ".join(what.values()) for flavour, what in target.items()}
-    return [rundir.artifact(STAGE, ENGINES[flavour]) for flavour in config.build.targets]
+    return [rundir.artifact(STAGE, ARTIFACTS[flavour].file) for flavour in config.build.targets]

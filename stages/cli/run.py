@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segpipe.artifacts import CHECKPOINT, EXPORT, FP32_GRAPH
 from segpipe.cli.conventions import PIPELINE, Force, Run, Sets
 from segpipe.console import print_lines
 from stages.cli.conventions import run_config_stages
@@ -45,13 +46,13 @@ def run(
 @app.command()
 def train(run: Run, force: Force = False, sets: Sets = None) -> None:
     """Train the network, or continue a training that was cut short."""
-    print(run_config_stages(run, "train", "train", force, sets).artifact("train", "model.safetensors"))
+    print(run_config_stages(run, "train", "train", force, sets).artifact("train", CHECKPOINT))
 
 
 @app.command()
 def export(run: Run, force: Force = False, sets: Sets = None) -> None:
     """Export the trained network to ONNX, in FP32 and in FP16."""
-    print(run_config_stages(run, "export", "export", force, sets).artifact("export", "model.onnx"))
+    print(run_config_stages(run, "export", "export", force, sets).artifact(EXPORT, FP32_GRAPH))
 
 
 @app.command()

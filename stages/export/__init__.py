@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segpipe.artifacts import CHECKPOINT, FP32_GRAPH
 from segpipe.contract.schema import Contract
 from segpipe.rundir.directory import RunDirectory
 from stages.config.root import Config
@@ -22,7 +23,7 @@ _AUTO = "auto"
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Export this run's network, unless an export with the same key is already there."""
     imported = "import" in rundir.manifest.stages
-    file = rundir.artifact("import", "model.onnx") if imported else rundir.artifact("train", "model.safetensors")
+    file = rundir.artifact("import", FP32_GRAPH) if imported else rundir.artifact("train", CHECKPOINT)
     inputs = {rundir.relative(file): rundir.recorded_sha256(file), **factory_inputs(rundir, config.model)}
     if _AUTO in config.export.fp32_islands:  # the frames decide what stays FP32
         inputs["data"] = fingerprint(config, base, rundir.path / ".fingerprints.json")
@@ -43,7 +44,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             step.contract_sha256 = exported.contract_sha256
             step.figures = exported.figures
             step.environment |= versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
-    return rundir.artifact(STAGE, "model.onnx")
+    return rundir.artifact(STAGE, FP32_GRAPH)
 
 
 def _frames(config: Config, base: Path, contract: Contract, split: SplitName) -> Callable[[], Iterable[NDArray[Any]]]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH
 from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import ExportError
 from stages.config.root import BuildConfig, ExportConfig
@@ -55,13 +56,13 @@ def export_files(
     islands = choose(full, config.fp32_islands, frames, contract.input_name)
     half = to_half(full, {island.node for island in islands})
     check(half, "the FP16 graph")
-    files = {"model.onnx": to_bytes(full), "model.fp16.onnx": to_bytes(half)}
+    files = {FP32_GRAPH: to_bytes(full), FP16_GRAPH: to_bytes(half)}
     judged = _half_figures(candidate, half, contract, frames)
     figures = {
         **source.figures,
         "worst_relative_error": worst.error,
         "tensors_compared": worst.compared,
-        "fp16_size_ratio": round(len(files["model.fp16.onnx"]) / len(files["model.onnx"]), 3),
+        "fp16_size_ratio": round(len(files[FP16_GRAPH]) / len(files[FP32_GRAPH]), 3),
         "fp32_islands": len(islands),
         **judged,
     }

@@ -7,6 +7,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from segpipe.artifacts import FP32_GRAPH
 from segpipe.contract.schema import Contract
 from segpipe.palette import read_palette
 from segpipe.rundir.directory import RunDirectory
@@ -49,7 +50,7 @@ def imported_contract(rundir: RunDirectory) -> Contract:
 
 def imported_source(rundir: RunDirectory) -> Source:
     """The graph of stage `import`; folding is ours, so the result is held to the graph as it came."""
-    original = onnx.load_model_from_string(rundir.artifact_bytes("import", "model.onnx"))
+    original = onnx.load_model_from_string(rundir.artifact_bytes("import", FP32_GRAPH))
     contract = imported_contract(rundir)
     palette = read_palette(rundir, "import", contract)
     folded = fold(original)

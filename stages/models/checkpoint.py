@@ -1,4 +1,4 @@
-"""model.safetensors: a trained network that describes itself. Written by train, read by every later stage."""
+"""A trained network that describes itself, as a file. Written by train, read by every later stage."""
 
 import json
 from collections import Counter
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from segpipe.artifacts import CHECKPOINT
 from segpipe.contract.schema import Contract
 from segpipe.documents import Form
 from segpipe.errors import ConfigError, ContractError
@@ -17,7 +18,7 @@ from segpipe.palette import Colours
 from stages.config.root import ModelConfig
 from stages.models import build_network
 
-FILE_NAME = "model.safetensors"
+FILE_NAME = CHECKPOINT
 _KEY = "segpipe"  # one key: safetensors does not keep the order of several, and files must be reproducible
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NoReturn
 
+from segpipe.artifacts import CHECKPOINT
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import SCRATCH, is_intact
@@ -18,7 +19,6 @@ STAGE = "train"
 VERSION = 2
 _VERSION_OF_OHEM = 3
 """Of OHEM with class weights or smoothing: they used to decide what is hard. All else means what it did."""
-CHECKPOINT = "model.safetensors"
 SHEET = "augmentation.png"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segpipe.artifacts import ON_CPU
 from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, GateFailedError, InputError
 from segpipe.rundir.directory import RunDirectory
@@ -35,7 +36,7 @@ def compare_runs(ours: RunDirectory, other: RunDirectory) -> dict[str, HopReport
     setup = Setup(contract, stored.index.settings, stored.index.batches)
     with OpenHops(ours, contract) as here, OpenHops(other, theirs) as there:
         for opened in (here, there):
-            opened.open("onnxruntime-cpu", "onnxruntime-cpu", ("export", "model.onnx"))
+            opened.open(ON_CPU)
             opened.open_deployed()
         before = {hop.name: hop.answer for hop in there.hops}
         for hop in here.hops:

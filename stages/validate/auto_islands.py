@@ -5,6 +5,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+from segpipe.artifacts import EXPORT, FP32_GRAPH
 from segpipe.rundir.directory import RunDirectory
 from stages.config.root import Config
 from stages.results.figures import IslandsFigures, require
@@ -20,7 +21,7 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path) -> str:
     """The `export.fp32_islands=[...]` that makes the FP16 hop pass; searched once for a graph and its data."""
     from stages.data import fingerprint
 
-    graph = rundir.artifact("export", "model.onnx")
+    graph = rundir.artifact(EXPORT, FP32_GRAPH)
     data = fingerprint(config, base, rundir.path / ".fingerprints.json")
     inputs = {rundir.relative(graph): rundir.recorded_sha256(graph), "data": data}
     params = {"stage_version": VERSION, **config.shapes(), **config.sections("validate")}

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 
 from segpipe import local_verdicts
+from segpipe.artifacts import ARTIFACTS, EXPORT, FP16_GRAPH, ON_CPU
 from segpipe.errors import BackendError, GateFailedError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
@@ -15,7 +16,7 @@ from segpipe.verdict import LocalVerdict, Verdict, stored_verdicts
 from stages.measuring.tensors import FP16_MAX
 from stages.results.gate import GateReport
 from stages.validate import named
-from stages.validate.hops.opening import FP16_GRAPH, OpenHops
+from stages.validate.hops.opening import OpenHops
 from stages.validate.hops.stored import StoredReference, stored_index, stored_report
 from stages.validate.judging.checks import Peak
 from stages.validate.judging.judge import Judge, Setup
@@ -55,7 +56,7 @@ def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> Ba
         return BackendError(
             f"no hop '{wanted}' could be judged: no NVIDIA GPU here",
             hint="run it on the GPU server, or judge the ONNX file with "
-            f"`segpipe validate {rundir.path} --hop onnxruntime-cpu`",
+            f"`segpipe validate {rundir.path} --hop {ON_CPU.name}`",
         )
     reasons = "; ".join(f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in report.not_judged)
     hint = "name 'engine' or one of the runtime's backends; `segpipe doctor` tells what this machine can run"
@@ -68,7 +69,7 @@ def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> Ba
 
 
 def _needs_gpu(wanted: str) -> bool:
-    return wanted.startswith(("engine", "tensorrt", "onnxruntime-cuda"))
+    return wanted == "engine" or (wanted in ARTIFACTS and ARTIFACTS[wanted].needs_gpu)
 
 
 def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
@@ -130,12 +131,12 @@ def keep(rundir: RunDirectory, report: GateReport) -> list[str]:
 def gate_peak(rundir: RunDirectory, gate: GateReport) -> Peak | None:
     """How large the gate found the values of the run's FP16 graph, which a bundle does not hold; what JSON could not
     hold is Inf."""
-    held = rundir.record("export").outputs.get(FP16_GRAPH)
+    held = rundir.record(EXPORT).outputs.get(FP16_GRAPH)
     found = [
         math.inf if check.value is None else check.value * FP16_MAX
         for hop in gate.hops.values()
         for check in hop.checks
-        if hop.artifact == f"export/{FP16_GRAPH}"
+        if hop.artifact == f"{EXPORT}/{FP16_GRAPH}"
         and (held is None or hop.artifact_sha256 == held.sha256)
         and (check.name, check.status != "not judged") == ("fp16_range", True)
     ]

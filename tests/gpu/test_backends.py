@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from segpipe.errors import BackendError
+from segpipe.runtime.backends import load_opener
 from segpipe.runtime.cuda.device import Device, OutOfMemoryError
 from segpipe.runtime.request import BuiltFor, OpenOptions, Outputs
 from segpipe.runtime.trt import Flavour, is_installed
@@ -174,11 +175,9 @@ def test_opening_and_closing_leaks_nothing(open_backend: Open, device: Device) -
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_foreign_engines_are_refused_before_they_are_parsed(flavour: Flavour, real_gpu: None) -> None:
-    from segpipe.runtime.backends import tensorrt
-
     if not is_installed(flavour):
         pytest.skip(f"{flavour} is not installed")
-    opener = tensorrt.open_tensorrt if flavour == "tensorrt" else tensorrt.open_rtx
+    opener = load_opener(flavour)
     built = BuiltFor(version="0.0", gpu="Voodoo 2", compute_capabilities=("1.0",))
 
     with pytest.raises(BackendError, match="was built"):
@@ -187,11 +186,9 @@ def test_foreign_engines_are_refused_before_they_are_parsed(flavour: Flavour, re
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt-rtx"])
 def test_a_damaged_engine_is_a_clear_error(flavour: Flavour, real_gpu: None) -> None:
-    from segpipe.runtime.backends import tensorrt
-
     if not is_installed(flavour):
         pytest.skip(f"{flavour} is not installed")
-    opener = tensorrt.open_tensorrt if flavour == "tensorrt" else tensorrt.open_rtx
+    opener = load_opener(flavour)
 
     with pytest.raises(BackendError):
         opener(b"not an engine" * 100, contract_of(), OpenOptions())

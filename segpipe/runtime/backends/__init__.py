@@ -1,14 +1,15 @@
 """The seam between the runtime and what computes: the Backend protocol, and opening one by name."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from segpipe.artifacts import artifact_named
 from segpipe.contract.schema import Contract
-from segpipe.errors import BackendMissingError, InputError
+from segpipe.errors import BackendMissingError
 from segpipe.runtime.request import Decoded, OpenOptions, Outputs
 
 
@@ -17,7 +18,7 @@ class Backend(Protocol):
 
     name: str
     device: str
-    """'cpu', or the GPU's name: what a verdict of the release gate is for."""
+    """As in verdicts of the release gate: `segpipe.processor.device_name` of the precision, or the GPU's name."""
 
     def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Decoded]:
         """Checked HxWxC frames, of any sizes, to results that the caller owns.
@@ -49,43 +50,17 @@ class Opener(Protocol):
     def __call__(self, artifact: bytes, contract: Contract, options: OpenOptions) -> Backend: ...
 
 
-@dataclass(frozen=True)
-class _Home:
-    """Where a backend lives, what it runs and how to get it."""
-
-    module: str
-    attribute: str
-    artifact: tuple[str, str]
-    """(stage, file) in the run directory."""
-    extra: str
-
-
-_HOMES = {
-    "tensorrt": _Home("tensorrt", "open_tensorrt", ("build", "model.tensorrt.engine"), "tensorrt"),
-    "tensorrt-rtx": _Home("tensorrt", "open_rtx", ("build", "model.rtx.engine"), "rtx"),
-    "onnxruntime-cuda-fp16": _Home("onnxruntime_cuda", "open_half", ("export", "model.fp16.onnx"), "cuda"),
-    "onnxruntime-cuda": _Home("onnxruntime_cuda", "open", ("export", "model.onnx"), "cuda"),
-    "onnxruntime-cpu": _Home("onnxruntime", "open", ("export", "model.onnx"), "cpu"),
-}
-ARTIFACTS = {name: home.artifact for name, home in _HOMES.items()}
-"""Which finished file each backend runs, best backend first."""
-WITHOUT_GPU = "onnxruntime-cpu"
-
-
 def load_opener(name: str) -> Opener:
-    """Import a backend's package, or say how to get it."""
-    require_known(name)
-    home = _HOMES[name]
+    """Import the package of what `name` names in the table of artifacts, or say how to get it."""
+    row = artifact_named(name)
     try:
-        opener: Opener = getattr(import_module(f"{__name__}.{home.module}"), home.attribute)
+        opener: Opener = import_module(f"{__name__}.{row.home.module}").open
     except ImportError as error:
         raise BackendMissingError(
-            f"backend '{name}' cannot be imported: {error}", hint=f"pip install 'segpipe[{home.extra}]'"
+            f"backend '{name}' cannot be imported: {error}", hint=f"pip install 'segpipe[{row.home.extra}]'"
         ) from error
-    return opener
 
+    def opened(artifact: bytes, contract: Contract, options: OpenOptions) -> Backend:
+        return opener(artifact, contract, replace(options, name=row.name, precision=row.precision))
 
-def require_known(name: str) -> None:
-    """Refuse a name that no backend has."""
-    if name not in _HOMES:
-        raise InputError(f"there is no backend '{name}'", hint=f"use auto or one of: {', '.join(_HOMES)}")
+    return opened

@@ -35,16 +35,7 @@ _LANES = 1  # a session is tied to its stream and holds the weights: more lanes 
 
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
-    """Open the FP32 graph on a GPU, whose convolutions take TF32; refuses a graph made for another contract."""
-    return _open("onnxruntime-cuda", artifact, contract, options)
-
-
-def open_half(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
-    """Open the FP16 graph on a GPU."""
-    return _open("onnxruntime-cuda-fp16", artifact, contract, options)
-
-
-def _open(name: str, artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+    """Open a graph on a GPU; convolutions of the FP32 graph take TF32. Refuses a graph made for another contract."""
     if _PROVIDER not in onnxruntime.get_available_providers():
         raise BackendError(
             "this ONNX Runtime has no CUDA provider", hint="pip install 'segpipe[cuda]' in place of [cpu]"
@@ -54,7 +45,7 @@ def _open(name: str, artifact: bytes, contract: Contract, options: OpenOptions) 
     engine = OrtEngine(artifact, contract, "cuda", options.device)
     with device.current():
         kernels = Kernels(device, options.kernels)
-    return GpuBackend(name, device, Parts(engine, contract, kernels), _LANES)
+    return GpuBackend(options.name, device, Parts(engine, contract, kernels), _LANES)
 
 
 def preload_libraries() -> None:

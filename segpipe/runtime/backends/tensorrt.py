@@ -2,6 +2,7 @@
 
 import platform
 
+from segpipe.artifacts import ARTIFACTS
 from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.driver_library import driver_version
@@ -17,17 +18,9 @@ from segpipe.runtime.trt.running import TrtEngine
 _LANES = 8  # threads that run at once; each takes an execution context's memory
 
 
-def open_tensorrt(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
-    """Open a TensorRT engine, which runs on the GPU it was built on."""
-    return _open("tensorrt", artifact, contract, options)
-
-
-def open_rtx(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
-    """Open a TensorRT for RTX engine, which runs on the compute capabilities it was built for."""
-    return _open("tensorrt-rtx", artifact, contract, options)
-
-
-def _open(flavour: Flavour, artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+    """Open an engine: TensorRT's runs on the GPU it was built on, one for RTX on the compute capabilities it is for."""
+    flavour: Flavour = "tensorrt-rtx" if ARTIFACTS[options.name].backend == "tensorrt-rtx" else "tensorrt"
     installed = version(flavour)  # before the GPU is touched: a missing package is the commonest reason
     device = open_device(options.device, options.cuda)
     here = Here(installed, device.name, device.capability, platform.system())
@@ -36,4 +29,4 @@ def _open(flavour: Flavour, artifact: bytes, contract: Contract, options: OpenOp
     with device.current():
         engine = TrtEngine(flavour, artifact, contract, options.built_for, cache)
         kernels = Kernels(device, options.kernels)
-    return GpuBackend(flavour, device, Parts(engine, contract, kernels), _LANES)
+    return GpuBackend(options.name, device, Parts(engine, contract, kernels), _LANES)

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
+from segpipe.artifacts import BUILD, EXPORT, FP16_GRAPH, FP32_GRAPH
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.preprocess import preprocess
 from stages.graphs.halving import half_suffix
@@ -20,7 +21,6 @@ from stages.measuring.tensors import FP16_MAX
 from stages.validate.explaining.bisect import Divergence, Tolerance, first_divergence
 from stages.validate.explaining.sides import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
 from stages.validate.hops.inputs import Image
-from stages.validate.hops.opening import FP16_GRAPH, FP32_GRAPH
 from stages.validate.hops.pytorch import Reference
 from stages.validate.hops.rounded import rounded_side
 from stages.validate.judging.judge import HopState, Setup
@@ -104,17 +104,18 @@ def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: 
     failed, found = state.differs(setup), None
     for seen in (state.worst, state.worst_stress if failed else None):
         if seen is not None and (found is None or found.divergence is None):
-            graph = partial(rundir.artifact_bytes, "export")
-            case = Case(state.hop.name, seen.image, setup, graph, failed, state.hop.stage == "build")
+            graph = partial(rundir.artifact_bytes, EXPORT)
+            case = Case(state.hop.name, seen.image, setup, graph, failed, state.hop.stage == BUILD)
             found = _explain(case, rundir, state, reference) or found
     return found
 
 
 def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
-    name = FP16_GRAPH if state.hop.half else FP32_GRAPH
-    if name not in rundir.record("export").outputs:
+    half = state.hop.precision == "fp16"
+    name = FP16_GRAPH if half else FP32_GRAPH
+    if name not in rundir.record(EXPORT).outputs:
         return None
-    return explain_graph(case, reference.network, name) if reference.network is not None or state.hop.half else None
+    return explain_graph(case, reference.network, name) if reference.network is not None or half else None
 
 
 def explain_graph(case: Case, network: nn.Module | None, name: str) -> Explanation:

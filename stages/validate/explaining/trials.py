@@ -9,6 +9,8 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from segpipe.artifacts import EXPORT, FP16_GRAPH, FP32_GRAPH
+from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
 from stages.config.root import Config
@@ -20,7 +22,7 @@ from stages.validate.explaining.search import Islands, Trial
 from stages.validate.hops import pytorch
 from stages.validate.hops.answers import Answered, Hop
 from stages.validate.hops.inputs import Image, frame_sha256
-from stages.validate.hops.opening import FP16_GRAPH, FP32_GRAPH, open_graph
+from stages.validate.hops.opening import open_graph
 from stages.validate.hops.rounded import BACKEND, half_peak, rounded_bytes
 from stages.validate.judging.gate import PROBED, list_images, make_setup, with_stress
 from stages.validate.judging.judge import HopState, Judge, Setup
@@ -33,7 +35,7 @@ class Bench:
 
     def __init__(self, rundir: RunDirectory, config: Config, base: Path) -> None:
         self._setup = replace(make_setup(rundir, config, frames=()), batches=())  # each trial measures its own peak
-        self._full = rundir.artifact_bytes("export", FP32_GRAPH)
+        self._full = rundir.artifact_bytes(EXPORT, FP32_GRAPH)
         self._reference = pytorch.reference_of(rundir)
         images = islice(list_images(config, base)(), min(_IMAGES, config.validate_.images))
         self._images = list(with_stress(images, self._setup))
@@ -47,7 +49,7 @@ class Bench:
         peak = half_peak(graph, contract, [image.frame for image in self._images[:PROBED]])
         setup = replace(self._setup, peak=peak)
         answer = open_graph(rounded_bytes(graph), contract)
-        hop = Hop("fp16", "export", FP16_GRAPH, sha256_of_bytes(graph), BACKEND, "cpu", answer, half=True)
+        hop = Hop("fp16", EXPORT, FP16_GRAPH, sha256_of_bytes(graph), BACKEND, CPU, answer, "fp16")
         judge = Judge(setup, self._answers, [hop])
         for image in self._images:
             judge.add(image)

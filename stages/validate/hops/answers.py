@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.artifacts import Precision
 from segpipe.contract.schema import Contract
 from segpipe.runtime.geometry import axes
 
@@ -39,10 +40,8 @@ class Hop:
     backend: str
     device: str
     answer: Answer
-    exact: bool = False
-    """Computes in FP32."""
-    half: bool = False
-    """Computes in FP16. Neither: TF32."""
+    precision: Precision
+    """What it computes in."""
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,21 @@
 """The deployed artifacts as hops: whatever a backend of this machine can open. Light: no torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from numpy.typing import NDArray
 
+from segpipe.artifacts import BUILD, EXPORT, FP16_GRAPH, ON_CPU, Artifact, held_by
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError, SegpipeError, word
+from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import logical_name
-from segpipe.runtime.backends import ARTIFACTS, Backend, load_opener
+from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.opening import build_options
 from segpipe.runtime.request import OpenOptions, Outputs
 from stages.validate.hops.answers import Answered, Hop, NotRun
-
-FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
-_ENGINES = {"model.tensorrt.engine": "tensorrt", "model.rtx.engine": "tensorrt-rtx"}
-_EXACT = frozenset({"onnxruntime-cpu"})  # CUDA's convolutions take TF32 by default
 
 
 class BackendAnswer:
@@ -34,7 +32,7 @@ class BackendAnswer:
 
 def open_graph(graph: bytes, contract: Contract) -> BackendAnswer:
     """A graph in memory on ONNX Runtime's CPU provider, which holds nothing that must be closed."""
-    return BackendAnswer(load_opener("onnxruntime-cpu")(graph, contract, OpenOptions()), contract)
+    return BackendAnswer(load_opener(ON_CPU.name)(graph, contract, OpenOptions()), contract)
 
 
 class OpenHops:
@@ -52,46 +50,39 @@ class OpenHops:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def open(self, name: str, backend: str, artifact: tuple[str, str]) -> Hop | None:
-        """Add a hop where the backend opens here; otherwise keep its own reason."""
-        stage, file = artifact
-        sha256 = self._rundir.recorded(stage, file).sha256
+    def open(self, row: Artifact, name: str = "") -> Hop | None:
+        """Add a hop, called `name` or as the artifact, where it opens here; otherwise keep the backend's own reason."""
+        sha256 = self._rundir.recorded(row.stage, row.file).sha256
         try:
-            opened = self._opened(backend, stage, file)
+            opened = self._opened(row)
         except SegpipeError as error:
-            self.not_run.append(NotRun(f"{stage}/{file}", sha256, backend, f"not run here: {error}"))
+            self.not_run.append(NotRun(row.path, sha256, row.name, f"not run here: {error}"))
             return None
-        half = file == FP16_GRAPH or (stage == "build" and self._builds_half())
-        exact = backend in _EXACT and not half
-        return self._add(Hop(name, stage, file, sha256, backend, opened.device, self._answer(opened), exact, half))
+        answer = self._answer(opened)
+        hop = Hop(name or row.name, row.stage, row.file, sha256, row.name, opened.device, answer, row.precision)
+        return self._add(hop)
 
     def open_rounded(self, name: str, graph: bytes, backend: str) -> Hop:
         """Add the FP16 graph in its rounded form, under a backend's name of its own."""
-        sha256 = self._rundir.recorded("export", FP16_GRAPH).sha256
-        opened = load_opener("onnxruntime-cpu")(graph, self._contract, OpenOptions())
-        return self._add(Hop(name, "export", FP16_GRAPH, sha256, backend, "cpu", self._answer(opened), half=True))
+        sha256 = self._rundir.recorded(EXPORT, FP16_GRAPH).sha256
+        opened = load_opener(ON_CPU.name)(graph, self._contract, OpenOptions())
+        return self._add(Hop(name, EXPORT, FP16_GRAPH, sha256, backend, CPU, self._answer(opened), "fp16"))
 
     def open_deployed(self, wanted: str | None = None) -> None:
         """Everything that the runtime could open in this run, in the order of the hops.
 
         `wanted`: 'engine' for the TensorRT engines, or the name of one backend; None leaves ONNX Runtime's CPU out.
         """
-        for backend, artifact in deployed(self._rundir):
-            engine = artifact[0] == "build"
-            if wanted is None and backend == "onnxruntime-cpu":
-                continue
-            if wanted in {None, backend} or (wanted == "engine" and engine):
-                self.open(backend, backend, artifact)
+        for row in deployed(self._rundir):
+            meant = wanted == row.name or (wanted == "engine" and row.is_engine)
+            if meant or (wanted is None and row.name != ON_CPU.name):
+                self.open(row)
 
-    def _builds_half(self) -> bool:
-        settings: dict[str, Any] = self._rundir.record("build").params.get("build", {})
-        return bool(settings.get("precision", "fp16") == "fp16")
-
-    def _opened(self, backend: str, stage: str, file: str) -> Backend:
-        if stage == "build" and (stale := stale_engine(self._rundir)):
+    def _opened(self, row: Artifact) -> Backend:
+        if row.is_engine and (stale := stale_engine(self._rundir)):
             raise InputError(stale, hint=f"run `segpipe build {word(self._rundir.path)}`")
-        options = build_options(self._rundir, backend, OpenOptions())
-        return load_opener(backend)(self._rundir.artifact_bytes(stage, file), self._contract, options)
+        options = build_options(self._rundir, row.name, OpenOptions())
+        return load_opener(row.name)(self._rundir.artifact_bytes(row.stage, row.file), self._contract, options)
 
     def _answer(self, opened: Backend) -> BackendAnswer:
         self._stack.callback(opened.close)
@@ -102,21 +93,16 @@ class OpenHops:
         return hop
 
 
-def deployed(rundir: RunDirectory) -> Iterator[tuple[str, tuple[str, str]]]:
-    """(backend, (stage, file)) for every finished file that some backend runs, graphs first."""
-    known = {name: artifact for name, artifact in ARTIFACTS.items() if artifact[0] in rundir.manifest.stages}
-    if "build" in rundir.manifest.stages:
-        known |= {backend: ("build", file) for file, backend in _ENGINES.items()}
-    for backend, (stage, file) in sorted(known.items(), key=lambda item: item[1][0] == "build"):
-        if file in rundir.record(stage).outputs:
-            yield backend, (stage, file)
+def deployed(rundir: RunDirectory) -> list[Artifact]:
+    """Every finished file that some backend runs, graphs first."""
+    return sorted(held_by(rundir.manifest), key=lambda row: row.is_engine)
 
 
 def stale_engine(rundir: RunDirectory) -> str | None:
     """Whether the engines were built from another graph than the run holds now."""
-    made_from = {logical_name(path): digest for path, digest in rundir.record("build").inputs.items()}
-    for file, output in rundir.record("export").outputs.items():
-        if made_from.get(f"export/{file}", output.sha256) != output.sha256:
-            built, held = made_from[f"export/{file}"][:12], output.sha256[:12]
-            return f"the engine was built from another export/{file}: {built}, the run has {held}"
+    made_from = {logical_name(path): digest for path, digest in rundir.record(BUILD).inputs.items()}
+    for file, output in rundir.record(EXPORT).outputs.items():
+        if made_from.get(f"{EXPORT}/{file}", output.sha256) != output.sha256:
+            built, held = made_from[f"{EXPORT}/{file}"][:12], output.sha256[:12]
+            return f"the engine was built from another {EXPORT}/{file}: {built}, the run has {held}"
     return None

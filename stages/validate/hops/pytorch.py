@@ -8,13 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from segpipe.artifacts import CHECKPOINT, EXPORT, FP16_GRAPH, FP32_GRAPH, ON_CPU
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.models import checkpoint, reference
 from stages.validate.hops.answers import Answer, Answered
-from stages.validate.hops.opening import FP16_GRAPH, FP32_GRAPH, OpenHops, open_graph
+from stages.validate.hops.opening import OpenHops, open_graph
 from stages.validate.hops.rounded import BACKEND as ROUNDED
 from stages.validate.hops.rounded import rounded_bytes
 
@@ -58,13 +59,13 @@ def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
 
     ONNX Runtime's CPU provider computes FP16 graphs in FP32: the shipped graph is judged with every result rounded.
     """
-    fp32 = opened.open("onnx", "onnxruntime-cpu", ("export", FP32_GRAPH))
+    fp32 = opened.open(ON_CPU, "onnx")
     if fp32 is None and "train" not in rundir.manifest.stages:
         reason = opened.not_run[-1].reason
         raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
     reference_ = reference_of(rundir)
-    if FP16_GRAPH in rundir.record("export").outputs:
-        opened.open_rounded("fp16", rounded_bytes(rundir.artifact_bytes("export", FP16_GRAPH)), ROUNDED)
+    if FP16_GRAPH in rundir.record(EXPORT).outputs:
+        opened.open_rounded("fp16", rounded_bytes(rundir.artifact_bytes(EXPORT, FP16_GRAPH)), ROUNDED)
     opened.open_deployed()
     return reference_
 
@@ -73,11 +74,11 @@ def reference_of(rundir: RunDirectory) -> Reference:
     """PyTorch FP32; for imported runs ONNX FP32."""
     if "train" in rundir.manifest.stages:
         return trained_reference(rundir)
-    graph, contract = rundir.artifact_bytes("export", FP32_GRAPH), run_contract(rundir)
+    graph, contract = rundir.artifact_bytes(EXPORT, FP32_GRAPH), run_contract(rundir)
     return Reference("ONNX FP32", open_graph(graph, contract), None)
 
 
 def trained_reference(rundir: RunDirectory) -> Reference:
     """PyTorch FP32."""
-    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
+    trained = checkpoint.from_bytes(rundir.artifact_bytes("train", CHECKPOINT))
     return Reference("PyTorch FP32", TorchAnswer(trained.network, trained.contract), trained.network)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from segpipe.artifacts import Precision
 from stages.config.root import Limits
 from stages.measuring.masks import Agreement, MaskComparison, share
 from stages.measuring.tensors import FP16_MAX, TensorComparison
@@ -68,24 +69,45 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """Names in `validate.limits` of what a precision may differ by, and whether its range is narrow."""
+
+    relative_l2: str
+    stress_relative_l2: str
+    narrow: bool = False
+    """Values may leave its range, so their size has a limit too."""
+
+
+ALLOWED: dict[Precision, Allowed] = {
+    "fp32": Allowed("max_relative_l2_fp32", "max_relative_l2_fp32"),  # nothing but the order of sums may differ
+    "tf32": Allowed("max_relative_l2", "max_stress_relative_l2"),
+    "fp16": Allowed("max_relative_l2", "max_stress_relative_l2", narrow=True),
+    "bf16": Allowed("max_relative_l2", "max_stress_relative_l2"),  # the range of FP32
+}
+
+
+@dataclass(frozen=True)
 class Rules:
-    """What a hop is held to. `exact`: it computes in FP32, so nothing but the order of sums may differ.
-    `half`: it computes in FP16, so values must stay in its range."""
+    """What a hop is held to."""
 
     limits: Limits
     classes: tuple[str, ...]
-    exact: bool
-    half: bool
+    precision: Precision
+
+    @property
+    def allowed(self) -> Allowed:
+        """The row of its precision."""
+        return ALLOWED[self.precision]
 
     @property
     def relative_l2(self) -> float:
         """Of scores on images."""
-        return self.limits.max_relative_l2_fp32 if self.exact else self.limits.max_relative_l2
+        return float(getattr(self.limits, self.allowed.relative_l2))
 
     @property
     def stress_relative_l2(self) -> float:
         """Of scores on stress inputs."""
-        return self.limits.max_relative_l2_fp32 if self.exact else self.limits.max_stress_relative_l2
+        return float(getattr(self.limits, self.allowed.stress_relative_l2))
 
 
 def checks(measured: Measured, rules: Rules) -> list[Check]:
@@ -95,7 +117,7 @@ def checks(measured: Measured, rules: Rules) -> list[Check]:
         *_mask_checks(measured.masks, rules),
         _relative_l2("relative_l2", measured.tensors, rules.relative_l2, NO_SCORES),
         _finite("non_finite", measured.tensors, NO_SCORES),
-        *([_fp16_range(measured, rules.limits)] if rules.half else ()),
+        *([_fp16_range(measured, rules.limits)] if rules.allowed.narrow else ()),
         *_stress_checks(measured, rules),
         *_batch_checks(measured, rules),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
+from segpipe.artifacts import EXPORT, FP16_GRAPH, FP32_GRAPH
 from segpipe.contract.schema import Contract
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError, InputError
 from segpipe.rundir.directory import RunDirectory
@@ -102,10 +103,10 @@ def make_setup(rundir: RunDirectory, config: Config, frames: Sequence[NDArray[An
     """What judging needs: batches and sizes of the engine's profiles, and how large `frames` make the FP16 graph's
     activations."""
     contract = run_contract(rundir)
-    graph = onnx.load_model_from_string(rundir.artifact_bytes("export", opening.FP32_GRAPH)).graph
+    graph = onnx.load_model_from_string(rundir.artifact_bytes(EXPORT, FP32_GRAPH)).graph
     profiles = shape_ranges(contract, config.build, dimensions(graph.input[0]))
-    has_half = opening.FP16_GRAPH in rundir.record("export").outputs
-    half = rundir.artifact_bytes("export", opening.FP16_GRAPH) if has_half else None
+    has_half = FP16_GRAPH in rundir.record(EXPORT).outputs
+    half = rundir.artifact_bytes(EXPORT, FP16_GRAPH) if has_half else None
     return Setup(
         contract,
         config.validate_,

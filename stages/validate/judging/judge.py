@@ -101,9 +101,7 @@ class HopState:
         return verdict_of(self._fidelity(setup)) == "failed"
 
     def _fidelity(self, setup: Setup) -> list[Check]:
-        return checks(
-            self.measured, Rules(setup.settings.limits, setup.contract.classes, self.hop.exact, self.hop.half)
-        )
+        return checks(self.measured, Rules(setup.settings.limits, setup.contract.classes, self.hop.precision))
 
 
 Watcher = Callable[[Seen], None]

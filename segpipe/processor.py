@@ -1,0 +1,59 @@
+"""This machine's processor: its name, the instruction sets that narrow numbers need, and what verdicts call it."""
+
+import platform
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from segpipe.artifacts import Precision
+
+CPU = "cpu"
+_INFO = Path("/proc/cpuinfo")
+_SETS: dict[Precision, dict[str, str]] = {
+    "bf16": {"amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16", "bf16": "arm-bf16"},
+    "int8": {"amx_int8": "amx-int8", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni", "i8mm": "arm-i8mm"},
+}
+"""The kernel's name of each instruction set, fastest first, and what it is called here."""
+
+
+def processor() -> str:
+    """The processor's own name for itself."""
+    return next(_fields("model name"), "") or platform.machine()
+
+
+@cache
+def features() -> frozenset[str]:
+    """What the kernel says that the first core can do; nothing where it does not say."""
+    return frozenset((next(_fields("flags"), "") or next(_fields("Features"), "")).split())
+
+
+def instruction_set(precision: Precision) -> str:
+    """What this processor computes that precision with; empty where it needs none, or has none."""
+    return next((name for flag, name in _SETS.get(precision, {}).items() if flag in features()), "")
+
+
+def computes(precision: Precision) -> bool:
+    """Whether this processor has instructions for it; libraries would emulate it in FP32 otherwise."""
+    return precision == "fp32" or bool(instruction_set(precision))
+
+
+def device_name(precision: Precision) -> str:
+    """The device of a verdict: `cpu`, with the instruction set where another one gives other numbers."""
+    return f"{CPU} {instruction_set(precision)}".rstrip()
+
+
+def is_cpu(device: str) -> bool:
+    """Whether a verdict's device is a processor, with whichever instruction set."""
+    return device.partition(" ")[0] == CPU
+
+
+def wanted_sets(precision: Precision) -> tuple[str, ...]:
+    """The instruction sets any of which would do."""
+    return tuple(_SETS.get(precision, {}).values())
+
+
+def _fields(name: str) -> Iterator[str]:
+    """The values of one field of /proc/cpuinfo, a core each."""
+    lines = _INFO.read_text(encoding="utf-8").splitlines() if _INFO.is_file() else ()
+    pairs = (line.partition(":") for line in lines)
+    return (value.strip() for key, _, value in pairs if key.strip() == name)

@@ -1,0 +1,107 @@
+"""The table of what can be deployed agrees with the code that makes, opens and judges it."""
+
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from segpipe import processor
+from segpipe.artifacts import ARTIFACTS, BACKENDS, BUILD, Artifact, artifact_named, held_by
+from segpipe.doctor import is_installed
+from segpipe.errors import BackendMissingError, InputError
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.manifest import StageRecord
+from segpipe.runtime.backends import load_opener
+from segpipe.runtime.request import OpenOptions
+from segpipe.testing import CONTRACT
+from stages.config.root import Limits, Target
+from stages.validate.judging.checks import ALLOWED
+from tests.calling import call
+
+ROWS = list(ARTIFACTS.values())
+FOLDER = Path(__file__).parents[1] / "segpipe" / "runtime" / "backends"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=list(ARTIFACTS))
+def test_every_row_has_a_module_that_opens_it_or_says_which_extra_brings_it(row: Artifact) -> None:
+    assert (FOLDER / f"{row.home.module}.py").is_file()
+    if any(is_installed(package) for package in row.home.packages):
+        assert callable(load_opener(row.name))
+    else:
+        with pytest.raises(BackendMissingError, match=rf"segpipe\[{row.home.extra}\]"):
+            load_opener(row.name)(b"", CONTRACT, OpenOptions())
+
+
+def test_every_extra_and_every_package_of_the_table_is_in_pyproject() -> None:
+    extras = tomllib.loads((FOLDER.parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+    for home in BACKENDS.values():
+        named = " ".join(extras[home.extra]).replace("-", "_")
+        assert any(package.replace("-", "_") in named for package in home.packages), home
+
+
+def test_a_backend_asked_for_by_its_own_name_is_a_row_and_no_two_rows_are_the_same_thing() -> None:
+    assert {row.backend for row in ROWS} == set(BACKENDS) <= set(ARTIFACTS)
+    assert len({(row.backend, row.precision) for row in ROWS}) == len(ROWS)
+
+
+def test_every_target_of_the_build_is_a_backend_with_an_engine() -> None:
+    assert {row.backend for row in ROWS if row.is_engine} == set(get_args(Target))
+
+
+def test_every_precision_of_the_table_has_limits() -> None:
+    for row in ROWS:
+        allowed = ALLOWED[row.precision]
+        assert {allowed.relative_l2, allowed.stress_relative_l2} <= set(Limits.model_fields)
+
+
+def test_every_network_that_export_and_build_write_is_in_the_table(finished_run: Path) -> None:
+    stages = RunDirectory(finished_run).manifest.stages
+    files = {(stage, name) for stage in ("export", "build") for name in stages[stage].outputs}
+    networks = {(stage, name) for stage, name in files if name.endswith((".onnx", ".engine"))}
+
+    held = held_by(RunDirectory(finished_run).manifest)
+
+    assert {(row.stage, row.file) for row in held} == networks
+    assert [row.name for row in held] == [name for name in ARTIFACTS if name in {row.name for row in held}]
+
+
+@pytest.mark.parametrize(("built", "precision"), [({}, "fp16"), ({"precision": "fp32"}, "tf32")])
+def test_an_engine_has_the_precision_that_its_build_recorded(
+    finished_run: Path, built: dict[str, str], precision: str
+) -> None:
+    manifest = RunDirectory(finished_run).manifest
+    record: StageRecord = manifest.stages[BUILD].model_copy(update={"params": {BUILD: built}})
+
+    held = held_by(manifest.with_stage(BUILD, record, None))
+
+    assert {row.precision for row in held if row.is_engine} == {precision}
+
+
+def test_a_name_that_no_row_has_is_refused_with_the_names(finished_run: Path) -> None:
+    with pytest.raises(InputError, match=r"no backend 'tensorflow'.*tensorrt-rtx.*onnxruntime-cpu"):
+        artifact_named("tensorflow")
+
+
+def test_doctor_tells_of_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call("doctor")
+
+    assert code == 0
+    assert [name for name in BACKENDS if name not in out] == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "device"),
+    [("avx2", "cpu"), ("avx2 avx512_bf16", "cpu avx512-bf16"), ("avx512_bf16 amx_bf16", "cpu amx-bf16")],
+)
+def test_a_verdict_on_a_processor_names_the_instructions_that_narrow_numbers_need(
+    monkeypatch: pytest.MonkeyPatch, flags: str, device: str
+) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset(flags.split()))
+
+    assert processor.device_name("bf16") == device
+    assert processor.computes("bf16") == (device != "cpu")
+    assert processor.device_name("fp32") == "cpu"
+    assert processor.is_cpu(device)
+    assert not processor.is_cpu("NVIDIA H200")
