@@ -147,7 +147,8 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent)
 import segpipe.doctor
-sys.path[:] = [{str(tmp_path)!r}]  # the only packages that the metadata knows
+library = [path for path in sys.path if "site-packages" not in path]  # metadata is read by modules that load late
+sys.path[:] = [{str(tmp_path)!r}, *library]
 print(next(finding.hint for finding in segpipe.doctor.examine() if finding.name == "cuda-python"))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)

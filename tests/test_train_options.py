@@ -129,6 +129,7 @@ def test_several_options_work_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # PyTorch's, only there
 def test_a_compiled_network_trains_and_is_saved_as_itself(tmp_path: Path) -> None:
     small = ("model.name=tests.test_train_options:with_auxiliary", "model.options={}", "train.epochs=1")
     plain, compiled = (
