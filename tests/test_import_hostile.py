@@ -41,6 +41,12 @@ def with_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def with_sides(*sides: int) -> onnx.ModelProto:
+    model = plain()
+    model.graph.initializer[0].dims[:] = sides
+    return model
+
+
 def test_functions_that_become_too_many_nodes_are_refused_before_they_are_inlined(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"functions call each other so often that they become 1\.68e\+07 nodes"):
         imported(tmp_path, calling(24))
@@ -63,8 +69,9 @@ def test_functions_that_call_functions_become_their_nodes(tmp_path: Path) -> Non
         (with_metadata(plain()).SerializeToString().replace(b"vvvv", NOT_UTF8), r"StringStringEntryProto\.value is b'"),
         (plain().SerializeToString().replace(b"relu", NOT_UTF8), r"NodeProto\.name is b'.*not UTF-8"),
         (plain().SerializeToString().replace(b"image", NOT_UTF8 + b"!"), r"NodeProto\.input is b'.*not UTF-8"),
+        (with_sides(-(2**62), 3, 3, 3), "is not valid ONNX"),
     ],
-    ids=["future", "zero", "metadata", "node", "input"],
+    ids=["future", "zero", "metadata", "node", "input", "sides below 0"],
 )
 def test_hostile_model_is_refused_in_one_line(model: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as raised:

@@ -59,8 +59,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def elements(tensor: TensorProto) -> int:
-    """How many numbers it holds, by its sides."""
+    """How many numbers it holds, by its sides; none where a side is negative, which ONNX's checker refuses."""
     count = 1
     for side in tensor.dims:
-        count *= side
+        count *= max(side, 0)
     return count
