@@ -146,11 +146,11 @@ def test_a_call_alone_has_every_core_and_calls_that_meet_have_one_each() -> None
 
 
 @pytest.mark.skipif(not cv2.ipp.useIPP(), reason="this OpenCV rounds by where a pixel lies: nothing may be left out")
-def test_a_frame_four_times_as_large_is_read_in_part_and_in_bands() -> None:
-    bands = bands_of((1024, 2048), (256, 320), 3)
+def test_a_frame_much_larger_is_read_in_part_and_in_bands() -> None:
+    four, eight = bands_of((1024, 2048), (256, 320), 3), bands_of((2160, 3840), (270, 480), 3)
 
-    assert bands.count > 1
-    assert bands.rows is not None
-    assert bands.rows.size == 512
-    assert bands.columns is not None
-    assert bands.columns.size == 768
+    assert min(four.count, eight.count) > 1
+    assert four.rows is not None
+    assert four.rows.size == 512
+    assert eight.columns is not None
+    assert eight.columns.shape[1] == 960

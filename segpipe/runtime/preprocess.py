@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import InputError
 from segpipe.runtime.bands import over_cores
-from segpipe.runtime.sampling import RESIZED_TOGETHER, bands_of
+from segpipe.runtime.sampling import BAND_VALUES, RESIZED_TOGETHER, bands_of
 
 Frame = NDArray[Any]
 
@@ -89,7 +89,7 @@ def _fill(planes: Frame, pixels: Frame, contract: Contract) -> None:
     """CxHxW of the network's numbers from HxWxC pixels of whatever size."""
     size = planes.shape[1], planes.shape[2]
     if _normalises_first(pixels, contract, size):
-        _split(_resized(_through_tables(pixels, contract), size), contract, [*planes])
+        _split(_resized(_normalised(pixels, contract), size), contract, [*planes])
         return
     resized = _resized(pixels, size)
     for channel, target in enumerate(planes):
@@ -97,7 +97,7 @@ def _fill(planes: Frame, pixels: Frame, contract: Contract) -> None:
 
 
 def _normalises_first(pixels: Frame, contract: Contract, size: tuple[int, int]) -> bool:
-    """Whether 8 bits become the network's numbers before they are resized: the table replaces the cast to float32.
+    """Whether 8 bits become the network's numbers before they are resized, in one go with the cast to float32.
 
     A bilinear blend of normalised pixels is the normalised blend, to the last bits.
     """
@@ -105,8 +105,18 @@ def _normalises_first(pixels: Frame, contract: Contract, size: tuple[int, int]) 
     return few and pixels.dtype == np.uint8 and contract.input_dtype != "uint8" and pixels.shape[:2] != size
 
 
-def _through_tables(pixels: Frame, contract: Contract) -> Frame:
-    return cv2.LUT(np.ascontiguousarray(pixels), _tables_by_source(contract)).reshape(pixels.shape)
+def _normalised(pixels: Frame, contract: Contract) -> Frame:
+    """The numbers that the tables hold, by arithmetic on a few rows at a time: half the time of looking them up."""
+    height, width, channels = pixels.shape
+    scale, shift = _lines(contract, width)
+    values = np.empty((height, width * channels), np.float32)
+    step = max(BAND_VALUES // scale.size, 1)
+    for start in range(0, height, step):
+        block = values[start : start + step]
+        np.copyto(block, pixels[start : start + step].reshape(block.shape))
+        block *= scale
+        block += shift
+    return values.reshape(pixels.shape)
 
 
 def _split(pixels: Frame, contract: Contract, targets: Sequence[Frame]) -> None:
@@ -158,10 +168,11 @@ def _tables(contract: Contract) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=16)
-def _tables_by_source(contract: Contract) -> NDArray[np.float32]:
-    """The tables in the order of a frame's channels, 1x256xC."""
-    tables = _tables(contract)[[_source(contract, channel) for channel in range(contract.channels)]]
-    return np.ascontiguousarray(tables.T)[None]
+def _lines(contract: Contract, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Scale and shift of every number in a row of a frame."""
+    order = [_source(contract, channel) for channel in range(contract.channels)]
+    scale, shift = normalisation(contract)
+    return np.tile(scale[order], width), np.tile(shift[order], width)
 
 
 def _shape(array: Frame) -> str:

@@ -3,6 +3,7 @@
 A bilinear resize that shrinks four times or more reads two rows of four. Leaving out an even number of rows for each
 row of the answer, the same for each, moves where the answer's rows lie by whole rows: the weights stay the same, and so
 do the numbers, to the last bit. In the same way a band with the scale of the whole is resized as the whole would be.
+Of columns it takes more to pay: to gather pixels costs as much as to compute with them.
 """
 
 import math
@@ -12,15 +13,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+BAND_VALUES = 1 << 17  # numbers of a frame worked on together: as float32 they stay in a core's cache
 RESIZED_TOGETHER = 4  # channels that OpenCV takes at most
 _NOT_IPP = 2  # channels that IPP refuses
 _LEAST_SIDE = 8  # IPP leaves very small frames to OpenCV
-_WORTH_TAKING = 0.45  # share of the columns; to gather more costs what it saves
-_FEW_PAIRS = 2
-_BAND_VALUES = 1 << 17  # numbers of a frame worked on together: as float32 they stay in a core's cache
+_WORTH_TAKING = 0.3  # share of the columns; to gather more costs what it saves
+_REMAPPED = 1 << 15  # sides that OpenCV's maps of 16 bits can name
 _LEFT = 2  # times that what is left is larger than the answer: neighbours of two of its rows must not be the same
 
 Indices = NDArray[np.intp]
@@ -28,20 +28,24 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Bands:
-    """A resize in equal bands. `rows` and `columns` are the source's that it reads; None where all are kept."""
+    """A resize in equal bands. None where all rows or columns are kept."""
 
     count: int
     rows_in: int
     """Kept source rows of a band."""
     rows_out: int
     rows: Indices | None = None
-    columns: Indices | None = None
+    columns: NDArray[np.int16] | None = None
+    """For each pixel that a band keeps, column and row among the band's kept rows."""
 
     def source(self, frame: NDArray[Any], band: int) -> NDArray[Any]:
         """The pixels that this band reads."""
         part = slice(band * self.rows_in, (band + 1) * self.rows_in)
         pixels = frame[part] if self.rows is None else frame.take(self.rows[part], 0)
-        return pixels if self.columns is None else _take_columns(pixels, self.columns)
+        if self.columns is None:
+            return pixels
+        taken = cv2.remap(pixels, self.columns, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        return taken.reshape(*self.columns.shape[:2], -1)
 
     def target(self, band: int) -> slice:
         """The rows that it gives."""
@@ -55,45 +59,25 @@ def bands_of(source: tuple[int, int], resized: tuple[int, int], channels: int) -
     if source != resized and not _is_exact(source, resized, channels):
         return whole
     rows, columns = (_kept(*sides) for sides in zip(source, resized, strict=True))
+    if columns is not None and (columns.size > _WORTH_TAKING * source[1] or max(source) >= _REMAPPED):
+        columns = None
     height = source[0] if rows is None else rows.size
     width = source[1] if columns is None else columns.size
-    count = _count(height, resized[0], height * width * channels // _BAND_VALUES)
-    if columns is not None and _pair_step(columns) == 0 and columns.size > _WORTH_TAKING * source[1]:
-        columns = None
-    return Bands(count, height // count, resized[0] // count, rows, columns)
+    count = _count(height, resized[0], height * width * channels // BAND_VALUES)
+    return Bands(count, height // count, resized[0] // count, rows, _map(height // count, columns))
+
+
+def _map(height: int, columns: Indices | None) -> NDArray[np.int16] | None:
+    return (
+        None
+        if columns is None
+        else np.stack(np.broadcast_arrays(columns, np.arange(height)[:, None]), 2, dtype=np.int16)
+    )
 
 
 def _is_exact(source: tuple[int, int], resized: tuple[int, int], channels: int) -> bool:
     """Whether OpenCV gives this to IPP, whose weights are exact: its own are rounded by where a pixel lies."""
     return cv2.ipp.useIPP() and channels % RESIZED_TOGETHER != _NOT_IPP and min(*source, *resized) >= _LEAST_SIDE
-
-
-def _take_columns(pixels: NDArray[Any], columns: Indices) -> NDArray[Any]:
-    """Pairs of columns at an even step are what OpenCV's nearest neighbour takes, six times as fast as numpy."""
-    step = _pair_step(columns)
-    if step == 0:
-        return pixels.take(columns, 1)
-    height, _, channels = pixels.shape
-    pairs, first = columns.size // 2, int(columns[0])
-    taken = np.empty((height, pairs, 2 * channels), pixels.dtype)
-    taken[:, -1] = pixels[:, columns[-2] : columns[-1] + 1].reshape(height, -1)
-    inner = np.ascontiguousarray(pixels)[:, first : first + (pairs - 1) * step]
-    item = pixels.itemsize
-    as_pairs = as_strided(
-        inner, (height, inner.shape[1] // 2, 2 * channels), (inner.strides[0], 2 * channels * item, item)
-    )
-    cv2.resize(as_pairs, (pairs - 1, height), dst=taken[:, :-1], interpolation=cv2.INTER_NEAREST)
-    return taken.reshape(height, columns.size, channels)
-
-
-def _pair_step(columns: Indices) -> int:
-    """The even step from each pair of neighbouring columns to the next; 0 when there is none."""
-    pairs = columns.reshape(-1, 2) if columns.size % 2 == 0 else columns[:0].reshape(0, 2)
-    if len(pairs) < _FEW_PAIRS:
-        return 0
-    step = int(pairs[1, 0] - pairs[0, 0])
-    regular = np.array_equal(pairs, pairs[0] + step * np.arange(len(pairs))[:, None])
-    return step if regular and step % 2 == 0 and pairs[0, 1] == pairs[0, 0] + 1 else 0
 
 
 def _kept(source: int, resized: int) -> Indices | None:
