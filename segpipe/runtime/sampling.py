@@ -23,6 +23,8 @@ _WORTH_TAKING = 0.3  # share of the columns; to gather more costs what it saves
 _REMAPPED = 1 << 15  # sides that OpenCV's maps of 16 bits can name
 _LEFT = 2  # times that what is left is larger than the answer: neighbours of two of its rows must not be the same
 
+_WHOLE = np.empty(0, np.uint16)  # a map's fractions of pixels: none
+
 Indices = NDArray[np.intp]
 
 
@@ -44,7 +46,7 @@ class Bands:
         pixels = frame[part] if self.rows is None else frame.take(self.rows[part], 0)
         if self.columns is None:
             return pixels
-        taken = cv2.remap(pixels, self.columns, None, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+        taken = cv2.remap(pixels, self.columns, _WHOLE, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
         return taken.reshape(*self.columns.shape[:2], -1)
 
     def target(self, band: int) -> slice:
