@@ -15,10 +15,10 @@ from PIL import ExifTags, Image, ImageOps
 from segpipe import draw, testing
 from segpipe.errors import InputError
 from segpipe.media.images import read_image, write_image
-from segpipe.media.video import count_frames
 from segpipe.predicting.inputs import find_inputs
 from segpipe.predicting.job import Job
 from segpipe.predicting.predict import predict_files
+from segpipe.predicting.video import count_frames
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from tests.using import make_images, make_video, segpipe

@@ -10,10 +10,10 @@ import pytest
 from segpipe import testing
 from segpipe.errors import InputError, StorageError
 from segpipe.media.images import write_image
-from segpipe.media.video import count_frames
 from segpipe.predicting.job import Job
 from segpipe.predicting.ownership import STAMP
 from segpipe.predicting.predict import predict_files
+from segpipe.predicting.video import count_frames
 from segpipe.runtime.segmenter import Segmenter
 from tests.using import Ended, lines, make_images, make_video, names_below, segpipe
 

@@ -3,10 +3,10 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
+from segpipe.cli.interrupted import say_interrupted
+
 if TYPE_CHECKING:
     from segpipe.cli.commands import app as app
-
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -17,12 +17,6 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(say_interrupted())
-
-
-def say_interrupted() -> int:
-    """What Ctrl-C ends with: one line, and this exit code."""
-    print("interrupted; the same command goes on from here", file=sys.stderr)
-    return INTERRUPTED
 
 
 def __getattr__(name: str) -> Any:

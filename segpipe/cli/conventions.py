@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from segpipe.cli import say_interrupted
+from segpipe.cli.interrupted import say_interrupted
 from segpipe.console import print_error
 from segpipe.errors import BackendMissingError, SegpipeError
 

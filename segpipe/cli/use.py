@@ -34,11 +34,11 @@ def predict(
 ) -> None:
     """Segment images, videos or a raw stream with the runtime that production uses."""
     from segpipe.console import frame_progress
-    from segpipe.media.raw import predict_raw
-    from segpipe.media.video import VIDEO_SUFFIXES, count_frames
     from segpipe.predicting.inputs import find_inputs
     from segpipe.predicting.job import Job
     from segpipe.predicting.predict import predict_files
+    from segpipe.predicting.raw import predict_raw
+    from segpipe.predicting.video import VIDEO_SUFFIXES, count_frames
     from segpipe.runtime.segmenter import Segmenter
 
     raw = inputs == ["-"]

@@ -1,1 +1,1 @@
-"""Images, videos and raw streams, in and out."""
+"""Images, and the containers of videos, in and out."""

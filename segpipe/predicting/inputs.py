@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segpipe.errors import InputError
 from segpipe.media.images import SUFFIXES
-from segpipe.media.video import VIDEO_SUFFIXES
+from segpipe.predicting.video import VIDEO_SUFFIXES
 from segpipe.rundir.storage import explained_reads
 
 _log = logging.getLogger(__name__)

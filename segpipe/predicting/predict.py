@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.media.files import read_regular
 from segpipe.media.images import decode_image, encode_png, write_png
-from segpipe.media.video import VIDEO_SUFFIXES, predict_video, remove_video
 from segpipe.predicting.done import Source, is_done, seal
 from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
+from segpipe.predicting.video import VIDEO_SUFFIXES, predict_video, remove_video
 from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, sweep_temporaries
 from segpipe.runtime.segmenter import Segmenter
