@@ -1,4 +1,4 @@
-"""Engines: really built by TensorRT for RTX, told apart by precision, cancelled cleanly, refusals explained."""
+"""Engines: really built by TensorRT for RTX, cancelled cleanly, refusals explained; timings read back."""
 
 import importlib.util
 import json
@@ -10,10 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 from onnx import helper
 
@@ -22,46 +19,29 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.trt import Flavour, installed_version, load, logger
 from segpipe.runtime.trt.building import (
     BuildCancelledError,
-    BuildRequest,
-    Engine,
     GraphRefusedError,
-    Layer,
     Problem,
     ShapeRange,
     _start_timing_cache,
     build_engine,
 )
-from segpipe.runtime.trt.inspecting import half_nodes
 from segpipe.runtime.trt.preflight import Here, require_fit
 from stages import import_model
 from stages.build.engines import _keep_timings, build_one, built_for, make_request
-from stages.build.precision import island_nodes, judge_precision
+from stages.build.precision import island_nodes
 from stages.build.problems import explained
 from stages.build.progress import BuildProgress, shown
 from stages.build.target import describe_target, timing_cache_path
 from stages.config.file import load_config
 from stages.config.root import BuildConfig
-from stages.graphs.halving import to_half
 from stages.graphs.naming import NAME_SCOPES, SOURCE_LINE
 from stages.graphs.reading import to_bytes
 from stages.pipeline import Selection, run_stages
 from tests.children import ROOT
+from tests.small_builds import CONFIG, SHAPES, needs_rtx, request
 from tests.tiny_graphs import conv, graph, plain, weights
 
-SHAPES = (ShapeRange((1, 3, 16, 24), (1, 3, 16, 24), (4, 3, 16, 24)),)
-CONFIG = BuildConfig(compute_capabilities=("8.6",))
 HERE = Here(installed_version("tensorrt") or "not installed", "NVIDIA H100", (9, 0), platform.system())
-
-needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="pip install 'segpipe[rtx]'")
-
-
-def request(model: onnx.ModelProto, **changes: Any) -> BuildRequest:
-    config = CONFIG.model_copy(update=changes)
-    return make_request("tensorrt-rtx", to_bytes(model), "image", changes.pop("shapes", SHAPES), config)
-
-
-def engine(*layers: tuple[str, str]) -> Engine:
-    return Engine(b"plan", tuple(Layer(node, "CONVOLUTION", dtype, node) for node, dtype in layers))
 
 
 class Recorder:
@@ -81,34 +61,6 @@ class Recorder:
 
     def finish(self, phase: str) -> None:
         self.open.remove(phase)
-
-
-@needs_rtx
-def test_engine_of_an_fp16_graph_is_fp16_and_its_figures_are_told() -> None:
-    built, figures = build_one("tensorrt-rtx", request(to_half(plain(), set())), CONFIG, frozenset())
-
-    assert figures["fp16_share"] == 1.0
-    assert figures["compute_layers"] == 2
-    assert figures["engine_bytes"] == len(built.plan) > 0
-    assert figures["peak_memory_bytes"] > figures["engine_bytes"]
-    assert figures["seconds"] > 0
-
-
-@needs_rtx
-def test_fp32_graph_asked_to_be_fp16_fails_and_names_the_layers() -> None:
-    with pytest.raises(BuildError, match=r"0% of 2 compute layers are FP16.*a \(convolution, FLOAT\), logits"):
-        build_one("tensorrt-rtx", request(plain()), CONFIG, frozenset())
-
-
-@needs_rtx
-def test_islands_are_kept_apart() -> None:
-    half = request(to_half(plain(), {"a"}))
-
-    _, figures = build_one("tensorrt-rtx", half, CONFIG, frozenset({"a"}))
-
-    assert (figures["fp32_island_layers"], figures["fp16_share"]) == (1, 1.0)
-    with pytest.raises(BuildError, match=r"50% of 2 compute layers"):
-        build_one("tensorrt-rtx", half, CONFIG, frozenset())
 
 
 @needs_rtx
@@ -238,51 +190,6 @@ def test_build_command_without_either_flavour_says_both_pip_lines(targets: list[
     assert "build" not in RunDirectory(run).manifest.stages
 
 
-def test_share_ignores_islands_and_must_reach_the_minimum() -> None:
-    layers = [(f"n{index}", "HALF") for index in range(9)]
-
-    good = judge_precision(engine(*layers, ("n9", "FLOAT")), CONFIG, frozenset())
-
-    assert good["fp16_share"] == 0.9
-    with pytest.raises(BuildError, match=r"by the parsed network 80% of 10 .*n8 \(convolution, FLOAT\)"):
-        judge_precision(engine(*layers[:8], ("n8", "FLOAT"), ("n9", "FLOAT")), CONFIG, frozenset())
-
-
-def test_fp32_build_is_not_held_to_fp16() -> None:
-    config = CONFIG.model_copy(update={"precision": "fp32"})
-
-    assert judge_precision(engine(("a", "FLOAT")), config, frozenset())["fp16_share"] == 0.0
-
-
-def test_engine_that_says_it_is_fp32_fails_although_its_network_was_fp16() -> None:
-    layers = [{"Name": "a + relu", "Inputs": [{"Format/Datatype": "Float"}]}]
-
-    with pytest.raises(BuildError, match="by the engine inspector 0% of 1"):
-        judge_precision(engine(("a", "HALF")), CONFIG, frozenset(), json.dumps({"Layers": layers}))
-
-
-@pytest.mark.parametrize(
-    ("layer", "expected"),
-    [
-        ({"Name": "a + relu", "Inputs": [{"Format/Datatype": "Half"}]}, {"a": True}),
-        ({"Metadata": "[ONNX Layer: a]\x1e[ONNX Layer: b]", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
-         {"a": False, "b": False}),
-        ({"Metadata": "[ONNX Layer: b]", "Inputs": [{"Format/Datatype": "Channel major FP16 format"}]}, {"b": True}),
-        ({"Name": "a", "Inputs": [{"Name": "x"}]}, {}),
-        ("a", {}),
-    ],
-)  # fmt: skip
-def test_inspector_json_is_read(layer: Any, expected: dict[str, bool]) -> None:
-    assert half_nodes(json.dumps({"Layers": [layer]}), {"a", "b"}) == expected
-
-
-@pytest.mark.parametrize("answer", ["", " ", "{", "[]", '{"Layers": []}'])
-def test_an_inspector_that_says_nothing_leaves_the_parsed_network_s_share(answer: str) -> None:
-    figures = judge_precision(engine(("a", "HALF")), CONFIG, frozenset(), answer)
-
-    assert (figures["fp16_share"], figures["inspected_layers"]) == (1.0, 0)
-
-
 class WithoutTimings:
     """TensorRT's builder config where no timing cache can be made of some bytes, or of any."""
 
@@ -376,13 +283,3 @@ def test_target_names_a_gpu_only_for_the_flavour_that_measures_on_it() -> None:
     assert "gpu" in describe_target("tensorrt")
     assert "gpu" not in describe_target("tensorrt-rtx")
     assert "gpu" in describe_target("tensorrt-rtx", here=True)
-
-
-def test_parsed_types_are_those_of_the_graph() -> None:
-    """What TensorRT parsed must be what ONNX says, or the share would be a story."""
-    half = to_half(plain(), {"a"})
-
-    types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
-
-    assert types == {"w1": onnx.TensorProto.FLOAT, "w2.fp16": onnx.TensorProto.FLOAT16}
-    assert np.prod(half.graph.initializer[0].dims) == 8 * 3 * 9

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from segpipe.errors import ContractError
 from stages.config.file import load_config
 from stages.pipeline import Selection, run_stages
-from tests.test_import_model import _write_pair, imported
+from tests.importing import imported
+from tests.test_import_model import _write_pair
 from tests.tiny_graphs import FLOAT, HALF, constant, image, plain
 from tests.tiny_graphs import run as of_logits
 

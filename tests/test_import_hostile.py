@@ -16,7 +16,7 @@ from stages.graphs.apart import Limits, call_apart
 from stages.graphs.foreign import prove_runs
 from stages.pipeline import Selection, run_stages
 from tests.hostile_work import chatter, crash, devour, hang, nest, refuse, stumble, wait
-from tests.test_import_model import imported, write
+from tests.importing import imported, write
 from tests.tiny_graphs import FLOAT, constant, plain
 
 ENOUGH = Limits(cpu_s=60, wall_s=300, memory_bytes=1 << 30)

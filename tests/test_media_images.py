@@ -1,0 +1,138 @@
+"""Images as they are read: upright, in their own channels and depth, and refused where they would be converted."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from segpipe import testing
+from segpipe.errors import InputError
+from segpipe.media.images import read_image
+from segpipe.predicting.predict import predict_files
+from segpipe.runtime.segmenter import Segmenter
+
+
+@pytest.fixture
+def segmenter(run: Path) -> Segmenter:
+    return Segmenter.open(run)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_turned_photograph_is_read_upright(tmp_path: Path, suffix: str) -> None:
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 3  # upside down
+    frame = testing.make_frame(48, 64)[0]
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(frame).save(path, exif=orientation, quality=95)
+
+    difference = np.abs(read_image(path).astype(int) - frame[::-1, ::-1])
+
+    assert difference.mean() < 20  # JPEG and WebP blur the blocks' edges
+    assert np.abs(read_image(path).astype(int) - frame).mean() > 40
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_turned_picture_with_alpha_is_read_upright(tmp_path: Path, suffix: str, number: int) -> None:
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = number
+    frame = np.dstack([testing.make_frame(48, 64)[0], np.full((48, 64), 200, np.uint8)])
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(frame).save(path, exif=orientation, lossless=True)
+
+    with Image.open(path) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(read_image(path), upright)
+
+
+def test_a_cmyk_jpeg_with_bytes_that_fill_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cmyk.jpg"
+    Image.new("CMYK", (8, 8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:2] + b"\xff\xff" + content[2:])  # JPEG allows them before any marker
+
+    with pytest.raises(InputError, match="is CMYK"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_cmyk_tiff_is_refused_as_a_jpeg_is(compression: str, tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8)).save(tmp_path / "cmyk.tif", compression=compression)
+
+    with pytest.raises(InputError, match="is CMYK"):
+        read_image(tmp_path / "cmyk.tif")
+
+
+@pytest.mark.parametrize(("mode", "deep"), [("L", False), ("I;16", True)])
+def test_a_deep_tiff_in_which_0_is_white_is_refused_and_a_shallow_one_is_read(
+    mode: str, deep: bool, tmp_path: Path
+) -> None:
+    picture, path = Image.fromarray(np.full((8, 8), 200, np.uint16 if deep else np.uint8)), tmp_path / "white.tif"
+    picture.save(path)
+    content, photometric = bytearray(path.read_bytes()), struct.pack("<HHIH", 262, 3, 1, 1)
+    assert picture.mode == mode
+    assert content.count(photometric) == 1
+    content[content.index(photometric) + 8] = 0
+    path.write_bytes(content)
+
+    if deep:
+        with pytest.raises(InputError, match=r"0 is white \(MinIsWhite\)"):
+            read_image(path)
+    else:
+        assert read_image(path)[0, 0] == 55
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "shape"),
+    [
+        ("L", "grey.png", (48, 64, 1)),
+        ("L", "grey.jpg", (48, 64, 1)),
+        ("1", "bilevel.png", (48, 64, 1)),
+        ("P", "palette.png", (48, 64, 3)),
+        ("RGBA", "alpha.png", (48, 64, 4)),
+        ("LA", "grey_alpha.png", (48, 64, 4)),
+        ("I;16", "deep.png", (48, 64, 1)),
+    ],
+)
+def test_other_kinds_of_images_keep_their_channels_and_depth(
+    tmp_path: Path, mode: str, name: str, shape: tuple[int, ...]
+) -> None:
+    Image.fromarray(testing.make_frame(48, 64)[0]).convert("L" if mode == "I;16" else "RGB").convert(mode).save(
+        tmp_path / name
+    )
+
+    pixels = read_image(tmp_path / name)
+
+    assert pixels.shape == shape
+    assert pixels.dtype == (np.uint16 if mode == "I;16" else np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cmyk.jpg", "is CMYK"),
+        ("cmyk.tif", "is CMYK"),
+        ("alpha.png", "8-bit RGB with transparency, the network takes 8-bit RGB"),
+        ("many.png", "holds 2 pictures"),
+        ("many.webp", "holds 2 pictures"),
+        ("many.tif", "holds 2 pictures"),
+        ("many.gif", "holds 2 pictures"),
+        ("many.mpo", "holds 2 pictures"),
+    ],
+)
+def test_what_would_be_converted_silently_is_refused(
+    segmenter: Segmenter, tmp_path: Path, name: str, says: str
+) -> None:
+    picture, path = Image.fromarray(testing.make_frame(48, 64)[0]), tmp_path / name
+    if name.startswith("many"):
+        picture.save(path, save_all=True, append_images=[picture.rotate(180)])
+    else:
+        picture.convert("CMYK" if name.startswith("cmyk") else "RGBA").save(path)
+
+    done, broken = predict_files(segmenter, [path], tmp_path / "out")
+
+    assert not done
+    assert str(path) in str(broken[0])
+    assert says in str(broken[0])
