@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from segpipe.cores import usable_cores
 from segpipe.processor import processor
 from segpipe.runtime.cuda.driver_library import gpus
 from stages.results.benchmark import Machine
@@ -17,11 +18,6 @@ def machine() -> Machine:
     """What the figures belong to."""
     gpu = next((gpu.name for gpu in gpus()), "")
     return Machine(processor=processor(), gpu=gpu, cores=usable_cores(), python=platform.python_version())
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

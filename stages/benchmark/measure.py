@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.artifacts import CHECKPOINT, EXPORT, FP32_GRAPH
+from segpipe.cores import usable_cores
 from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
@@ -17,7 +18,7 @@ from stages.benchmark import extras, graph_peers, nvml, torch_peers
 from stages.benchmark.budget import STEPS, Steps, find_budget
 from stages.benchmark.contest import Contest, computing_with
 from stages.benchmark.contestants import Candidate, OurBackends, Scene, network_input
-from stages.benchmark.machine import Moment, load_warnings, machine, others_share, usable_cores
+from stages.benchmark.machine import Moment, load_warnings, machine, others_share
 from stages.benchmark.pictures import frame_sheet
 from stages.config.root import Config
 from stages.data import open_split

@@ -1,7 +1,6 @@
 """Checks a data set before anything rests on it: every broken frame, how often each class occurs, class weights."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.cores import usable_cores
 from segpipe.errors import ConfigError, DataError
 from segpipe.rundir.storage import read_bounded, sha256_of_bytes, write_atomically
 from segpipe.runtime.streaming import ordered
@@ -76,9 +76,7 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
         report.offenders.append(Fault.of(error, split))
         return report
     report.frames = len(frames)
-    for outcome in ordered(
-        lambda index: _counted(frames, index, classes, split), range(len(frames)), os.cpu_count() or 1
-    ):
+    for outcome in ordered(lambda index: _counted(frames, index, classes, split), range(len(frames)), usable_cores()):
         _add(report, outcome)
     if split != "test" and not report.offenders and not isinstance(config.data, ShapesData):
         report.offenders += class_faults(config.data, split, report.pixels, report.ignored)

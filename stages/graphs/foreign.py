@@ -1,10 +1,10 @@
 """A stranger's ONNX: parsed, and run for the first time, in a process of its own."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.contract.schema import Contract
+from segpipe.cores import usable_cores
 from segpipe.errors import InputError
 from stages.config.root import BuildConfig
 from stages.graphs.apart import Limits, allow_memory, call_apart
@@ -27,7 +27,7 @@ def adopted_apart(model: Path, contract: Contract) -> bytes:
 
 def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> None:
     """One frame through ONNX Runtime: what it cannot run or end, and an answer against the contract, is refused."""
-    limits = Limits(cpu_s=limit_s * (os.cpu_count() or 1), wall_s=limit_s)
+    limits = Limits(cpu_s=limit_s * usable_cores(), wall_s=limit_s)
     arguments = {"graph": str(graph), "contract": contract.to_json(), "build": build.model_dump_json()}
     call_apart(_run_once, f"{graph}, one frame of its smallest shape", limits, **arguments)
 

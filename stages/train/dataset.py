@@ -1,6 +1,5 @@
 """Training and validation samples for torch's loaders: every random number comes from (seed, epoch, index)."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from segpipe.contract.schema import Contract
+from segpipe.cores import usable_cores
 from segpipe.errors import DataError, SegpipeError
 from stages.config.root import TrainConfig
 from stages.data import Split
@@ -120,7 +120,7 @@ def frame_loader(split: Split, workers: int, process: Process = Process()) -> Da
 
 def _useful(workers: int) -> int:
     """No more than there are cores: they would only wait for each other. What is loaded does not depend on it."""
-    return min(workers, len(os.sched_getaffinity(0)))
+    return min(workers, usable_cores())
 
 
 class _ErrorsAsValues(Dataset[Any]):

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from segpipe import metrics
 from segpipe.contract.schema import Contract
+from segpipe.cores import usable_cores
 from stages.config.root import Config
 from stages.data import SplitName, labels_of, open_split
 from stages.data.check import class_weights
@@ -80,7 +80,7 @@ def fit(config: Config, base: Path, folders: Folders) -> Outcome:
 
 def learn(config: Config, base: Path, folders: Folders) -> Learned:
     """The part of a training that all its processes take part in."""
-    torch.set_num_threads(config.train.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.train.threads or usable_cores())
     torch.manual_seed(config.train.seed)
     labels = labels_of(config)
     network = build_network(config.model, config.input.channels, score_channels(config, labels))

@@ -1,6 +1,5 @@
 """The host side of every CPU backend: numpy and OpenCV around a network that some library has opened."""
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract, Placement
+from segpipe.cores import usable_cores
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.confidence import confidence
@@ -167,7 +167,7 @@ class HostBackend:
 def open_on_host(name: str, opener: Opener, artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
     refuse_external_data(artifact)
-    networks = Networks(opener, artifact, options.threads or len(os.sched_getaffinity(0)))
+    networks = Networks(opener, artifact, options.threads or usable_cores())
     contract.require_same(networks.wide.contract, "the run", "the ONNX model")
     return HostBackend(name, networks, contract)
 
