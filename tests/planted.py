@@ -16,7 +16,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.graphs.halving import to_half
 from stages.graphs.reading import to_bytes
-from stages.validate.hops.answers import Answer, Answered, Hop
+from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import Image
 from stages.validate.hops.opening import open_graph
 from stages.validate.hops.rounded import rounded_bytes

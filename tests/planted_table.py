@@ -16,10 +16,10 @@ from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import FILE_NAME, STAGE
 from stages.pipeline import Selection, run_stages
 from stages.results.gate import Status
-from stages.validate.elsewhere import validate_hop
 from stages.validate.explaining.suspects import suspect
 from stages.validate.hops.inputs import Image
 from stages.validate.judging.gate import judge_labels
+from stages.validate.without_pytorch import validate_hop
 from tests.planted import DEFECTS, Good, honest
 from tests.trained import edit_graph, replace_output, trained_config
 

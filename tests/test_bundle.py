@@ -28,10 +28,10 @@ from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.trt.preflight import Here, require_fit
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, all_verdicts, require_passed, stored_verdicts
 from stages.results.gate import GateReport
-from stages.validate.elsewhere import gate_peak, judge_hops, keep, validate_hop
-from stages.validate.hops.answers import Hop
+from stages.validate.hops.hop import Hop
 from stages.validate.hops.opening import BackendAnswer, OpenHops
 from stages.validate.hops.stored import StoredReference
+from stages.validate.without_pytorch import gate_peak, judge_hops, keep, validate_hop
 from tests.host_engine import host_backend
 from tests.old_runs import unpack
 from tests.test_base_install import call
@@ -430,7 +430,7 @@ import os, sys
 from pathlib import Path
 from segpipe.errors import StorageError
 from segpipe.rundir.directory import RunDirectory
-from stages.validate.elsewhere import validate_hop
+from stages.validate.without_pytorch import validate_hop
 if os.getuid() == 0:
     os.setuid(65534)
 try:

@@ -10,7 +10,7 @@ from segpipe.rundir.verify import verify
 from segpipe.verdict import stored_verdicts
 from stages.benchmark.duel import Terms, compare_runs
 from stages.report import write_report
-from stages.validate.elsewhere import validate_hop
+from stages.validate.without_pytorch import validate_hop
 from tests.interrupts import Interrupt, places_in, pressed_after
 from tests.tiny import tiny_config
 

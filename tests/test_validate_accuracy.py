@@ -17,9 +17,9 @@ from stages.measuring.masks import MaskComparison, MaskShape, Truth
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
 from stages.results.gate import GateReport
-from stages.validate.elsewhere import validate_hop
 from stages.validate.hops.stored import Keeper
 from stages.validate.judging.accuracy import hop_accuracy, reference_accuracy
+from stages.validate.without_pytorch import validate_hop
 from tests.calling import call
 from tests.trained import trained_config
 

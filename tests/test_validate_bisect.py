@@ -19,8 +19,8 @@ from stages.models import checkpoint
 from stages.validate import refuse_failures
 from stages.validate.explaining.bisect import MAX_RUNS, Side, Tolerance, first_divergence
 from stages.validate.explaining.explain import enclosing_island
+from stages.validate.explaining.inner_tensors import GraphSide
 from stages.validate.explaining.search import Islands, Trial, search
-from stages.validate.explaining.sides import GraphSide
 from tests.calling import call
 from tests.trained import edit_checkpoint, overflowing, replace_output
 

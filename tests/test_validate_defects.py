@@ -10,7 +10,7 @@ import pytest
 from segpipe.errors import BackendError
 from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect
-from stages.validate.hops.answers import Answer, Answered, Hop
+from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.pytorch import trained_reference
 from stages.validate.judging.gate import judge_labels
 from stages.validate.judging.judge import Judge

@@ -23,9 +23,9 @@ from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, LocalVerdict, local_file
 from stages.measuring.tensors import FP16_MAX
 from stages.pipeline import Selection, run_stages
 from stages.results.gate import GateReport
-from stages.validate.elsewhere import gate_peak, judge_stored, keep, validate_hop
 from stages.validate.hops.opening import stale_engine
 from stages.validate.hops.stored import StoredReference, _packed
+from stages.validate.without_pytorch import gate_peak, judge_stored, keep, validate_hop
 from tests.calling import call
 from tests.planted_table import break_graph
 from tests.trained import edit_graph, replace_output, trained_config
@@ -38,7 +38,7 @@ def test_a_machine_without_pytorch_judges_by_the_stored_reference(trained_copy: 
 import sys
 from pathlib import Path
 from segpipe.rundir.directory import RunDirectory
-from stages.validate.elsewhere import validate_hop
+from stages.validate.without_pytorch import validate_hop
 print("; ".join(validate_hop(RunDirectory(Path({str(trained_copy)!r})), "onnxruntime-cpu")))
 print(*sorted({{name.partition('.')[0] for name in sys.modules}}))
 """

@@ -17,8 +17,8 @@ from segpipe.verdict import FILE_NAME, STAGE, VERDICTS, Verdict, merged, require
 from stages.pipeline import Selection, run_stages
 from stages.results.gate import GateReport, NotJudged
 from stages.validate import machine
-from stages.validate.elsewhere import validate_hop
 from stages.validate.hops.stored import StoredReference
+from stages.validate.without_pytorch import validate_hop
 from tests.calling import call
 from tests.trained import replace_output, trained_config
 

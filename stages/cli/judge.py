@@ -163,7 +163,7 @@ def _refuse_bundle(run: Path) -> None:
 
 def _validate_hop(run: Path, hop: str) -> None:
     from segpipe.rundir.directory import RunDirectory
-    from stages.validate.elsewhere import validate_hop
+    from stages.validate.without_pytorch import validate_hop
 
     print_lines(validate_hop(RunDirectory(run), hop))
 

@@ -13,7 +13,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.results.gate import HopReport, figure, percent
 from stages.validate import named
-from stages.validate.hops.answers import Answer, Answered
+from stages.validate.hops.hop import Answer, Answered
 from stages.validate.hops.opening import OpenHops
 from stages.validate.hops.stored import StoredReference
 from stages.validate.judging.judge import Judge, Setup

@@ -19,7 +19,7 @@ from stages.graphs.ranges import measure
 from stages.graphs.types import element_types
 from stages.measuring.tensors import FP16_MAX
 from stages.validate.explaining.bisect import Divergence, Tolerance, first_divergence
-from stages.validate.explaining.sides import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
+from stages.validate.explaining.inner_tensors import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
 from stages.validate.hops.inputs import Image
 from stages.validate.hops.pytorch import Reference
 from stages.validate.hops.rounded import rounded_side

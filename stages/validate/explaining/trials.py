@@ -20,7 +20,7 @@ from stages.graphs.reading import to_bytes
 from stages.validate.explaining.explain import Case, Explanation, explain_graph, largest_half
 from stages.validate.explaining.search import Islands, Trial
 from stages.validate.hops import pytorch
-from stages.validate.hops.answers import Answered, Hop
+from stages.validate.hops.hop import Answered, Hop
 from stages.validate.hops.inputs import Image, frame_sha256
 from stages.validate.hops.opening import open_graph
 from stages.validate.hops.rounded import BACKEND, half_peak, rounded_bytes

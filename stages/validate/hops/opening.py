@@ -15,7 +15,7 @@ from segpipe.rundir.manifest import logical_name
 from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.opening import build_options
 from segpipe.runtime.request import OpenOptions, Outputs
-from stages.validate.hops.answers import Answered, Hop, NotRun
+from stages.validate.hops.hop import Answered, Hop, NotRun
 
 
 class BackendAnswer:

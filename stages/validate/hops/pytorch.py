@@ -14,7 +14,7 @@ from segpipe.errors import BackendError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.models import checkpoint, reference
-from stages.validate.hops.answers import Answer, Answered
+from stages.validate.hops.hop import Answer, Answered
 from stages.validate.hops.opening import OpenHops, open_graph
 from stages.validate.hops.rounded import BACKEND as ROUNDED
 from stages.validate.hops.rounded import rounded_bytes

@@ -15,7 +15,7 @@ from stages.graphs.reading import to_bytes
 from stages.graphs.rounding import rounded, wide_name
 from stages.graphs.types import element_types
 from stages.measuring.tensors import FP16_MAX
-from stages.validate.explaining.sides import GraphSide
+from stages.validate.explaining.inner_tensors import GraphSide
 from stages.validate.judging.checks import Peak
 
 BACKEND = "onnxruntime-rounded"

@@ -19,7 +19,7 @@ from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.verdict import STAGE
 from stages.config.root import ValidateConfig
 from stages.results.gate import GateReport, read_report
-from stages.validate.hops.answers import Answered
+from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import Image, frame_sha256
 from stages.validate.judging.judge import Setup
 

@@ -14,7 +14,7 @@ from segpipe.errors import InputError, SegpipeError
 from stages.config.root import ValidateConfig
 from stages.measuring.masks import Agreement, Flips, MaskComparison, MaskShape, Truth
 from stages.measuring.tensors import TensorComparison
-from stages.validate.hops.answers import Answer, Answered, Hop, margins_at
+from stages.validate.hops.hop import Answer, Answered, Hop, margins_at
 from stages.validate.hops.inputs import Image, Size
 from stages.validate.judging.accuracy import hop_accuracy
 from stages.validate.judging.checks import Check, Measured, Peak, Rules, checks, verdict_of

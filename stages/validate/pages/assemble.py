@@ -7,7 +7,7 @@ from segpipe.verdict import Verdict
 from stages.results.figures import ValidateFigures
 from stages.results.gate import GateReport, HopReport, NotJudged
 from stages.validate.explaining.suspects import suspect
-from stages.validate.hops.answers import NotRun
+from stages.validate.hops.hop import NotRun
 from stages.validate.judging.judge import Judge, Setup
 from stages.validate.pages.filling import hop_report
 
