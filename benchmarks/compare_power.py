@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe import Segmenter
-from stages.benchmark.duel import Outcome, Terms, duel
+from stages.benchmark.duel import DuelResult, Terms, duel
 from stages.config.file import load_config
 from stages.data import open_split
 from stages.measuring.rounds import in_words
@@ -45,7 +45,7 @@ def main() -> None:
     raise SystemExit(0 if found == options.tries and wrong == 0 else 1)
 
 
-def one_try(options: argparse.Namespace, share: float) -> Outcome:
+def one_try(options: argparse.Namespace, share: float) -> DuelResult:
     """The run against itself, opened twice, B slowed down by this share."""
     split = open_split(load_config(options.run), options.run, "val")
     frames = [split.sample(index)[0] for index in range(min(16, len(split)))]
@@ -69,7 +69,7 @@ def slowed(segmenter: Segmenter, share: float) -> Callable[[NDArray[Any]], objec
     return call
 
 
-def line(number: int, share: float, outcome: Outcome, seconds: float) -> str:
+def line(number: int, share: float, outcome: DuelResult, seconds: float) -> str:
     """One try as a line of the table."""
     interval = in_words(outcome.low, outcome.high, ".3f")
     return _LINE.format(

@@ -19,7 +19,7 @@ from segpipe.processor import processor
 from stages.config.root import ModelConfig
 from stages.environment import versions
 from stages.models import catalogue
-from stages.models.catalogue import Figures
+from stages.models.catalogue import NetworkFigures
 from stages.models.registry import ABILITIES, Known, known_networks
 
 RESULTS = Path(__file__).with_name("results")
@@ -130,7 +130,7 @@ def write_results(rows: list[dict[str, Any]]) -> None:
     (RESULTS / "networks.json").write_text(json.dumps(content, indent=1) + "\n")
     (RESULTS / "networks.md").write_text(as_markdown(content))
     if all(row["figures"] for row in rows) and len(rows) == len(known_networks()):
-        catalogue.write({row["title"]: Figures(**row["figures"]) for row in rows})
+        catalogue.write({row["title"]: NetworkFigures(**row["figures"]) for row in rows})
 
 
 def _environment() -> dict[str, str]:

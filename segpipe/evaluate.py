@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.metrics import Figures
+from segpipe.metrics import DatasetFigures
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.tasks import task_of
 
@@ -14,14 +14,14 @@ Sample = tuple[NDArray[Any], NDArray[Any]]
 """Frame HxWxC and labels HxW."""
 
 
-def evaluate_frames(segmenter: Segmenter, samples: Iterable[Sample], tick: Callable[[int], None]) -> Figures:
+def evaluate_frames(segmenter: Segmenter, samples: Iterable[Sample], tick: Callable[[int], None]) -> DatasetFigures:
     """Segment every sample at its own size and count; `tick` is called with each finished frame."""
     meter = task_of(segmenter.contract).meter()
     waiting: deque[NDArray[Any]] = deque()
     for mask in segmenter.stream(_frames(samples, waiting)):
         meter.add(waiting.popleft(), mask)
         tick(1)
-    figures: Figures = meter.figures()
+    figures: DatasetFigures = meter.figures()
     return figures
 
 

@@ -26,7 +26,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Figures:
+class DatasetFigures:
     """What was measured, by class name."""
 
     classes: tuple[str, ...]
@@ -73,7 +73,7 @@ class Meter:
         self._matrix += confusion(truth, answer, len(self._classes))
         self._frames += 1
 
-    def figures(self) -> Figures:
+    def figures(self) -> DatasetFigures:
         """Of all frames; warns of answers that are no class."""
         no_class = int(self._matrix[:, -1].sum())
         if no_class:
@@ -84,7 +84,7 @@ class Meter:
                 self._matrix.sum(),
                 len(self._classes),
             )
-        return Figures(self._classes, self._frames, scores(self._matrix), no_class)
+        return DatasetFigures(self._classes, self._frames, scores(self._matrix), no_class)
 
 
 def confusion(labels: NDArray[Any], mask: NDArray[Any], classes: int) -> Confusion:

@@ -31,11 +31,11 @@ from segpipe.rundir.verify import verify
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.testing import CONTRACT, make_frame, make_onnx, make_run
 from stages.config.file import load_config
-from stages.graphs.apart import Limits, call_apart
+from stages.graphs.apart import ChildLimits, call_apart
 from stages.import_model import read_description
 
 _TEMPLATES = Path(__file__).parents[1] / "stages/templates"
-_ONNX_LIMITS = Limits(cpu_s=600, wall_s=1800, memory_bytes=4 << 30)
+_ONNX_LIMITS = ChildLimits(cpu_s=600, wall_s=1800, memory_bytes=4 << 30)
 _ONNX_AT_ONCE = 10
 _CONTRACT = {
     "classes": ["a", "b", "c"], "network_size": [16, 24], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from segpipe.cli import app
 from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
-from stages.benchmark.duel import Outcome, Terms, compare_runs, duel, judge, require_within_margin
+from stages.benchmark.duel import DuelResult, Terms, compare_runs, duel, judge, require_within_margin
 from stages.benchmark.machine import Moment, load_warnings, others_share
 from stages.measuring.rounds import ENOUGH, OwnTime
 from tests.tiny import tiny_config, write_tiny
@@ -102,7 +102,7 @@ def test_a_faster_run_passes() -> None:
 
 
 def test_what_is_not_decided_is_no_failure_but_says_so() -> None:
-    outcome = Outcome(ratio=1.06, low=0.9, high=1.2, rounds=60, a_ms=1, b_ms=1.06, verdict="not decided")
+    outcome = DuelResult(ratio=1.06, low=0.9, high=1.2, rounds=60, a_ms=1, b_ms=1.06, verdict="not decided")
 
     require_within_margin(outcome, 0.05)
     assert outcome.as_dict()["verdict"] == "not decided"

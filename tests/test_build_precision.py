@@ -9,7 +9,7 @@ import pytest
 
 from segpipe.errors import BuildError
 from segpipe.runtime.trt.building import (
-    Engine,
+    BuiltEngine,
     Layer,
 )
 from segpipe.runtime.trt.inspecting import half_nodes
@@ -20,8 +20,8 @@ from tests.small_builds import CONFIG, needs_rtx, request
 from tests.tiny_graphs import plain
 
 
-def engine(*layers: tuple[str, str]) -> Engine:
-    return Engine(b"plan", tuple(Layer(node, "CONVOLUTION", dtype, node) for node, dtype in layers))
+def engine(*layers: tuple[str, str]) -> BuiltEngine:
+    return BuiltEngine(b"plan", tuple(Layer(node, "CONVOLUTION", dtype, node) for node, dtype in layers))
 
 
 @needs_rtx

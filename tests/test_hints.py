@@ -7,7 +7,7 @@ import pytest
 from segpipe import testing
 from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
-from stages.benchmark.duel import Outcome, require_within_margin
+from stages.benchmark.duel import DuelResult, require_within_margin
 from stages.benchmark.table import _absent
 from stages.results.benchmark import Entry
 from stages.results.figures import ValidateFigures
@@ -110,7 +110,7 @@ def test_what_has_one_reason_is_not_measured_in_one_line() -> None:
 
 
 def test_a_slower_run_is_looked_into_with_what_there_is() -> None:
-    slower = Outcome(1.2, 1.1, 1.3, rounds=100, a_ms=1.0, b_ms=1.2, verdict="slower")
+    slower = DuelResult(1.2, 1.1, 1.3, rounds=100, a_ms=1.0, b_ms=1.2, verdict="slower")
 
     with pytest.raises(GateFailedError, match=r"`segpipe benchmark RUN` on each shows the network alone"):
         require_within_margin(slower, 0.05)

@@ -12,14 +12,14 @@ from segpipe.errors import ContractError, InputError, SegpipeError, StorageError
 from stages import import_model
 from stages.config.file import load_config
 from stages.export.source import imported_contract
-from stages.graphs.apart import Limits, call_apart
+from stages.graphs.apart import ChildLimits, call_apart
 from stages.graphs.foreign import prove_runs
 from stages.pipeline import Selection, run_stages
 from tests.hostile_work import chatter, crash, devour, hang, nest, refuse, stumble, wait
 from tests.importing import imported, write
 from tests.tiny_graphs import FLOAT, constant, plain
 
-ENOUGH = Limits(cpu_s=60, wall_s=300, memory_bytes=1 << 30)
+ENOUGH = ChildLimits(cpu_s=60, wall_s=300, memory_bytes=1 << 30)
 NOT_UTF8 = b"\xff\xfe\xff\xff"
 
 
@@ -138,13 +138,13 @@ def test_a_directory_is_no_file(which: str, kind: type[SegpipeError], tmp_path: 
     ("work", "limits", "words"),
     [
         (crash, ENOUGH, r"model\.onnx: the process that worked on it crashed \(SIGSEGV\)"),
-        (hang, Limits(1, 300, None), r"model\.onnx: no end after 1 s of processor time"),
-        (wait, Limits(60, 1, None), r"model\.onnx: no end after 1 s"),
+        (hang, ChildLimits(1, 300, None), r"model\.onnx: no end after 1 s of processor time"),
+        (wait, ChildLimits(60, 1, None), r"model\.onnx: no end after 1 s"),
         (devour, ENOUGH, r"model\.onnx: it takes far more memory than its size explains"),
         (nest, ENOUGH, r"model\.onnx: it is too deeply nested"),
     ],
 )
-def test_what_happens_in_the_child_is_an_error_here(work: Any, limits: Limits, words: str) -> None:
+def test_what_happens_in_the_child_is_an_error_here(work: Any, limits: ChildLimits, words: str) -> None:
     with pytest.raises(InputError, match=words):
         call_apart(work, "model.onnx", limits)
 

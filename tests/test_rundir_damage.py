@@ -17,7 +17,7 @@ from segpipe.errors import (
     StorageError,
 )
 from segpipe.rundir.directory import RunDirectory
-from segpipe.rundir.verify import Finding, verify
+from segpipe.rundir.verify import PathState, verify
 from tests.test_rundir import A, B, make
 
 
@@ -45,7 +45,7 @@ def test_one_changed_byte_is_refused(empty_run: RunDirectory) -> None:
     for read in (empty_run.artifact, empty_run.artifact_bytes):
         with pytest.raises(ArtifactDamagedError, match=r"was changed after it was made.*make it again"):
             read("train", "model.bin")
-    assert verify(empty_run)[1] == [Finding(path.relative_to(empty_run.path).as_posix(), "damaged")]
+    assert verify(empty_run)[1] == [PathState(path.relative_to(empty_run.path).as_posix(), "damaged")]
 
 
 def test_a_read_that_the_system_refuses_is_explained(empty_run: RunDirectory) -> None:
@@ -69,7 +69,7 @@ def test_a_missing_file_is_named(empty_run: RunDirectory) -> None:
 
     with pytest.raises(ArtifactMissingError, match=r"train/model.bin is not in"):
         empty_run.artifact("train", "model.bin")
-    assert verify(empty_run)[1] == [Finding(path.relative_to(empty_run.path).as_posix(), "missing")]
+    assert verify(empty_run)[1] == [PathState(path.relative_to(empty_run.path).as_posix(), "missing")]
 
 
 def test_stages_that_build_on_others_must_share_the_contract(empty_run: RunDirectory) -> None:

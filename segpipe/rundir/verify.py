@@ -12,7 +12,7 @@ from segpipe.verdict import local_files
 
 
 @dataclass(frozen=True)
-class Finding:
+class PathState:
     """Something about one path, relative to the run. Only damage is an error."""
 
     path: str
@@ -24,13 +24,15 @@ class Finding:
         return self.state not in {"work in progress", "unknown, kept"}
 
 
-def verify(run: RunDirectory) -> tuple[int, list[Finding]]:
+def verify(run: RunDirectory) -> tuple[int, list[PathState]]:
     """The number of files checked, and everything found that is not in order."""
     checked, findings = _rehash(run)
     while findings and run.refresh():  # what a commit superseded meanwhile is no damage
         checked, findings = _rehash(run)
     local = list(local_files(run))
-    unreadable = [Finding(_called(path, run), "unreadable") for path, found in local if isinstance(found, SegpipeError)]
+    unreadable = [
+        PathState(_called(path, run), "unreadable") for path, found in local if isinstance(found, SegpipeError)
+    ]
     return checked + len(local), findings + unreadable + _unnamed(run)
 
 
@@ -39,7 +41,7 @@ def _called(path: Path, run: RunDirectory) -> str:
     return path.relative_to(run.path).as_posix() if path.is_relative_to(run.path) else str(path)
 
 
-def _rehash(run: RunDirectory) -> tuple[int, list[Finding]]:
+def _rehash(run: RunDirectory) -> tuple[int, list[PathState]]:
     checked, findings = 0, []
     for record in run.manifest.stages.values():
         for name, output in record.outputs.items():
@@ -52,11 +54,11 @@ def _rehash(run: RunDirectory) -> tuple[int, list[Finding]]:
             except FileNotFoundError:
                 intact = False
             if not intact:
-                findings.append(Finding(relative, "damaged" if path.is_file() else "missing"))
+                findings.append(PathState(relative, "damaged" if path.is_file() else "missing"))
     return checked, findings
 
 
-def _unnamed(run: RunDirectory) -> list[Finding]:
+def _unnamed(run: RunDirectory) -> list[PathState]:
     """Folders of stages that the manifest does not name, and files in named folders that it does not list.
 
     A kill kept the folders out of the manifest, or superseded ones from deletion. What segpipe cannot tell from a
@@ -69,13 +71,13 @@ def _unnamed(run: RunDirectory) -> list[Finding]:
         relative = folder.relative_to(run.path).as_posix()
         if relative in named:
             findings += [
-                Finding(f"{relative}/{name}", "work in progress")
+                PathState(f"{relative}/{name}", "work in progress")
                 for name in _files(folder)
                 if name not in named[relative]
             ]
         else:
             known = folder.suffix == ".partial" or entry_of(folder) in made
-            findings.append(Finding(relative, "work in progress" if known else "unknown, kept"))
+            findings.append(PathState(relative, "work in progress" if known else "unknown, kept"))
     return findings
 
 

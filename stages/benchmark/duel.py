@@ -41,7 +41,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DuelResult:
     """B's time over A's, round by round, with a 99 % interval. The two times say what the ratio says."""
 
     ratio: float
@@ -88,7 +88,7 @@ class Apart:
         return [self.contestant, f"{self.a_ms:.2f}", f"{self.b_ms:.2f}", f"{self.ratio:.3f} (measured apart)"]
 
 
-def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: Terms) -> Outcome:
+def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: Terms) -> DuelResult:
     """Measure both on frames of the first run's val split, in one process, turn by turn."""
     split = open_split(config, runs[0], "val")
     frames = [split.sample(index)[0] for index in range(min(config.benchmark.frames, len(split)))]
@@ -111,7 +111,7 @@ def duel(
     b: Callable[[NDArray[Any]], object],
     frames: Sequence[NDArray[Any]],
     terms: Terms,
-) -> Outcome:
+) -> DuelResult:
     """Rounds of both until at one of the looks the interval lies on one side of the margin, or the time is over."""
     calls = {
         "A": lambda number: a(frames[number % len(frames)]),
@@ -148,7 +148,7 @@ def _rounds(calls: Mapping[str, Contestant], seconds: float, seed: int) -> dict[
     return rounds.samples
 
 
-def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> Outcome:
+def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool) -> DuelResult:
     """Decided when the whole interval is on one side. At the end the estimate decides, if it is no chance at all."""
     ratio, low, high = median_of_ratios(b, a, _LEVEL)
     verdict: Verdict = "not decided"
@@ -157,10 +157,10 @@ def judge(a: NDArray[np.int64], b: NDArray[np.int64], margin: float, over: bool)
     elif high is not None and high <= 1 + margin:
         verdict = "within the margin"
     a_ms = round(float(np.median(a)) / 1e6, 4)
-    return Outcome(ratio, low, high, len(a), a_ms, round(a_ms * ratio, 4), verdict)
+    return DuelResult(ratio, low, high, len(a), a_ms, round(a_ms * ratio, 4), verdict)
 
 
-def require_within_margin(outcome: Outcome, margin: float) -> None:
+def require_within_margin(outcome: DuelResult, margin: float) -> None:
     """Exit code 3 for a run that is slower than it may be."""
     if outcome.verdict == "slower":
         raise GateFailedError(

@@ -17,7 +17,7 @@ from segpipe.rundir.storage import write_atomically
 from segpipe.runtime.cuda.driver_library import gpu_name
 from segpipe.runtime.request import BuiltFor
 from segpipe.runtime.trt import Flavour, load
-from segpipe.runtime.trt.building import BuildRequest, Engine, GraphRefusedError, ShapeRange, build_engine
+from segpipe.runtime.trt.building import BuildRequest, BuiltEngine, GraphRefusedError, ShapeRange, build_engine
 from segpipe.runtime.trt.inspecting import inspect_engine
 from stages.build.kernels import compile_kernels
 from stages.build.precision import island_nodes, judge_precision
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class Built:
     """Engines by flavour, and the record's figures."""
 
-    engines: dict[Flavour, Engine]
+    engines: dict[Flavour, BuiltEngine]
     kernels: dict[str, bytes]
     figures: dict[str, Any]
     contract_sha256: str
@@ -50,7 +50,7 @@ def build_engines(rundir: RunDirectory, graph_name: str, config: BuildConfig) ->
     shapes = shape_ranges(contract, config, dimensions(given))
     for flavour in config.targets:
         _refuse_impossible(flavour)
-    engines: dict[Flavour, Engine] = {}
+    engines: dict[Flavour, BuiltEngine] = {}
     figures: dict[str, Any] = {}
     for flavour in config.targets:
         request = make_request(flavour, graph, contract.input_name, shapes, config)
@@ -78,7 +78,7 @@ def make_request(
 
 def build_one(
     flavour: Flavour, request: BuildRequest, config: BuildConfig, islands: frozenset[str]
-) -> tuple[Engine, dict[str, Any]]:
+) -> tuple[BuiltEngine, dict[str, Any]]:
     """One engine and its figures; a refused graph is explained in the network's terms."""
     started = time.monotonic()
     with shown(flavour) as progress:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from segpipe.errors import BuildError
-from segpipe.runtime.trt.building import Engine, Layer
+from segpipe.runtime.trt.building import BuiltEngine, Layer
 from segpipe.runtime.trt.inspecting import half_nodes
 from stages.config.root import BuildConfig
 from stages.results.precision import form
@@ -22,7 +22,7 @@ def island_nodes(report: bytes) -> frozenset[str]:
 
 
 def judge_precision(
-    engine: Engine, config: BuildConfig, islands: frozenset[str], inspected: str | None = None
+    engine: BuiltEngine, config: BuildConfig, islands: frozenset[str], inspected: str | None = None
 ) -> dict[str, Any]:
     """Shares by the parsed network and by the engine's own account; too little FP16 fails and names the layers."""
     compute = [layer for layer in engine.layers if layer.node not in islands]

@@ -20,7 +20,7 @@ _BOOT = "import sys; sys.path[:] = {path!r}; from stages.graphs.apart import ser
 
 
 @dataclass(frozen=True)
-class Limits:
+class ChildLimits:
     """What the child may use. Memory is what it allocates, not the files it maps."""
 
     cpu_s: int
@@ -29,7 +29,7 @@ class Limits:
     """None where honest work needs what the machine has."""
 
 
-def call_apart(work: Callable[..., bytes], subject: str, limits: Limits, **arguments: Any) -> bytes:
+def call_apart(work: Callable[..., bytes], subject: str, limits: ChildLimits, **arguments: Any) -> bytes:
     """`work(**arguments)` in a child. Arguments are JSON; `subject` begins the error when the child does not survive.
 
     A fresh interpreter, not a fork: the caller may have threads, and the child needs nothing of what it has loaded.
@@ -61,7 +61,7 @@ def serve() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     order = json.load(sys.stdin.buffer)
-    _submit(Limits(**order["limits"]))
+    _submit(ChildLimits(**order["limits"]))
     try:
         result, code = _worked(order), 0
     except SegpipeError as error:
@@ -77,7 +77,7 @@ def allow_memory(size_bytes: int) -> None:
     _limit(resource.RLIMIT_DATA, size_bytes)
 
 
-def _submit(limits: Limits) -> None:
+def _submit(limits: ChildLimits) -> None:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_CPU, limits.cpu_s)
     if limits.memory_bytes is not None:
@@ -101,7 +101,7 @@ def _worked(order: dict[str, Any]) -> bytes:
     return result
 
 
-def _death(number: int, limits: Limits) -> str:
+def _death(number: int, limits: ChildLimits) -> str:
     """What a signal says."""
     if number == signal.SIGXCPU:
         return f"no end after {limits.cpu_s} s of processor time"

@@ -7,7 +7,7 @@ from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
 from segpipe.errors import InputError
 from stages.config.root import BuildConfig
-from stages.graphs.apart import Limits, allow_memory, call_apart
+from stages.graphs.apart import ChildLimits, allow_memory, call_apart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,13 +21,13 @@ _COPIES = 8  # of the weights, at the most: the file, the message, the checker's
 def adopted_apart(model: Path, contract: Contract) -> bytes:
     """The bytes of a checked graph that fits the contract, from a file that may be anything."""
     size_bytes = model.stat().st_size if model.is_file() else 0
-    limits = Limits(_CPU_S, _WALL_S, _memory_for(size_bytes))
+    limits = ChildLimits(_CPU_S, _WALL_S, _memory_for(size_bytes))
     return call_apart(adopted, str(model), limits, model=str(model), contract=contract.to_json())
 
 
 def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> None:
     """One frame through ONNX Runtime: what it cannot run or end, and an answer against the contract, is refused."""
-    limits = Limits(cpu_s=limit_s * usable_cores(), wall_s=limit_s)
+    limits = ChildLimits(cpu_s=limit_s * usable_cores(), wall_s=limit_s)
     arguments = {"graph": str(graph), "contract": contract.to_json(), "build": build.model_dump_json()}
     call_apart(_run_once, f"{graph}, one frame of its smallest shape", limits, **arguments)
 

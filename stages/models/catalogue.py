@@ -19,7 +19,7 @@ SIZE = (512, 1024)
 
 
 @dataclass(frozen=True)
-class Figures:
+class NetworkFigures:
     """A network's figures with 3 input channels and 19 classes, deep supervision heads included."""
 
     stride: int
@@ -35,7 +35,7 @@ class Line:
     """A network's line in the list."""
 
     known: Known
-    figures: Figures
+    figures: NetworkFigures
 
     def cells(self) -> list[str]:
         """For the table, under COLUMNS."""
@@ -68,11 +68,11 @@ def listed() -> list[Line]:
     return [Line(known, _figures(figures[known.title])) for known in known_networks()]
 
 
-def write(figures: dict[str, Figures]) -> None:
+def write(figures: dict[str, NetworkFigures]) -> None:
     """Replace the committed figures."""
     text = json.dumps({title: asdict(value) for title, value in figures.items()}, indent=1)
     FILE.write_text(text + "\n", encoding="utf-8")
 
 
-def _figures(content: dict[str, Any]) -> Figures:
-    return Figures(**{**content, "gflops_size": tuple(content["gflops_size"])})
+def _figures(content: dict[str, Any]) -> NetworkFigures:
+    return NetworkFigures(**{**content, "gflops_size": tuple(content["gflops_size"])})

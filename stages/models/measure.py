@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stages.config.root import ModelConfig
 from stages.models import build_network
-from stages.models.catalogue import SIZE, Figures, Line
+from stages.models.catalogue import SIZE, Line, NetworkFigures
 from stages.models.registry import Known, find_known
 
 _CHANNELS, _OUTPUTS = 3, 19
@@ -19,7 +19,7 @@ def measured(names: Iterable[str]) -> list[Line]:
     return [Line(find_known(name) or Known(name, ""), measure(ModelConfig(name=name))) for name in names]
 
 
-def measure(config: ModelConfig) -> Figures:
+def measure(config: ModelConfig) -> NetworkFigures:
     """With 3 channels and 19 classes. A multiply and an add count as two operations."""
     network: Any = build_network(config, _CHANNELS, _OUTPUTS).eval()
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -29,4 +29,4 @@ def measure(config: ModelConfig) -> Figures:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.empty(1, _CHANNELS, *size, device="meta"))
     gflops = round(counter.get_total_flops() / 1e9, 2)
-    return Figures(stride, multiple, parameters, gflops, (size[0], size[1]))
+    return NetworkFigures(stride, multiple, parameters, gflops, (size[0], size[1]))

@@ -61,7 +61,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Engine:
+class BuiltEngine:
     """A serialised engine and what is known about its network."""
 
     plan: bytes
@@ -93,7 +93,7 @@ class BuildCancelledError(BuildError):
     """Progress said to stop."""
 
 
-def build_engine(flavour: Flavour, request: BuildRequest, progress: Progress | None = None) -> Engine:
+def build_engine(flavour: Flavour, request: BuildRequest, progress: Progress | None = None) -> BuiltEngine:
     """Parse the graph as a strongly typed network and build it."""
     trt = load(flavour)
     messages = logger(trt, quiet=True)
@@ -121,7 +121,7 @@ def build_engine(flavour: Flavour, request: BuildRequest, progress: Progress | N
         raise BuildError(f"{flavour} built nothing: {messages.take_errors()}", hint="read the log (-v)")
     workspace = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
     stored = bytes(config.get_timing_cache().serialize()) if cache is not None else None
-    return Engine(bytes(plan), layers, tuple(messages.warnings), workspace, stored)
+    return BuiltEngine(bytes(plan), layers, tuple(messages.warnings), workspace, stored)
 
 
 def _add_profiles(builder: Any, config: Any, request: BuildRequest) -> None:

@@ -35,7 +35,7 @@ from stages.validate.judging.judge import Judge, Setup
 from stages.validate.pages.assemble import figures_of, hop_reports, images_of, new_verdicts, not_judged
 from stages.validate.pages.filling import check_report
 from stages.validate.pages.page import html, markdown
-from stages.validate.pages.pictures import Drawn, Worst
+from stages.validate.pages.pictures import Drawn, WorstImages
 
 PROBED = 4
 """Images on which the FP16 graph's activations are measured."""
@@ -58,7 +58,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     contract = run_contract(rundir)
     images = list_images(config, base)
     settings = config.validate_
-    worst = Worst(settings.pictures, contract, labels_of(config).palette)
+    worst = WorstImages(settings.pictures, contract, labels_of(config).palette)
     keeper = Keeper(settings.reference_images)
     with opening.OpenHops(rundir, contract) as opened:
         reference = pytorch.open_everything(opened, rundir)

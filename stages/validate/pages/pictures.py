@@ -32,7 +32,7 @@ class Drawn:
     png: bytes = field(compare=False)
 
 
-class Worst:
+class WorstImages:
     """Keeps the worst few images as PNGs. Frames are let go, so memory does not grow."""
 
     def __init__(self, keep: int, contract: Contract, palette: draw.Palette) -> None:
