@@ -17,7 +17,7 @@ from stages.validate.hops.hop import Answer, Answered
 from stages.validate.hops.opening import OpenHops
 from stages.validate.hops.stored import StoredReference
 from stages.validate.judging.judge import Judge, Setup
-from stages.validate.pages.assemble import hop_reports
+from stages.validate.pages.report import hop_reports
 
 _log = logging.getLogger(__name__)
 

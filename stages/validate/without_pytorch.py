@@ -20,7 +20,7 @@ from stages.validate.hops.opening import OpenHops
 from stages.validate.hops.stored import StoredReference, stored_index, stored_report
 from stages.validate.judging.checks import Peak
 from stages.validate.judging.judge import Judge, Setup
-from stages.validate.pages.assemble import hop_reports, images_of, new_verdicts, not_judged
+from stages.validate.pages.report import hop_reports, images_of, new_verdicts, not_judged
 
 _log = logging.getLogger(__name__)
 

@@ -32,10 +32,9 @@ from stages.validate.hops.stored import Keeper
 from stages.validate.judging.accuracy import reference_accuracy
 from stages.validate.judging.checks import Check, at_least
 from stages.validate.judging.judge import Judge, Setup
-from stages.validate.pages.assemble import figures_of, hop_reports, images_of, new_verdicts, not_judged
-from stages.validate.pages.filling import check_report
 from stages.validate.pages.page import html, markdown
 from stages.validate.pages.pictures import Drawn, WorstImages
+from stages.validate.pages.report import check_report, figures_of, hop_reports, images_of, new_verdicts, not_judged
 
 PROBED = 4
 """Images on which the FP16 graph's activations are measured."""
