@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckLine:
     """One limit of the release gate, or one line of it that holds no limit."""
 
     name: str
@@ -34,7 +34,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Hop:
+class HopLine:
     """One judged step from the trained network to what is deployed."""
 
     name: str
@@ -43,7 +43,7 @@ class Hop:
     flips: int | None
     flips_inside: float | None
     miou: float | None
-    checks: tuple[Check, ...]
+    checks: tuple[CheckLine, ...]
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Facts:
     pixel_accuracy: float | None
     history: dict[str, list[float]]
     confusion: Confusion | None
-    hops: tuple[Hop, ...]
-    data_checks: tuple[Check, ...]
+    hops: tuple[HopLine, ...]
+    data_checks: tuple[CheckLine, ...]
     """Limits on the labels and the reference: where one fails, every hop's verdict does."""
     judged: str
     """What the gate is about: fidelity, accuracy, or both; empty where an older version judged."""
@@ -185,10 +185,10 @@ _MATRICES = Form("confusion matrix", TypeAdapter(_Matrices), InputError)
 _PRECISION = form(InputError)
 
 
-def _hop(name: str, entry: _GateHop) -> Hop:
+def _hop(name: str, entry: _GateHop) -> HopLine:
     figures = entry.figures or {}
     flips = figures.get("flips")
-    return Hop(
+    return HopLine(
         name=name,
         status=entry.status,
         agreement=_float(figures, "agreement"),
@@ -199,9 +199,9 @@ def _hop(name: str, entry: _GateHop) -> Hop:
     )
 
 
-def _checks(entries: Sequence[Mapping[str, Any]]) -> tuple[Check, ...]:
+def _checks(entries: Sequence[Mapping[str, Any]]) -> tuple[CheckLine, ...]:
     return tuple(
-        Check(str(c.get("name", "?")), _float(c, "value"), _float(c, "limit"), str(c.get("status", "?")))
+        CheckLine(str(c.get("name", "?")), _float(c, "value"), _float(c, "limit"), str(c.get("status", "?")))
         for c in entries
     )
 
