@@ -70,7 +70,7 @@ def test_a_typing_mistake_gets_the_nearest_name(name: str, said: str) -> None:
         ("smp/unet/resnet18", {"classes": 3}, "options.classes is not yours to set.*the data decide"),
         ("smp/unet/resnet18", {"encoder_weights": "imagenet"}, r"use \[model\] weights"),
         ("smp/unet/resnet18", {"decoder_chanels": [8]}, "has no option decoder_chanels.*decoder_channels"),
-        ("smp/unet/resnet18", {"decoder_channels": [8, 8]}, "smp/unet/resnet18 is refused"),
+        ("smp/unet/resnet18", {"decoder_channels": [8, 8]}, "smp/unet/resnet18 cannot be built"),
         ("skipnet", {"depth": 3}, "unexpected keyword argument 'depth'.*width"),
         ("torchvision/lraspp_mobilenet_v3_large", {"auxiliary": True}, "has no auxiliary head"),
     ],

@@ -63,7 +63,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Tell what this machine can do, and how to get what is missing."""
+    """Show what this machine can do, and how to get what is missing."""
     from segpipe.doctor import examine
 
     findings = examine()

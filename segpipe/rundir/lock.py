@@ -65,5 +65,5 @@ def _take(descriptor: int, directory: Path) -> None:
     except OSError as error:
         raise StorageError(
             f"{directory} cannot be locked: {error.strerror}",
-            hint="its file system refuses flock: use a run directory on a local disk, or mount it with locks",
+            hint="its file system has no flock: use a run directory on a local disk, or mount it with locks",
         ) from error

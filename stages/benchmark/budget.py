@@ -56,7 +56,7 @@ class Steps:
 def find_budget(steps: Steps | None, best: str, rounds: Rounds) -> Budget | str:
     """Of the contestant that is our best end to end, or why there is none: no mixture of two backends."""
     if steps is None:
-        return "this backend does not tell its steps apart"
+        return "this backend cannot time its steps one by one"
     if STEPS in rounds.failed:
         return rounds.failed[STEPS]
     if best != f"segpipe {steps.backend}":
@@ -70,7 +70,7 @@ def _measured_by(backend: Backend, scene: Scene) -> Callable[[NDArray[Any]], Ste
     if isinstance(backend, NetworkAlone):
         network: NetworkAlone = backend
         return lambda frame: _on_the_host(network, scene, frame)
-    raise BackendError("this backend does not tell its steps apart", hint="measure it end to end")
+    raise BackendError("this backend cannot time its steps one by one", hint="measure it end to end")
 
 
 def _on_the_host(network: NetworkAlone, scene: Scene, frame: NDArray[Any]) -> StepTimes:

@@ -52,7 +52,7 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
         raise InputError(
             f"{graph}: ONNX Runtime cannot run it: {reason(error)}",
             hint="export it again with an opset and operators that ONNX Runtime has; "
-            "where a shape is refused, give those that it takes in build.profiles",
+            "where it does not run a shape, list those that it runs in build.profiles",
         ) from error
     refuse_other_answer(frame, np.asarray(answer), agreed, graph)
     return b""

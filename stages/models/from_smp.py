@@ -58,7 +58,7 @@ def _construct(decoder: str, encoder: str, options: dict[str, Any], **ours: Any)
         return smp.MODEL_ARCHITECTURES_MAPPING[decoder](encoder_name=encoder, **ours, **options)
     except (KeyError, ValueError, RuntimeError) as error:  # what smp and timm raise for options that do not go together
         raise ConfigError(
-            f"[model] smp/{decoder}/{encoder} is refused: {error}", hint="try other options or another encoder"
+            f"[model] smp/{decoder}/{encoder} cannot be built: {error}", hint="try other options or another encoder"
         ) from error
 
 

@@ -130,7 +130,7 @@ def _add_profiles(builder: Any, config: Any, request: BuildRequest) -> None:
         profile.set_shape(request.input_name, shapes.smallest, shapes.typical, shapes.largest)
         if config.add_optimization_profile(profile) < 0:
             raise BuildError(
-                f"TensorRT refused the shapes {shapes.smallest} to {shapes.largest} for input '{request.input_name}'",
+                f"TensorRT takes no shapes {shapes.smallest} to {shapes.largest} for input '{request.input_name}'",
                 hint="change build.profiles",
             )
 
@@ -216,7 +216,7 @@ def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> N
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         if not config.set_compute_capability(getattr(trt.ComputeCapability, name), index):
-            raise BuildError(f"tensorrt-rtx refused compute capability {name}", hint="leave it out")
+            raise BuildError(f"tensorrt-rtx does not take compute capability {name}", hint="leave it out")
 
 
 def _problems(parser: Any) -> list[Problem]:

@@ -93,7 +93,7 @@ def _swapped_channels(state: HopState, worst: Seen) -> str:
     if not flips < _EXPLAINS * worst.flips.count:
         return ""
     return (
-        f"red and blue look exchanged: {worst.image.name} has {worst.flips.count} flips, {flips} when handed over as "
+        f"red and blue look exchanged: {worst.image.name} has {worst.flips.count} flips, {flips} when passed as "
         "BGR; check channel_order"
     )
 
