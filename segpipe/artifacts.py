@@ -37,6 +37,7 @@ BACKENDS = {
     "tensorrt-rtx": BackendHome("tensorrt", "rtx", ("tensorrt_rtx",), needs_gpu=True),
     "onnxruntime-cuda": BackendHome("onnxruntime_cuda", "cuda", ("onnxruntime-gpu",), needs_gpu=True),
     "onnxruntime-cpu": BackendHome("onnxruntime", "cpu", ("onnxruntime", "onnxruntime-gpu"), needs_gpu=False),
+    "openvino": BackendHome("openvino", "openvino", ("openvino",), needs_gpu=False),
 }
 
 
@@ -77,6 +78,8 @@ _ROWS = (
     Artifact("onnxruntime-cuda-fp16", "onnxruntime-cuda", "fp16", EXPORT, FP16_GRAPH),
     Artifact("onnxruntime-cuda", "onnxruntime-cuda", "tf32", EXPORT, FP32_GRAPH),  # its convolutions take TF32
     Artifact("onnxruntime-cpu", "onnxruntime-cpu", "fp32", EXPORT, FP32_GRAPH),
+    Artifact("openvino", "openvino", "fp32", EXPORT, FP32_GRAPH),
+    Artifact("openvino-bf16", "openvino", "bf16", EXPORT, FP32_GRAPH),
 )
 ARTIFACTS = {row.name: row for row in _ROWS}
 """By name, in the order in which `auto` tries them."""

@@ -1,7 +1,8 @@
-"""ONNX bytes that the runtime refuses at open: weights from elsewhere, and whatever ONNX Runtime cannot load."""
+"""ONNX bytes that the runtime refuses at open: weights from elsewhere, and whatever the libraries cannot load."""
 
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,14 @@ def open_as_on_gpu(artifact: bytes) -> object:
     return OrtEngine(artifact, CONTRACT, "cpu", 0)
 
 
-both_backends = pytest.mark.parametrize("opened", [open_on_cpu, open_as_on_gpu], ids=["cpu", "cuda"])
+def open_by_openvino(artifact: bytes) -> object:
+    return load_opener("openvino")(artifact, CONTRACT, OpenOptions(threads=1))
+
+
+OPENERS = {"cpu": open_on_cpu, "cuda": open_as_on_gpu, "openvino": open_by_openvino}
+if find_spec("openvino") is None:
+    del OPENERS["openvino"]
+every_opener = pytest.mark.parametrize("opened", OPENERS.values(), ids=OPENERS.keys())
 
 
 def with_contract(model: onnx.ModelProto) -> bytes:
@@ -128,7 +136,7 @@ PLACES = [
 ]  # fmt: skip
 
 
-@both_backends
+@every_opener
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 def test_weights_in_another_file_are_refused_wherever_they_hang(
     opened: Callable[[bytes], object],
@@ -143,7 +151,7 @@ def test_weights_in_another_file_are_refused_wherever_they_hang(
         opened(artifact)
 
 
-@both_backends
+@every_opener
 def test_a_location_that_is_taken_back_later_is_refused_too(opened: Callable[[bytes], object], tmp_path: Path) -> None:
     """Protocol buffers merge what comes twice; nobody writes that without a purpose."""
     hidden = external(constant("hidden", [1.0, 2.0]), tmp_path).SerializeToString() + b"\x70\x00"
@@ -154,7 +162,7 @@ def test_a_location_that_is_taken_back_later_is_refused_too(opened: Callable[[by
         opened(artifact)
 
 
-@both_backends
+@every_opener
 def test_the_format_that_is_no_onnx_is_refused(opened: Callable[[bytes], object], tmp_path: Path) -> None:
     settings = onnxruntime.SessionOptions()
     settings.optimized_model_filepath = str(tmp_path / "model.ort")
@@ -165,7 +173,7 @@ def test_the_format_that_is_no_onnx_is_refused(opened: Callable[[bytes], object]
         opened((tmp_path / "model.ort").read_bytes())
 
 
-@both_backends
+@every_opener
 @pytest.mark.parametrize("artifact", [b"", b"\x08\x08", b"x" * 100, b"\x3a\xff\xff\xff\xff\x7f", b"\xff" * 20])
 def test_bytes_without_a_graph_are_one_line(opened: Callable[[bytes], object], artifact: bytes) -> None:
     with pytest.raises(BackendError) as caught:
@@ -174,7 +182,7 @@ def test_bytes_without_a_graph_are_one_line(opened: Callable[[bytes], object], a
     assert "\n" not in str(caught.value)
 
 
-@both_backends
+@every_opener
 def test_text_that_is_not_utf8_is_one_line(
     opened: Callable[[bytes], object], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,13 +213,13 @@ def test_changed_bytes_open_or_are_a_known_error(changes: dict[int, int], capfd:
     for at, value in changes.items():
         artifact[at] = value
 
-    for opened in (open_on_cpu, open_as_on_gpu):
+    for opened in OPENERS.values():
         with suppress(SegpipeError):
             opened(bytes(artifact))
     assert capfd.readouterr().out == ""
 
 
-@both_backends
+@every_opener
 def test_weights_inside_the_file_are_taken(opened: Callable[[bytes], object]) -> None:
     telling = weights("telling", 64)
     telling.raw_data = b"location\x70\x01" + telling.raw_data[10:]

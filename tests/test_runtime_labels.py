@@ -78,7 +78,7 @@ def test_a_number_that_a_mask_cannot_hold_becomes_no_class(dtype: Any, ignore: i
     assert mask[0, 2:].min() >= len(contract.classes)
 
 
-def label_network(offset: int, contract: Contract) -> Segmenter:
+def label_network(offset: int, contract: Contract, name: str = "onnxruntime-cpu") -> Segmenter:
     """The brightest channel's number, and `offset` to it."""
     model = graph(
         [
@@ -90,7 +90,7 @@ def label_network(offset: int, contract: Contract) -> Segmenter:
         [("logits", TensorProto.INT64, (1, *SIZE))],
     )
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
-    backend = load_opener("onnxruntime-cpu")(model.SerializeToString(), contract, OpenOptions(threads=1))
+    backend = load_opener(name)(model.SerializeToString(), contract, OpenOptions(threads=1))
     return Segmenter(backend, contract, [(0, 0, 0)] * 3)
 
 

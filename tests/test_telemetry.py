@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from segpipe.telemetry import SWITCH
 from tests.children import PATIENCE_S, ROOT
 from tests.test_imports import imports_of
@@ -67,6 +69,14 @@ def test_a_socket_would_be_noticed(tmp_path: Path) -> None:
     done = call("import socket\nsocket.socket()", tmp_path, {})
 
     assert done.returncode == -signal.SIGSYS
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+@pytest.mark.parametrize(("asked", "kept"), [({}, False), ({SWITCH: "1"}, True)])
+def test_openvino_tells_nobody_that_it_is_imported(tmp_path: Path, asked: dict[str, str], kept: bool) -> None:
+    done = call("import segpipe, openvino", tmp_path, asked)
+
+    assert (done.returncode != 0 or left_in(tmp_path) != []) == kept, done.stderr
 
 
 def test_our_variable_switches_telemetry_on(tmp_path: Path) -> None:

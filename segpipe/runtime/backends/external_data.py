@@ -32,7 +32,7 @@ def refuse_external_data(artifact: bytes) -> None:
                 waiting.append((inside[number], begin, begin + value))
             elif kind == "tensor" and wire == _VARINT and number == _DATA_LOCATION and value != 0:
                 raise BackendError(
-                    f"ONNX Runtime may not load the model: tensor '{_name(artifact, start, end)}' has its values in "
+                    f"the model may not be loaded: tensor '{_name(artifact, start, end)}' has its values in "
                     "another file, which nothing has checked",
                     hint="put all weights into the ONNX file: `segpipe import` and `segpipe export` do",
                 )
@@ -73,4 +73,4 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def _not_onnx() -> BackendError:
-    return BackendError("ONNX Runtime cannot load the model: these bytes are no ONNX", hint="export it again")
+    return BackendError("cannot load the model: these bytes are no ONNX", hint="export it again")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract, Placement
 from segpipe.cores import usable_cores
 from segpipe.errors import BackendError
+from segpipe.processor import device_name
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.confidence import confidence
 from segpipe.runtime.postprocess import as_planes, postprocess
@@ -81,10 +82,8 @@ class Networks:
 class HostBackend:
     """Called from any thread. Frames that give tensors of one size run as a batch."""
 
-    device = "cpu"
-
-    def __init__(self, name: str, networks: Networks, contract: Contract) -> None:
-        self.name = name
+    def __init__(self, name: str, device: str, networks: Networks, contract: Contract) -> None:
+        self.name, self.device = name, device
         self._networks: Networks | None = networks
         self._contract = contract
         self._own = threading.local()
@@ -164,12 +163,12 @@ class HostBackend:
         )
 
 
-def open_on_host(name: str, opener: Opener, artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
+def open_on_host(opener: Opener, artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
     refuse_external_data(artifact)
     networks = Networks(opener, artifact, options.threads or usable_cores())
     contract.require_same(networks.wide.contract, "the run", "the ONNX model")
-    return HostBackend(name, networks, contract)
+    return HostBackend(options.name, device_name(options.precision), networks, contract)
 
 
 def refused(tensors: Tensors, reason: str) -> BackendError:

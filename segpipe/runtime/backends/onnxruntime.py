@@ -44,4 +44,4 @@ class _Session:
 
 def open(artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
-    return open_on_host("onnxruntime-cpu", _Session, artifact, contract, options)
+    return open_on_host(_Session, artifact, contract, options)
