@@ -84,7 +84,7 @@ _ROWS = (
 ARTIFACTS = {row.name: row for row in _ROWS}
 """By name, in the order in which `auto` tries them."""
 ON_CPU = ARTIFACTS["onnxruntime-cpu"]
-"""What runs on every machine: graphs of the gate run on its backend, and `auto` ends with it."""
+"""What runs on every machine: graphs of the gate run on its backend, and `auto` takes it first of those on the CPU."""
 
 
 def artifact_named(name: str) -> Artifact:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,15 @@ from segpipe import processor, testing
 from segpipe.artifacts import ARTIFACTS
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError, ContractError
+from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.backends.host import HostBackend
+from segpipe.runtime.opening import run_contract
 from segpipe.runtime.request import OpenOptions, Outputs
+from segpipe.runtime.segmenter import Segmenter
+from segpipe.verdict import STAGE
+from stages.results.gate import GateReport
+from stages.validate.hops.opening import OpenHops
 from tests.children import PATIENCE_S, ROOT
 from tests.test_runtime_labels import SIZE, contract_of, label_network
 
@@ -179,6 +186,29 @@ def test_a_closed_backend_says_so(backend: HostBackend) -> None:
 
     with pytest.raises(BackendError, match="closed"):
         backend.infer([testing.make_frame(64, 64)[0]], Outputs())
+
+
+def test_the_gate_judges_each_precision_by_itself_and_what_it_passed_opens(trained_run: Path) -> None:
+    run = RunDirectory(trained_run)
+    hops = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json")).hops
+    rows = [ARTIFACTS[name] for name in NAMES if processor.computes(ARTIFACTS[name].precision)]
+
+    for row in rows:
+        assert hops[row.name].device == processor.device_name(row.precision)
+        with Segmenter.open(trained_run, row.name) as segmenter:
+            assert segmenter.describe()["precision"] == row.precision
+    assert {hop.artifact_sha256 for name, hop in hops.items() if name in NAMES} == {hops["onnx"].artifact_sha256}
+
+
+def test_the_gate_says_why_a_processor_does_not_judge_bf16(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset({"avx2"}))
+    run = RunDirectory(trained_run)
+
+    with OpenHops(run, run_contract(run)) as hops:
+        hops.open_deployed("openvino-bf16")
+
+    assert hops.hops == []
+    assert "no instructions for bf16" in hops.not_run[0].reason
 
 
 def test_without_openvino_everything_else_works_and_the_extra_is_named() -> None:

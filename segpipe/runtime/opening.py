@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from segpipe.artifacts import ARTIFACTS, BUILD, EXPORT, Artifact, artifact_named
+from segpipe.artifacts import ARTIFACTS, BUILD, EXPORT, ON_CPU, Artifact, artifact_named
 from segpipe.contract.schema import Contract
 from segpipe.errors import (
     ArtifactMissingError,
@@ -69,7 +69,8 @@ def _open_usable(run: RunDirectory, backend: str, options: OpenOptions, allow_un
         else:
             _tell_of_better(run, row, reasons)
             return opened
-    raise next((reason for reason in reversed(reasons) if isinstance(reason, NotValidatedError)), reasons[-1])
+    refused = [reason for reason in reasons if isinstance(reason, NotValidatedError)] or reasons
+    raise next((reason for reason in refused if ON_CPU.name in str(reason)), refused[-1])
 
 
 def _tell_of_better(run: RunDirectory, chosen: Artifact, passed_over: list[SegpipeError]) -> None:

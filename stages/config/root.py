@@ -143,6 +143,10 @@ class Limits(Section):
     """Of the worst image's scores, of hops that compute in FP32. Another order of sums gives 1e-7 to 1e-5."""
     max_stress_relative_l2: PositiveFloat = 0.05
     """On black, noise, checkerboards and the like: activations leave the trained range, so rounding weighs more."""
+    max_relative_l2_bf16: PositiveFloat = 0.03
+    """`max_relative_l2` of hops that compute in BF16, whose rounding is eight times that of FP16: 2e-3 to 2e-2."""
+    max_stress_relative_l2_bf16: PositiveFloat = 0.2
+    """`max_stress_relative_l2` of the same."""
     max_fp16_range: Share = 0.25
     """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than
     those tried. What stays in FP32 does not count."""

@@ -18,7 +18,9 @@ from stages.results.figures import ValidateFigures, require
 from stages.table import sources
 
 VERSION = 3
-_JUDGING = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx")
+_JUDGING = (
+    "torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx",
+)  # fmt: skip
 """Packages that compute the reference and the hops: another version of one may give other numbers."""
 _BESIDE = (".json", ".csv", ".png")
 """Figures and pictures that lie beside networks, engines and kernels: they change no verdict."""

@@ -82,7 +82,7 @@ ALLOWED: dict[Precision, Allowed] = {
     "fp32": Allowed("max_relative_l2_fp32", "max_relative_l2_fp32"),  # nothing but the order of sums may differ
     "tf32": Allowed("max_relative_l2", "max_stress_relative_l2"),
     "fp16": Allowed("max_relative_l2", "max_stress_relative_l2", narrow=True),
-    "bf16": Allowed("max_relative_l2", "max_stress_relative_l2"),  # the range of FP32
+    "bf16": Allowed("max_relative_l2_bf16", "max_stress_relative_l2_bf16"),  # the range of FP32
 }
 
 
