@@ -19,7 +19,8 @@ from stages.table import sources
 
 VERSION = 3
 _JUDGING = (
-    "torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx",
+    "torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt_rtx",
 )  # fmt: skip
 """Packages that compute the reference and the hops: another version of one may give other numbers."""
 _BESIDE = (".json", ".csv", ".png")
