@@ -26,9 +26,10 @@ from segpipe.contract.schema import Contract
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.backends.host import HostBackend
+from segpipe.runtime.borders import argmax, mixed_cells
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.opening import run_contract
-from segpipe.runtime.postprocess import argmax, mixed_cells, postprocess
+from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract, Placement
+from segpipe.runtime.borders import argmax
 from segpipe.runtime.confidence import confidence
-from segpipe.runtime.postprocess import argmax, postprocess
+from segpipe.runtime.postprocess import postprocess
 from segpipe.runtime.preprocess import preprocess
 from stages.models import reference
 

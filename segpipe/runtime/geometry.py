@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import Placement
 
+_PART_PIXELS = 8  # of a cell's part at the least: smaller ones cost more than the pixels that they leave out
+_MOST_PARTS = 4
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -26,9 +29,51 @@ class Axis:
     """First pixel of each of the cells, one more than there are scores, and the number of pixels at the end."""
 
     @cached_property
-    def cell_pixels(self) -> int:
-        """Pixels along the longest cell."""
+    def parts(self) -> "Parts":
+        """The cells, cut where they are long."""
+        pixels, count = np.diff(self.starts), 1
+        while count < _MOST_PARTS and pixels.max() >= 2 * count * _PART_PIXELS:
+            count *= 2
+        cells = (np.searchsorted(self.starts, np.arange(self.weight.size), "right") - 1).clip(0, pixels.size - 1)
+        part = np.minimum((self.weight * count).astype(np.intp), count - 1)
+        return Parts(count, cells * count + part, self.weight, pixels.size)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Each cell of an axis cut into `count` equal parts."""
+
+    count: int
+    of_pixel: NDArray[np.intp]
+    """The part that each pixel lies in."""
+    weight: NDArray[np.float32]
+    """Of each pixel, in its cell."""
+    cells: int
+
+    @cached_property
+    def starts(self) -> NDArray[np.intp]:
+        """First pixel of each part, and the number of pixels at the end."""
+        return np.searchsorted(self.of_pixel, np.arange(self.cells * self.count + 1))
+
+    @cached_property
+    def filled(self) -> NDArray[np.bool_]:
+        """Which parts hold pixels, cells x parts."""
+        return (np.diff(self.starts) > 0).reshape(self.cells, self.count)
+
+    @cached_property
+    def pixels(self) -> int:
+        """Pixels along the longest part."""
         return int(np.diff(self.starts).max())
+
+    @cached_property
+    def edges(self) -> NDArray[np.float32]:
+        """Weights at the ends of the parts of a cell."""
+        return np.arange(self.count + 1, dtype=np.float32) / np.float32(self.count)
+
+    def pixels_of(self, parts: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """The pixels of each part, and their weights; short parts repeat their last pixel."""
+        at = np.minimum(self.starts[parts] + np.arange(self.pixels)[:, None], self.starts[parts + 1] - 1)
+        return at, self.weight[at]
 
 
 @lru_cache(maxsize=32)
