@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 from segpipe.cli import app
 from segpipe.errors import InputError, SegpipeError
@@ -19,11 +23,29 @@ from tests.calling import call
 from tests.children import ROOT
 from tests.tiny import write_tiny
 
+OF_TYPER = {"help", "install_completion", "show_completion"}
 
-def test_every_command_has_help() -> None:
-    for command in app.registered_commands:
-        assert command.callback is not None
-        code, out, _ = call(command.name or command.callback.__name__, "--help")
+
+def helps(command: Any, words: str) -> Iterator[tuple[str, str]]:
+    """Each help text by the words of the command and the parameter that it is of."""
+    yield words, command.help or ""
+    yield from ((f"{words} {one.name}", one.help or "") for one in command.params if one.name not in OF_TYPER)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from helps(inner, f"{words} {name}")
+
+
+@pytest.mark.parametrize(("words", "text"), list(helps(get_command(app), "segpipe")))
+def test_a_help_text_is_understood_alone(words: str, text: str) -> None:
+    said = re.findall(r"[\w'.-]+", text.casefold())
+
+    assert len(said) >= 4, f"{words}: {text!r} says too little"
+    leaning = {"it", "them", "these", "those", "there", "others"} & set(said)
+    assert len(said) > 7 or not leaning, f"{words}: in {text!r}, what is {leaning}?"
+
+
+def test_every_command_prints_its_help() -> None:
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        code, out, _ = call(name, "--help")
 
         assert code == 0
         assert "Usage" in out

@@ -31,8 +31,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show debug messages.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show debug messages on stderr as well.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version of segpipe.")
+    ] = False,
 ) -> None:
     start_logging(verbose)
 

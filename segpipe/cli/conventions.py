@@ -19,14 +19,33 @@ PIPELINE = {
 }  # fmt: skip
 """Modules of the extra `pipeline`, which a machine that only segments does without."""
 
-Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override the config, this once.")
+Run = Annotated[
+    Path, typer.Argument(help="Run directory, with segpipe.toml and what the stages made.", show_default=False)
 ]
-Force = Annotated[bool, typer.Option("--force", help="Run although nothing changed.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Backend = Annotated[str, typer.Option(help="auto picks the best that is usable here.")]
-Unvalidated = Annotated[bool, typer.Option("--allow-unvalidated", help="Skip the release gate, while developing.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        help="Another value for a setting of segpipe.toml, in this command alone; may be repeated.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Run the stage again, although nothing that it is made from has changed.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="What runs the network, such as onnxruntime-cpu; auto takes the best that works on this machine."
+    ),
+]
+Unvalidated = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unvalidated", help="Open a network that the release gate has not passed; meant for development."
+    ),
+]
 
 
 @contextmanager

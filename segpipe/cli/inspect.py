@@ -12,7 +12,7 @@ app = typer.Typer()
 
 @app.command()
 def show(run: Run, as_json: AsJson = False) -> None:
-    """Show each stage's state, age, size and headline figure."""
+    """Show for each stage of a run whether it is fresh or stale and why, its age, size and headline figure."""
     from datetime import UTC, datetime
 
     from segpipe.rundir.directory import RunDirectory
@@ -39,7 +39,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(run: Run, as_json: AsJson = False) -> None:
-    """Hash every file again; exit 1 with the names of damaged ones."""
+    """Compare every file of a run with its recorded hash; exit 1 and name those that are damaged."""
     from segpipe.errors import ArtifactDamagedError, word
     from segpipe.rundir.directory import RunDirectory
     from segpipe.rundir.verify import verify as verify_run
@@ -63,7 +63,7 @@ def verify(run: Run, as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine can do, and how to get what is missing."""
+    """List which backends, GPUs and packages this machine has, and how to install what is missing."""
     from segpipe.doctor import examine
 
     findings = examine()

@@ -22,14 +22,20 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders, globs; - reads raw frames.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks/, overlays/ ...; - writes raw masks.")],
     backend: Backend = "auto",
-    overlay: Annotated[bool, typer.Option(help="Write the masks' colours laid over the images.")] = True,
-    colour: Annotated[bool, typer.Option("--colour", help="Write masks in colours.")] = False,
-    tiled: Annotated[bool, typer.Option(help="Cut images into overlapping tiles.")] = False,
-    size: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of the raw frames.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Make again what is there.")] = False,
-    max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images before they are decoded.")] = (
-        MAX_MEGAPIXELS
-    ),
+    overlay: Annotated[bool, typer.Option(help="Write each image with the mask's colours laid over it.")] = True,
+    colour: Annotated[
+        bool, typer.Option("--colour", help="Write each mask also as a picture in the colours of its classes.")
+    ] = False,
+    tiled: Annotated[bool, typer.Option(help="Segment large images at full size, in overlapping tiles.")] = False,
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Height and width of the frames in a raw stream.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Segment again what has a mask in the folder already.")
+    ] = False,
+    max_megapixels: Annotated[
+        int, typer.Option(min=1, help="Refuse images of more megapixels, before they are decoded.")
+    ] = (MAX_MEGAPIXELS),
     allow_unvalidated: Unvalidated = False,
 ) -> None:
     """Segment images, videos or a raw stream with the runtime that production uses."""
@@ -64,13 +70,16 @@ def predict(
 @app.command()
 def bundle(
     run: Run,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle; must be new or empty.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the bundle to; must be new or empty.")],
     with_reference: Annotated[
         bool,
-        typer.Option("--with-reference", help="Add what `validate --hop` needs there, with validation images."),
+        typer.Option(
+            "--with-reference",
+            help="Add stored answers and their images, so that `validate --hop` works where the bundle goes.",
+        ),
     ] = False,
 ) -> None:
-    """Copy what the runtime needs, and nothing else, into a folder to deploy."""
+    """Copy what the runtime needs of a run, and nothing else, into a folder to deploy."""
     from segpipe.bundle import write_bundle
     from segpipe.rundir.directory import RunDirectory
 

@@ -18,7 +18,9 @@ app = typer.Typer()
 
 Split = Literal["train", "val", "test"]
 
-benchmarks = typer.Typer(cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame beside others.")
+benchmarks = typer.Typer(
+    cls=RunByDefault, no_args_is_help=True, help="Measure milliseconds per frame, beside PyTorch and ONNX Runtime."
+)
 
 
 @app.command()
@@ -29,12 +31,20 @@ def validate(
     sets: Sets = None,
     hop: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Judge 'engine' or one backend by the stored reference; needs no PyTorch."),
+        typer.Option(metavar="NAME", help="Judge one backend, or 'engine', by the stored reference; needs no PyTorch."),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Name the layer where each hop parts.")] = False,
-    against: Annotated[Path | None, typer.Option(metavar="OTHER_RUN", help="Compare with an earlier run.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Name the layer from which each deployed form differs from PyTorch.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER_RUN",
+            help="Compare the figures with those of another run; exit 3 where a limit on drift fails.",
+        ),
+    ] = None,
 ) -> None:
-    """Compare every hop with PyTorch; exit 3 when the release gate fails."""
+    """Compare every deployed form of the network with PyTorch; exit 3 when the release gate fails."""
     judged_apart = hop is not None or against is not None
     if sum((hop is not None, explain, against is not None)) > 1:
         raise typer.BadParameter("--hop, --explain and --against exclude each other")
@@ -52,7 +62,7 @@ def validate(
 
 @benchmarks.command("run")
 def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Measure milliseconds per frame beside what a user would have otherwise; `run` may be left out."""
+    """Measure milliseconds per frame beside PyTorch and ONNX Runtime; the word `run` may be left out."""
     finished = run_config_stages(run, "benchmark", "benchmark", force, sets)
     from stages.benchmark.table import COLUMNS, absent_lines, remarks, rows
     from stages.results.benchmark import read_report
@@ -69,12 +79,16 @@ def benchmark(run: Run, force: Force = False, sets: Sets = None, as_json: AsJson
 
 @benchmarks.command("compare")
 def compare(
-    a: Annotated[Path, typer.Argument(help="Run directory, or a benchmark's report.json.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="The one that must not be slower.", show_default=False)],
+    a: Annotated[
+        Path, typer.Argument(help="Run directory to compare with, or a benchmark's report.json.", show_default=False)
+    ],
+    b: Annotated[
+        Path, typer.Argument(help="Run directory that must not be slower, or its report.json.", show_default=False)
+    ],
     *,
-    margin: Annotated[float, typer.Option(help="B may take this share longer.", min=0)] = _MARGIN,
-    seconds: Annotated[float, typer.Option(help="Time limit.", min=0.1)] = _SECONDS,
-    backend: Annotated[str, typer.Option(help="auto picks the best that is usable here.")] = "auto",
+    margin: Annotated[float, typer.Option(help="Share of time that B may take longer: 0.05 is 5 %.", min=0)] = _MARGIN,
+    seconds: Annotated[float, typer.Option(help="Seconds after which measuring ends.", min=0.1)] = _SECONDS,
+    backend: Backend = "auto",
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -100,8 +114,13 @@ def compare(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; several are compared.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where the page is written.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directory; several are compared on one page.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File for the page, instead of report.html in the run or comparison.html."),
+    ] = None,
 ) -> None:
     """Write a run's report, or a comparison of several runs, as one self-contained HTML page."""
     from segpipe.rundir.directory import RunDirectory
@@ -116,13 +135,13 @@ def report(
 @app.command()
 def evaluate(
     run: Run,
-    split: Annotated[Split, typer.Option(help="Which frames.")] = "test",
+    split: Annotated[Split, typer.Option(help="Split of the labelled data to measure on.")] = "test",
     backend: Backend = "auto",
     as_json: AsJson = False,
     allow_unvalidated: Unvalidated = False,
     sets: Sets = None,
 ) -> None:
-    """Measure what is deployed on labelled frames: mIoU and figures of each class. Needs no torch."""
+    """Measure the deployed network on labelled frames: mIoU, and figures of each class. Needs no PyTorch."""
     from segpipe.console import frame_progress
     from segpipe.evaluate import evaluate_frames
     from segpipe.rundir.directory import RunDirectory

@@ -24,15 +24,21 @@ app = typer.Typer()
 def run(
     run: Run,
     *,
-    first: Annotated[Name, typer.Option("--from", help="First stage.")] = FIRST,
-    until: Annotated[Name, typer.Option("--until", help="Last stage.")] = LAST,
+    first: Annotated[
+        Name, typer.Option("--from", help="Stage to start with; those before are taken as they are.")
+    ] = FIRST,
+    until: Annotated[Name, typer.Option("--until", help="Stage to end with.")] = LAST,
     force: Force = False,
     sets: Sets = None,
     auto_islands: Annotated[
-        bool, typer.Option("--auto-islands", help="Keep in FP32 what the release gate needs, and no more.")
+        bool,
+        typer.Option(
+            "--auto-islands",
+            help="Search for the fewest layers that must stay in FP32 for the FP16 network to pass the release gate.",
+        ),
     ] = False,
 ) -> None:
-    """Run the stages that are stale, in order.
+    """Run, in order, the stages whose settings or inputs have changed.
 
     A training that was given --set and is not given it again would run anew: in a terminal you are asked whether to
     keep those settings in segpipe.toml; a script gets one warning, and the file's settings are used.
@@ -57,7 +63,7 @@ def export(run: Run, force: Force = False, sets: Sets = None) -> None:
 
 @app.command()
 def build(run: Run, force: Force = False, sets: Sets = None) -> None:
-    """Build the TensorRT engines in build.targets."""
+    """Build a TensorRT engine for each of `build.targets` in segpipe.toml."""
     from segpipe.runtime.opening import engines_of
 
     finished = run_config_stages(run, "build", "build", force, sets)
@@ -67,7 +73,7 @@ def build(run: Run, force: Force = False, sets: Sets = None) -> None:
 
 @app.command()
 def demo(
-    run: Annotated[Path, typer.Argument(help="Run directory.")] = Path("runs/demo"),
+    run: Annotated[Path, typer.Argument(help="Run directory, created where missing.")] = Path("runs/demo"),
     sets: Sets = None,
 ) -> None:
     """Train, export, build, validate, measure and use a small network on synthetic data."""

@@ -13,15 +13,17 @@ from segpipe.console import print_json, print_table
 _log = logging.getLogger(__name__)
 
 app = typer.Typer()
-data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at the data before training.")
+data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Check labelled data before training on it.")
 
 Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet"]
 
 
 @app.command()
 def new(
-    directory: Annotated[Path, typer.Argument(help="Where the run will live.", show_default=False)],
-    template: Annotated[Template, typer.Option(help="What to start from.")] = "folder",
+    directory: Annotated[Path, typer.Argument(help="Run directory to create.", show_default=False)],
+    template: Annotated[
+        Template, typer.Option(help="Data set, or layout of folders, that the settings are written for.")
+    ] = "folder",
 ) -> None:
     """Write a commented segpipe.toml into a new run directory."""
     from stages.config.starter import write_starter
@@ -34,9 +36,11 @@ def new(
 
 @app.command("import")
 def import_model(
-    model: Annotated[Path, typer.Argument(help="Somebody else's ONNX file.", show_default=False)],
-    contract: Annotated[Path, typer.Option(help="What its input and output mean: a contract.toml.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to start.")],
+    model: Annotated[
+        Path, typer.Argument(help="ONNX file of a trained network, from any framework.", show_default=False)
+    ],
+    contract: Annotated[Path, typer.Option(help="contract.toml, which says what the network's input and output mean.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to create.")],
 ) -> None:
     """Start a run from an ONNX file; `segpipe run RUN` does the rest."""
     from stages.import_model import run
@@ -47,7 +51,12 @@ def import_model(
 @app.command()
 def models(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Measure these, listed or not.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Networks to build and measure, also ones that are not in the list.",
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +76,7 @@ def models(
 
 @data_commands.command("check")
 def data_check(
-    run: Annotated[Path, typer.Argument(help="Run directory or TOML file.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run directory, or the TOML file with its settings.", show_default=False)],
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
