@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from segpipe import local_verdicts, verdict
 from segpipe.artifacts import BUILD, EXPORT, FP32_GRAPH
@@ -11,6 +10,7 @@ from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
 from segpipe.rundir.storage import explained_refusals, sha256_of_bytes, write_atomically
+from segpipe.runtime.built import needed
 from segpipe.runtime.opening import engines_of
 from segpipe.verdict import Verdict
 
@@ -59,17 +59,9 @@ def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...
 
 
 def _reduced(record: StageRecord, names: tuple[str, ...]) -> StageRecord:
-    """The record of a stage with some of its outputs; its inputs lie in the run that made it.
-
-    Of its figures the runtime reads what machine an engine was built for.
-    """
+    """The record of a stage with some of its outputs; its inputs lie in the run that made it."""
     outputs = {name: output for name, output in record.outputs.items() if name in names}
-    figures: dict[str, Any] = {
-        name: {"built_for": entry["built_for"]}
-        for name, entry in record.figures.items()
-        if isinstance(entry, dict) and "built_for" in entry
-    }
-    return record.model_copy(update={"outputs": outputs, "inputs": {}, "figures": figures})
+    return record.model_copy(update={"outputs": outputs, "inputs": {}, "figures": needed(record.figures)})
 
 
 def _vouched(run: RunDirectory, stage: str, name: str, output: Output) -> bytes:

@@ -3,7 +3,6 @@
 A checkout says them in its own pyproject.toml, which is right also where it was never installed, or an older one was.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -43,5 +42,7 @@ def _checkout() -> dict[str, Any] | None:
     file = Path(__file__).parents[1] / "pyproject.toml"
     if not file.is_file():
         return None
+    import tomllib
+
     project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
     return project if project.get("name") == _DISTRIBUTION else None

@@ -3,9 +3,6 @@
 import logging
 import os
 from dataclasses import replace
-from typing import Any
-
-from pydantic import BaseModel, ValidationError
 
 from segpipe.artifacts import ARTIFACTS, BUILD, EXPORT, ON_CPU, Artifact, artifact_named
 from segpipe.contract.schema import Contract
@@ -22,20 +19,15 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.freshness import moved_inputs
 from segpipe.rundir.manifest import Output
 from segpipe.runtime.backends import Backend, load_opener
+from segpipe.runtime.built import built_for
 from segpipe.runtime.cuda.driver_library import load_driver
-from segpipe.runtime.request import BuiltFor, OpenOptions
+from segpipe.runtime.request import OpenOptions
 from segpipe.verdict import require_passed
 
 _log = logging.getLogger(__name__)
 
 _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidatedError)
 """What `auto` passes over. A damaged artifact or a wrong contract is an error whatever the backend."""
-
-
-class _Recorded(BaseModel):
-    """What opening reads of a build's figures."""
-
-    built_for: BuiltFor = BuiltFor()
 
 
 def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
@@ -132,17 +124,8 @@ def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOpt
     if record is None:
         return options
     kernels = {file: run.artifact_bytes(BUILD, file) for file in record.outputs if file.startswith("kernels.")}
-    built_for = _built_for(record.figures.get(name))
     called = options.run if run.manifest.is_bundle else str(run.path)  # engines are built where the bundle's run is
-    return replace(options, kernels=kernels, built_for=built_for, run=called)
-
-
-def _built_for(figures: Any) -> BuiltFor:
-    """What the build recorded of a backend's engine; as good as nothing where that is not what this version reads."""
-    try:
-        return _Recorded.model_validate(figures or {}).built_for
-    except ValidationError:
-        return BuiltFor()
+    return replace(options, kernels=kernels, built_for=built_for(record.figures, name), run=called)
 
 
 def _open_one(run: RunDirectory, row: Artifact, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
