@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,10 @@ from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, InputError
 from segpipe.regions import Polygon, boxes_of, compressed, count_pixels, polygons_of, run_lengths
 from segpipe.runtime.confidence import probabilities
-from segpipe.runtime.preprocess import check_frame
+from segpipe.runtime.frames import Order, at_most, in_order, pixels_of
+
+if TYPE_CHECKING:
+    from segpipe.runtime.frames import Frame
 
 _NAMED = 6  # classes in the one line that stands for a result
 _SHOWN_PX, _LEGEND_PX = 1024, 240  # the longest side of a notebook's picture, and the least width of its legend
@@ -45,6 +48,8 @@ class Result:
     """HxW float32: the probability of each pixel's class."""
     scores: NDArray[np.float32] | None = None
     """CxHxW at the network's stride, as the network gave them."""
+    order: Order = "rgb"
+    """Channel order of frames handed to `overlay` as arrays, and of the pictures that come back."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -56,22 +61,25 @@ class Result:
         size = self._mask.size
         return {name: Area(n, n / size) for name, n in zip(self.classes, self._counts, strict=True)}
 
-    def overlay(self, frame: NDArray[Any], alpha: float = 0.5) -> draw.Image:
-        """The classes' colours over the frame, HxWx3 in RGB order: `alpha` 0 shows the frame alone, 1 the colours."""
+    def overlay(self, frame: "Frame", alpha: float = 0.5) -> draw.Image:
+        """The classes' colours over the frame, HxWx3 uint8.
+
+        Args:
+            frame: The frame that the mask was made of, in any form that a `Segmenter` takes on the host.
+            alpha: 0 shows the frame alone, 1 the colours alone.
+        """
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha is {alpha}", hint="give a number from 0 to 1")
-        pixels = check_frame(frame, self.contract)
+        hint = "pass the frame that the mask was made of, and ask without at_network_size"
+        pixels = pixels_of(frame, self.contract, self.order, at_most(self._mask.size, hint))
         if pixels.shape[:2] != self._mask.shape:
-            raise InputError(
-                f"the frame is {_size(pixels)}, its mask {_size(self._mask)}",
-                hint="pass the frame that the mask was made of, and ask without at_network_size",
-            )
+            raise InputError(f"the frame is {_size(pixels)}, its mask {_size(self._mask)}", hint=hint)
         shown = draw.displayable(pixels, self.contract.value_range)
-        return draw.overlay(shown, self._mask, self.palette, alpha)
+        return in_order(draw.overlay(shown, self._mask, self.palette, alpha), self.order)
 
     def colour(self) -> draw.Image:
-        """The mask in its classes' colours, HxWx3 in RGB order; what is no class is grey."""
-        return draw.colourise(self._mask, self.palette)
+        """The mask in its classes' colours, HxWx3 uint8; what is no class is grey."""
+        return in_order(draw.colourise(self._mask, self.palette), self.order)
 
     def polygons(self) -> dict[str, list[Polygon]]:
         """Each class as polygons with holes, in pixels of the mask; `Polygon` says which points they go through."""

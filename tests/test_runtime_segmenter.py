@@ -241,7 +241,7 @@ def test_two_segmenters_live_side_by_side(segmenter: Segmenter, tmp_path: Path) 
 
 
 BAD_FRAMES: dict[str, tuple[Any, str]] = {
-    "none": (None, "NoneType"),
+    "none": (None, "None"),
     "a list in a list": ([[1]], "list"),
     "float": (np.zeros((8, 8, 3)), "float64"),
     "two channels": (np.zeros((8, 8, 2), np.uint8), "8x8x2"),

@@ -9,7 +9,7 @@ import typer
 
 from segpipe.cli.conventions import Backend, Run, Unvalidated
 from segpipe.errors import InputError
-from segpipe.predicting import MAX_MEGAPIXELS
+from segpipe.media import MAX_MEGAPIXELS
 
 _log = logging.getLogger(__name__)
 

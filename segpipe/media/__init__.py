@@ -1,1 +1,4 @@
 """Images, and the containers of videos, in and out."""
+
+MAX_MEGAPIXELS = 256
+"""Larger images are refused before they are decoded, unless another limit is given."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.predicting import MAX_MEGAPIXELS
+from segpipe.media import MAX_MEGAPIXELS
 from segpipe.predicting.done import Origin, Source
 from segpipe.runtime.segmenter import Segmenter
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.media.files import read_regular
 from segpipe.media.images import decode_image, encode_png, write_png
+from segpipe.media.pictures import require_kind
 from segpipe.predicting.done import Source, is_done, seal
 from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
@@ -26,9 +27,6 @@ _log = logging.getLogger(__name__)
 _WORKERS = 2  # one image is decoded or encoded while the network has another
 _OF_ONE_FILE = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR})
 """What the system refuses one file for; a full disk refuses the next one too."""
-
-
-_COLOURS = {1: "grey", 2: "grey with transparency", 3: "RGB", 4: "RGB with transparency"}
 
 
 def predict_files(
@@ -113,7 +111,7 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
     for folder in origins:
         require_ours(_picture(job, folder, path), job.out)
     frame = decode_image(path, content, job.max_pixels)
-    _require_kind(path, frame, segmenter)
+    require_kind(str(path), frame, segmenter.contract)
     mask = job.mask(segmenter, frame)
     for folder in {OVERLAYS, COLOURS}.difference(origins):
         if remove_stale(stale := _picture(job, folder, path), source, job.out):
@@ -123,21 +121,6 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
         require_ours(file, job.out)
         write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
     return Predicted(path, files[MASKS], files[OVERLAYS])
-
-
-def _require_kind(path: Path, frame: NDArray[Any], segmenter: Segmenter) -> None:
-    """Refuse what is not of the contract's type and channels, in the words of whoever has a file."""
-    contract = segmenter.contract
-    if (frame.shape[2], str(frame.dtype)) == (contract.channels, contract.dtype):
-        return
-    found, wanted = _kind(frame.shape[2], str(frame.dtype)), _kind(contract.channels, contract.dtype)
-    raise InputError(f"{path} is {found}, the network takes {wanted}", hint=f"convert it to {wanted}")
-
-
-def _kind(channels: int, dtype: str) -> str:
-    """`8-bit RGB`, `16-bit grey`."""
-    depth = {"uint8": "8-bit", "uint16": "16-bit"}.get(dtype, dtype)
-    return f"{depth} {_COLOURS.get(channels, f'with {channels} channels')}"
 
 
 def _drawn(folder: str, segmenter: Segmenter, frame: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:

@@ -23,26 +23,12 @@ def check_frame(frame: Any, contract: Contract) -> Frame:
         raise InputError(f"a frame is a numpy array, got {type(frame).__name__}", hint=f"pass {wanted}")
     pixels = frame[:, :, None] if frame.ndim == 2 and contract.channels == 1 else frame
     if pixels.ndim != 3 or pixels.shape[2] != contract.channels or pixels.dtype != contract.dtype:
-        raise InputError(
-            f"the frame is {frame.dtype} {_shape(frame)}, the contract wants {wanted}", hint=f"pass {wanted}"
-        )
+        planes = pixels.ndim == 3 and pixels.shape[0] == contract.channels and pixels.dtype == contract.dtype
+        hint = "it looks like CxHxW: pass frame.transpose(1, 2, 0), of a tensor permute" if planes else f"pass {wanted}"
+        raise InputError(f"the frame is {frame.dtype} {_shape(frame)}, the contract wants {wanted}", hint=hint)
     if 0 in pixels.shape:
         raise InputError(f"the frame is empty: {_shape(frame)}", hint="pass frames of at least 1x1 pixel")
     return pixels
-
-
-def check_device_frame(frame: Any, contract: Contract) -> Any:
-    """An array on the GPU, of whatever library, with the contract's shape and type; handed on as it is."""
-    wanted = f"{contract.dtype} HxWx{contract.channels}"
-    if not (hasattr(frame, "__cuda_array_interface__") or hasattr(frame, "__dlpack__")):
-        raise InputError(
-            f"a frame is an array, got {type(frame).__name__}", hint=f"pass {wanted} of numpy, PyTorch or CuPy"
-        )
-    shape, dtype = tuple(frame.shape), str(frame.dtype).rpartition(".")[2]  # torch.uint8
-    if len(shape) != 3 or shape[2] != contract.channels or dtype != contract.dtype or 0 in shape:
-        found = "x".join(map(str, shape))
-        raise InputError(f"the frame is {dtype} {found}, the contract wants {wanted}", hint=f"pass {wanted}")
-    return frame
 
 
 def preprocess(

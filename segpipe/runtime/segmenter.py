@@ -2,24 +2,31 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
+from segpipe.media import MAX_MEGAPIXELS
 from segpipe.palette import Colours, read_palette
 from segpipe.processor import is_cpu
 from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
+from segpipe.runtime.frames import Order, at_most, check_device_frame, lies_on_gpu, pixels_of, require_order
 from segpipe.runtime.opening import open_run, run_contract
-from segpipe.runtime.preprocess import check_device_frame, check_frame
 from segpipe.runtime.request import Decoded, OpenOptions, Outputs
 from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Progress, Tiling
 from segpipe.tasks import task_of
+
+if TYPE_CHECKING:
+    from segpipe.runtime.frames import Frame
+
+Mask = NDArray[np.uint8 | np.uint16]
+"""HxW of class numbers: uint8, unless the contract's classes need uint16."""
 
 _ONLY_MASK = Outputs()
 _GPU_STREAMS = 3  # one frame on its way up, one computed, one on its way down
@@ -33,9 +40,16 @@ class Segmenter:
     """The largest frame taken whole; a class attribute that an instance may raise."""
 
     def __init__(
-        self, backend: Backend, contract: Contract, palette: Sequence[Sequence[int]], artifact_sha256: str = ""
+        self,
+        backend: Backend,
+        contract: Contract,
+        palette: Sequence[Sequence[int]],
+        artifact_sha256: str = "",
+        order: Order = "rgb",
     ) -> None:
+        require_order(order, contract)
         self.contract = contract
+        self.order = order
         self._task = task_of(contract)
         self.artifact_sha256 = artifact_sha256
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
@@ -53,52 +67,82 @@ class Segmenter:
         threads: int = 0,
         cuda: Literal["auto", "pycuda", "cuda-python"] = "auto",
         allow_unvalidated: bool = False,
+        order: Order = "rgb",
     ) -> Self:
-        """Open a run directory or a bundle. Artifacts are hashed, and refused without a passed verdict of the gate."""
+        """Open a run directory or a bundle. Artifacts are hashed, and refused without a passed verdict of the gate.
+
+        Args:
+            run: The folder of the run or of the bundle.
+            backend: What runs the network: a name that `segpipe doctor` lists, or `auto` for the best usable here.
+            device: Number of the GPU, as CUDA counts them.
+            threads: Threads of a backend on the CPU; 0 takes one a core.
+            cuda: Which package talks to the GPU; `auto` takes PyCUDA where it is installed.
+            allow_unvalidated: Open what the gate has not passed, while developing.
+            order: Channel order of frames that are arrays, and of the pictures that a `Result` draws: `bgr` for frames
+                of OpenCV. Files, encoded images and PIL images know theirs. On the host a frame is copied for it.
+        """
         directory, options = RunDirectory(Path(run)), OpenOptions(device, threads, cuda)
 
         def read() -> tuple[Backend, Contract, Colours, str]:
             contract = run_contract(directory)
             palette = read_palette(directory, "export", contract)
+            require_order(order, contract)
             opened, sha256 = open_run(directory, backend, options, allow_unvalidated)
             return opened, contract, palette, sha256
 
-        return cls(*directory.at_one_moment(read, discard=lambda parts: parts[0].close()))
+        return cls(*directory.at_one_moment(read, discard=lambda parts: parts[0].close()), order)
 
     @overload
-    def __call__(self, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]: ...
+    def __call__(self, frames: list[Any] | tuple[Any, ...]) -> list[Mask]: ...
     @overload
-    def __call__(self, frames: Any) -> NDArray[Any]: ...
-    def __call__(self, frames: Any) -> NDArray[Any] | list[NDArray[Any]]:
-        """One HxWxC frame to its HxW mask, NxHxWxC to NxHxW, a list of frames to a list. Masks belong to the caller."""
+    def __call__(self, frames: "Frame") -> Mask: ...
+    def __call__(self, frames: Any) -> Mask | list[Mask]:
+        """One frame to its HxW mask, an array NxHxWxC to NxHxW, a list of frames to a list. Masks belong to the caller.
+
+        Args:
+            frames: An array HxWxC of the contract's type (HxW for one channel), of numpy, of PyTorch, or of whatever
+                speaks DLPack or numpy's protocols; a PIL image; the path of an image file, as str or Path; an encoded
+                image as bytes. Files and images of PIL are turned upright by their EXIF. On a GPU backend also an
+                array in the GPU's memory. Or a list or tuple of these, mixed as you like.
+        """
         if isinstance(frames, (list, tuple)):
             return [result.mask for result in self._infer(frames, _ONLY_MASK)]
-        if isinstance(frames, np.ndarray) and frames.ndim == 4 and len(frames):
+        if getattr(frames, "ndim", 0) == 4 and len(frames):
             return np.stack(self([*frames]))
         return self._infer([frames], _ONLY_MASK)[0].mask
 
-    def detail(self, frame: Any, outputs: Outputs = _ONLY_MASK) -> Result:
+    def detail(self, frame: "Frame", outputs: Outputs = _ONLY_MASK) -> Result:
         """One frame's mask with what it means and what can be made of it: colours, polygons, areas.
 
-        `outputs` asks for more: confidence, scores, or the mask at network size or on the GPU.
+        Args:
+            frame: Whatever the segmenter takes.
+            outputs: What else to answer: confidence, scores, or the mask at network size or on the GPU.
         """
         self._task.require(outputs)
         found = self._infer([frame], outputs)[0]
-        return Result(found.mask, self.contract, self.palette, found.confidence, found.scores)
+        return Result(found.mask, self.contract, self.palette, found.confidence, found.scores, self.order)
 
-    def tiled(
-        self, frame: NDArray[Any], tiling: Tiling | None = None, progress: Progress | None = None
-    ) -> NDArray[Any]:
-        """The mask of a frame of any size, from overlapping tiles whose scores are blended."""
+    def tiled(self, frame: "Frame", tiling: Tiling | None = None, progress: Progress | None = None) -> Mask:
+        """The mask of a frame of any size, from overlapping tiles whose scores are blended.
+
+        Args:
+            frame: Whatever the segmenter takes on the host; files up to 256 megapixels, arrays of any size.
+            tiling: How the frame is cut; by default into tiles of the network's size.
+            progress: Called with the number of tiles that are done, and of all tiles.
+        """
         backend = self._opened()
-        pixels = check_frame(frame, self.contract)
-        mask: NDArray[Any] = self._task.tiled(backend, pixels, tiling or Tiling(), progress)
+        fits = at_most(MAX_MEGAPIXELS * 1_000_000, "cut it up, or decode it yourself and pass the array")
+        pixels = pixels_of(frame, self.contract, self.order, fits)
+        mask: Mask = self._task.tiled(backend, pixels, tiling or Tiling(), progress)
         return mask
 
-    def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[NDArray[Any]]:
-        """Masks of a sequence of frames, in order, `workers` frames in work at once (0: as many as help) and one more.
+    def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[Mask]:
+        """Masks of a sequence of frames, in order.
 
-        `frames` is advanced in the caller's thread. An error is raised where its frame's mask would have come.
+        Args:
+            frames: Frames as the segmenter takes them, advanced in the caller's thread. An error is raised where its
+                frame's mask would have come.
+            workers: How many are in work at once, and one more waits; 0: as many as help.
         """
         self._opened()
         if workers < 0:
@@ -106,9 +150,12 @@ class Segmenter:
         return ordered(self, frames, workers or self._workers)
 
     def warm_up(self, size: tuple[int, int] | None = None, batch: int = 1, *, workers: int = 0) -> None:
-        """Pay the costs of the first calls for frames of this (height, width) before real frames come.
+        """Pay the costs of the first calls before real frames come.
 
-        On a GPU for `workers` frames in work at once, as `stream` has them (0: as many as help there).
+        Args:
+            size: Height and width of the frames to come; by default the network's.
+            batch: How many come in one list.
+            workers: On a GPU, how many are in work at once, as `stream` has them; 0: as many as help there.
         """
         backend = self._opened()
         side = size or self.contract.network_size or (_WARM_UP_SIDE, _WARM_UP_SIDE)
@@ -118,7 +165,7 @@ class Segmenter:
     def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
         """Memory for a frame, to be decoded or copied into: on a GPU it saves a copy of the frame on the host.
 
-        Use it again once its mask is there, or drop it at any time.
+        Use it again once its mask is there, or drop it at any time. With order `bgr` it saves nothing.
         """
         return self._opened().pinned_frame(height, width)
 
@@ -151,14 +198,12 @@ class Segmenter:
 
     def _checked(self, frame: Any, backend: Backend) -> Any:
         """The frame as the backend takes it, or an error that says what was wanted."""
-        on_device = not is_cpu(backend.device) and not isinstance(frame, np.ndarray)
-        pixels = check_device_frame(frame, self.contract) if on_device else check_frame(frame, self.contract)
-        height, width = pixels.shape[:2]
-        if height * width > self.max_pixels:
-            raise InputError(
-                f"the frame is {height}x{width}, more than {self.max_pixels} pixels",
-                hint="pass it to Segmenter.tiled, which takes any size, or raise max_pixels",
-            )
+        fits = at_most(self.max_pixels, "pass it to Segmenter.tiled, which takes any size, or raise max_pixels")
+        if not is_cpu(backend.device) and lies_on_gpu(frame):
+            pixels = check_device_frame(frame, self.contract, self.order)
+        else:
+            pixels = pixels_of(frame, self.contract, self.order, fits)
+        fits(*pixels.shape[:2])
         return pixels
 
     def _opened(self) -> Backend:
