@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -151,7 +150,7 @@ class Result:
         names, colours = [self.classes[n] for n in self._there], [self.palette[n] for n in self._there]
         legend = draw.legend(names, colours, max(seen.shape[1], _LEGEND_PX))
         room = ((0, 4), (0, legend.shape[1] - seen.shape[1]), (0, 0))
-        return encode_png(Path("result.png"), np.concatenate([np.pad(seen, room, constant_values=255), legend]))
+        return encode_png("result", np.concatenate([np.pad(seen, room, constant_values=255), legend]))
 
     @cached_property
     def _counts(self) -> list[int]:

@@ -16,6 +16,7 @@ from segpipe import draw
 from segpipe.contract.schema import Contract
 from segpipe.media.images import encode_png, write_image
 from segpipe.metrics import Confusion
+from segpipe.result import Result
 from stages.config.root import Config
 from stages.data import Split
 from stages.models.checkpoint import Trained
@@ -102,8 +103,8 @@ def overlays_png(shots: Sequence[tuple[float, Shot]], trained: Trained) -> bytes
         frame = draw.displayable(shot.frame, contract.value_range)
         wrong = frame // 3
         wrong[(shot.labels != shot.mask) & (shot.labels != contract.ignore_index)] = (255, 40, 40)
-        pictures = (frame, draw.overlay(frame, shot.labels, palette), draw.overlay(frame, shot.mask, palette), wrong)
-        rows.append([_fitted(picture) for picture in pictures])
+        labels, mask = (Result(numbers, contract, palette).overlay(shot.frame) for numbers in (shot.labels, shot.mask))
+        rows.append([_fitted(picture) for picture in (frame, labels, mask, wrong)])
     if not rows:
         return encode_png("overlays", np.full((*_CELL, 3), 255, np.uint8))
     titles = ("frame", "label (grey: ignored)", "network", "wrong pixels")

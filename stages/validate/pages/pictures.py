@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segpipe import draw
 from segpipe.contract.schema import Contract
 from segpipe.media.images import encode_png
+from segpipe.result import Result
 from stages.validate.judging.judge import Seen
 
 _MARGINS = (1e-3, 1e-2, 1e-1)
@@ -62,7 +63,8 @@ def draw_seen(seen: Seen, contract: Contract, palette: draw.Palette) -> bytes:
     flips = image // 3
     bins = np.searchsorted(_MARGINS, seen.flips.margins, "right")
     flips.reshape(-1, 3)[seen.flips.at] = np.array(_COLOURS, np.uint8)[bins]
-    row = [image, draw.colourise(seen.reference.mask, palette), draw.colourise(seen.candidate.mask, palette), flips]
+    reference, candidate = (Result(side.mask, contract, palette).colour() for side in (seen.reference, seen.candidate))
+    row = [image, reference, candidate, flips]
     row = [_shrunk(picture) for picture in row]
     width = 4 * row[0].shape[1]
     legends = np.concatenate([draw.legend(contract.classes, palette, width), draw.legend(_NAMES, _COLOURS, width)])
