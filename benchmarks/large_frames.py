@@ -1,13 +1,19 @@
 """Frames much larger than the network, before and after: `python -m benchmarks.large_frames CAMVID_FOLDER`.
 
 Old is pre- and post-processing as of 09d22e2: every pixel of the frame through the table, labels by indexing every
-pixel of the mask, one core. Old, new and others take turns in the same rounds, and their masks are compared.
+pixel of the mask, one core. How scores were blended comes from a checkout that `--old` names (216b3e7 blends as 09d22e2
+did, and has its modules where they are now); without one they are blended as now. Old, new and others take turns in the
+same rounds, and their masks are compared.
 """
 
 import argparse
 import json
 import logging
-from dataclasses import asdict, dataclass
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +82,25 @@ class Subject:
     segmenter: Segmenter
     frame: Array
     placement: Placement
+    blend: Callable[[Array, Contract, Placement], Array] = postprocess
+    """Scores to a mask, the old way."""
+
+
+def blending_of(checkout: Path) -> Callable[[Array, Contract, Placement], Array]:
+    """`postprocess` of another checkout, with the geometry that it had."""
+    names = ("segpipe.runtime.geometry", "segpipe.runtime.postprocess")
+    ours = {name: sys.modules[name] for name in names}
+    try:
+        for name in names:
+            spec = spec_from_file_location(name, checkout.joinpath(*name.split(".")).with_suffix(".py"))
+            assert spec is not None
+            assert spec.loader is not None
+            sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        theirs: Callable[[Array, Contract, Placement], Array] = sys.modules[names[1]].postprocess
+        return theirs
+    finally:
+        sys.modules.update(ours)
 
 
 def scores_subject(camvid: Path, threads: int) -> Subject:
@@ -99,7 +124,7 @@ def labels_subject(camvid: Path, threads: int) -> Subject:
 def old_way(subject: Subject) -> Array:
     """Frame to mask as of 09d22e2."""
     tensor = old_preprocess(subject.frame, subject.contract, subject.placement)
-    return old_postprocess(subject.backend.scores(tensor[None])[0], subject.contract, subject.placement)
+    return old_postprocess(subject.backend.scores(tensor[None])[0], subject)
 
 
 def old_preprocess(frame: Array, contract: Contract, placement: Placement) -> Array:
@@ -113,12 +138,12 @@ def old_preprocess(frame: Array, contract: Contract, placement: Placement) -> Ar
     return planes
 
 
-def old_postprocess(answer: Array, contract: Contract, placement: Placement) -> Array:
-    """Labels by indexing every pixel; scores as now, on one core."""
-    if contract.output_kind != "labels":
-        return postprocess(answer, contract, placement)
-    rows, columns = axes(placement, *answer.shape)
-    return answer[rows.nearest[:, None], columns.nearest].astype(contract.mask_dtype)
+def old_postprocess(answer: Array, subject: Subject) -> Array:
+    """Labels by indexing every pixel; scores as the old checkout blends them."""
+    if subject.contract.output_kind != "labels":
+        return subject.blend(answer, subject.contract, subject.placement)
+    rows, columns = axes(subject.placement, *answer.shape)
+    return answer[rows.nearest[:, None], columns.nearest].astype(subject.contract.mask_dtype)
 
 
 def exporters_predictor(subject: Subject, threads: int) -> Contestant:
@@ -150,7 +175,7 @@ def measure(subject: Subject, rounds: int, more: dict[str, Contestant], threads:
         "network": lambda _: subject.backend.scores(tensor[None]),
         "old_pre": lambda _: old_preprocess(frame, contract, placement),
         "new_pre": lambda _: preprocess(frame, contract, placement, tensor, threads),
-        "old_post": lambda _: old_postprocess(answer, contract, placement),
+        "old_post": lambda _: old_postprocess(answer, subject),
         "new_post": lambda _: postprocess(answer, contract, placement),
         **more,
     }
@@ -159,14 +184,38 @@ def measure(subject: Subject, rounds: int, more: dict[str, Contestant], threads:
     return {
         "latency": {name: asdict(latency(values)) for name, values in samples.items()},
         **ratios,
+        "cpu_ms_beside_the_network": sides(subject, 4 * rounds),
         "pixels_unlike_old": int((subject.segmenter(frame) != old_way(subject)).sum()),
         "tensor_bits_unlike_old": int((tensor != old_preprocess(frame, contract, placement)).sum()),
     }
 
 
-def report(camvid: Path, rounds: int, threads: int) -> dict[str, Any]:
+def sides(subject: Subject, rounds: int) -> dict[str, list[float]]:
+    """CPU time of one core before and after the network, quartiles in ms: says something beside other work, too."""
+    contract, frame, placement = subject.contract, subject.frame, subject.placement
+    tensor = preprocess(frame, contract, placement)
+    answer = subject.backend.scores(tensor[None])[0].copy()
+    works: dict[str, Callable[[], object]] = {
+        "old_pre": lambda: old_preprocess(frame, contract, placement),
+        "new_pre": lambda: preprocess(frame, contract, placement, tensor),
+        "old_post": lambda: old_postprocess(answer, subject),
+        "new_post": lambda: postprocess(answer, contract, placement),
+    }
+    threads, found = cv2.getNumThreads(), {name: list[float]() for name in works}
+    cv2.setNumThreads(1)
+    for _ in range(rounds):
+        for name, work in works.items():
+            begin = time.thread_time_ns()
+            work()
+            found[name].append((time.thread_time_ns() - begin) / 1e6)
+    cv2.setNumThreads(threads)
+    return {name: [round(float(ms), 2) for ms in np.percentile(times, [25, 50, 75])] for name, times in found.items()}
+
+
+def report(camvid: Path, rounds: int, threads: int, old: Path | None = None) -> dict[str, Any]:
     """Both subjects."""
     scores, labels = scores_subject(camvid, threads), labels_subject(camvid, threads)
+    scores = replace(scores, blend=blending_of(old) if old else postprocess)
     predictor = {"exporters_predictor": exporters_predictor(labels, threads)}
     return {
         "CamVid's network, 384x480 from 1080x1920": measure(scores, rounds, {}, threads),
@@ -225,12 +274,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("camvid", type=Path, help="SegNet's CamVid: test/ and testannot/")
+    parser.add_argument("--old", type=Path, help="a checkout whose blending of scores is the old one")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(options.threads)
-    found = report(options.camvid, options.rounds, options.threads)
+    found = report(options.camvid, options.rounds, options.threads, options.old)
     about = {"machine": machine().model_dump(), "threads": options.threads, "rounds": options.rounds}
     print(json.dumps({**about, **found}, indent=2))
 

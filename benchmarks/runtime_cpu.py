@@ -223,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a trained demo run (`segpipe demo`)")
     parser.add_argument("--camvid", type=Path, help="SegNet's CamVid: frames much larger than the network as well")
+    parser.add_argument("--old", type=Path, help="a checkout: its blending of scores, in benchmarks.large_frames")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -239,7 +240,7 @@ def main() -> None:
     report["post-processing alone, 19 classes"] = post_alone(run, 19, options.rounds)
     report["opening"] = opening(run, options.threads, options.rounds)
     if options.camvid is not None:
-        report |= large_frames.report(options.camvid, options.rounds, options.threads)
+        report |= large_frames.report(options.camvid, options.rounds, options.threads, options.old)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
