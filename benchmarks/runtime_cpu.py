@@ -8,6 +8,8 @@ import argparse
 import json
 import logging
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,11 @@ from torchvision.transforms import functional as T
 
 from benchmarks import large_frames
 from benchmarks.large_frames import graph_of
+from segpipe.artifacts import artifacts_of
 from segpipe.contract.schema import Contract
+from segpipe.processor import computes
 from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.backends import onnxruntime
+from segpipe.runtime.backends import load_opener, onnxruntime
 from segpipe.runtime.backends.host import HostBackend
 from segpipe.runtime.borders import argmax, mixed_cells
 from segpipe.runtime.geometry import axes
@@ -63,6 +67,7 @@ class Setting:
 
     contract: Contract
     module: WithScores
+    graph: bytes
     segmenter: Segmenter
     backend: HostBackend
     frame: NDArray[Any]
@@ -95,10 +100,11 @@ def prepare(run: RunDirectory, classes: int, threads: int) -> Setting:
     scores = real_scores(run, classes, (NETWORK[0] // STRIDE, NETWORK[1] // STRIDE))
     torch.manual_seed(0)
     module = WithScores(scores).eval()
-    backend = onnxruntime.open(graph_of(module, contract), contract, OpenOptions(threads=threads))
+    graph = graph_of(module, contract)
+    backend = onnxruntime.open(graph, contract, OpenOptions(threads=threads))
     frame = np.random.default_rng(0).integers(0, 256, (*FRAME, 3), np.uint8)
     palette = [(0, 0, 0)] * classes
-    return Setting(contract, module, Segmenter(backend, contract, palette), backend, frame, scores)
+    return Setting(contract, module, graph, Segmenter(backend, contract, palette), backend, frame, scores)
 
 
 @torch.inference_mode()
@@ -178,6 +184,28 @@ def timed(contestants: dict[str, Contestant], rounds: int) -> dict[str, NDArray[
     return interleave(contestants, rounds, _SECONDS).samples
 
 
+def by_openvino(setting: Setting, rounds: int) -> dict[str, Any]:
+    """The whole frame by OpenVINO, in each precision that this processor has, beside ONNX Runtime."""
+    contract, frame, usual = setting.contract, setting.frame, setting.segmenter
+    options = OpenOptions(threads=usual.describe()["threads"])
+    names = [row.name for row in artifacts_of("openvino") if computes(row.precision)]
+    opened = {name: load_opener(name)(setting.graph, contract, options) for name in names}
+    ways = {usual.describe()["backend"]: usual} | {
+        name: Segmenter(backend, contract, usual.palette) for name, backend in opened.items()
+    }
+    samples = timed({name: partial(_mask, way, frame) for name, way in ways.items()}, rounds)
+    base, *others = ways
+    return {
+        "latency": {name: asdict(latency(values)) for name, values in samples.items()},
+        "faster": {name: ratio_of_medians(samples[base], samples[name]) for name in others},
+        "agreement": {name: float((ways[name](frame) == usual(frame)).mean()) for name in others},
+    }
+
+
+def _mask(segmenter: Segmenter, frame: NDArray[Any], _: int) -> NDArray[Any]:
+    return segmenter(frame)
+
+
 def streaming(setting: Setting, rounds: int) -> dict[str, Any]:
     """Throughput of `stream` beside a plain loop."""
     frames = [setting.frame] * STREAMED
@@ -235,6 +263,8 @@ def main() -> None:
     for classes in (11, 19):
         setting = prepare(run, classes, options.threads)
         report[f"whole frame, {classes} classes"] = whole_frame(setting, options.rounds)
+        if find_spec("openvino") is not None:
+            report[f"by OpenVINO, {classes} classes"] = by_openvino(setting, options.rounds)
         report[f"stream, {classes} classes"] = streaming(setting, max(options.rounds // 2, 5))
         setting.segmenter.close()
     report["post-processing alone, 19 classes"] = post_alone(run, 19, options.rounds)

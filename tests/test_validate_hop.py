@@ -96,7 +96,7 @@ def test_labels_that_failed_the_gate_fail_the_stored_images_too(trained_copy: Pa
     with pytest.raises(GateFailedError, match="data: reference_miou_share"):
         validate_hop(RunDirectory(trained_copy), "onnxruntime-cpu")
     with pytest.raises(NotValidatedError, match="was judged: failed"):
-        Segmenter.open(trained_copy)
+        Segmenter.open(trained_copy, "onnxruntime-cpu")
 
 
 def test_activations_are_as_the_gate_measured_them(trained_run: Path) -> None:
