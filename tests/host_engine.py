@@ -1,13 +1,13 @@
 """An Engine on a HostDevice, computed by ONNX Runtime, and small graphs for it to run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract, FrameContract
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.onnxruntime_cuda import OrtContext, OrtEngine
 from segpipe.runtime.cuda.backend import GpuBackend
@@ -52,11 +52,11 @@ class HostEngine:
     """ONNX Runtime on the CPU whose work waits on a device's streams."""
 
     def __init__(
-        self, streams: Streams, graph: bytes, contract: Contract, profiles: Sequence[Profile] | None = None
+        self, streams: Streams, graph: bytes, contract: FrameContract, profiles: Sequence[Profile] | None = None
     ) -> None:
         self.streams = streams
         self.inner = OrtEngine(graph, contract, "cpu", 0)
-        self.input_dtype, self.output_dtype = self.inner.input_dtype, self.inner.output_dtype
+        self.input_dtype, self.output_dtypes = self.inner.input_dtype, self.inner.output_dtypes
         smallest, largest = self.inner.profiles[0].smallest[0], self.inner.profiles[0].largest[0]
         self.profiles = profiles or any_size((smallest, max(smallest, min(largest, 4))))
         self.refuses_capture = False
@@ -97,7 +97,7 @@ class HostContext:
     def __del__(self) -> None:
         self._engine.contexts_left += 1
 
-    def set_shape(self, shape: Shape, stream: int) -> Shape:
+    def set_shape(self, shape: Shape, stream: int) -> Mapping[str, Shape]:
         """As ONNX Runtime."""
         self._shape = shape
         return self._inner.set_shape(shape, stream)
@@ -106,7 +106,7 @@ class HostContext:
         """Unlike ONNX Runtime: this is what TensorRT does."""
         return True
 
-    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
+    def enqueue(self, source: int, targets: Mapping[str, int], scratch: int, stream: int) -> None:
         """Later."""
         engine, shape = self._engine, self._shape
         if engine.refuses_capture and engine.streams.is_capturing(stream):
@@ -117,12 +117,12 @@ class HostContext:
         def work() -> None:
             engine.runs.append(shape)
             assert shape == self._shape, "a graph was replayed after its context took another shape"
-            self._inner.enqueue(source, target, scratch, stream)
+            self._inner.enqueue(source, targets, scratch, stream)
 
         engine.streams.put(stream, work)
 
 
-def host_backend(contract: Contract, graph: bytes, device: HostDevice | None = None, lanes: int = 4) -> GpuBackend:
+def host_backend(contract: FrameContract, graph: bytes, device: HostDevice | None = None, lanes: int = 4) -> GpuBackend:
     """The GPU frame path on host memory."""
     device = device or HostDevice()
     engine = HostEngine(device, graph, contract)

@@ -1,6 +1,7 @@
 """Where a frame's time goes: by the host's clock, and by a GPU's, here a HostDevice's."""
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -34,9 +35,9 @@ def _needs_compiler() -> None:
 class SlowContext(HostContext):
     """Its network takes a known time of the device."""
 
-    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
+    def enqueue(self, source: int, targets: Mapping[str, int], scratch: int, stream: int) -> None:
         """Later, and slowly."""
-        super().enqueue(source, target, scratch, stream)
+        super().enqueue(source, targets, scratch, stream)
         self._engine.streams.put(stream, lambda: time.sleep(NETWORK_S))
 
 

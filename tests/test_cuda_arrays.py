@@ -87,7 +87,7 @@ def test_results_may_stay_on_the_device() -> None:
 
     for _ in range(3):
         for frame, result in zip(frames, backend.infer(frames, Outputs(confidence=True, on_device=True)), strict=True):
-            mask, confidence = torch.utils.dlpack.from_dlpack(result.mask), np.from_dlpack(result.confidence)  # type: ignore[arg-type]
+            mask, confidence = torch.utils.dlpack.from_dlpack(result.mask), np.from_dlpack(result.confidence)
             assert_equal(mask.numpy(), graph, contract, frame)
             assert confidence.shape == mask.shape
 

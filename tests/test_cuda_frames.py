@@ -109,12 +109,12 @@ def test_masks_belong_to_the_caller() -> None:
     contract = contract_of()
     backend = host_backend(contract, conv_graph(contract))
     first = backend.infer([noise(contract, 40, 60, 1)], Outputs(confidence=True, scores=True))[0]
-    copies = [first.mask.copy(), first.confidence.copy(), first.scores.copy()]  # type: ignore[union-attr]
+    copies = [first.mask.copy(), first.confidence.copy(), first.scores.copy()]
 
     backend.infer([noise(contract, 40, 60, 2)], Outputs(confidence=True, scores=True))
 
     for array, copy in zip((first.mask, first.confidence, first.scores), copies, strict=True):
-        assert np.array_equal(array, copy)  # type: ignore[arg-type]
+        assert np.array_equal(array, copy)
 
 
 def test_confidence_and_scores_equal_the_definition() -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract, Placement
+from segpipe.contract.schema import FrameContract, Placement
 from segpipe.errors import InputError
 from segpipe.runtime.bands import over_cores
 from segpipe.runtime.sampling import BAND_VALUES, RESIZED_TOGETHER, bands_of
@@ -16,7 +16,7 @@ from segpipe.runtime.sampling import BAND_VALUES, RESIZED_TOGETHER, bands_of
 Frame = NDArray[Any]
 
 
-def check_frame(frame: Any, contract: Contract) -> Frame:
+def check_frame(frame: Any, contract: FrameContract) -> Frame:
     """The frame as HxWxC of the contract's type, or an error with what came and what was wanted."""
     wanted = f"{contract.dtype} HxWx{contract.channels}"
     if not isinstance(frame, np.ndarray):
@@ -32,7 +32,7 @@ def check_frame(frame: Any, contract: Contract) -> Frame:
 
 
 def preprocess(
-    frame: Frame, contract: Contract, placement: Placement, out: NDArray[Any] | None = None, cores: int = 1
+    frame: Frame, contract: FrameContract, placement: Placement, out: NDArray[Any] | None = None, cores: int = 1
 ) -> NDArray[Any]:
     """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type, into `out` if given."""
     tensor = np.empty(tensor_shape(contract, placement), contract.input_dtype) if out is None else out
@@ -50,14 +50,14 @@ def preprocess(
     return tensor
 
 
-def tensor_shape(contract: Contract, placement: Placement) -> tuple[int, int, int]:
+def tensor_shape(contract: FrameContract, placement: Placement) -> tuple[int, int, int]:
     """Shape of one frame's tensor, without the batch."""
     height, width = placement.canvas
     nchw = contract.input_layout == "nchw"
     return (contract.channels, height, width) if nchw else (height, width, contract.channels)
 
 
-def normalisation(contract: Contract) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def normalisation(contract: FrameContract) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scale and shift a channel, in the network's channel order: range to 0..1, then mean and std, in one step."""
     low, high = contract.value_range
     std = np.asarray(contract.std, np.float64)
@@ -66,12 +66,12 @@ def normalisation(contract: Contract) -> tuple[NDArray[np.float32], NDArray[np.f
     return scale.astype(np.float32), shift.astype(np.float32)
 
 
-def _source(contract: Contract, channel: int) -> int:
+def _source(contract: FrameContract, channel: int) -> int:
     """Which channel of a frame is the network's `channel`."""
     return contract.channels - 1 - channel if contract.channel_order == "bgr" else channel
 
 
-def _fill(planes: Frame, pixels: Frame, contract: Contract) -> None:
+def _fill(planes: Frame, pixels: Frame, contract: FrameContract) -> None:
     """CxHxW of the network's numbers from HxWxC pixels of whatever size."""
     size = planes.shape[1], planes.shape[2]
     if _normalises_first(pixels, contract, size):
@@ -82,7 +82,7 @@ def _fill(planes: Frame, pixels: Frame, contract: Contract) -> None:
         _normalise(resized[:, :, _source(contract, channel)], contract, channel, target)
 
 
-def _normalises_first(pixels: Frame, contract: Contract, size: tuple[int, int]) -> bool:
+def _normalises_first(pixels: Frame, contract: FrameContract, size: tuple[int, int]) -> bool:
     """Whether 8 bits become the network's numbers before they are resized, in one go with the cast to float32.
 
     A bilinear blend of normalised pixels is the normalised blend, to the last bits.
@@ -91,7 +91,7 @@ def _normalises_first(pixels: Frame, contract: Contract, size: tuple[int, int]) 
     return few and pixels.dtype == np.uint8 and contract.input_dtype != "uint8" and pixels.shape[:2] != size
 
 
-def _normalised(pixels: Frame, contract: Contract) -> Frame:
+def _normalised(pixels: Frame, contract: FrameContract) -> Frame:
     """The numbers that the tables hold, by arithmetic on a few rows at a time: half the time of looking them up."""
     height, width, channels = pixels.shape
     scale, shift = _lines(contract, width)
@@ -105,7 +105,7 @@ def _normalised(pixels: Frame, contract: Contract) -> Frame:
     return values.reshape(pixels.shape)
 
 
-def _split(pixels: Frame, contract: Contract, targets: Sequence[Frame]) -> None:
+def _split(pixels: Frame, contract: FrameContract, targets: Sequence[Frame]) -> None:
     """HxWxC numbers into the network's planes."""
     by_source = [targets[_source(contract, channel)] for channel in range(contract.channels)]
     if all(target.dtype == np.float32 and target.flags.c_contiguous for target in targets):
@@ -129,7 +129,7 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     return whole[0] if len(whole) == 1 else np.concatenate(whole, 2)
 
 
-def _normalise(plane: Frame, contract: Contract, channel: int, out: Frame) -> None:
+def _normalise(plane: Frame, contract: FrameContract, channel: int, out: Frame) -> None:
     """One plane of pixels to the network's numbers in `out`; 8 bits through a table, without an intermediate array."""
     if plane.dtype == np.uint8 and contract.input_dtype == "uint8":
         out[...] = plane
@@ -146,7 +146,7 @@ def _normalise(plane: Frame, contract: Contract, channel: int, out: Frame) -> No
 
 
 @lru_cache(maxsize=16)
-def _tables(contract: Contract) -> NDArray[np.float32]:
+def _tables(contract: FrameContract) -> NDArray[np.float32]:
     """For each channel, what each of the 256 pixel values becomes."""
     scale, shift = normalisation(contract)
     tables: NDArray[np.float32] = np.arange(256, dtype=np.float32) * scale[:, None] + shift[:, None]
@@ -154,7 +154,7 @@ def _tables(contract: Contract) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=16)
-def _lines(contract: Contract, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _lines(contract: FrameContract, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scale and shift of every number in a row of a frame."""
     order = [_source(contract, channel) for channel in range(contract.channels)]
     scale, shift = normalisation(contract)

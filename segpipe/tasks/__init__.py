@@ -47,6 +47,10 @@ class Task(Protocol):
         """The answer for a checked frame of any size, combined from overlapping tiles."""
         ...
 
+    def on_device(self, job: Any, placement: Placement, tensors: Any) -> Any:
+        """The `Decoding` of a job by kernels of the task's own; None where its outputs are decoded on the host."""
+        ...
+
     def meter(self) -> Meter:
         """What counts answers beside labels."""
         ...

@@ -10,6 +10,8 @@ from segpipe.errors import InputError
 from segpipe.metrics import Meter
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.confidence import confidence
+from segpipe.runtime.cuda.job import Job, Tensors
+from segpipe.runtime.cuda.masks import Masks
 from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.request import Decoded, Outputs
 from segpipe.runtime.tiling import Progress, Tiling, segment_tiled
@@ -39,6 +41,10 @@ class Semantic:
     def tiled(self, backend: Backend, frame: NDArray[Any], tiling: Tiling, progress: Progress | None) -> NDArray[Any]:
         """The mask, from tiles whose scores are blended."""
         return segment_tiled(backend, self._contract, frame, tiling, progress)
+
+    def on_device(self, job: Job, placement: Placement, tensors: Tensors) -> Masks:
+        """By the kernels for masks."""
+        return Masks(job, self._contract, placement, tensors)
 
     def meter(self) -> Meter:
         """A confusion matrix."""

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ class _Stubborn:
     """An engine whose second enqueue, the one that is captured, does what no capture allows."""
 
     def __init__(self, engine: Engine, device: Device) -> None:
-        self.input_dtype, self.output_dtype, self.profiles = engine.input_dtype, engine.output_dtype, engine.profiles
+        self.input_dtype, self.output_dtypes, self.profiles = engine.input_dtype, engine.output_dtypes, engine.profiles
         self.describe, self.close = engine.describe, engine.close
         self._engine, self._device = engine, device
 
@@ -102,15 +103,15 @@ class _StubbornContext:
         self.is_capturable = context.is_capturable
         self.scratch_bytes = 0
 
-    def set_shape(self, shape: Shape, stream: int) -> Shape:
+    def set_shape(self, shape: Shape, stream: int) -> Mapping[str, Shape]:
         """As the engine's."""
-        output = self._context.set_shape(shape, stream)
+        outputs = self._context.set_shape(shape, stream)
         self.scratch_bytes = self._context.scratch_bytes
-        return output
+        return outputs
 
-    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
+    def enqueue(self, source: int, targets: Mapping[str, int], scratch: int, stream: int) -> None:
         """Waits for the stream in the midst of its capture."""
-        self._context.enqueue(source, target, scratch, stream)
+        self._context.enqueue(source, targets, scratch, stream)
         self._calls += 1
         if self._calls == 2:
             self._device.synchronize(stream)
@@ -187,7 +188,7 @@ def test_arrays_outlive_their_backend(open_backend: Open, device: Device) -> Non
 
     with device.current():
         stream = device.create_stream()
-        device.download(found, mask.pointer, stream)  # type: ignore[attr-defined]
+        device.download(found, mask.pointer, stream)
         device.synchronize(stream)
         device.destroy_stream(stream)
     del mask

@@ -1,6 +1,6 @@
 """GPU backends on the driver of host memory: a network by ONNX Runtime, or one that only copies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -42,10 +42,11 @@ class Computed:
 class Identity:
     """A network whose scores are its input: nothing but the driver and our Python takes time."""
 
-    input_dtype = output_dtype = "float32"
+    input_dtype = "float32"
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self.output_dtypes = {"logits": "float32"}
         self.profiles = any_size((1, 4))
 
     def context(self) -> "IdentityContext":
@@ -69,18 +70,18 @@ class IdentityContext:
         self._device = device
         self._bytes = 0
 
-    def set_shape(self, shape: Shape, stream: int) -> Shape:
+    def set_shape(self, shape: Shape, stream: int) -> dict[str, Shape]:
         """The same."""
         self._bytes = prod(shape) * 4
-        return shape
+        return {"logits": shape}
 
     def is_capturable(self, stream: int) -> bool:
         """A copy is."""
         return True
 
-    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
+    def enqueue(self, source: int, targets: Mapping[str, int], scratch: int, stream: int) -> None:
         """On the stream."""
-        self._device.copy(target, source, self._bytes, stream)
+        self._device.copy(targets["logits"], source, self._bytes, stream)
 
 
 def backend_of(device: Device, contract: Contract, engine: HostEngine | Identity, lanes: int = 4) -> GpuBackend:

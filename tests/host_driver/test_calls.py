@@ -114,7 +114,7 @@ def test_a_result_that_others_may_still_read_is_not_used_again(computed: Compute
     with computed:
         wanted = Outputs(on_device=True)
         first = computed.backend.infer([noise(CONTRACT, 40, 60)], wanted)[0].mask
-        pointer = first.__cuda_array_interface__["data"][0]  # type: ignore[attr-defined]
+        pointer = first.__cuda_array_interface__["data"][0]
         del first
 
         calls = driver.calls_of(lambda: computed.backend.infer([noise(CONTRACT, 40, 60, 1)], wanted))

@@ -10,9 +10,11 @@ from benchmarks.gpu.plan import Folders
 from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.compiling import compile_kernel
 from segpipe.runtime.cuda.device import Device
+from segpipe.runtime.cuda.job import Job, Tensors, TensorSpec, output_role
 from segpipe.runtime.cuda.kernels import Kernels
+from segpipe.runtime.cuda.masks import Masks
 from segpipe.runtime.cuda.opening import open_device
-from segpipe.runtime.cuda.plan import Job, Plan, Shapes
+from segpipe.runtime.cuda.plan import Plan
 from segpipe.runtime.preprocess import normalisation
 from segpipe.runtime.request import Outputs
 
@@ -42,14 +44,15 @@ def _measure(device: Device, kernels: Kernels) -> dict[str, Any]:
     copy_us = _microseconds(device, stream, lambda _: device.copy(two, one, _COPY, stream))
     bytes_per_us = 2 * _COPY / copy_us
     grid = tuple(side // _STRIDE for side in _CANVAS)
-    shapes = Shapes((1, 3, *_CANVAS), (1, _CLASSES, *grid), "float16", "float16")
-    plan = Plan(Job(*_FRAME, 1, 1, False, Outputs()), _CONTRACT, shapes)
+    scores, role = TensorSpec((1, _CLASSES, *grid), "float16"), output_role(_CONTRACT.output_name)
+    tensors = Tensors(TensorSpec((1, 3, *_CANVAS), "float16"), {_CONTRACT.output_name: scores})
+    plan = Plan(Job(*_FRAME, 1, 1, False, Outputs()), _CONTRACT, tensors)
     sizes = plan.sizes()[0]
     plan.tables_address = _upload(device, plan.table_bytes(), stream)
     constants = _upload(device, np.concatenate(normalisation(_CONTRACT)).astype(np.float32).tobytes(), stream)
     memory = [{role: device.allocate(size) for role, size in sizes.items()} for _ in range(_SETS)]
     for buffers in memory:
-        device.upload(buffers["output"], _blobs(grid), stream)
+        device.upload(buffers[role], _blobs(grid), stream)
     device.synchronize(stream)
 
     def pre(number: int) -> None:
@@ -59,12 +62,13 @@ def _measure(device: Device, kernels: Kernels) -> dict[str, Any]:
         kernels.pre("uint8", "float16", 1, arguments, stream)
 
     def post(number: int) -> None:
-        arguments, buffers = plan.score_arguments(), memory[number % _SETS]
-        arguments.scores, arguments.labels, arguments.mask = buffers["output"], buffers["labels"], buffers["mask"]
+        assert isinstance(plan.decoding, Masks)
+        arguments, buffers = plan.decoding.arguments(plan.decoding_tables), memory[number % _SETS]
+        arguments.scores, arguments.labels, arguments.mask = buffers[role], buffers["labels"], buffers["mask"]
         kernels.mask("float16", "uint8", 1, arguments, stream)
 
     found: dict[str, Any] = {"measured_bandwidth_gb_s": round(bytes_per_us / 1e3, 1)}
-    for name, call, roles in (("pre", pre, ("frames", "input")), ("post", post, ("output", "mask"))):
+    for name, call, roles in (("pre", pre, ("frames", "input")), ("post", post, (role, "mask"))):
         taken, floor = _microseconds(device, stream, call), sum(sizes[role] for role in roles) / bytes_per_us
         found[name] = {"us": round(taken, 2), "floor_us": round(floor, 2), "over_floor": round(taken / floor, 2)}
     for pointer in (one, two, constants, plan.tables_address, *(p for buffers in memory for p in buffers.values())):

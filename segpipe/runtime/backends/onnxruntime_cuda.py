@@ -1,6 +1,7 @@
 """ONNX Runtime's CUDA provider, with the frame path of the GPU backends around it on the same stream."""
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -8,7 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import onnxruntime
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendError
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.backends.session import FAILURES, embedded_contract, open_session, reason
@@ -19,6 +20,7 @@ from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.cuda.opening import open_device
 from segpipe.runtime.request import OpenOptions
+from segpipe.tasks import task_of
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -34,7 +36,7 @@ _WHEELS = {"cuda": "cu13", "cudnn": "cudnn"}  # folders of NVIDIA's wheels
 _LANES = 1  # a session is tied to its stream and holds the weights: more lanes would be more copies of them
 
 
-def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> GpuBackend:
     """Open a graph on a GPU; convolutions of the FP32 graph take TF32. Refuses a graph made for another contract."""
     if _PROVIDER not in onnxruntime.get_available_providers():
         raise BackendError(
@@ -64,14 +66,16 @@ def _wheel_folder(wheel: str) -> Path | None:
 class OrtEngine:
     """An ONNX graph; a session for every stream that asks. On a `cpu` its tensors' addresses are the host's."""
 
-    def __init__(self, artifact: bytes, contract: Contract, device_type: str, index: int) -> None:
+    def __init__(self, artifact: bytes, contract: FrameContract, device_type: str, index: int) -> None:
         self._artifact, self.contract = artifact, contract
         self.device_type, self.index = device_type, index
         refuse_external_data(artifact)
         reader = _reader(artifact)
         contract.require_same(embedded_contract(reader), "the run", "the ONNX model")
-        source, output = reader.get_inputs()[0], reader.get_outputs()[0]
-        self.input_dtype, self.output_dtype = _dtype(source), _dtype(output)
+        source = reader.get_inputs()[0]
+        self.input_dtype = _dtype(source)
+        found = {output.name: output for output in reader.get_outputs()}
+        self.output_dtypes = {name: _dtype(found[name]) for name in task_of(contract).outputs if name in found}
         self.profiles = [_profile(source.shape)]
         # Contexts own their session: it must go before its stream does, and a failed lane takes both along.
         self._sessions: WeakValueDictionary[int, Any] = WeakValueDictionary()
@@ -123,13 +127,14 @@ class OrtContext:
     def __init__(self, engine: OrtEngine) -> None:
         self._engine = engine
         self._session: Any = None
-        self._shapes: tuple[Shape, Shape] = ((), ())
-        self._bound: tuple[tuple[int, int], Any] = ((0, 0), None)
+        self._given: Shape = ()
+        self._answered: dict[str, Shape] = {}
+        self._bound: tuple[tuple[int, Mapping[str, int]], Any] = ((0, {}), None)
         self._options = onnxruntime.RunOptions()
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
-    def set_shape(self, shape: Shape, stream: int) -> Shape:
-        """Run once with memory of ONNX Runtime's own to learn the output's shape."""
+    def set_shape(self, shape: Shape, stream: int) -> dict[str, Shape]:
+        """Run once with memory of ONNX Runtime's own to learn the outputs' shapes."""
         engine, contract = self._engine, self._engine.contract
         self._session = session = engine.session(stream)
         binding = session.io_binding()
@@ -138,33 +143,37 @@ class OrtContext:
                 list(shape), np.dtype(engine.input_dtype), engine.device_type, engine.index
             )
             binding.bind_ortvalue_input(contract.input_name, empty)
-            binding.bind_output(contract.output_name, engine.device_type, engine.index)
+            for name in engine.output_dtypes:
+                binding.bind_output(name, engine.device_type, engine.index)
             session.run_with_iobinding(binding)
         except FAILURES as error:
             raise _failure(f"running the network on {shape}", error) from error
-        output = tuple(binding.get_outputs()[0].shape())
-        self._shapes, self._bound = (shape, output), ((0, 0), None)
-        return output
+        values = zip(engine.output_dtypes, binding.get_outputs(), strict=True)
+        self._given, self._answered = shape, {name: tuple(value.shape()) for name, value in values}
+        self._bound = (0, {}), None
+        return self._answered
 
     def is_capturable(self, stream: int) -> bool:
         """ONNX Runtime allocates and synchronises as it likes."""
         return False
 
-    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
+    def enqueue(self, source: int, targets: Mapping[str, int], scratch: int, stream: int) -> None:
         """Put the network on its stream, without waiting for it. Addresses are bound when they are new."""
-        if self._bound[0] != (source, target):
-            self._bound = (source, target), self._binding(source, target)
+        if self._bound[0] != (source, targets):
+            self._bound = (source, targets), self._binding(source, targets)
         try:
             self._session.run_with_iobinding(self._bound[1], self._options)
         except FAILURES as error:
             raise _failure("running the network", error) from error
 
-    def _binding(self, source: int, target: int) -> Any:
-        engine, contract, (given, answered) = self._engine, self._engine.contract, self._shapes
+    def _binding(self, source: int, targets: Mapping[str, int]) -> Any:
+        engine = self._engine
         binding = self._session.io_binding()
         where = (engine.device_type, engine.index)
-        binding.bind_input(contract.input_name, *where, np.dtype(engine.input_dtype), given, source)
-        binding.bind_output(contract.output_name, *where, np.dtype(engine.output_dtype), answered, target)
+        binding.bind_input(engine.contract.input_name, *where, np.dtype(engine.input_dtype), self._given, source)
+        for name, address in targets.items():
+            dtype = np.dtype(engine.output_dtypes[name])
+            binding.bind_output(name, *where, dtype, self._answered[name], address)
         return binding
 
 

@@ -2,7 +2,7 @@
 
 import onnxruntime
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendError
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
@@ -27,13 +27,13 @@ def open_session(
     return onnxruntime.InferenceSession(artifact, settings, providers=[provider], enable_fallback=0)
 
 
-def embedded_contract(session: onnxruntime.InferenceSession) -> Contract:
+def embedded_contract(session: onnxruntime.InferenceSession) -> FrameContract:
     """The contract inside the graph."""
     try:
         metadata = session.get_modelmeta().custom_metadata_map
     except UnicodeError as error:
         raise BackendError(f"the ONNX model's metadata is not UTF-8: {error}", hint="export it again") from error
-    return Contract.from_metadata(metadata, "the ONNX model")
+    return FrameContract.from_metadata(metadata, "the ONNX model")
 
 
 def reason(error: Exception) -> str:

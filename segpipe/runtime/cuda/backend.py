@@ -11,12 +11,13 @@ from segpipe.errors import BackendError
 from segpipe.runtime.cuda.arrays import is_on_device
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.engine import divide
+from segpipe.runtime.cuda.job import Job
 from segpipe.runtime.cuda.lane import Lane, Parts
 from segpipe.runtime.cuda.pinned import PinnedFrames
-from segpipe.runtime.cuda.plan import Job, input_shape
+from segpipe.runtime.cuda.plan import input_shape
 from segpipe.runtime.cuda.pool import Pool
 from segpipe.runtime.cuda.spare import Spare
-from segpipe.runtime.request import Decoded, Outputs, StepTimes
+from segpipe.runtime.request import Outputs, StepTimes
 
 _SIZES = 256  # kinds of frames whose job is remembered
 _WARM_RUNS = 2  # the first loads what the engine and the kernels need, the second is captured
@@ -34,7 +35,7 @@ class GpuBackend:
         self._pool = Pool(lambda: Lane(device, parts, self._spare), lanes)
         self._single: dict[tuple[int, int, bool, int, Outputs], Job] = {}
 
-    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Decoded]:
+    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Any]:
         """Checked HxWxC frames of any sizes, on the host or on this GPU, to results in the same order."""
         if self._closed:
             raise BackendError("this backend is closed", hint="open the run again")
@@ -43,7 +44,7 @@ class GpuBackend:
             with self._gpu.current():
                 return self._pool.run(partial(_run, frames=frames, job=job))
         jobs = [*self._jobs(frames, outputs)]  # a frame that does not fit is refused before any is run
-        results: dict[int, Decoded] = {}
+        results: dict[int, Any] = {}
         with self._gpu.current():
             for job, indices in jobs:
                 some = [frames[index] for index in indices]
@@ -127,5 +128,5 @@ class GpuBackend:
                 start += count
 
 
-def _run(lane: Lane, frames: Sequence[Any], job: Job) -> list[Decoded]:
+def _run(lane: Lane, frames: Sequence[Any], job: Job) -> list[Any]:
     return lane.run(frames, job)

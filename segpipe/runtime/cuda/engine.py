@@ -1,6 +1,6 @@
 """What the frame path asks of an engine, whoever runs it, and how frames are divided among its batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,24 +27,28 @@ class EngineContext(Protocol):
     scratch_bytes: int
     """Device memory that `enqueue` needs for the shape set; contexts that take turns may share it."""
 
-    def set_shape(self, shape: Shape, stream: int) -> Shape:
-        """Prepare for inputs of this shape; the shape of the output."""
+    def set_shape(self, shape: Shape, stream: int) -> Mapping[str, Shape]:
+        """Prepare for inputs of this shape; the shapes of the outputs by name."""
         ...
 
     def is_capturable(self, stream: int) -> bool:
         """Whether `enqueue` may be recorded into a CUDA graph."""
         ...
 
-    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
-        """Put the network on the stream: from the input at one device address to the output at another."""
+    def enqueue(self, source: int, targets: Mapping[str, int], scratch: int, stream: int) -> None:
+        """Put the network on the stream: from the input at a device address to the outputs at those of their names."""
         ...
 
 
 class Engine(Protocol):
-    """A loaded network with one input and one output."""
+    """A loaded network with one input and the outputs of its task."""
 
     input_dtype: str
-    output_dtype: str
+
+    @property
+    def output_dtypes(self) -> Mapping[str, str]:
+        """By name."""
+        ...
 
     @property
     def profiles(self) -> Sequence[Profile]:

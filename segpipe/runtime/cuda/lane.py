@@ -7,25 +7,26 @@ captured, all later ones replay. Addresses are frozen in a graph: frames are cop
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, starmap
 from typing import Any
 
 import numpy as np
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendError, InputError
 from segpipe.runtime.cuda.arrays import DeviceArray, read_frame
 from segpipe.runtime.cuda.buffers import Buffers
 from segpipe.runtime.cuda.device import Device, DeviceLostError, OutOfMemoryError
 from segpipe.runtime.cuda.engine import Engine, EngineContext, Shape
+from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec
 from segpipe.runtime.cuda.kernels import Kernels, PackArguments
-from segpipe.runtime.cuda.plan import Job, Plan, Shapes, input_shape
+from segpipe.runtime.cuda.plan import Plan, input_shape
 from segpipe.runtime.cuda.spare import Spare
-from segpipe.runtime.cuda.steps import Place, Steps
+from segpipe.runtime.cuda.steps import Steps
 from segpipe.runtime.preprocess import normalisation
-from segpipe.runtime.request import Decoded, StepTimes
+from segpipe.runtime.request import StepTimes
 
 _CONTEXTS = 3  # input shapes a lane keeps ready
 _PLANS = 16  # jobs a lane keeps ready
@@ -39,7 +40,7 @@ class Parts:
     """What all lanes of a backend share."""
 
     engine: Engine
-    contract: Contract
+    contract: FrameContract
     kernels: Kernels
 
 
@@ -61,7 +62,7 @@ class Lane:
     def __init__(self, device: Device, parts: Parts, spare: Spare) -> None:
         self._device, self._spare = device, spare
         self._engine, self._contract, self._kernels = parts.engine, parts.contract, parts.kernels
-        self._contexts: OrderedDict[Shape, tuple[EngineContext, Shape]] = OrderedDict()
+        self._contexts: OrderedDict[Shape, tuple[EngineContext, Mapping[str, Shape]]] = OrderedDict()
         self._ready: OrderedDict[Job, _Ready] = OrderedDict()
         self._buffers = Buffers(device)
         self._constants = 0
@@ -72,8 +73,8 @@ class Lane:
             self.close()
             raise
 
-    def run(self, frames: Sequence[Any], job: Job) -> list[Decoded]:
-        """Frames of one job to results that the caller owns. An InputError leaves the lane as it was."""
+    def run(self, frames: Sequence[Any], job: Job) -> list[Any]:
+        """Frames of one job to answers that the caller owns. An InputError leaves the lane as it was."""
         ready = self._prepared(job)
         try:
             held = self._bring(frames, ready)
@@ -84,7 +85,7 @@ class Lane:
         kept = self._keep_on_device(ready.plan) if job.outputs.on_device else []
         self._device.synchronize(self.stream)
         del held  # other people's frames are needed until here
-        return self._results(ready, kept)
+        return ready.plan.decoding.answers(ready.steps.downloads, kept)
 
     def time_steps(self, frame: Any, job: Job) -> StepTimes:
         """One frame without its graph, each step timed on the stream."""
@@ -134,15 +135,16 @@ class Lane:
         if ready is None:
             return self._prepare(job)
         self._ready.move_to_end(job)
-        self._contexts.move_to_end(ready.plan.shapes.source)
+        self._contexts.move_to_end(ready.plan.tensors.source.shape)
         return ready
 
     def _prepare(self, job: Job) -> _Ready:
         placement = self._contract.place(job.height, job.width)
         source = input_shape(self._contract, placement, job.batch)
-        context, output = self._context(source)
-        dtypes = self._engine.input_dtype, self._engine.output_dtype
-        plan = Plan(job, self._contract, Shapes(source, output, *dtypes, context.scratch_bytes))
+        context, shapes = self._context(source)
+        outputs = {name: TensorSpec(shape, self._engine.output_dtypes[name]) for name, shape in shapes.items()}
+        given = TensorSpec(source, self._engine.input_dtype)
+        plan = Plan(job, self._contract, Tensors(given, outputs, context.scratch_bytes))
         if self._buffers.reserve(*plan.sizes()):
             self._drop(list(self._ready))  # their graphs hold the old addresses
         while len(self._ready) >= _PLANS:
@@ -152,7 +154,7 @@ class Lane:
         self._ready[job] = _Ready(plan, Steps(plan, place, context))
         return self._ready[job]
 
-    def _context(self, shape: Shape) -> tuple[EngineContext, Shape]:
+    def _context(self, shape: Shape) -> tuple[EngineContext, Mapping[str, Shape]]:
         """The context that is set to this input shape; the one unused for longest is set anew when there are many."""
         if shape not in self._contexts:
             context = self._new_context()
@@ -168,7 +170,7 @@ class Lane:
                 if not self._contexts:
                     raise
         old, (context, _) = self._contexts.popitem(last=False)
-        self._drop([job for job, ready in self._ready.items() if ready.plan.shapes.source == old])
+        self._drop([job for job, ready in self._ready.items() if ready.plan.tensors.source.shape == old])
         return context
 
     def _drop(self, jobs: list[Job]) -> None:
@@ -228,7 +230,7 @@ class Lane:
 
     def _capture(self, ready: _Ready) -> None:
         """Record the job. A refused one runs without a graph: half a graph would replay stale data for ever."""
-        context, _ = self._context(ready.plan.shapes.source)
+        context, _ = self._context(ready.plan.tensors.source.shape)
         if not context.is_capturable(self.stream):
             ready.refusal = "the engine says that it cannot be captured"
             return
@@ -249,37 +251,17 @@ class Lane:
         if ready.refusal:
             _log.warning("no CUDA graph for %s: %s", ready.plan.job, ready.refusal)
 
-    # what goes back
-
-    def _results(self, ready: _Ready, kept: list[dict[str, Any]]) -> list[Decoded]:
-        """Copies out of the page-locked buffers, which the next frame overwrites, or what was kept on the device."""
-        masks, confidences = ready.steps.downloads.get("mask"), ready.steps.downloads.get("confidence")
-        scores = ready.steps.downloads.get("output")
-        results = []
-        for index in range(ready.plan.job.frames):
-            own = None if scores is None else self._scores(scores[index])
-            if masks is None:
-                results.append(Decoded(kept[index]["mask"], kept[index].get("confidence"), own))
-            else:
-                sure = None if confidences is None else confidences[index].copy()
-                results.append(Decoded(masks[index].copy(), sure, own))
-        return results
-
-    def _scores(self, scores: Any) -> Any:
-        ordered = scores.transpose(2, 0, 1) if self._contract.output_layout == "nhwc" else scores
-        return np.array(ordered, np.float32, order="C")
+    # what stays on the device
 
     def _keep_on_device(self, plan: Plan) -> list[dict[str, Any]]:
         """Copies on the device, put on the stream."""
-        roles = {"mask": self._contract.mask_dtype} | ({"confidence": "float32"} if plan.wants_confidence else {})
         return [
-            {role: self._copy_out(role, plan, index, np.dtype(dtype)) for role, dtype in roles.items()}
+            {role: self._copy_out(role, index, spec) for role, spec in plan.decoding.kept.items()}
             for index in range(plan.job.frames)
         ]
 
-    def _copy_out(self, role: str, plan: Plan, index: int, dtype: np.dtype[Any]) -> DeviceArray:
-        shape = plan.mask_shape[1:]
-        block = self._spare.take(int(np.prod(shape)) * dtype.itemsize, self.stream)
-        array = DeviceArray(self._device, self._spare, block, shape, dtype)
+    def _copy_out(self, role: str, index: int, spec: TensorSpec) -> DeviceArray:
+        block = self._spare.take(spec.size_bytes, self.stream)
+        array = DeviceArray(self._device, self._spare, block, spec.shape, np.dtype(spec.dtype))
         self._device.copy(array.pointer, self._buffers.address(role) + index * array.nbytes, array.nbytes, self.stream)
         return array

@@ -3,31 +3,15 @@
 import ctypes
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
-from segpipe.runtime.cuda.buffers import Buffers
-from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.engine import EngineContext
-from segpipe.runtime.cuda.kernels import Kernels, PreArguments, ScoreArguments
+from segpipe.runtime.cuda.job import Place, output_role
+from segpipe.runtime.cuda.kernels import PreArguments
 from segpipe.runtime.cuda.plan import Plan
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a lane lends to its steps."""
-
-    device: Device
-    kernels: Kernels
-    contract: Contract
-    buffers: Buffers
-    constants: int
-    """Device address of the normalisation's scale and shift."""
-    stream: int
 
 
 class Steps:
@@ -43,8 +27,15 @@ class Steps:
         self._fetched = [
             (view.reshape(-1).view(np.uint8), place.buffers.address(role)) for role, view in self.downloads.items()
         ]
-        self._pre, self._post = self._pre_arguments(), self._score_arguments()
-        self.all: tuple[Callable[[], None], ...] = (self._send, self._prepare, self._infer, self._decide, self._fetch)
+        self._pre = self._pre_arguments()
+        self._targets = {name: place.buffers.address(output_role(name)) for name in plan.tensors.outputs}
+        self.all: tuple[Callable[[], None], ...] = (
+            self._send,
+            self._prepare,
+            self._infer,
+            plan.decoding.step(place, plan.decoding_tables),
+            self._fetch,
+        )
         """Upload, first kernel, network, last kernels, download."""
 
     def enqueue(self) -> None:
@@ -58,16 +49,11 @@ class Steps:
 
     def _prepare(self) -> None:
         place, plan = self._place, self._plan
-        place.kernels.pre(place.contract.dtype, plan.shapes.input_dtype, plan.job.frames, self._pre, place.stream)
+        place.kernels.pre(place.contract.dtype, plan.tensors.source.dtype, plan.job.frames, self._pre, place.stream)
 
     def _infer(self) -> None:
         address = self._place.buffers.address
-        self._context.enqueue(address("input"), address("output"), address("scratch"), self._place.stream)
-
-    def _decide(self) -> None:
-        place, plan = self._place, self._plan
-        mask_dtype = place.contract.mask_dtype
-        place.kernels.mask(plan.shapes.output_dtype, mask_dtype, plan.job.frames, self._post, place.stream)
+        self._context.enqueue(address("input"), self._targets, address("scratch"), self._place.stream)
 
     def _fetch(self) -> None:
         for memory, source in self._fetched:
@@ -87,24 +73,11 @@ class Steps:
         return [] if self.frames is None else [self.frames.reshape(-1).view(np.uint8)]
 
     def _downloads(self) -> dict[str, NDArray[Any]]:
-        plan, pinned = self._plan, self._place.buffers.pinned
-        views = {}
-        if not plan.job.outputs.on_device:
-            views["mask"] = pinned("mask", plan.mask_shape, self._place.contract.mask_dtype)
-            if plan.wants_confidence:
-                views["confidence"] = pinned("confidence", plan.mask_shape, "float32")
-        if plan.wants_scores:
-            views["output"] = pinned("scores", plan.shapes.output, plan.shapes.output_dtype)
-        return views
+        pinned = self._place.buffers.pinned
+        return {role: pinned(role, spec.shape, spec.dtype) for role, spec in self._plan.decoding.downloads.items()}
 
     def _pre_arguments(self) -> PreArguments:
         pre, place = self._plan.pre_arguments(), self._place
         pre.source, pre.target = place.buffers.address("frames"), place.buffers.address("input")
         pre.scale, pre.shift = place.constants, place.constants + 4 * place.contract.channels
         return pre
-
-    def _score_arguments(self) -> ScoreArguments:
-        post, address = self._plan.score_arguments(), self._place.buffers.address
-        post.scores, post.labels, post.mask = address("output"), address("labels"), address("mask")
-        post.confidence = address("confidence") if self._plan.wants_confidence else 0
-        return post

@@ -1,9 +1,10 @@
 """Serialised engines to masks' scores: deserialising, execution contexts and enqueueing, in either flavour."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.device import cuda_error
 from segpipe.runtime.cuda.engine import Profile, Shape
@@ -11,23 +12,25 @@ from segpipe.runtime.request import BuiltFor
 from segpipe.runtime.trt import Flavour, load, logger
 from segpipe.runtime.trt.kernel_cache import KernelCache
 from segpipe.runtime.trt.preflight import refuse_invalid
+from segpipe.tasks import task_of
 
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32", "INT64": "int64"}
 _REBUILD = "run `segpipe build` on this machine"
 
 
 class TrtEngine:
-    """A deserialised engine with the contract's one input and one output. The context must be current.
+    """A deserialised engine with the contract's input and its task's outputs. The context must be current.
 
     `kernels`: where TensorRT for RTX keeps what it compiles.
     """
 
     def __init__(
-        self, flavour: Flavour, plan: bytes, contract: Contract, built: BuiltFor, kernels: Path | None = None
+        self, flavour: Flavour, plan: bytes, contract: FrameContract, built: BuiltFor, kernels: Path | None = None
     ) -> None:
         self.flavour, self.contract = flavour, contract
         self._trt = load(flavour)
         self._messages = logger(self._trt)
+        self._outputs = task_of(contract).outputs
         self._runtime: Any = self._trt.Runtime(self._messages)
         if flavour == "tensorrt-rtx":
             validity, diagnostics = self._runtime.get_engine_validity(plan)
@@ -39,7 +42,7 @@ class TrtEngine:
             raise self.failure("deserialising the engine")
         self._require_tensors()
         self.input_dtype = self._dtype(contract.input_name)
-        self.output_dtype = self._dtype(contract.output_name)
+        self.output_dtypes = {name: self._dtype(name) for name in self._outputs}
         profiles = range(self._engine.num_optimization_profiles)
         shapes = [self._engine.get_tensor_profile_shape(contract.input_name, index) for index in profiles]
         self.profiles = [Profile(tuple(smallest), tuple(largest)) for smallest, _, largest in shapes]
@@ -77,7 +80,7 @@ class TrtEngine:
         return BackendError(f"{self.flavour}: {doing} failed: {said}", hint=_REBUILD)
 
     def _require_tensors(self) -> None:
-        engine, wanted = self._engine, {self.contract.input_name, self.contract.output_name}
+        engine, wanted = self._engine, {self.contract.input_name, *self._outputs}
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
         if found != wanted:
             raise BackendError(
@@ -121,8 +124,8 @@ class TrtContext:
         self._owner, self._context = owner, context
         self.scratch_bytes = 0
 
-    def set_shape(self, shape: Shape, stream: int) -> Shape:
-        """Choose the profile and the input's shape; the output's shape."""
+    def set_shape(self, shape: Shape, stream: int) -> dict[str, Shape]:
+        """Choose the profile and the input's shape; the outputs' shapes."""
         profile = next(index for index, profile in enumerate(self._owner.profiles) if profile.takes(shape))
         context, contract = self._context, self._owner.contract
         if context.active_optimization_profile != profile and not context.set_optimization_profile_async(
@@ -133,11 +136,13 @@ class TrtContext:
             raise self._owner.failure(f"setting the input's shape to {shape}")
         if missing := context.infer_shapes():
             raise self._owner.failure(f"working out the shapes of {', '.join(missing)}")
-        output = tuple(context.get_tensor_shape(contract.output_name))
-        if min(output) < 1:
-            raise BackendError(f"the engine's output shape depends on the data: {output}", hint="export it otherwise")
+        outputs = {name: tuple(context.get_tensor_shape(name)) for name in self._owner.output_dtypes}
+        for name, output in outputs.items():
+            if min(output, default=1) < 1:
+                message = f"the shape of the engine's output '{name}' depends on the data: {output}"
+                raise BackendError(message, hint="export it otherwise")
         self.scratch_bytes = int(context.update_device_memory_size_for_shapes())
-        return output
+        return outputs
 
     def is_capturable(self, stream: int) -> bool:
         """TensorRT for RTX can be asked; TensorRT says it by refusing the enqueue."""
@@ -145,12 +150,11 @@ class TrtContext:
             return bool(self._context.is_stream_capturable(stream))
         return True
 
-    def enqueue(self, source: int, target: int, scratch: int, stream: int) -> None:
+    def enqueue(self, source: int, targets: Mapping[str, int], scratch: int, stream: int) -> None:
         """Set the addresses and put the network on the stream; every answer is checked."""
         if self.scratch_bytes:
             self._context.set_device_memory(scratch, self.scratch_bytes)
-        contract = self._owner.contract
-        for name, address in ((contract.input_name, source), (contract.output_name, target)):
+        for name, address in ((self._owner.contract.input_name, source), *targets.items()):
             if not self._context.set_tensor_address(name, address):
                 raise self._owner.failure(f"setting the address of '{name}'")
         if not self._context.execute_async_v3(stream):
