@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from segpipe.errors import ConfigError
 from stages.config.losses import Loss
-from stages.train.losses import SegmentationLoss, near_boundaries
+from stages.tasks.losses import SegmentationLoss, near_boundaries
 from tests.waits import Waits
 
 IGNORE = 255

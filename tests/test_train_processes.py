@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from segpipe.rundir.directory import RunDirectory
 from stages.config.losses import Loss
-from stages.train.losses import Averaging, SegmentationLoss
+from stages.tasks.losses import Averaging, SegmentationLoss
 from tests.children import PATIENCE_S, ROOT, SEGPIPE
 from tests.tiny import TOML
 

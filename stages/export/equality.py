@@ -15,6 +15,7 @@ from segpipe.runtime.backends.session import FAILURES, reason
 from segpipe.runtime.trt.building import ShapeRange
 from stages.graphs.reading import to_bytes
 from stages.graphs.types import at_own_batch
+from stages.tasks import offline_task_of
 
 Tensors = Iterable[tuple[str, NDArray[Any]]]
 """What a tensor is called in messages, and the tensor."""
@@ -45,7 +46,7 @@ class Worst:
 def require_equal(reference: Network, candidate: Network, contract: Contract, tensors: Tensors) -> Worst:
     """Compare on every tensor; ExportError names the figures when they differ."""
     worst = Worst()
-    labels = contract.output_kind == "labels"
+    labels = offline_task_of(contract).gives_labels
     for name, tensor in tensors:
         expected, found = _answer(reference, name, tensor), candidate(tensor)
         error, limit = difference(expected, found, labels), LABELS_LIMIT if labels else LIMIT

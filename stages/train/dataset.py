@@ -16,6 +16,7 @@ from segpipe.cores import usable_cores
 from segpipe.errors import DataError, SegpipeError
 from stages.config.root import TrainConfig
 from stages.data import Split
+from stages.tasks import offline_task_of
 from stages.train.augment import Augmentation, augment, crop_size
 from stages.train.transform import open_transform
 
@@ -65,6 +66,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __init__(self, split: Split, contract: Contract, config: TrainConfig) -> None:
         self._split, self._contract, self._config = split, contract, config
+        self._task = offline_task_of(contract)
         self._transform = open_transform(config.augment.transform) if config.augment.transform else None
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
@@ -74,7 +76,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
         crop = crop_size(self._config, self._contract, epoch)
         how = Augmentation(crop, self._config.augment, self._transform)
         image, mask = augment(frame, labels, self._contract, how, rng)
-        return torch.from_numpy(image), torch.from_numpy(mask.astype(np.int64)), index
+        return torch.from_numpy(image), self._task.targets(mask), index
 
 
 class FrameSet(Dataset[tuple[NDArray[Any], NDArray[Any], int]]):

@@ -97,7 +97,7 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     learner = Learner(network, contract, config.train, Plan(steps, class_weights(config, base), data.train.name))
     if config.train.compile:
         network.compile()
-    points = ResumePoints(folders.resume, config.train.epochs)
+    points = ResumePoints(folders.resume, config.train.epochs, learner.task.headline)
     if rank() == 0:
         pictures.write_sheet(folders.sheet, data.train, contract, config, labels.palette)
         drop_other_numberings(folders.resume)
@@ -153,7 +153,7 @@ def _test(learner: Learner, config: Config, base: Path, gallery: pictures.Galler
             own = metrics.confusion(labels, mask, classes)[:, :classes]  # scores name no other class
             matrix += own
             gallery.consider(metrics.scores(own).mean_iou, pictures.Shot(split.name(index), frame, labels, mask))
-    learner.confusion.reset()
+    learner.meter.reset()
     return matrix
 
 

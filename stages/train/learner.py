@@ -1,4 +1,4 @@
-"""What Lightning trains: the network, its loss, its optimiser, and its metrics over whole frames."""
+"""What Lightning trains: the network, its task's loss, its optimiser, and its metrics over whole frames."""
 
 import math
 import time
@@ -11,17 +11,13 @@ import torch
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
-from segpipe import metrics
 from segpipe.contract.schema import Contract
 from segpipe.errors import TrainingError
 from stages.config.root import TrainConfig
-from stages.models import reference
 from stages.models.parts import freeze_encoder
+from stages.tasks import offline_task_of
 from stages.train.dataset import Batch
-from stages.train.losses import SegmentationLoss
 from stages.train.optimisation import optimiser_of, schedule_of
 
 LOOKS_EVERY = 10
@@ -49,19 +45,21 @@ class _Step:
 
 
 class Learner(LightningModule):
-    """The loss at the labels' size; accuracy by the contract's definition, at the source size."""
+    """The loss at the targets' size; accuracy by the contract's definition, at the source size."""
 
     def __init__(self, network: nn.Module, contract: Contract, config: TrainConfig, plan: Plan) -> None:
         super().__init__()
         self.network = network
         self.contract = contract
+        self.task = offline_task_of(contract)
         self.learning_rate = 1e-3 if config.learning_rate == "find" else config.learning_rate
         self.losses: list[float] = []
         self._unseen: list[_Step] = []
-        self.validated: metrics.Confusion = np.zeros((0, 0), np.int64)
-        self.confusion = MulticlassConfusionMatrix(len(contract.classes), ignore_index=contract.ignore_index)
+        self.validated: Any = None
+        """What the meter counted on the whole validation split, once there was one."""
+        self.meter = self.task.meter()
         self._config, self._plan = config, plan
-        self._loss = SegmentationLoss(config.loss, contract.ignore_index, plan.class_weights, self._over_processes)
+        self._loss = self.task.loss(config.loss, plan.class_weights, self._over_processes)
         self._batch_began = time.monotonic()
         self.on_train_epoch_start()
 
@@ -75,10 +73,10 @@ class Learner(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Hands the GPU its work and does not wait for it: what the loss was is looked at later."""
-        images, labels, indices = batch
+        images, targets, indices = batch
         answer = self.network(images.contiguous(memory_format=torch.channels_last))
         outputs = answer if isinstance(answer, tuple) else (answer,)
-        losses = [self._loss(_upsampled(output, labels), labels) for output in outputs]
+        losses = [self._loss(self.task.at_targets(output, targets), targets) for output in outputs]
         loss: Tensor = losses[0]
         for auxiliary in losses[1:]:
             loss = loss + self._config.auxiliary_weight * auxiliary
@@ -112,23 +110,16 @@ class Learner(LightningModule):
         self.judge(*batch[:2])
 
     def on_validation_epoch_end(self) -> None:
-        """mIoU over the data set, not a mean of images."""
-        self.validated = self.harvest()
-        self.log("val_miou", metrics.scores(self.validated).mean_iou, prog_bar=True)
+        """The task's headline, over the data set."""
+        self.validated = self.meter.harvest()
+        self.log(self.task.headline, self.task.headline_of(self.validated), prog_bar=True)
 
-    def judge(self, frame: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
-        """Count one frame's pixels, in full precision, and return its mask."""
+    def judge(self, frame: NDArray[Any], labels: NDArray[Any]) -> Any:
+        """Count one frame, in full precision, and return its answer."""
         with torch.autocast(self.device.type, enabled=False):
-            mask = reference.segment(self.network, frame, self.contract)
-        predicted, truth = (torch.from_numpy(v.astype("int64")).to(self.device) for v in (mask, labels))
-        self.confusion.update(predicted, truth)
-        return mask
-
-    def harvest(self) -> metrics.Confusion:
-        """The confusion matrix of all frames judged since the last call, by all processes."""
-        matrix: metrics.Confusion = self.confusion.compute().cpu().numpy()
-        self.confusion.reset()
-        return matrix
+            answer = self.task.segment(self.network, frame)
+        self.meter.add(answer, labels)
+        return answer
 
     def configure_optimizers(self) -> Any:
         optimiser = optimiser_of(self.network, self._config, self.learning_rate)
@@ -156,7 +147,3 @@ class Learner(LightningModule):
 def step_seed(seed: int, epoch: int, batch: int, process: int) -> int:
     """Of what random layers draw in one step: no two steps of any trainings share it."""
     return int(np.random.SeedSequence((seed, epoch, batch, process)).generate_state(1, np.uint64)[0])
-
-
-def _upsampled(scores: Tensor, labels: Tensor) -> Tensor:
-    return F.interpolate(scores.float(), labels.shape[1:], mode="bilinear", align_corners=False)

@@ -45,11 +45,11 @@ class ResumePoints(Callback):
     Must stand before any callback that swaps weights for validation, to see those that were validated.
     """
 
-    def __init__(self, folder: Path, epochs: int) -> None:
-        self.best: dict[str, Any] = {"val_miou": -1.0, "epoch": -1, "weights": {}, "confusion": []}
+    def __init__(self, folder: Path, epochs: int, headline: str) -> None:
+        self.best: dict[str, Any] = {headline: -1.0, "epoch": -1, "weights": {}, "confusion": []}
         self.history: list[dict[str, float]] = []
         self._validated: dict[str, Tensor] = {}
-        self._folder, self._epochs = folder, epochs
+        self._folder, self._epochs, self.headline = folder, epochs, headline
         self._clock = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,17 +74,19 @@ class ResumePoints(Callback):
         """Add the epoch to the history, and remember the weights if they are the best so far."""
         loss = sum(learner.losses) / len(learner.losses)
         learner.forget_losses()
-        epoch, miou = trainer.current_epoch + 1, float(trainer.callback_metrics["val_miou"])
+        epoch, score = trainer.current_epoch + 1, float(trainer.callback_metrics[self.headline])
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         self.history.append(
-            {"epoch": epoch, "loss": round(loss, 6), "val_miou": round(miou, 6), "learning_rate": round(rate, 9)}
+            {"epoch": epoch, "loss": round(loss, 6), self.headline: round(score, 6), "learning_rate": round(rate, 9)}
         )
-        if miou > self.best["val_miou"] or not self.best["weights"]:
+        if score > self.best[self.headline] or not self.best["weights"]:
             matrix = learner.validated.tolist()
-            self.best = {"val_miou": miou, "epoch": epoch, "weights": self._validated, "confusion": matrix}
+            self.best = {self.headline: score, "epoch": epoch, "weights": self._validated, "confusion": matrix}
         if trainer.is_global_zero:
             seconds = time.monotonic() - self._clock
-            _log.info("train: epoch %d of %d, loss %.4f, mIoU %.4f, %.1f s", epoch, self._epochs, loss, miou, seconds)
+            _log.info(
+                "train: epoch %d of %d, loss %.4f, mIoU %.4f, %.1f s", epoch, self._epochs, loss, score, seconds
+            )
 
 
 class KeepResumePoint(Callback):

@@ -56,7 +56,7 @@ def trainer_of(
     """In this order the callbacks keep the validated weights, average, and write what all of them know."""
     callbacks: list[Callback] = [interrupts, points, *averaging_of(config, steps)]
     if config.patience:
-        callbacks.append(_Patience("val_miou", mode="max", patience=config.patience, check_finite=False))
+        callbacks.append(_Patience(points.headline, mode="max", patience=config.patience, check_finite=False))
     bar = sys.stderr.isatty()
     if bar:
         callbacks.append(RichProgressBar(leave=False, console_kwargs={"stderr": True}))

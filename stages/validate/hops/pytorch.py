@@ -14,6 +14,7 @@ from segpipe.errors import BackendError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.models import checkpoint, reference
+from stages.tasks import offline_task_of
 from stages.validate.hops.hop import Answer, Answered
 from stages.validate.hops.opening import OpenHops, open_graph
 from stages.validate.hops.rounded import BACKEND as ROUNDED
@@ -24,7 +25,7 @@ class TorchAnswer:
     """A module run by PyTorch with the definition of pre- and post-processing."""
 
     def __init__(self, network: nn.Module, contract: Contract) -> None:
-        self.network, self._contract = network, contract
+        self.network, self._contract, self._task = network, contract, offline_task_of(contract)
 
     @torch.inference_mode()
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
@@ -40,8 +41,7 @@ class TorchAnswer:
         return reference.preprocess(frame, self._contract, self._contract.place(*frame.shape[:2]))
 
     def _answered(self, frame: NDArray[Any], scores: torch.Tensor) -> Answered:
-        full = reference.upsample(scores, self._contract.place(*frame.shape[:2]))
-        return Answered(reference.decide(full, self._contract), scores[0].numpy())
+        return Answered(self._task.decide(scores, self._contract.place(*frame.shape[:2])), scores[0].numpy())
 
 
 @dataclass(frozen=True)
