@@ -7,8 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import CONTRACTS, Contract
-from segpipe.errors import InputError
-from segpipe.runtime.request import Outputs
+from segpipe.errors import ContractError, InputError
+from segpipe.evaluate import evaluate_frames
+from segpipe.runtime.backends import onnxruntime
+from segpipe.runtime.request import OpenOptions, Outputs
+from segpipe.runtime.segmenter import Segmenter
 from segpipe.tasks import TASKS, task_of
 from segpipe.tasks.semantic import Semantic
 from tests import toy_task
@@ -83,3 +86,29 @@ def test_answers_made_on_the_host_cannot_stay_on_the_device() -> None:
     with pytest.raises(InputError, match="made on the host"):
         backend.infer([frame], Outputs(on_device=True))
     assert_bright(backend.infer([frame], Outputs())[0], frame)
+
+
+@pytest.mark.usefixtures("brightness")
+def test_a_cpu_runs_a_task_that_a_test_registered_from_its_contract_to_the_segmenters_answer() -> None:
+    contract: Any = toy_task.CONTRACT
+    backend = onnxruntime.open(toy_task.graph(), contract, OpenOptions(threads=1))
+    frames = [frame_of(16, 24), frame_of(16, 24, 1), frame_of(32, 8, 2)]
+
+    with Segmenter(backend, contract, ()) as segmenter:
+        for frame, mean in zip(frames, segmenter(frames), strict=True):
+            assert mean == pytest.approx(expected(frame)[0], abs=TOLERANCE)
+        result: Any = segmenter.detail(frames[2])
+        assert_bright(result, frames[2])
+        tiled: Any = segmenter.tiled(frames[0])
+        assert_bright(tiled, frames[0])
+        with pytest.raises(InputError, match="no scores"):
+            segmenter.detail(frames[0], Outputs(scores=True))
+        samples: Any = [(frame, expected(frame)[0]) for frame in frames]
+        worst: Any = evaluate_frames(segmenter, samples, lambda _: None)
+        assert worst < TOLERANCE
+
+
+@pytest.mark.usefixtures("brightness")
+def test_a_graph_of_another_task_is_refused() -> None:
+    with pytest.raises(ContractError, match="task is 'semantic' against 'brightness'"):
+        onnxruntime.open(toy_task.graph(), Contract(**contract_fields()), OpenOptions(threads=1))

@@ -42,9 +42,9 @@ class BrightnessMeter:
     def __init__(self) -> None:
         self._worst = 0.0
 
-    def add(self, truth: float, answer: Brightness) -> None:
+    def add(self, truth: float, answer: float) -> None:
         """One frame."""
-        self._worst = max(self._worst, abs(truth - answer.mean))
+        self._worst = max(self._worst, abs(truth - answer))
 
     def figures(self) -> float:
         """The greatest error."""
@@ -67,7 +67,11 @@ class BrightnessTask:
         mean, peaks = (tensors[name] for name in self.outputs)
         return Brightness(float(mean), np.array(peaks), placement.source)
 
-    def result(self, answer: Brightness, palette: Any) -> Brightness:
+    def plain(self, answer: Brightness) -> float:
+        """The mean."""
+        return answer.mean
+
+    def result(self, answer: Brightness, palette: Any, order: Any) -> Brightness:
         """As it is."""
         return answer
 

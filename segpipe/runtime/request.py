@@ -7,6 +7,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from segpipe.artifacts import ON_CPU, Precision
+from segpipe.contract.schema import Placement
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Outputs:
     """Mask and confidence at the network's input size instead of the frame's."""
     on_device: bool = False
     """GPU backends: mask and confidence stay in the GPU's memory, and speak DLPack and __cuda_array_interface__."""
+
+    def placed(self, placement: Placement) -> Placement:
+        """Where answers lie: on the source frame, or on the network's canvas."""
+        return placement.whole_canvas() if self.at_network_size else placement
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.frames import Order, at_most, check_device_frame, lies_on_gpu, pixels_of, require_order
 from segpipe.runtime.opening import open_run, run_contract
-from segpipe.runtime.request import Decoded, OpenOptions, Outputs
+from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Progress, Tiling
 from segpipe.tasks import task_of
@@ -106,10 +106,11 @@ class Segmenter:
                 array in the GPU's memory. Or a list or tuple of these, mixed as you like.
         """
         if isinstance(frames, (list, tuple)):
-            return [result.mask for result in self._infer(frames, _ONLY_MASK)]
+            return [self._task.plain(answer) for answer in self._infer(frames, _ONLY_MASK)]
         if getattr(frames, "ndim", 0) == 4 and len(frames):
             return np.stack(self([*frames]))
-        return self._infer([frames], _ONLY_MASK)[0].mask
+        mask: Mask = self._task.plain(self._infer([frames], _ONLY_MASK)[0])
+        return mask
 
     def detail(self, frame: "Frame", outputs: Outputs = _ONLY_MASK) -> Result:
         """One frame's mask with what it means and what can be made of it: colours, polygons, areas.
@@ -119,8 +120,8 @@ class Segmenter:
             outputs: What else to answer: confidence, scores, or the mask at network size or on the GPU.
         """
         self._task.require(outputs)
-        found = self._infer([frame], outputs)[0]
-        return Result(found.mask, self.contract, self.palette, found.confidence, found.scores, self.order)
+        result: Result = self._task.result(self._infer([frame], outputs)[0], self.palette, self.order)
+        return result
 
     def tiled(self, frame: "Frame", tiling: Tiling | None = None, progress: Progress | None = None) -> Mask:
         """The mask of a frame of any size, from overlapping tiles whose scores are blended.
@@ -192,7 +193,7 @@ class Segmenter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Decoded]:
+    def _infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Any]:
         backend = self._opened()
         return backend.infer([self._checked(frame, backend) for frame in frames], outputs)
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import FrameContract, Placement
+from segpipe.palette import Colours
 from segpipe.runtime.request import Outputs
 
 
@@ -40,6 +41,17 @@ class Task(Protocol):
         """The outputs for one frame, without their batch, to its answer at `placement.source`'s size.
 
         The answer belongs to the caller: it holds no view of the tensors.
+        """
+        ...
+
+    def plain(self, answer: Any) -> Any:
+        """What a call of the segmenter gives of an answer: an array without conveniences."""
+        ...
+
+    def result(self, answer: Any, palette: Colours, order: Any) -> Any:
+        """An answer with what it means and what people do with it: to draw it is the result's work.
+
+        `order`: of the channels of frames and pictures, rgb or bgr.
         """
         ...
 

@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Placement, SemanticContract
 from segpipe.errors import InputError
 from segpipe.metrics import Meter
+from segpipe.palette import Colours
+from segpipe.result import Result
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.confidence import confidence
 from segpipe.runtime.cuda.job import Job, Tensors
 from segpipe.runtime.cuda.masks import Masks
+from segpipe.runtime.frames import Order
 from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.request import Decoded, Outputs
 from segpipe.runtime.tiling import Progress, Tiling, segment_tiled
@@ -37,6 +40,14 @@ class Semantic:
             confidence=confidence(scores, contract, placement) if asked.confidence else None,
             scores=as_planes(scores, contract).copy() if asked.scores else None,
         )
+
+    def plain(self, answer: Decoded) -> NDArray[Any]:
+        """The mask."""
+        return answer.mask
+
+    def result(self, answer: Decoded, palette: Colours, order: Order) -> Result:
+        """The mask with its classes and colours."""
+        return Result(answer.mask, self._contract, palette, answer.confidence, answer.scores, order)
 
     def tiled(self, backend: Backend, frame: NDArray[Any], tiling: Tiling, progress: Progress | None) -> NDArray[Any]:
         """The mask, from tiles whose scores are blended."""

@@ -84,9 +84,7 @@ class ResumePoints(Callback):
             self.best = {self.headline: score, "epoch": epoch, "weights": self._validated, "confusion": matrix}
         if trainer.is_global_zero:
             seconds = time.monotonic() - self._clock
-            _log.info(
-                "train: epoch %d of %d, loss %.4f, mIoU %.4f, %.1f s", epoch, self._epochs, loss, score, seconds
-            )
+            _log.info("train: epoch %d of %d, loss %.4f, mIoU %.4f, %.1f s", epoch, self._epochs, loss, score, seconds)
 
 
 class KeepResumePoint(Callback):

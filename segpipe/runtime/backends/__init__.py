@@ -8,20 +8,20 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from segpipe.artifacts import artifact_named
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendMissingError
-from segpipe.runtime.request import Decoded, OpenOptions, Outputs
+from segpipe.runtime.request import OpenOptions, Outputs
 
 
 class Backend(Protocol):
-    """Owns the way from frames to masks. Safe to call from several threads."""
+    """Owns the way from frames to answers. Safe to call from several threads."""
 
     name: str
     device: str
     """As in verdicts of the release gate: `segpipe.processor.device_name` of the precision, or the GPU's name."""
 
-    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Decoded]:
-        """Checked HxWxC frames, of any sizes, to results that the caller owns.
+    def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Any]:
+        """Checked HxWxC frames, of any sizes, to what the contract's task makes of each; the caller owns it.
 
         Frames are numpy arrays; on a GPU also anything that speaks `__cuda_array_interface__` or DLPack.
         """
@@ -47,7 +47,7 @@ class Backend(Protocol):
 class Opener(Protocol):
     """How a backend module opens artifact bytes that were checked before."""
 
-    def __call__(self, artifact: bytes, contract: Contract, options: OpenOptions) -> Backend: ...
+    def __call__(self, artifact: bytes, contract: FrameContract, options: OpenOptions) -> Backend: ...
 
 
 def load_opener(name: str) -> Opener:
@@ -60,7 +60,7 @@ def load_opener(name: str) -> Opener:
             f"backend '{name}' cannot be imported: {error}", hint=f"pip install 'segpipe[{row.home.extra}]'"
         ) from error
 
-    def opened(artifact: bytes, contract: Contract, options: OpenOptions) -> Backend:
+    def opened(artifact: bytes, contract: FrameContract, options: OpenOptions) -> Backend:
         return opener(artifact, contract, replace(options, name=row.name, precision=row.precision))
 
     return opened

@@ -9,15 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract, Placement
+from segpipe.contract.schema import FrameContract, Placement
 from segpipe.cores import usable_cores
 from segpipe.errors import BackendError
 from segpipe.processor import device_name
 from segpipe.runtime.backends.external_data import refuse_external_data
-from segpipe.runtime.confidence import confidence
-from segpipe.runtime.postprocess import as_planes, postprocess
 from segpipe.runtime.preprocess import preprocess, tensor_shape
-from segpipe.runtime.request import Decoded, OpenOptions, Outputs
+from segpipe.runtime.request import OpenOptions, Outputs
+from segpipe.tasks import task_of
 
 _MAX_BATCH = 8  # frames in one call of the network; more make nothing faster on a CPU, and cost memory
 
@@ -27,7 +26,7 @@ Tensors = Mapping[str, NDArray[Any]]
 class Network(Protocol):
     """A graph that a library has opened. Called from any thread."""
 
-    contract: Contract
+    contract: FrameContract
     """The one inside the graph."""
     fixed_batch: int | None
     """Frames that every call must have; None where the graph leaves it open."""
@@ -82,24 +81,24 @@ class Networks:
 class HostBackend:
     """Called from any thread. Frames that give tensors of one size run as a batch."""
 
-    def __init__(self, name: str, device: str, networks: Networks, contract: Contract) -> None:
+    def __init__(self, name: str, device: str, networks: Networks, contract: FrameContract) -> None:
         self.name, self.device = name, device
         self._networks: Networks | None = networks
-        self._contract = contract
+        self._contract, self._task = contract, task_of(contract)
         self._own = threading.local()
         self._fixed_batch = networks.wide.fixed_batch
 
-    def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Decoded]:
-        """HxWxC frames to results, in order."""
+    def infer(self, frames: Sequence[NDArray[Any]], outputs: Outputs) -> list[Any]:
+        """HxWxC frames to answers, in order."""
         placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
         limit = self._fixed_batch or _MAX_BATCH
-        results: list[Decoded] = []
+        answers: list[Any] = []
         with self._opened().fitting() as (network, cores):
             for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
                 same = list(run)
                 for start in range(0, len(same), limit):
-                    results += self._batch(network, cores, same[start : start + limit], outputs)
-        return results
+                    answers += self._batch(network, cores, same[start : start + limit], outputs)
+        return answers
 
     def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
         """Memory as any other."""
@@ -110,8 +109,8 @@ class HostBackend:
         self.infer(frames, Outputs())
 
     def scores(self, tensor: NDArray[Any]) -> NDArray[Any]:
-        """The network alone: a batch of input tensors to its raw output."""
-        return self._run(self._opened().wide, tensor)
+        """The network alone: a batch of input tensors to its raw output, the first one of several."""
+        return self._run(self._opened().wide, tensor)[self._task.outputs[0]]
 
     def describe(self) -> dict[str, Any]:
         """What the library says, and the threads."""
@@ -127,9 +126,8 @@ class HostBackend:
             raise BackendError("this backend is closed", hint="open the run again")
         return self._networks
 
-    def _run(self, network: Network, tensor: NDArray[Any]) -> NDArray[Any]:
-        wanted = self._contract.output_name
-        return network.run({self._contract.input_name: tensor}, [wanted])[wanted]
+    def _run(self, network: Network, tensor: NDArray[Any]) -> Tensors:
+        return network.run({self._contract.input_name: tensor}, self._task.outputs)
 
     def _batch(
         self,
@@ -137,14 +135,17 @@ class HostBackend:
         cores: int,
         frames: Sequence[tuple[NDArray[Any], Placement]],
         outputs: Outputs,
-    ) -> list[Decoded]:
+    ) -> list[Any]:
         contract = self._contract
         tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
         tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
         for (frame, placement), part in zip(frames, tensor, strict=False):
             preprocess(frame, contract, placement, part, cores)
-        batch = zip(self._run(network, tensor), frames, strict=False)
-        return [self._result(scores, placement, outputs) for scores, (_, placement) in batch]
+        answered = self._run(network, tensor)
+        return [
+            self._task.decode({name: batch[index] for name, batch in answered.items()}, target, outputs)
+            for index, target in enumerate(outputs.placed(placement) for _, placement in frames)
+        ]
 
     def _tensor(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """This thread's last tensor when it fits: fresh memory costs more than filling it."""
@@ -153,17 +154,8 @@ class HostBackend:
             last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
         return last
 
-    def _result(self, scores: NDArray[Any], placement: Placement, outputs: Outputs) -> Decoded:
-        contract = self._contract
-        target = placement.whole_canvas() if outputs.at_network_size else placement
-        return Decoded(
-            mask=postprocess(scores, contract, target),
-            confidence=confidence(scores, contract, target) if outputs.confidence else None,
-            scores=as_planes(scores, contract).copy() if outputs.scores else None,
-        )
 
-
-def open_on_host(opener: Opener, artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
+def open_on_host(opener: Opener, artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
     refuse_external_data(artifact)
     networks = Networks(opener, artifact, options.threads or usable_cores())

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnxruntime
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.runtime.backends.host import HostBackend, Tensors, failed, open_on_host, refused, unloadable
 from segpipe.runtime.backends.session import FAILURES, InvalidArgument, embedded_contract, open_session, reason
 from segpipe.runtime.request import OpenOptions
@@ -42,6 +42,6 @@ class _Session:
         return {"onnxruntime": onnxruntime.__version__, "provider": _PROVIDER}
 
 
-def open(artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
+def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
     return open_on_host(_Session, artifact, contract, options)

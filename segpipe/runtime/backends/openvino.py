@@ -8,7 +8,7 @@ from typing import Any
 import openvino
 
 from segpipe.artifacts import Precision
-from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, FrameContract
 from segpipe.errors import BackendError
 from segpipe.processor import computes, wanted_sets
 from segpipe.runtime.backends.host import HostBackend, Tensors, failed, open_on_host, refused, unloadable
@@ -22,7 +22,7 @@ _FAILURES = (RuntimeError, MemoryError, UnicodeError)  # the last where its mess
 _NOISE = ("Exception from ", "Check '")  # lines that name its own sources
 
 
-def open(artifact: bytes, contract: Contract, options: OpenOptions) -> HostBackend:
+def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
     precision = options.precision
     if not computes(precision):
@@ -96,14 +96,14 @@ def _require_precision(compiled: openvino.CompiledModel, precision: Precision) -
         )
 
 
-def _embedded_contract(model: openvino.Model) -> Contract:
+def _embedded_contract(model: openvino.Model) -> FrameContract:
     """The contract inside the graph."""
     path = [_METADATA, METADATA_KEY]
     try:
         metadata = {METADATA_KEY: model.get_rt_info(path).astype(str)} if model.has_rt_info(path) else {}
     except UnicodeError as error:
         raise BackendError(f"the ONNX model's metadata is not UTF-8: {error}", hint="export it again") from error
-    return Contract.from_metadata(metadata, "the ONNX model")
+    return FrameContract.from_metadata(metadata, "the ONNX model")
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import platform
 
 from segpipe.artifacts import ARTIFACTS
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.driver_library import driver_version
 from segpipe.runtime.cuda.kernels import Kernels
@@ -18,7 +18,7 @@ from segpipe.runtime.trt.running import TrtEngine
 _LANES = 8  # threads that run at once; each takes an execution context's memory
 
 
-def open(artifact: bytes, contract: Contract, options: OpenOptions) -> GpuBackend:
+def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> GpuBackend:
     """Open an engine: TensorRT's runs on the GPU it was built on, one for RTX on the compute capabilities it is for."""
     flavour: Flavour = "tensorrt-rtx" if ARTIFACTS[options.name].backend == "tensorrt-rtx" else "tensorrt"
     installed = version(flavour)  # before the GPU is touched: a missing package is the commonest reason

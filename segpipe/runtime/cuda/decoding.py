@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import Placement
 from segpipe.errors import InputError
-from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec, output_role, target_of
+from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec, output_role
 from segpipe.tasks import Task
 
 
@@ -57,7 +57,7 @@ class _OnHost:
         self.device_bytes: Mapping[str, int] = {}
         self.downloads = {output_role(name): tensors.outputs[name] for name in task.outputs}
         self.kept: Mapping[str, TensorSpec] = {}
-        self._task, self._job, self._target = task, job, target_of(placement, job.outputs)
+        self._task, self._job, self._target = task, job, job.outputs.placed(placement)
 
     def tables(self) -> bytes:
         """None."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segpipe.contract.schema import FrameContract, Placement
+from segpipe.contract.schema import FrameContract
 from segpipe.runtime.cuda.buffers import Buffers
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.kernels import Kernels
@@ -68,8 +68,3 @@ class Place:
 def output_role(name: str) -> str:
     """The buffer of one of the engine's outputs."""
     return f"output {name}"
-
-
-def target_of(placement: Placement, outputs: Outputs) -> Placement:
-    """Where answers lie: on the source frame, or on the network's canvas."""
-    return placement.whole_canvas() if outputs.at_network_size else placement

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Placement, SemanticContract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.geometry import Tables, mask_tables
-from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec, output_role, target_of
+from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec, output_role
 from segpipe.runtime.cuda.kernels import KINDS, ScoreArguments
 from segpipe.runtime.request import Decoded
 
@@ -23,7 +23,7 @@ class Masks:
         self._job, self._contract = job, contract
         self._role, self._output = output_role(contract.output_name), tensors.outputs[contract.output_name]
         self.channels, self.height, self.width = score_grid(contract, self._output.shape)
-        self.target = target_of(placement, job.outputs)
+        self.target = job.outputs.placed(placement)
         scored = contract.output_kind != "labels"  # a network that answers labels knows neither
         self._confident, self._scored = job.outputs.confidence and scored, job.outputs.scores and scored
         mask = TensorSpec((job.frames, *self.target.source), contract.mask_dtype)
