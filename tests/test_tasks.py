@@ -1,5 +1,6 @@
 """Tasks: the tables agree, and a task that nobody here has heard of runs from its contract to its answer."""
 
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.tasks import TASKS, task_of
 from segpipe.tasks.semantic import Semantic
+from stages.tasks import GATES
+from stages.tasks import TASKS as OFFLINE
 from tests import toy_task
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import host_backend
@@ -47,8 +50,11 @@ def assert_bright(answer: toy_task.Brightness, frame: NDArray[Any], tolerance: f
     assert answer.size == frame.shape[:2]
 
 
-def test_every_task_has_a_contract_and_a_light_half() -> None:
-    assert list(CONTRACTS) == list(TASKS)
+def test_every_task_has_a_contract_a_light_half_an_offline_half_and_a_gate() -> None:
+    assert list(CONTRACTS) == list(TASKS) == list(OFFLINE) == list(GATES)
+    for made in (TASKS, OFFLINE, GATES):
+        for name, home in made.items():
+            assert resolve_name(home).__module__.endswith(name)
     assert isinstance(task_of(Contract(**contract_fields())), Semantic)
 
 

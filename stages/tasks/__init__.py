@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import FrameContract, Placement
+from stages.config.root import ValidateConfig
 
 
 class TaskMeter(Protocol):
@@ -65,11 +66,43 @@ class OfflineTask(Protocol):
         ...
 
 
+class GateTask(Protocol):
+    """How the gate compares two answers under one contract and its settings. No torch: any machine can judge."""
+
+    def nothing(self, peak: Any) -> Any:
+        """What is measured of a hop, before any image. `peak`: of the FP16 graph's activations."""
+        ...
+
+    def truth(self, answered: Any, labels: NDArray[Any] | None) -> Any:
+        """The reference's answer to one image, as every candidate is compared with it."""
+        ...
+
+    def fidelity(self, measured: Any, hop: Any) -> list[Any]:
+        """Every limit of being the same network, compared with what was measured."""
+        ...
+
+    def accuracy(self, measured: Any) -> list[Any]:
+        """Every floor of being a good network, compared with what was measured."""
+        ...
+
+    def reference_accuracy(self, measured: Any) -> list[Any]:
+        """The same floors for the reference."""
+        ...
+
+
 TASKS = {"semantic": "stages.tasks.semantic:Semantic"}
 """What makes each task of its contract: module and name."""
+GATES = {"semantic": "stages.validate.judging.semantic:SemanticGate"}
+"""What makes each task's part of the gate, of its contract and the gate's settings."""
 
 
 def offline_task_of(contract: FrameContract) -> OfflineTask:
     """The task that a contract is for."""
     make: Callable[[FrameContract], OfflineTask] = resolve_name(TASKS[contract.task])
     return make(contract)
+
+
+def gate_task_of(contract: FrameContract, settings: ValidateConfig) -> GateTask:
+    """How the gate judges networks for this contract."""
+    make: Callable[[FrameContract, ValidateConfig], GateTask] = resolve_name(GATES[contract.task])
+    return make(contract, settings)

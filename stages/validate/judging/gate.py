@@ -29,7 +29,6 @@ from stages.validate.hops import opening, pytorch
 from stages.validate.hops.inputs import Image, Size, chosen, stress_images
 from stages.validate.hops.rounded import half_peak
 from stages.validate.hops.stored import Keeper
-from stages.validate.judging.accuracy import reference_accuracy
 from stages.validate.judging.checks import Check, at_least
 from stages.validate.judging.judge import Judge, Setup
 from stages.validate.pages.page import html, markdown
@@ -170,7 +169,7 @@ def judge_labels(rundir: RunDirectory, judge: Judge, setup: Setup) -> tuple[list
     recorded = trained.val_miou if trained else None
     share = _share_of_recorded(masks.reference_miou(), recorded, limits.min_reference_miou_share)
     words = suspect_labels(masks.label_confusion()) if share.status == "failed" else ""
-    return [share, *reference_accuracy(masks, limits, setup.contract.classes)], (words,) if words else ()
+    return [share, *setup.gate.reference_accuracy(state.measured)], (words,) if words else ()
 
 
 def _share_of_recorded(found: float | None, recorded: float | None, limit: float) -> Check:

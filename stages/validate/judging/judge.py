@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import cycle, islice
 from typing import Any
 
@@ -12,12 +13,12 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError, SegpipeError
 from stages.config.root import ValidateConfig
-from stages.measuring.masks import Agreement, Flips, MaskComparison, MaskShape, Truth
+from stages.measuring.masks import Agreement, Flips, Truth
 from stages.measuring.tensors import TensorComparison
-from stages.validate.hops.hop import Answer, Answered, Hop, margins_at
+from stages.tasks import GateTask, gate_task_of
+from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import Image, Size
-from stages.validate.judging.accuracy import hop_accuracy
-from stages.validate.judging.checks import Check, Measured, Peak, Rules, checks, verdict_of
+from stages.validate.judging.checks import Check, Measured, Peak, verdict_of
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Setup:
     accuracy: bool = False
     """Whether the images are all of the gate's, so that the floors of accuracy mean something."""
 
-    @property
-    def shape(self) -> MaskShape:
-        """How masks are counted."""
-        return MaskShape(len(self.contract.classes), self.settings.boundary_px, self.settings.large_margin)
+    @cached_property
+    def gate(self) -> GateTask:
+        """How the network's task compares answers."""
+        return gate_task_of(self.contract, self.settings)
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,14 @@ class HopState:
 
     def checks(self, setup: Setup) -> list[Check]:
         """Every limit compared with what was measured."""
-        limits, classes = setup.settings.limits, setup.contract.classes
-        return self._fidelity(setup) + (hop_accuracy(self.measured.masks, limits, classes) if setup.accuracy else [])
+        return self._fidelity(setup) + (setup.gate.accuracy(self.measured) if setup.accuracy else [])
 
     def differs(self, setup: Setup) -> bool:
         """Whether a limit of fidelity fails: then there is something to explain."""
         return verdict_of(self._fidelity(setup)) == "failed"
 
     def _fidelity(self, setup: Setup) -> list[Check]:
-        return checks(self.measured, Rules(setup.settings.limits, setup.contract.classes, self.hop.precision))
+        return setup.gate.fidelity(self.measured, self.hop)
 
 
 Watcher = Callable[[Seen], None]
@@ -111,7 +111,7 @@ class Judge:
     """Feed it images with `add`, then read `states`. Each image is answered once by every hop."""
 
     def __init__(self, setup: Setup, reference: Answer, hops: Sequence[Hop], watch: Watcher | None = None) -> None:
-        self.states = {hop.name: HopState(hop, _nothing(setup)) for hop in hops}
+        self.states = {hop.name: HopState(hop, setup.gate.nothing(setup.peak)) for hop in hops}
         self.network_seconds = self.measure_seconds = 0.0
         self._setup, self._reference, self._watch = setup, reference, watch
         self._batch: list[NDArray[Any]] = []
@@ -147,11 +147,7 @@ class Judge:
             return None
 
     def _measure(self, image: Image, answered: Answered, candidates: dict[str, Answered | None]) -> None:
-        def margins(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
-            return margins_at(answered.scores, answered.mask.shape, self._setup.contract, pixels)
-
-        known = None if answered.scores is None else margins
-        truth = Truth.of(answered.mask, image.labels, known, self._setup.shape)
+        truth = self._setup.gate.truth(answered, image.labels)
         before, before_name = answered, "reference"
         for name, candidate in candidates.items():
             if candidate is None:
@@ -199,10 +195,6 @@ def _add_scores(tensors: TensorComparison, reference: Answered, candidate: Answe
     """A candidate that gives no scores where the reference does is as wrong as can be."""
     if reference.scores is not None:
         tensors.add(reference.scores, np.empty(0) if candidate.scores is None else candidate.scores, where)
-
-
-def _nothing(setup: Setup) -> Measured:
-    return Measured(MaskComparison(setup.shape), MaskComparison(setup.shape), peak=setup.peak)
 
 
 def _add(state: HopState, truth: Truth, image: Image, answered: Answered, candidate: Answered) -> Flips:
