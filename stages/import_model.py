@@ -81,7 +81,7 @@ def _toml_of(path: Path) -> dict[str, Any]:
     try:
         text = read_text_file(path, ContractError)
     except FileNotFoundError:
-        raise ContractError(f"{path} does not exist", hint="see the README for what a contract.toml holds") from None
+        raise ContractError(f"{path} does not exist", hint="see docs/tutorials/trained-network.md") from None
     content = parse_toml(text, str(path))
     refuse_extremes(content, str(path))
     return content

@@ -1,4 +1,4 @@
-"""The committed figures: the README says what benchmarks/results hold, and only sound figures are kept."""
+"""The committed figures: the page of speed says what benchmarks/results hold, and only sound figures are kept."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.keep import keep
-from benchmarks.readme_table import README, cpu_table, table, with_tables
+from benchmarks.speed_table import PAGE, cpu_table, table, with_tables
 from segpipe.rundir.directory import RunDirectory
 from tests.test_report_page import replace_output
 
 
-def test_the_readme_holds_the_committed_figures() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_page_of_speed_holds_the_committed_figures() -> None:
+    text = PAGE.read_text(encoding="utf-8")
 
-    assert with_tables(text, table(), cpu_table()) == text, "run `python -m benchmarks.readme_table`"
+    assert with_tables(text, table(), cpu_table()) == text, "run `python -m benchmarks.speed_table`"
 
 
-def test_without_figures_the_readme_says_how_to_get_them(tmp_path: Path) -> None:
-    text = with_tables(README.read_text(encoding="utf-8"), table(tmp_path), cpu_table(tmp_path))
+def test_without_figures_the_page_says_how_to_get_them(tmp_path: Path) -> None:
+    text = with_tables(PAGE.read_text(encoding="utf-8"), table(tmp_path), cpu_table(tmp_path))
 
     assert "No figures are kept yet" in text
     assert with_tables(text, table(tmp_path), cpu_table(tmp_path)) == text
@@ -31,9 +31,9 @@ def test_a_kept_report_becomes_a_table(finished_run: Path, tmp_path: Path) -> No
     assert path.parent.parent == tmp_path
     assert text.startswith("**tiny**: frames of 48x80")
     assert "| segpipe onnxruntime-cpu |" in text
-    readme = with_tables(README.read_text(encoding="utf-8"), text, cpu_table(tmp_path))
-    assert text in readme
-    assert with_tables(readme, text, cpu_table(tmp_path)) == readme
+    page = with_tables(PAGE.read_text(encoding="utf-8"), text, cpu_table(tmp_path))
+    assert text in page
+    assert with_tables(page, text, cpu_table(tmp_path)) == page
 
 
 def test_partial_figures_are_not_kept(run_copy: Path, tmp_path: Path) -> None:

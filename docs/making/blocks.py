@@ -24,8 +24,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every page that a person wrote."""
-    return sorted((ROOT / "docs").rglob("*.md"))
+    """Every page that a person wrote, the README last."""
+    return [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:

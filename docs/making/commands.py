@@ -47,7 +47,7 @@ def _section(words: str, command: Any) -> Iterator[str]:
     types = get_type_hints(command.callback)
     rows += [f"| {_names(one, types[one.name])} | {_help(one)}{_standing(one)} |" for one in options]
     if rows:
-        yield "\n".join(["| | |", "|---|---|", *rows])
+        yield "\n".join(["| argument, option | what it is for |", "|---|---|", *rows])
 
 
 def _shown(argument: Any) -> str:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 from segpipe.contract.schema import CONTRACTS
 from stages.config.root import Config
 
-_HEAD = "| key | value | default | |\n|---|---|---|---|"
+_HEAD = "| key | value | default | what it is for |\n|---|---|---|---|"
 
 
 def settings_page() -> str:

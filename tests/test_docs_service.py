@@ -1,4 +1,4 @@
-"""The README's web service: what it does with a body that is no image."""
+"""The documented web service: what it does with a body that is no image."""
 
 import ast
 import re
@@ -14,18 +14,18 @@ import pytest
 
 from segpipe import testing
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs/tutorials/service.md"
 _CLAIM = b"IHDR" + struct.pack(">IIBBBBB", 1 << 24, 1 << 24, 8, 2, 0, 0, 0)
 HUGE = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + _CLAIM + struct.pack(">I", zlib.crc32(_CLAIM))
 
 
 @pytest.fixture
 def decode() -> Callable[[bytes], Any]:
-    """The service's function, as the README has it."""
-    (block,) = [b for b in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "FastAPI" in b]
+    """The service's function, as the page has it."""
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "FastAPI" in b]
     (function,) = [n for n in ast.parse(block).body if isinstance(n, ast.FunctionDef) and n.name == "decode"]
     names: dict[str, Any] = {"cv2": cv2, "np": np}
-    exec(compile(ast.Module([function], []), str(README), "exec"), names)
+    exec(compile(ast.Module([function], []), str(PAGE), "exec"), names)
     return names["decode"]
 
 

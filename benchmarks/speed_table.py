@@ -1,4 +1,4 @@
-"""The README's tables of speeds, made from benchmarks/results: `python -m benchmarks.readme_table` writes it anew."""
+"""The tables of docs/speed.md, made from benchmarks/results: `python -m benchmarks.speed_table` writes it anew."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ from benchmarks.keep import RESULTS
 from stages.measuring.rounds import in_words
 from stages.results.benchmark import Report
 
-README = Path(__file__).parents[1] / "README.md"
-CPU_START, CPU_END = "<!-- cpu: made by `python -m benchmarks.readme_table` -->", "<!-- /cpu -->"
-START, END = "<!-- speeds: made by `python -m benchmarks.readme_table` -->", "<!-- /speeds -->"
+PAGE = Path(__file__).parents[1] / "docs/speed.md"
+CPU_START, CPU_END = "<!-- cpu: made by `python -m benchmarks.speed_table` -->", "<!-- /cpu -->"
+START, END = "<!-- speeds: made by `python -m benchmarks.speed_table` -->", "<!-- /speeds -->"
 _NONE = "No figures are kept yet: `segpipe benchmark RUN`, then `python -m benchmarks.keep RUN NAME`."
 _HEAD = "| contestant | p50 ms | 95 % interval | times ours | same masks |\n|---|---:|---:|---:|---:|"
 
@@ -34,16 +34,16 @@ def cpu_table(results: Path = RESULTS) -> str:
     return "\n".join([head + command, "", "| what | target | measured |", "|---|---:|---:|", *rows])
 
 
-def with_tables(readme: str, speeds: str, cpu: str) -> str:
-    """The README with both tables between their marks."""
-    return _between(_between(readme, START, speeds, END), CPU_START, cpu, CPU_END)
+def with_tables(page: str, speeds: str, cpu: str) -> str:
+    """The page with both tables between their marks."""
+    return _between(_between(page, START, speeds, END), CPU_START, cpu, CPU_END)
 
 
-def _between(readme: str, start: str, text: str, end: str) -> str:
-    before, found, rest = readme.partition(start)
+def _between(page: str, start: str, text: str, end: str) -> str:
+    before, found, rest = page.partition(start)
     _, ended, after = rest.partition(end)
     if not (found and ended):
-        raise ValueError(f"the README needs the lines '{start}' and '{end}'")
+        raise ValueError(f"the page needs the lines '{start}' and '{end}'")
     return f"{before}{start}\n\n{text}\n\n{end}{after}"
 
 
@@ -96,4 +96,4 @@ def _one(name: str, report: Report) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8"), table(), cpu_table()), encoding="utf-8")
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), table(), cpu_table()), encoding="utf-8")

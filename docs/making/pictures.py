@@ -1,0 +1,114 @@
+"""The pictures of the documentation: `python -m docs.making.pictures [RUN]` writes docs/pictures.
+
+Without a finished run it trains the small one of the tests. The defect is planted, the engine is really built of it,
+and the words are the gate's own.
+"""
+
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import onnx
+from matplotlib import pyplot as plt
+from numpy.typing import NDArray
+
+from segpipe.draw import colourise
+from segpipe.palette import Colours, read_palette
+from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
+from stages.pipeline import Selection, run_stages
+from stages.validate.explaining.suspects import suspect
+from tests.planted import Good
+from tests.trained import edit_graph, trained_config
+
+PICTURES = Path(__file__).parents[1] / "pictures"
+_INK, _PASS, _FAIL = "#24292f", "#1a7f37", "#cf222e"
+
+
+def main(arguments: list[str]) -> int:
+    """All of them."""
+    if arguments:
+        print(draw_gate(Good.of(Path(arguments[0]))))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        run_stages(path, trained_config(path), path, Selection(last="validate"))
+        print(draw_gate(Good.of(path)))
+    return 0
+
+
+def draw_gate(good: Good) -> Path:
+    """An exchanged channel: what a plain build says of it, what it does to a mask, and what the gate says."""
+    graph = exchanged(good.graph())
+    answer = good.runtime(graph)
+    _, state = good.judge(answer)
+    frames = [image for image in good.images if image.labels is not None][:8]
+    before = [answered.mask for answered in good.runtime(good.graph())([image.frame for image in frames])]
+    after = [answered.mask for answered in answer([image.frame for image in frames])]
+    shown = max(range(len(frames)), key=lambda number: _telling(frames[number].labels, before[number], after[number]))
+    failed = [check.line() for check in state.checks(good.setup) if check.status == "failed"]
+    words = next(text for text in suspect(state, good.contract.classes) if "red and blue" in text)
+    palette = read_palette(good.run, "export", good.contract)
+    views = [
+        ("frame", frames[shown].frame, _INK),
+        ("mask of the trained network", colourise(before[shown], palette), _INK),
+        ("mask of what would be deployed", colourise(after[shown], palette), _FAIL),
+    ]
+    lines = [
+        (f"TensorRT for RTX   {built(graph, good)}", _PASS),
+        ("ONNX Runtime       opens it and runs", _PASS),
+        *((f"segpipe validate   {line.partition(' (commonest')[0]}", _FAIL) for line in failed[:1]),
+        (f"                   and {len(failed) - 1} more limits failed; exit code 3", _FAIL),
+        *((f"                   {line}", _FAIL) for line in textwrap.wrap(words, 100)),
+    ]
+    return _page(views, lines, palette)
+
+
+def _telling(labels: NDArray[Any] | None, before: NDArray[Any], after: NDArray[Any]) -> float:
+    """How much a frame shows: classes, a mask that was right, and one that no longer is."""
+    right = 0.0 if labels is None else float((before == labels).mean())
+    return len(np.unique(before)) / 5 + right + float((before != after).mean())
+
+
+def exchanged(graph: bytes) -> bytes:
+    """The graph with the first and last channel of its first convolution exchanged."""
+    model = onnx.load_from_string(graph)
+    first = next(node.input[1] for node in model.graph.node if node.op_type == "Conv")
+    return edit_graph(graph, lambda name, values: values[:, ::-1].copy() if name == first else values)
+
+
+def built(graph: bytes, good: Good) -> str:
+    """What building an engine of it comes to."""
+    size = good.contract.network_size
+    assert size is not None, "draw from a run whose network has a size"
+    shape = (1, good.contract.channels, *size)
+    started = time.monotonic()
+    engine = build_engine(
+        "tensorrt-rtx", BuildRequest(graph, good.contract.input_name, [ShapeRange(shape, shape, shape)], ["8.9"])
+    )
+    warned = f"{len(engine.warnings)} warnings" if engine.warnings else "no warning"
+    return f"engine built in {time.monotonic() - started:.1f} s, {len(engine.plan) / 2**20:.1f} MB, {warned}"
+
+
+def _page(views: list[tuple[str, NDArray[Any], str]], lines: list[tuple[str, str]], palette: Colours) -> Path:
+    mpl.use("Agg")
+    figure = plt.figure(figsize=(10, 4.2), dpi=120, facecolor="white")
+    for number, (title, picture, ink) in enumerate(views):
+        axes = figure.add_axes((0.01 + number * 0.33, 0.40, 0.32, 0.52))
+        axes.imshow(np.asarray(picture), interpolation="nearest", aspect="auto")
+        axes.set_title(title, fontsize=11, color=ink)
+        axes.set_axis_off()
+    for number, (line, ink) in enumerate(lines):
+        figure.text(0.012, 0.33 - number * 0.062, line, family="monospace", fontsize=10, color=ink)
+    path = PICTURES / "gate.png"
+    figure.savefig(path, pil_kwargs={"optimize": True}, metadata={"Software": ""})
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
