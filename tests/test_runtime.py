@@ -121,7 +121,7 @@ def test_lists_and_streams_keep_their_order(segmenter: Segmenter) -> None:
 @pytest.mark.parametrize(
     ("frame", "said"),
     [
-        (None, "got NoneType"),
+        (None, "the frame is None. cv2.imread"),
         (np.zeros((4, 4, 3), np.float32), "the frame is float32 4x4x3, the contract wants uint8 HxWx3"),
         (np.zeros((4, 4, 2), np.uint8), "4x4x2"),
         (np.zeros((4, 4), np.uint8), "4x4, the contract wants"),
