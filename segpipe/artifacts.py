@@ -5,17 +5,19 @@ records and `--backend` say, so a name that was once released stays.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from segpipe.errors import InputError
 
 if TYPE_CHECKING:
     from segpipe.rundir.manifest import Manifest
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"]
-"""What a network computes in: convolutions and matrix products, islands apart."""
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
+"""What a network computes in (convolutions and matrix products, islands apart), the finest first."""
 
 EXPORT, BUILD = "export", "build"
+AUTO = "auto"
+"""In place of a name: what is best here."""
 CHECKPOINT = "model.safetensors"
 FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
 
@@ -76,6 +78,8 @@ _ROWS = (
     Artifact("tensorrt", "tensorrt", "fp16", BUILD, "model.tensorrt.engine"),
     Artifact("tensorrt-rtx", "tensorrt-rtx", "fp16", BUILD, "model.rtx.engine"),
     Artifact("onnxruntime-cuda-fp16", "onnxruntime-cuda", "fp16", EXPORT, FP16_GRAPH),
+    Artifact("tensorrt-tf32", "tensorrt", "tf32", BUILD, "model.tensorrt.tf32.engine"),
+    Artifact("tensorrt-rtx-tf32", "tensorrt-rtx", "tf32", BUILD, "model.rtx.tf32.engine"),
     Artifact("onnxruntime-cuda", "onnxruntime-cuda", "tf32", EXPORT, FP32_GRAPH),  # its convolutions take TF32
     Artifact("onnxruntime-cpu", "onnxruntime-cpu", "fp32", EXPORT, FP32_GRAPH),
     Artifact("openvino", "openvino", "fp32", EXPORT, FP32_GRAPH),
@@ -99,15 +103,56 @@ def artifacts_of(backend: str) -> list[Artifact]:
     return [row for row in _ROWS if row.backend == backend]
 
 
+def engine_for(backend: str, graph: Precision, alone: bool) -> Artifact:
+    """The row of an engine of the FP32 or FP16 graph. The only precision that was built has the backend's own name."""
+    if alone or graph == ARTIFACTS[backend].precision:
+        return ARTIFACTS[backend]
+    return next(row for row in artifacts_of(backend) if row.precision == "tf32")
+
+
 def held_by(manifest: "Manifest") -> list[Artifact]:
-    """What a run or bundle holds, in `auto`'s order, each in the precision that its stage recorded."""
-    stages = manifest.stages
-    rows = (row for row in _ROWS if row.stage in stages and row.file in stages[row.stage].outputs)
-    return [_as_built(row, stages[BUILD].params) if row.is_engine else row for row in rows]
+    """What a run or bundle holds, in the table's order, each in the precision that its stage recorded."""
+    return [row for row in _recorded(manifest) if _is_held(row, manifest)]
 
 
-def _as_built(row: Artifact, params: dict[str, Any]) -> Artifact:
-    """An engine of the FP32 graph alone lies under the plain name, and computes in TF32."""
-    settings = params.get(BUILD)
-    plain = row.name == row.backend and isinstance(settings, dict) and settings.get("precision") == "fp32"
-    return replace(row, precision="tf32") if plain else row
+def listed(manifest: "Manifest") -> list[Artifact]:
+    """What is told of a run: all that it holds, and what every backend would run by itself."""
+    return [row for row in _recorded(manifest) if row.name == row.backend or _is_held(row, manifest)]
+
+
+def chosen(manifest: "Manifest", backend: str, precision: Precision | None) -> list[Artifact]:
+    """The rows that are meant, those that the run holds first: one for a backend without a precision, all for `auto`.
+
+    A precision takes them from the backend's other rows too; none is an error that lists what there is.
+    """
+    rows = (
+        sorted(_recorded(manifest), key=lambda row: not _is_held(row, manifest)) if precision else _recorded(manifest)
+    )
+    if backend != AUTO:
+        artifact_named(backend)
+        rows = [row for row in rows if backend == row.name or (precision and backend == row.backend)]
+    found = [row for row in rows if precision in {None, row.precision}]
+    if not found:
+        known = ", ".join(sorted({row.precision for row in rows}, key=get_args(Precision).index))
+        what = "nothing computes" if backend == AUTO else f"backend '{backend}' does not compute"
+        raise InputError(f"{what} in {precision}", hint=f"ask for one of: {known}")
+    return found
+
+
+def is_finer(precision: Precision, floor: Precision) -> bool:
+    """Whether it is as fine as the floor, or finer."""
+    finest_first = get_args(Precision)
+    return finest_first.index(precision) <= finest_first.index(floor)
+
+
+def _is_held(row: Artifact, manifest: "Manifest") -> bool:
+    return row.stage in manifest.stages and row.file in manifest.stages[row.stage].outputs
+
+
+def _recorded(manifest: "Manifest") -> list[Artifact]:
+    """Every row. An engine of the FP32 graph alone lies under the plain name, and computes in TF32."""
+    record = manifest.stages.get(BUILD)
+    settings = record.params.get(BUILD) if record else None
+    is_full = isinstance(settings, dict) and settings.get("precision") == "fp32"
+    full = {backend for backend in BACKENDS if is_full and ARTIFACTS[backend].is_engine}
+    return [replace(row, precision="tf32") if row.name in full else row for row in _ROWS]

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from segpipe import local_verdicts, verdict
+from segpipe import local_verdicts, ranking, verdict
 from segpipe.artifacts import BUILD, EXPORT, FP32_GRAPH
 from segpipe.errors import ArtifactMissingError, InputError, word
 from segpipe.rundir import manifest
@@ -55,6 +55,8 @@ def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...
     wanted = {EXPORT: _EXPORT, verdict.STAGE: (verdict.FILE_NAME, *reference)}
     if BUILD in run.manifest.stages:
         wanted[BUILD] = tuple(run.record(BUILD).outputs)
+    if ranking.STAGE in run.manifest.stages and ranking.FILE_NAME in run.record(ranking.STAGE).outputs:
+        wanted[ranking.STAGE] = (ranking.FILE_NAME,)
     return wanted
 
 

@@ -19,7 +19,7 @@ from segpipe.errors import (
 )
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import load_opener
-from segpipe.runtime.opening import open_run
+from segpipe.runtime.opening import Wanted, open_run
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.segmenter import Segmenter
 from tests.children import ROOT
@@ -112,9 +112,9 @@ def test_a_run_that_was_made_anew_meanwhile_is_opened_as_it_is_now(tmp_path: Pat
 
     if status == "failed":
         with pytest.raises(NotValidatedError, match="failed"):
-            open_run(reader, "onnxruntime-cpu", OpenOptions(), allow_unvalidated=False)
+            open_run(reader, Wanted("onnxruntime-cpu"), OpenOptions())
         return
-    backend, sha256 = open_run(reader, "onnxruntime-cpu", OpenOptions(), allow_unvalidated=False)
+    backend, sha256 = open_run(reader, Wanted("onnxruntime-cpu"), OpenOptions())
     backend.close()
     assert sha256 == RunDirectory(path).recorded("export", "model.onnx").sha256
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from segpipe.artifacts import Precision
 from segpipe.cli.interrupted import say_interrupted
 from segpipe.console import print_error
 from segpipe.errors import BackendMissingError, SegpipeError
@@ -39,6 +40,10 @@ Backend = Annotated[
     typer.Option(
         help="What runs the network, such as onnxruntime-cpu; auto takes the best that works on this machine."
     ),
+]
+ComputedIn = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="Run what computes in this precision, also one that auto would not choose."),
 ]
 Unvalidated = Annotated[
     bool,

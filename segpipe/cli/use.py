@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segpipe.cli.conventions import Backend, Run, Unvalidated
+from segpipe.cli.conventions import Backend, ComputedIn, Run, Unvalidated
 from segpipe.errors import InputError
 from segpipe.media import MAX_MEGAPIXELS
 
@@ -22,6 +22,7 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders, globs; - reads raw frames.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks/, overlays/ ...; - writes raw masks.")],
     backend: Backend = "auto",
+    precision: ComputedIn = None,
     overlay: Annotated[bool, typer.Option(help="Write each image with the mask's colours laid over it.")] = True,
     colour: Annotated[
         bool, typer.Option("--colour", help="Write each mask also as a picture in the colours of its classes.")
@@ -53,7 +54,10 @@ def predict(
     job = Job(out, overlay, colour, tiled, force, max_megapixels * 1_000_000)
     files = [] if raw else find_inputs(inputs)
     total = None if raw else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
-    with Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter, frame_progress(total) as tick:
+    with (
+        Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,
+        frame_progress(total) as tick,
+    ):
         if raw and size is not None:
             predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, job=job, tick=tick)
             return

@@ -1,10 +1,11 @@
 """From a run directory to an open backend: what is hashed and judged before it is opened, and what `auto` picks."""
 
 import logging
+import math
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from segpipe.artifacts import ARTIFACTS, BUILD, EXPORT, ON_CPU, Artifact, artifact_named
+from segpipe.artifacts import ARTIFACTS, AUTO, BUILD, EXPORT, ON_CPU, Artifact, Precision, chosen, is_finer
 from segpipe.contract.schema import Contract
 from segpipe.errors import (
     ArtifactMissingError,
@@ -15,6 +16,7 @@ from segpipe.errors import (
     SegpipeError,
     word,
 )
+from segpipe.ranking import Floor, floor_of, speeds_here
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.freshness import moved_inputs
 from segpipe.rundir.manifest import Output
@@ -30,11 +32,18 @@ _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidat
 """What `auto` passes over. A damaged artifact or a wrong contract is an error whatever the backend."""
 
 
-def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
-    """Open what `backend` runs, or with `auto` the best that is usable here; with the artifact's SHA-256."""
-    opened = run.at_one_moment(
-        lambda: _open_usable(run, backend, options, allow_unvalidated), discard=lambda found: found[0].close()
-    )
+@dataclass(frozen=True)
+class Wanted:
+    """What to open: a name of the table, a backend's name or `auto`; a precision narrows it."""
+
+    backend: str = AUTO
+    precision: Precision | None = None
+    allow_unvalidated: bool = False
+
+
+def open_run(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tuple[Backend, str]:
+    """Open what is wanted, or with `auto` the best of it that is usable here; with the artifact's SHA-256."""
+    opened = run.at_one_moment(lambda: _open_usable(run, wanted, options), discard=lambda found: found[0].close())
     if moved := moved_inputs(run.manifest, "export"):
         _log.warning(
             "%s: the export was made from another %s than the run holds now; run `segpipe run %s --from export`",
@@ -45,24 +54,48 @@ def open_run(run: RunDirectory, backend: str, options: OpenOptions, allow_unvali
     return opened
 
 
-def _open_usable(run: RunDirectory, backend: str, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
+def _open_usable(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tuple[Backend, str]:
     """Open the named backend, or with `auto` the first that can be opened."""
-    if backend != "auto":
-        return _open_one(run, artifact_named(backend), options, allow_unvalidated)
-    reasons: list[SegpipeError] = []
-    for row in ARTIFACTS.values():
+    rows = chosen(run.manifest, wanted.backend, wanted.precision)
+    if wanted.backend != AUTO:
+        return _open_one(run, rows[0], options, wanted.allow_unvalidated)
+    floor = None if wanted.precision else floor_of(run.manifest)
+    speeds = speeds_here(run)
+    reasons: dict[str, SegpipeError] = {}
+    for row in sorted(rows, key=lambda row: speeds.get(row.name, math.inf)):
         try:
-            if row.needs_gpu:
-                load_driver()
-            opened = _open_one(run, row, options, allow_unvalidated)
+            _require_usable(row, floor)
+            why = (
+                f"measured fastest here, {speeds[row.name]:.3g} ms"
+                if row.name in speeds
+                else "the first that is usable"
+            )
+            opened = _open_one(run, row, options, wanted.allow_unvalidated, f" (auto: {why})")
         except _UNUSABLE as reason:
             _log.debug("not %s: %s", row.name, reason)
-            reasons.append(reason)
+            reasons[row.name] = reason
         else:
-            _tell_of_better(run, row, reasons)
+            _tell_of_better(run, row, [*reasons.values()])
             return opened
-    refused = [reason for reason in reasons if isinstance(reason, NotValidatedError)] or reasons
-    raise next((reason for reason in refused if ON_CPU.name in str(reason)), refused[-1])
+    raise _telling(reasons)
+
+
+def _require_usable(row: Artifact, floor: Floor | None) -> None:
+    """Before anything of the run is read: the precision that [deploy] names, and a GPU where one is needed."""
+    if floor is not None and not is_finer(row.precision, least := floor.least(row)):
+        where = "gpu" if row.needs_gpu else "cpu"
+        raise BackendError(
+            f"{row.name} computes in {row.precision}, and deploy.{where} is {least}",
+            hint=f"ask for it with precision='{row.precision}', or set deploy.{where} in segpipe.toml and validate",
+        )
+    if row.needs_gpu:
+        load_driver()
+
+
+def _telling(reasons: dict[str, SegpipeError]) -> SegpipeError:
+    """Of all that could not be opened: what lacks a verdict says more, and what runs everywhere says most."""
+    refused = {name: reason for name, reason in reasons.items() if isinstance(reason, NotValidatedError)} or reasons
+    return refused.get(ON_CPU.name) or [*refused.values()][-1]
 
 
 def _tell_of_better(run: RunDirectory, chosen: Artifact, passed_over: list[SegpipeError]) -> None:
@@ -128,7 +161,9 @@ def build_options(run: RunDirectory, name: str, options: OpenOptions) -> OpenOpt
     return replace(options, kernels=kernels, built_for=built_for(record.figures, name), run=called)
 
 
-def _open_one(run: RunDirectory, row: Artifact, options: OpenOptions, allow_unvalidated: bool) -> tuple[Backend, str]:
+def _open_one(
+    run: RunDirectory, row: Artifact, options: OpenOptions, allow_unvalidated: bool, why: str = ""
+) -> tuple[Backend, str]:
     """The verdict is asked for before the artifact is parsed, and again for the very device once that is known."""
     _require_target(run, row)
     sha256 = run.recorded(row.stage, row.file).sha256
@@ -144,5 +179,5 @@ def _open_one(run: RunDirectory, row: Artifact, options: OpenOptions, allow_unva
         except NotValidatedError:
             opened.close()
             raise
-    _log.info("%s: %s on %s runs %s", run.path, row.name, opened.device, row.path)
+    _log.info("%s: %s on %s runs %s%s", run.path, row.name, opened.device, row.path, why)
     return opened, sha256

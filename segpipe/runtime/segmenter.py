@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.artifacts import AUTO, Precision
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
 from segpipe.media import MAX_MEGAPIXELS
@@ -16,7 +17,7 @@ from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.frames import Order, at_most, check_device_frame, lies_on_gpu, pixels_of, require_order
-from segpipe.runtime.opening import open_run, run_contract
+from segpipe.runtime.opening import Wanted, open_run, run_contract
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Progress, Tiling
@@ -61,8 +62,9 @@ class Segmenter:
     def open(
         cls,
         run: str | Path,
-        backend: str = "auto",
+        backend: str = AUTO,
         *,
+        precision: Precision | None = None,
         device: int = 0,
         threads: int = 0,
         cuda: Literal["auto", "pycuda", "cuda-python"] = "auto",
@@ -73,7 +75,10 @@ class Segmenter:
 
         Args:
             run: The folder of the run or of the bundle.
-            backend: What runs the network: a name that `segpipe doctor` lists, or `auto` for the best usable here.
+            backend: What runs the network: a name that `segpipe doctor` lists, or `auto`: what this
+                run's benchmark found fastest on this machine, else the best that is usable here, and nothing less
+                fine than `[deploy]` says.
+            precision: Only what computes in this, also where `auto` would not take it.
             device: Number of the GPU, as CUDA counts them.
             threads: Threads of a backend on the CPU; 0 takes one a core.
             cuda: Which package talks to the GPU; `auto` takes PyCUDA where it is installed.
@@ -87,7 +92,7 @@ class Segmenter:
             contract = run_contract(directory)
             palette = read_palette(directory, "export", contract)
             require_order(order, contract)
-            opened, sha256 = open_run(directory, backend, options, allow_unvalidated)
+            opened, sha256 = open_run(directory, Wanted(backend, precision, allow_unvalidated), options)
             return opened, contract, palette, sha256
 
         return cls(*directory.at_one_moment(read, discard=lambda parts: parts[0].close()), order)

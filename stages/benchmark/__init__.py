@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.artifacts import BUILD, CHECKPOINT, EXPORT, FP32_GRAPH
+from segpipe.ranking import FILE_NAME as RANKING
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import Step
 from segpipe.runtime.cuda.driver_library import gpus
@@ -76,9 +77,12 @@ def _artifacts(rundir: RunDirectory) -> list[Path]:
 
 
 def _keep(step: Step, measured: "Measured", rundir: RunDirectory) -> None:
+    from stages.benchmark.ranked import ranking_of
+
     step.path("report.json").write_text(measured.report.model_dump_json(indent=2) + "\n")
     step.path("samples.csv").write_text(measured.samples_csv())
     step.path("frames.png").write_bytes(measured.sheet)
+    step.path(RANKING).write_text(ranking_of(measured.report, rundir).model_dump_json(indent=2) + "\n")
     step.contract_sha256 = rundir.manifest.contract_sha256
     step.figures = _figures(measured).as_record()
     step.environment |= versions(*_PACKAGES)

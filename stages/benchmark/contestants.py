@@ -8,12 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.artifacts import ARTIFACTS
+from segpipe.artifacts import ARTIFACTS, listed
 from segpipe.contract.schema import Contract
 from segpipe.errors import NotValidatedError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
-from segpipe.runtime.opening import open_run
+from segpipe.runtime.opening import Wanted, open_run
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs, StepTimes
 from segpipe.verdict import require_passed
@@ -80,15 +80,17 @@ class OurBackends:
 
     def candidates(self) -> Iterator[Candidate]:
         """End to end and network alone for every backend, best first."""
-        for name in ARTIFACTS:
+        names = [row.name for row in listed(self._run.manifest)]
+        for name in names:
             yield Candidate(f"segpipe {name}", "end to end", True, partial(self._end_to_end, name))
-        for name in ARTIFACTS:
+        for name in names:
             yield Candidate(f"{name}, network alone", "network alone", True, partial(self._alone, name))
 
     def backend(self, name: str) -> Backend:
         """Opened without asking the release gate; what it says is written beside the figures."""
         if name not in self._opened:
-            backend, _ = open_run(self._run, name, OpenOptions(threads=self._scene.threads), allow_unvalidated=True)
+            wanted = Wanted(name, allow_unvalidated=True)
+            backend, _ = open_run(self._run, wanted, OpenOptions(threads=self._scene.threads))
             self._opened[name] = backend
             self._validated[name] = is_validated(self._run, backend)
         return self._opened[name]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.artifacts import Precision
 from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import read_bounded
@@ -38,6 +39,8 @@ class Terms:
     margin: float = 0.05
     """B may take this share longer than A."""
     seconds: float = 60
+    precision: Precision | None = None
+    """Of what both run."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: T
         raise InputError("the val split holds no frames to compare with", hint="check [data] in segpipe.toml")
     threads = config.benchmark.threads
     with (
-        Segmenter.open(runs[0], backend, threads=threads, allow_unvalidated=True) as a,
-        Segmenter.open(runs[1], backend, threads=threads, allow_unvalidated=True) as b,
+        Segmenter.open(runs[0], backend, precision=terms.precision, threads=threads, allow_unvalidated=True) as a,
+        Segmenter.open(runs[1], backend, precision=terms.precision, threads=threads, allow_unvalidated=True) as b,
     ):
         for run, segmenter in zip(runs, (a, b), strict=True):
             _mark_unvalidated(run, segmenter)

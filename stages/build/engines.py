@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from segpipe.artifacts import EXPORT
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, BuildError
 from segpipe.rundir.directory import RunDirectory
@@ -23,7 +24,7 @@ from stages.build.kernels import compile_kernels
 from stages.build.precision import island_nodes, judge_precision
 from stages.build.problems import explained
 from stages.build.progress import shown
-from stages.build.target import describe_target, timing_cache_path
+from stages.build.target import GRAPHS, describe_target, timing_cache_path, wanted_engines
 from stages.config.root import BuildConfig
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
@@ -33,29 +34,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Built:
-    """Engines by flavour, and the record's figures."""
+    """Engines by file, and the record's figures."""
 
-    engines: dict[Flavour, BuiltEngine]
+    engines: dict[str, bytes]
     kernels: dict[str, bytes]
     figures: dict[str, Any]
     contract_sha256: str
 
 
-def build_engines(rundir: RunDirectory, graph_name: str, config: BuildConfig) -> Built:
-    """Build every target of the config from one exported graph."""
-    graph = rundir.artifact_bytes("export", graph_name)
-    contract = Contract.from_json(rundir.artifact_bytes("export", "contract.json"), "export")
-    islands = island_nodes(rundir.artifact_bytes("export", "precision.json")) if config.precision == "fp16" else None
-    given = onnx.load_model_from_string(graph).graph.input[0]
-    shapes = shape_ranges(contract, config, dimensions(given))
+def build_engines(rundir: RunDirectory, config: BuildConfig) -> Built:
+    """Build every target of the config in each of its precisions, from the exported graphs."""
+    contract = Contract.from_json(rundir.artifact_bytes(EXPORT, "contract.json"), EXPORT)
+    islands = island_nodes(rundir.artifact_bytes(EXPORT, "precision.json"))
     for flavour in config.targets:
         _refuse_impossible(flavour)
-    engines: dict[Flavour, BuiltEngine] = {}
+    engines: dict[str, bytes] = {}
     figures: dict[str, Any] = {}
-    for flavour in config.targets:
-        request = make_request(flavour, graph, contract.input_name, shapes, config)
-        engines[flavour], figures[flavour] = build_one(flavour, request, config, islands or frozenset())
-        figures[flavour]["built_for"] = asdict(built_for(flavour, config, gpu_name()))
+    for wanted in wanted_engines(config):
+        graph = rundir.artifact_bytes(EXPORT, GRAPHS[wanted.graph])
+        own = config.model_copy(update={"precision": wanted.graph})
+        shapes = shape_ranges(contract, own, dimensions(onnx.load_model_from_string(graph).graph.input[0]))
+        request = make_request(wanted.flavour, graph, contract.input_name, shapes, own)
+        kept = islands if wanted.graph == "fp16" else frozenset()
+        engine, found = build_one(wanted.flavour, request, own, kept)
+        engines[wanted.row.file] = engine.plan
+        figures[wanted.row.name] = {**found, "built_for": asdict(built_for(wanted.flavour, own, gpu_name()))}
     return Built(engines, _kernels(), figures, contract.sha256)
 
 

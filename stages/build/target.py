@@ -1,10 +1,34 @@
 """What an engine is for: a TensorRT version and, for the flavour that measures on the GPU, that GPU. Light."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH, Artifact, engine_for
 from segpipe.runtime.cuda.driver_library import gpu_name
 from segpipe.runtime.trt import Flavour, installed_version
 from segpipe.user_cache import user_cache
+from stages.config.root import BuildConfig, EnginePrecision
+
+GRAPHS: dict[EnginePrecision, str] = {"fp16": FP16_GRAPH, "fp32": FP32_GRAPH}
+
+
+@dataclass(frozen=True)
+class WantedEngine:
+    """One engine that the config asks for: who builds it, from which graph, and its row in the table of artifacts."""
+
+    flavour: Flavour
+    graph: EnginePrecision
+    row: Artifact
+
+
+def wanted_engines(config: BuildConfig) -> list[WantedEngine]:
+    """Every target in every precision."""
+    alone = len(config.precisions) == 1
+    return [
+        WantedEngine(flavour, precision, engine_for(flavour, precision, alone))
+        for flavour in config.targets
+        for precision in config.precisions
+    ]
 
 
 def describe_target(flavour: Flavour, here: bool = False) -> dict[str, str]:

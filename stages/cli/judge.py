@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from segpipe.cli.conventions import AsJson, Backend, Force, Run, Sets, Unvalidated
+from segpipe.cli.conventions import AsJson, Backend, ComputedIn, Force, Run, Sets, Unvalidated
 from segpipe.console import print_json, print_lines, print_table
 from stages.cli.conventions import RunByDefault, run_config_stages
 
@@ -89,6 +89,7 @@ def compare(
     margin: Annotated[float, typer.Option(help="Share of time that B may take longer: 0.05 is 5 %.", min=0)] = _MARGIN,
     seconds: Annotated[float, typer.Option(help="Seconds after which measuring ends.", min=0.1)] = _SECONDS,
     backend: Backend = "auto",
+    precision: ComputedIn = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -97,13 +98,15 @@ def compare(
     from stages.config.file import load_config
 
     if not (a.is_dir() and b.is_dir()):
-        if (margin, seconds, backend, sets) != (_MARGIN, _SECONDS, "auto", None):
-            raise typer.BadParameter("reports are not measured: no --margin, --seconds, --backend or --set")
+        if (margin, seconds, backend, precision, sets) != (_MARGIN, _SECONDS, "auto", None, None):
+            raise typer.BadParameter(
+                "reports are not measured: no --margin, --seconds, --backend, --precision or --set"
+            )
         pairs = duel.compare_reports(a, b)
         if as_json:
             return print_json([pair.as_dict() for pair in pairs])
         return print_table(["contestant", "A p50 ms", "B p50 ms", "B / A"], [pair.row() for pair in pairs])
-    terms = duel.Terms(margin, seconds)
+    terms = duel.Terms(margin, seconds, precision)
     outcome = duel.compare_runs((a, b), load_config(a, sets or []), backend, terms)
     if as_json:
         print_json(outcome.as_dict())
@@ -137,6 +140,7 @@ def evaluate(
     run: Run,
     split: Annotated[Split, typer.Option(help="Split of the labelled data to measure on.")] = "test",
     backend: Backend = "auto",
+    precision: ComputedIn = None,
     as_json: AsJson = False,
     allow_unvalidated: Unvalidated = False,
     sets: Sets = None,
@@ -156,7 +160,7 @@ def evaluate(
     samples = open_split(config, run, split)
     used = "val split, which serves as test" if val_serves(config, run, split) else f"{split} split"
     with (
-        Segmenter.open(run, backend, allow_unvalidated=allow_unvalidated) as segmenter,
+        Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,
         frame_progress(len(samples)) as tick,
     ):
         figures = evaluate_frames(segmenter, map(samples.sample, range(len(samples))), tick)

@@ -1,9 +1,10 @@
 """One TOML file to the typed config of every stage. Owns names, defaults and allowed values."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from segpipe.artifacts import Precision
 from stages.config.data import (
     CamVidData,
     CityscapesData,
@@ -45,6 +46,19 @@ def _listed(value: Any) -> Any:
 
 Target = Literal["tensorrt-rtx", "tensorrt"]
 Peer = Literal["eager", "half", "compile", "onnxruntime", "onnxruntime-cuda", "openvino"]
+
+
+EnginePrecision = Literal["fp16", "fp32"]
+
+
+def _unlisted(value: Any) -> Any:
+    """A list of one is that one; several come in one order, each once."""
+    if not isinstance(value, (list, tuple)) or not {*map(str, value)} <= {*get_args(EnginePrecision)}:
+        return value
+    if not value:
+        raise ValueError("at least one precision")
+    found = tuple(precision for precision in get_args(EnginePrecision) if precision in value)
+    return found[0] if len(found) == 1 else found
 
 
 class ModelConfig(Section):
@@ -99,7 +113,8 @@ class BuildConfig(Section):
 
     targets: tuple[Target, ...] = ("tensorrt-rtx",)
     """Which engines are built: tensorrt-rtx on any machine, tensorrt on the GPU it will run on."""
-    precision: Literal["fp16", "fp32"] = "fp16"
+    precision: Annotated[EnginePrecision | tuple[EnginePrecision, ...], BeforeValidator(_unlisted)] = "fp16"
+    """What engines are built from: the graph of this precision, or of each in a list. FP32 is computed in TF32."""
     """Of the graph that engines are built from."""
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
     """GPUs that a tensorrt-rtx engine is built for."""
@@ -119,6 +134,11 @@ class BuildConfig(Section):
     """`tensorrt` only: which other GPUs may run the engine."""
     version_compatible: bool = False
     """`tensorrt` only: later TensorRT versions may run the engine."""
+
+    @property
+    def precisions(self) -> tuple[EnginePrecision, ...]:
+        """As a list, whatever was written."""
+        return (self.precision,) if isinstance(self.precision, str) else self.precision
 
 
 class Limits(Section):
@@ -178,6 +198,15 @@ class ValidateConfig(Section):
     limits: Limits = Limits()
 
 
+class DeployConfig(Section):
+    """What the runtime's `auto` may run; the gate records it. What computes less finely must be asked for by name."""
+
+    gpu: Precision = "fp16"
+    """Least fine precision on a GPU: fp32, tf32, fp16, bf16, fp8, int8, from the finest on."""
+    cpu: Precision = "fp32"
+    """The same on a CPU."""
+
+
 class BenchmarkConfig(Section):
     """Latency, and what stands beside it."""
 
@@ -209,6 +238,7 @@ class Config(Section):
     export: ExportConfig = ExportConfig()
     build: BuildConfig = BuildConfig()
     validate_: Annotated[ValidateConfig, Field(alias="validate")] = ValidateConfig()
+    deploy: DeployConfig = DeployConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
     def stored(self) -> dict[str, Any]:
@@ -219,6 +249,11 @@ class Config(Section):
         """Some tables as a stage's parameters. Defaults are left out, so that a new option retrains nothing."""
         chosen = self._chosen()
         return {name: chosen.get(name, {}) for name in names}
+
+    def chosen_deploy(self) -> dict[str, Any]:
+        """[deploy] as parameters; nothing at all at its defaults, as before there was one."""
+        chosen = self._chosen()
+        return {"deploy": chosen["deploy"]} if "deploy" in chosen else {}
 
     def shapes(self) -> dict[str, Any]:
         """The batches and sizes that engines are for, which graphs are proved and judged at, as parameters."""

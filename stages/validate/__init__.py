@@ -39,6 +39,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     inputs: dict[str, str] = {rundir.relative(path): rundir.recorded_sha256(path) for path in artifacts}
     inputs |= {"data": data, **factory_inputs(rundir, config.model)}
     params = {"stage_version": VERSION, "machine": machine(), **config.sections("data", "validate"), **config.shapes()}
+    params |= config.chosen_deploy()
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.validate.judging.gate import judge_run

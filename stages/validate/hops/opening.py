@@ -104,5 +104,5 @@ def stale_engine(rundir: RunDirectory) -> str | None:
     for file, output in rundir.record(EXPORT).outputs.items():
         if made_from.get(f"{EXPORT}/{file}", output.sha256) != output.sha256:
             built, held = made_from[f"{EXPORT}/{file}"][:12], output.sha256[:12]
-            return f"the engine was built from another {EXPORT}/{file}: {built}, the run has {held}"
+            return f"the engine was built from another export/{file}: {built}, the run has {held}"
     return None
