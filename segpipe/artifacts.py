@@ -17,7 +17,8 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "int8"]
 
 EXPORT, BUILD = "export", "build"
 AUTO = "auto"
-"""In place of a name: what is best here."""
+FAMILIES = (AUTO, "gpu", "cpu")
+"""In place of a name: the best that is usable here, of all, of what needs a GPU, of what needs none."""
 CHECKPOINT = "model.safetensors"
 FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
 
@@ -94,7 +95,9 @@ ON_CPU = ARTIFACTS["onnxruntime-cpu"]
 def artifact_named(name: str) -> Artifact:
     """The row of that name, or an error that lists the names."""
     if name not in ARTIFACTS:
-        raise InputError(f"there is no backend '{name}'", hint=f"use auto or one of: {', '.join(ARTIFACTS)}")
+        raise InputError(
+            f"there is no backend '{name}'", hint=f"use {', '.join(FAMILIES)} or one of: {', '.join(ARTIFACTS)}"
+        )
     return ARTIFACTS[name]
 
 
@@ -121,20 +124,22 @@ def listed(manifest: "Manifest") -> list[Artifact]:
 
 
 def chosen(manifest: "Manifest", backend: str, precision: Precision | None) -> list[Artifact]:
-    """The rows that are meant, those that the run holds first: one for a backend without a precision, all for `auto`.
+    """The rows that are meant, those that the run holds first: one for a backend without a precision, all of a family.
 
     A precision takes them from the backend's other rows too; none is an error that lists what there is.
     """
     rows = (
         sorted(_recorded(manifest), key=lambda row: not _is_held(row, manifest)) if precision else _recorded(manifest)
     )
-    if backend != AUTO:
+    if backend in FAMILIES:
+        rows = [row for row in rows if backend in {AUTO, "gpu" if row.needs_gpu else "cpu"}]
+    else:
         artifact_named(backend)
         rows = [row for row in rows if backend == row.name or (precision and backend == row.backend)]
     found = [row for row in rows if precision in {None, row.precision}]
     if not found:
         known = ", ".join(sorted({row.precision for row in rows}, key=get_args(Precision).index))
-        what = "nothing computes" if backend == AUTO else f"backend '{backend}' does not compute"
+        what = "nothing computes" if backend in FAMILIES else f"backend '{backend}' does not compute"
         raise InputError(f"{what} in {precision}", hint=f"ask for one of: {known}")
     return found
 

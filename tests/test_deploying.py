@@ -10,7 +10,7 @@ import pytest
 from segpipe import ranking, testing
 from segpipe.artifacts import ARTIFACTS, ON_CPU, Precision, chosen, held_by, is_finer
 from segpipe.bundle import write_bundle
-from segpipe.errors import InputError, NotValidatedError
+from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
 from segpipe.processor import computes, device_name
 from segpipe.ranking import Floor, Measured, Ranking, floor_of, machine, speeds_here
 from segpipe.rundir.directory import RunDirectory
@@ -24,6 +24,7 @@ from stages.build.target import wanted_engines
 from stages.config.root import BuildConfig
 from stages.measuring.rounds import ENOUGH
 from stages.pipeline import Selection, run_stages
+from stages.report.reading import read_facts
 from stages.results.benchmark import read_report
 from tests.calling import call
 from tests.tiny import tiny_config
@@ -116,6 +117,21 @@ def judged(path: Path, name: str, device: str) -> None:
     replace_output(run, STAGE, FILE_NAME, VERDICTS.dump_json((first, *more, passed)))
 
 
+def test_a_family_takes_the_best_of_its_own_and_says_why_there_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = rank(testing.make_run(tmp_path), onnxruntime_cpu=5)
+
+    with caplog.at_level(logging.INFO, logger="segpipe"), Segmenter.open(run, "cpu") as opened:
+        assert opened.describe()["backend"] == ON_CPU.name
+    assert caplog.messages[-1].endswith(FASTEST.replace("(auto", "(cpu"))
+    with pytest.raises(SegpipeError) as caught:
+        Segmenter.open(run, "gpu")
+    assert "onnxruntime-cpu" not in caught.value.message
+    with pytest.raises(InputError, match="nothing computes in fp32"):
+        Segmenter.open(run, "gpu", precision="fp32")
+
+
 def test_of_two_backends_auto_takes_the_faster_one_as_soon_as_the_gate_passed_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -195,6 +211,20 @@ def test_auto_goes_no_lower_than_the_gate_was_told(trained_copy: Path, caplog: p
     bundle = write_bundle(now, trained_copy.parent / "bundle")
     assert floor_of(RunDirectory(bundle).manifest) == Floor(gpu="fp32")
     assert any("tensorrt-rtx computes in fp16, and deploy.gpu is fp32" in line for line in told(bundle, caplog))
+
+
+def test_what_nobody_runs_by_accident_fails_alone(trained_copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out_of_reach = "validate.limits.max_relative_l2=1e-12"  # of FP16
+    with pytest.raises(GateFailedError, match="'fp16': relative_l2"):
+        run_stages(trained_copy, trained_config(trained_copy, out_of_reach), trained_copy, Selection(STAGE, STAGE))
+
+    with caplog.at_level(logging.INFO, logger="stages"):
+        config = trained_config(trained_copy, out_of_reach, "deploy.gpu=fp32")
+        run = run_stages(trained_copy, config, trained_copy, Selection(STAGE, STAGE))
+
+    assert "validate: warning: hop 'fp16' failed (relative_l2): it stays closed, also to who asks for it" in caplog.text
+    assert {entry.backend for entry in stored_verdicts(run) if entry.status == "failed"} == {"onnxruntime-rounded"}
+    assert read_facts(run).gate == "passed"
 
 
 @pytest.mark.parametrize("value", [3, [], {"gpu": "fp31"}])

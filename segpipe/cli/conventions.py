@@ -38,7 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Backend = Annotated[
     str,
     typer.Option(
-        help="What runs the network, such as onnxruntime-cpu; auto takes the best that works on this machine."
+        help="What runs the network, such as onnxruntime-cpu; auto, gpu and cpu take the best that works here."
     ),
 ]
 ComputedIn = Annotated[

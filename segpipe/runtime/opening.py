@@ -5,7 +5,7 @@ import math
 import os
 from dataclasses import dataclass, replace
 
-from segpipe.artifacts import ARTIFACTS, AUTO, BUILD, EXPORT, ON_CPU, Artifact, Precision, chosen, is_finer
+from segpipe.artifacts import ARTIFACTS, AUTO, BUILD, EXPORT, FAMILIES, ON_CPU, Artifact, Precision, chosen, is_finer
 from segpipe.contract.schema import Contract
 from segpipe.errors import (
     ArtifactMissingError,
@@ -34,7 +34,7 @@ _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidat
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to open: a name of the table, a backend's name or `auto`; a precision narrows it."""
+    """What to open: a name of the table, a backend's name or a family's; a precision narrows it."""
 
     backend: str = AUTO
     precision: Precision | None = None
@@ -42,7 +42,7 @@ class Wanted:
 
 
 def open_run(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tuple[Backend, str]:
-    """Open what is wanted, or with `auto` the best of it that is usable here; with the artifact's SHA-256."""
+    """Open what is wanted, or of a family the best that is usable here; with the artifact's SHA-256."""
     opened = run.at_one_moment(lambda: _open_usable(run, wanted, options), discard=lambda found: found[0].close())
     if moved := moved_inputs(run.manifest, "export"):
         _log.warning(
@@ -55,9 +55,9 @@ def open_run(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tuple[B
 
 
 def _open_usable(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tuple[Backend, str]:
-    """Open the named backend, or with `auto` the first that can be opened."""
+    """Open the named backend, or of a family the first that can be opened."""
     rows = chosen(run.manifest, wanted.backend, wanted.precision)
-    if wanted.backend != AUTO:
+    if wanted.backend not in FAMILIES:
         return _open_one(run, rows[0], options, wanted.allow_unvalidated)
     floor = None if wanted.precision else floor_of(run.manifest)
     speeds = speeds_here(run)
@@ -70,7 +70,7 @@ def _open_usable(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tup
                 if row.name in speeds
                 else "the first that is usable"
             )
-            opened = _open_one(run, row, options, wanted.allow_unvalidated, f" (auto: {why})")
+            opened = _open_one(run, row, options, wanted.allow_unvalidated, f" ({wanted.backend}: {why})")
         except _UNUSABLE as reason:
             _log.debug("not %s: %s", row.name, reason)
             reasons[row.name] = reason

@@ -77,7 +77,7 @@ class Segmenter:
             run: The folder of the run or of the bundle.
             backend: What runs the network: a name that `segpipe doctor` lists, or `auto`: what this
                 run's benchmark found fastest on this machine, else the best that is usable here, and nothing less
-                fine than `[deploy]` says.
+                fine than `[deploy]` says. `gpu` and `cpu` choose in the same way among what runs there.
             precision: Only what computes in this, also where `auto` would not take it.
             device: Number of the GPU, as CUDA counts them.
             threads: Threads of a backend on the CPU; 0 takes one a core.

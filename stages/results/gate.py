@@ -182,6 +182,8 @@ class GateReport(_Part):
     images: int
     data_checks: tuple[CheckReport, ...]
     hops: dict[str, HopReport]
+    by_name_only: tuple[str, ...] = ()
+    """Hops that compute less finely than [deploy] says. They run only for those who ask, so they fail no run."""
     not_judged: tuple[NotJudged, ...]
     pictures: tuple[Picture, ...]
     suspicions: tuple[str, ...]
@@ -193,7 +195,8 @@ class GateReport(_Part):
         """Failed where any limit failed; passed where something was judged and all of it passed."""
         if self.failed():
             return "failed"
-        return "passed" if any(hop.status == "passed" for hop in self.hops.values()) else "not judged"
+        counted = (hop for name, hop in self.hops.items() if name not in self.by_name_only)
+        return "passed" if any(hop.status == "passed" for hop in counted) else "not judged"
 
     @property
     def judged(self) -> str:
@@ -208,7 +211,18 @@ class GateReport(_Part):
 
     @property
     def warnings(self) -> list[str]:
-        """What no limit fails and makes a network useless: one class on every image, where labels hold others."""
+        """What fails no run: hops that run only when asked for; one class on every image where labels hold others."""
+        return [*self._failed_by_name(), *self._one_class()]
+
+    def _failed_by_name(self) -> list[str]:
+        failed = {name: [c.name for c in self.hops[name].checks if c.status == "failed"] for name in self.by_name_only}
+        return [
+            f"hop '{name}' failed ({', '.join(checks)}): it stays closed, also to who asks for it"
+            for name, checks in failed.items()
+            if checks
+        ]
+
+    def _one_class(self) -> list[str]:
         classes = next(iter(self.hops.values())).classes if self.hops else ()
         answered = [one.name for one in classes if one.pixels]
         concerned = [one for one in classes if one.reference_iou is not None]
@@ -217,10 +231,11 @@ class GateReport(_Part):
         return [f"the network answers '{answered[0]}' on every image: train longer or check the labels"]
 
     def failed(self) -> list[str]:
-        """One line a failed limit."""
+        """One line a failed limit, of what runs without being asked for."""
         lines = [f"data: {check.line}" for check in self.data_checks if check.status == "failed"]
         for name, hop in self.hops.items():
-            lines += [f"hop '{name}': {check.line}" for check in hop.checks if check.status == "failed"]
+            if name not in self.by_name_only:
+                lines += [f"hop '{name}': {check.line}" for check in hop.checks if check.status == "failed"]
         return lines
 
     def summary(self) -> list[str]:

@@ -10,14 +10,14 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from segpipe.artifacts import EXPORT, FP16_GRAPH, FP32_GRAPH
+from segpipe.artifacts import ARTIFACTS, EXPORT, FP16_GRAPH, FP32_GRAPH, is_finer
 from segpipe.contract.schema import Contract
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.trt.building import ShapeRange
 from segpipe.verdict import Verdict, merged, stored_verdicts
-from stages.config.root import Config
+from stages.config.root import Config, DeployConfig
 from stages.data import labels_of, open_split
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
@@ -26,6 +26,7 @@ from stages.results.gate import NO_LABELS, GateReport, Picture
 from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect_labels
 from stages.validate.hops import opening, pytorch
+from stages.validate.hops.hop import Hop
 from stages.validate.hops.inputs import Image, Size, chosen, stress_images
 from stages.validate.hops.rounded import half_peak
 from stages.validate.hops.stored import Keeper
@@ -77,6 +78,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
         images=images_of(judge),
         data_checks=tuple(map(check_report, data_checks)),
         hops=reports,
+        by_name_only=tuple(hop.name for hop in opened.hops if _is_by_name_only(hop, config.deploy)),
         not_judged=not_judged(opened.not_run),
         pictures=tuple(map(_picture, range(settings.pictures), worst.sorted())),
         suspicions=suspicions,
@@ -86,6 +88,12 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     verdicts = merged(kept_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
     files = keeper.files(reference.name, setup) | _pages(report, worst.sorted(), verdicts)
     return Judgement(report, tuple(verdicts), figures_of(report), files)
+
+
+def _is_by_name_only(hop: Hop, deploy: DeployConfig) -> bool:
+    """Whether it computes less finely than [deploy] says. What stands for an engine counts as one."""
+    row = ARTIFACTS.get(hop.backend)
+    return not is_finer(hop.precision, deploy.cpu if row and not row.needs_gpu else deploy.gpu)
 
 
 def kept_verdicts(rundir: RunDirectory) -> tuple[Verdict, ...]:
