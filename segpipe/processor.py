@@ -1,5 +1,6 @@
 """This machine's processor: its name, the instruction sets that narrow numbers need, and what verdicts call it."""
 
+import os
 import platform
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,13 @@ _SETS: dict[Precision, dict[str, str]] = {
     "int8": {"amx_int8": "amx-int8", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni", "i8mm": "arm-i8mm"},
 }
 """The kernel's name of each instruction set, fastest first, and what it is called here."""
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Variables by which people keep oneDNN, which computes bf16, from instructions that the processor has."""
+_ALLOWING = {
+    "avx512_bf16": ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10"),
+    "amx_bf16": ("AVX512_CORE_AMX",),
+}
+"""How limits begin that still allow a set."""
 
 
 def processor() -> str:
@@ -29,7 +37,14 @@ def features() -> frozenset[str]:
 
 def instruction_set(precision: Precision) -> str:
     """What this processor computes that precision with; empty where it needs none, or has none."""
-    return next((name for flag, name in _SETS.get(precision, {}).items() if flag in features()), "")
+    return next(
+        (name for flag, name in _SETS.get(precision, {}).items() if flag in features() and _is_allowed(flag)), ""
+    )
+
+
+def _is_allowed(flag: str) -> bool:
+    limit = next((os.environ[name].upper() for name in _LIMITS if os.environ.get(name)), "ALL")
+    return limit in {"ALL", "DEFAULT"} or flag not in _ALLOWING or limit.startswith(_ALLOWING[flag])
 
 
 def computes(precision: Precision) -> bool:

@@ -92,6 +92,20 @@ def test_doctor_tells_of_every_backend(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
+    ("limit", "device"),
+    [("AVX2", "cpu"), ("avx512_core_bf16", "cpu avx512-bf16"), ("ALL", "cpu amx-bf16"), ("", "cpu amx-bf16")],
+)
+def test_instructions_that_onednn_may_not_use_are_not_there(
+    limit: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "features", lambda: frozenset({"avx512_bf16", "amx_bf16"}))
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", limit)
+
+    assert processor.device_name("bf16") == device
+
+
+@pytest.mark.parametrize(
     ("flags", "device"),
     [("avx2", "cpu"), ("avx2 avx512_bf16", "cpu avx512-bf16"), ("avx512_bf16 amx_bf16", "cpu amx-bf16")],
 )
@@ -99,6 +113,8 @@ def test_a_verdict_on_a_processor_names_the_instructions_that_narrow_numbers_nee
     monkeypatch: pytest.MonkeyPatch, flags: str, device: str
 ) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset(flags.split()))
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
 
     assert processor.device_name("bf16") == device
     assert processor.computes("bf16") == (device != "cpu")
