@@ -167,7 +167,15 @@ def require_passed(run: RunDirectory, artifact_sha256: str, backend: str, device
         raise NotValidatedError(f"no verdict for artifact {artifact_sha256[:12]} on {where} in {run.path}", hint=hint)
     latest = {verdict.device: verdict for verdict in matching}
     if all(verdict.status != "passed" for verdict in latest.values()):
+        if matching[-1].status == "failed":
+            hint = _instead(run, hint)
         raise NotValidatedError(_refusal(matching[-1], where), hint=hint)
+
+
+def _instead(run: RunDirectory, hint: str) -> str:
+    """What failed fails again: first what passed, if anything did."""
+    passed = {verdict.backend for verdict in all_verdicts(run) if verdict.status == "passed"} & ARTIFACTS.keys()
+    return f"use {' or '.join(sorted(passed))}, which passed; after a change {hint}" if passed else hint
 
 
 def _refusal(verdict: Verdict, where: str) -> str:

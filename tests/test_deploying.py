@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 
@@ -109,12 +109,12 @@ def test_the_fastest_is_refused_where_the_gate_did_not_pass_it(tmp_path: Path) -
         Segmenter.open(run)
 
 
-def judged(path: Path, name: str, device: str) -> None:
-    """A passed verdict for what else runs the FP32 graph."""
+def judged(path: Path, name: str, device: str, status: Literal["passed", "failed"] = "passed") -> None:
+    """A verdict for what else runs the FP32 graph."""
     run = RunDirectory(path)
     (first, *more) = stored_verdicts(run)
-    passed = first.model_copy(update={"backend": name, "device": device})
-    replace_output(run, STAGE, FILE_NAME, VERDICTS.dump_json((first, *more, passed)))
+    new = first.model_copy(update={"backend": name, "device": device, "status": status})
+    replace_output(run, STAGE, FILE_NAME, VERDICTS.dump_json((first, *more, new)))
 
 
 def test_a_family_takes_the_best_of_its_own_and_says_why_there_is_none(
@@ -130,6 +130,16 @@ def test_a_family_takes_the_best_of_its_own_and_says_why_there_is_none(
     assert "onnxruntime-cpu" not in caught.value.message
     with pytest.raises(InputError, match="nothing computes in fp32"):
         Segmenter.open(run, "gpu", precision="fp32")
+
+
+def test_a_backend_that_failed_names_those_that_passed(tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path)
+    judged(run, "openvino", "cpu", "failed")
+
+    with pytest.raises(NotValidatedError) as caught:
+        Segmenter.open(run, "openvino")
+
+    assert caught.value.hint.startswith(f"use {ON_CPU.name}, which passed; after a change run `segpipe validate")
 
 
 def test_of_two_backends_auto_takes_the_faster_one_as_soon_as_the_gate_passed_it(

@@ -142,8 +142,11 @@ class HopReport(_Part):
 
     @property
     def outcome(self) -> str:
-        """The verdict in words: `passed; not judged: iou_drop (no labels)`."""
-        unjudged = [f"{check.name} ({check.why_not})" for check in self.unjudged]
+        """The verdict in words: `passed; not judged: iou_drop, miou (no labels)`."""
+        reasons: dict[str, list[str]] = {}
+        for check in self.unjudged:
+            reasons.setdefault(check.why_not, []).append(check.name)
+        unjudged = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
         return f"{self.status}; not judged: {', '.join(unjudged)}" if unjudged else self.status
 
     @property
