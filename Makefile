@@ -43,7 +43,7 @@ soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, an
 gpu: .venv/.installed ## prove the GPU path on this machine (folder gpu-results/; ARGS='--minutes 25')
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-gpu-pack: .venv/.installed ## pack what a GPU server without a network lacks (folder bundle/; see benchmarks/offline_bundle.py)
+gpu-pack: .venv/.installed ## pack what an offline GPU server lacks (folder bundle/; see benchmarks/offline_bundle.py)
 	$(BIN)/python -m benchmarks.offline_bundle $(ARGS)
 
 matrix: .venv/.installed ## check every network by name, write benchmarks/results/networks.md (half an hour)

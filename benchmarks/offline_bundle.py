@@ -1,4 +1,4 @@
-"""Packs what a GPU server without a network lacks: pinned wheels, segpipe's own, and data, in pieces of a chosen size.
+"""Packs what an offline GPU server lacks: pinned wheels, segpipe's own, and data, in pieces of a chosen size.
 
     python -m benchmarks.offline_bundle --out bundle --python 3.12 --have freeze.txt --data camvid
 

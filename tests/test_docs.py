@@ -22,6 +22,7 @@ from docs.making.messages import messages, sources, template
 from docs.making.settings import contract_page, settings_page
 from docs.making.site import GENERATED, broken, gather, loads
 from segpipe import testing
+from segpipe.artifacts import ARTIFACTS
 from segpipe.cli import app
 from segpipe.contract.schema import Contract
 from stages.config.file import parse_config, parse_toml
@@ -46,7 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     run = testing.make_run(folder / "runs" / "street")
     shutil.copytree(run, folder / "runs" / "demo")
-    call("bundle", run, "-o", folder / "street")
+    for name in ("street", "street-service"):
+        call("bundle", run, "-o", folder / name)
     frame = cv2.cvtColor(testing.make_frame(48, 64)[0], cv2.COLOR_RGB2BGR)
     for path in ("photos/0001.jpg", "runs/demo/pictures/frames/shapes-test-0000.png"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -156,6 +158,29 @@ def test_the_page_of_errors_has_messages_with_their_advice() -> None:
     found = {message.text: message.hint for message in messages()}
 
     assert found["this segmenter is closed"] == "open the run again with Segmenter.open"
+
+
+def test_the_page_of_errors_has_no_message_without_words() -> None:
+    assert [message.text for message in messages() if not any(map(str.isalpha, message.text))] == []
+
+
+def test_no_two_pages_write_the_same_bundle() -> None:
+    written = [
+        (page.name, found[1])
+        for page in pages()
+        for line in commands(page)
+        if (found := re.search(r"segpipe bundle .*-o (\S+)", line)) and found[1] not in STAND_INS
+    ]
+    folders = {folder: {name for name, other in written if other == folder} for _, folder in written}
+
+    assert written
+    assert {folder: names for folder, names in folders.items() if len(names) > 1} == {}
+
+
+def test_every_way_to_run_on_a_cpu_is_on_the_page_of_openvino() -> None:
+    text = (ROOT / "docs/how-to/openvino.md").read_text()
+
+    assert [row.name for row in ARTIFACTS.values() if not row.needs_gpu and f"`{row.name}`" not in text] == []
 
 
 def test_every_setting_is_described() -> None:

@@ -1,6 +1,7 @@
 """Every known error in the words of the source: what `raise SomeError(message, hint=...)` says, found by reading it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def _of_file(path: Path) -> Iterator[Message]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _KNOWN and node.args:
             hint = next((word.value for word in node.keywords if word.arg == "hint"), None)
             text = template(node.args[0])
-            if text.replace(VALUE, "").strip():
+            if re.search(r"\w", text):
                 yield Message(node.func.id, text, template(hint) if hint is not None else "")
 
 

@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from numpy.typing import NDArray
 
 from segpipe.draw import colourise
-from segpipe.palette import Colours, read_palette
+from segpipe.palette import read_palette
 from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
 from stages.pipeline import Selection, run_stages
 from stages.validate.explaining.suspects import suspect
@@ -27,6 +27,7 @@ from tests.trained import edit_graph, trained_config
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 _INK, _PASS, _FAIL = "#24292f", "#1a7f37", "#cf222e"
+_COLUMNS = 58  # of text, large enough to be read where the picture is as wide as a telephone
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +47,7 @@ def draw_gate(good: Good) -> Path:
     graph = exchanged(good.graph())
     answer = good.runtime(graph)
     _, state = good.judge(answer)
-    frames = [image for image in good.images if image.labels is not None][:8]
+    frames = [image for image in good.images if image.labels is not None]
     before = [answered.mask for answered in good.runtime(good.graph())([image.frame for image in frames])]
     after = [answered.mask for answered in answer([image.frame for image in frames])]
     shown = max(range(len(frames)), key=lambda number: _telling(frames[number].labels, before[number], after[number]))
@@ -55,23 +56,25 @@ def draw_gate(good: Good) -> Path:
     palette = read_palette(good.run, "export", good.contract)
     views = [
         ("frame", frames[shown].frame, _INK),
-        ("mask of the trained network", colourise(before[shown], palette), _INK),
-        ("mask of what would be deployed", colourise(after[shown], palette), _FAIL),
+        ("trained network", colourise(before[shown], palette), _INK),
+        ("to be deployed", colourise(after[shown], palette), _FAIL),
     ]
-    lines = [
-        (f"TensorRT for RTX   {built(graph, good)}", _PASS),
-        ("ONNX Runtime       opens it and runs", _PASS),
-        *((f"segpipe validate   {line.partition(' (commonest')[0]}", _FAIL) for line in failed[:1]),
-        (f"                   and {len(failed) - 1} more limits failed; exit code 3", _FAIL),
-        *((f"                   {line}", _FAIL) for line in textwrap.wrap(words, 100)),
+    said = [
+        (f"TensorRT for RTX: {built(graph, good)}", _PASS),
+        ("ONNX Runtime: opens it and runs", _PASS),
+        *((f"segpipe validate: {line.partition(' (commonest')[0]}", _FAIL) for line in failed[:1]),
+        (f"  and {len(failed) - 1} more limits failed; exit code 3", _FAIL),
+        (f"  {words}", _FAIL),
     ]
-    return _page(views, lines, palette)
+    wrapped = ((line, ink) for text, ink in said for line in textwrap.wrap(text, _COLUMNS, subsequent_indent="  "))
+    return _page(views, list(wrapped))
 
 
-def _telling(labels: NDArray[Any] | None, before: NDArray[Any], after: NDArray[Any]) -> float:
-    """How much a frame shows: classes, a mask that was right, and one that no longer is."""
-    right = 0.0 if labels is None else float((before == labels).mean())
-    return len(np.unique(before)) / 5 + right + float((before != after).mean())
+def _telling(labels: NDArray[Any] | None, before: NDArray[Any], after: NDArray[Any]) -> tuple[bool, float]:
+    """How much a frame shows: no class that was missed, then classes, a mask that was right, and one that is not."""
+    assert labels is not None
+    score = len(np.unique(before)) / 5 + float((before == labels).mean()) + float((before != after).mean())
+    return set(np.unique(labels)) <= {*np.unique(before), 255}, score
 
 
 def exchanged(graph: bytes) -> bytes:
@@ -91,19 +94,19 @@ def built(graph: bytes, good: Good) -> str:
         "tensorrt-rtx", BuildRequest(graph, good.contract.input_name, [ShapeRange(shape, shape, shape)], ["8.9"])
     )
     warned = f"{len(engine.warnings)} warnings" if engine.warnings else "no warning"
-    return f"engine built in {time.monotonic() - started:.1f} s, {len(engine.plan) / 2**20:.1f} MB, {warned}"
+    return f"engine in {time.monotonic() - started:.1f} s, {len(engine.plan) / 2**20:.1f} MB, {warned}"
 
 
-def _page(views: list[tuple[str, NDArray[Any], str]], lines: list[tuple[str, str]], palette: Colours) -> Path:
+def _page(views: list[tuple[str, NDArray[Any], str]], lines: list[tuple[str, str]]) -> Path:
     mpl.use("Agg")
-    figure = plt.figure(figsize=(10, 4.2), dpi=120, facecolor="white")
+    figure = plt.figure(figsize=(10, 5.5), dpi=120, facecolor="white")
     for number, (title, picture, ink) in enumerate(views):
-        axes = figure.add_axes((0.01 + number * 0.33, 0.40, 0.32, 0.52))
+        axes = figure.add_axes((0.01 + number * 0.33, 0.50, 0.32, 0.42))
         axes.imshow(np.asarray(picture), interpolation="nearest", aspect="auto")
-        axes.set_title(title, fontsize=11, color=ink)
+        axes.set_title(title, fontsize=20, color=ink)
         axes.set_axis_off()
     for number, (line, ink) in enumerate(lines):
-        figure.text(0.012, 0.33 - number * 0.062, line, family="monospace", fontsize=10, color=ink)
+        figure.text(0.012, 0.42 - number * 0.067, line, family="monospace", fontsize=19.5, color=ink)
     path = PICTURES / "gate.png"
     figure.savefig(path, pil_kwargs={"optimize": True}, metadata={"Software": ""})
     plt.close(figure)
