@@ -24,7 +24,7 @@ FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
 
 
 @dataclass(frozen=True)
-class BackendHome:
+class BackendSpec:
     """Where a backend lives, how to get it and what it needs."""
 
     module: str
@@ -36,11 +36,11 @@ class BackendHome:
 
 
 BACKENDS = {
-    "tensorrt": BackendHome("tensorrt", "tensorrt", ("tensorrt",), needs_gpu=True),
-    "tensorrt-rtx": BackendHome("tensorrt", "rtx", ("tensorrt_rtx",), needs_gpu=True),
-    "onnxruntime-cuda": BackendHome("onnxruntime_cuda", "cuda", ("onnxruntime-gpu",), needs_gpu=True),
-    "onnxruntime-cpu": BackendHome("onnxruntime", "cpu", ("onnxruntime", "onnxruntime-gpu"), needs_gpu=False),
-    "openvino": BackendHome("openvino", "openvino", ("openvino",), needs_gpu=False),
+    "tensorrt": BackendSpec("tensorrt", "tensorrt", ("tensorrt",), needs_gpu=True),
+    "tensorrt-rtx": BackendSpec("tensorrt", "rtx", ("tensorrt_rtx",), needs_gpu=True),
+    "onnxruntime-cuda": BackendSpec("onnxruntime_cuda", "cuda", ("onnxruntime-gpu",), needs_gpu=True),
+    "onnxruntime-cpu": BackendSpec("onnxruntime", "cpu", ("onnxruntime", "onnxruntime-gpu"), needs_gpu=False),
+    "openvino": BackendSpec("openvino", "openvino", ("openvino",), needs_gpu=False),
 }
 
 
@@ -55,14 +55,14 @@ class Artifact:
     file: str
 
     @property
-    def home(self) -> BackendHome:
+    def spec(self) -> BackendSpec:
         """The backend's row."""
         return BACKENDS[self.backend]
 
     @property
     def needs_gpu(self) -> bool:
         """Whether it runs on NVIDIA GPUs only."""
-        return self.home.needs_gpu
+        return self.spec.needs_gpu
 
     @property
     def is_engine(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from segpipe import __version__
-from segpipe.artifacts import BACKENDS, ON_CPU, BackendHome, artifacts_of
+from segpipe.artifacts import BACKENDS, ON_CPU, BackendSpec, artifacts_of
 from segpipe.errors import BackendMissingError
 from segpipe.processor import computes
 from segpipe.runtime import trt
@@ -36,17 +36,17 @@ def examine() -> list[Finding]:
         _package("PyTorch", "torch", "torch", "pip install 'segpipe[pipeline]' (for training, export and validation)"),
         _package("Lightning", "lightning", "lightning", "pip install 'segpipe[pipeline]'"),
         _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
-        *(_backend(name, home) for name, home in BACKENDS.items()),
+        *(_backend(name, spec) for name, spec in BACKENDS.items()),
     ]
 
 
-def _backend(name: str, home: BackendHome) -> Finding:
+def _backend(name: str, spec: BackendSpec) -> Finding:
     """Whether it is installed and has the GPU or the instructions that it needs."""
-    precisions = {row.precision: home.needs_gpu or computes(row.precision) for row in artifacts_of(name)}
+    precisions = {row.precision: spec.needs_gpu or computes(row.precision) for row in artifacts_of(name)}
     title, able = f"backend {name}", ", ".join(precision for precision, here in precisions.items() if here)
-    if not any(map(is_installed, home.packages)):
-        return Finding(title, False, "not installed", f"pip install 'segpipe[{home.extra}]'")
-    if home.needs_gpu and not _has_driver():
+    if not any(map(has_distribution, spec.packages)):
+        return Finding(title, False, "not installed", f"pip install 'segpipe[{spec.extra}]'")
+    if spec.needs_gpu and not _has_driver():
         return Finding(title, False, "needs an NVIDIA GPU", f"{ON_CPU.name} needs none")
     return Finding(title, True, f"computes in {able}")
 
@@ -71,11 +71,11 @@ def _package(name: str, module: str, distribution: str, hint: str) -> Finding:
 
 def _cuda_python_hint() -> str:
     """[cuda] also brings onnxruntime-gpu, which must not lie over the CPU's: they are one module."""
-    wanted = "cuda-bindings" if is_installed("onnxruntime") else "'segpipe[cuda]'"
+    wanted = "cuda-bindings" if has_distribution("onnxruntime") else "'segpipe[cuda]'"
     return f"pip install {wanted} (for TensorRT and CUDA)"
 
 
-def is_installed(distribution: str) -> bool:
+def has_distribution(distribution: str) -> bool:
     try:
         version(distribution)
     except PackageNotFoundError:

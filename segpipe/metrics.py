@@ -60,7 +60,7 @@ class DatasetFigures:
 _COLUMNS = ("iou", "f1", "precision", "recall")
 
 
-class Meter:
+class MaskMeter:
     """A confusion matrix in the making."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ FILE_NAME = "ranking.json"
 _log = logging.getLogger(__name__)
 
 
-class Measured(BaseModel):
+class MeasuredSpeed(BaseModel):
     """One artifact, end to end."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ class Ranking(BaseModel):
     schema_version: Literal[1] = 1
     machine: dict[str, str]
     """Processor, GPUs and versions of the backends' packages: on another machine another one may be faster."""
-    measured: dict[str, Measured]
+    measured: dict[str, MeasuredSpeed]
     """By the artifact's name in the table."""
 
 
@@ -70,7 +70,7 @@ def floor_of(manifest: Manifest) -> Floor:
 
 def machine() -> dict[str, str]:
     """What speeds belong to."""
-    packages = sorted({package for home in BACKENDS.values() for package in home.packages})
+    packages = sorted({package for spec in BACKENDS.values() for package in spec.packages})
     found = {package: _version(package) for package in packages}
     return {"processor": processor(), "gpus": "; ".join(map(str, gpus())), **{k: v for k, v in found.items() if v}}
 

@@ -13,7 +13,7 @@ from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, InputError
 from segpipe.regions import Polygon, boxes_of, compressed, count_pixels, polygons_of, run_lengths
 from segpipe.runtime.confidence import probabilities
-from segpipe.runtime.frames import Order, at_most, in_order, pixels_of
+from segpipe.runtime.frames import Order, in_order, pixel_limit, pixels_of
 
 if TYPE_CHECKING:
     from segpipe.runtime.frames import Frame
@@ -70,7 +70,7 @@ class Result:
         if not 0 <= alpha <= 1:
             raise InputError(f"alpha is {alpha}", hint="give a number from 0 to 1")
         hint = "pass the frame that the mask was made of, and ask without at_network_size"
-        pixels = pixels_of(frame, self.contract, self.order, at_most(self._mask.size, hint))
+        pixels = pixels_of(frame, self.contract, self.order, pixel_limit(self._mask.size, hint))
         if pixels.shape[:2] != self._mask.shape:
             raise InputError(f"the frame is {_size(pixels)}, its mask {_size(self._mask)}", hint=hint)
         shown = draw.displayable(pixels, self.contract.value_range)

@@ -8,7 +8,7 @@ import pytest
 
 from segpipe import processor
 from segpipe.artifacts import ARTIFACTS, BACKENDS, BUILD, Artifact, artifact_named, held_by
-from segpipe.doctor import is_installed
+from segpipe.doctor import has_distribution
 from segpipe.errors import BackendMissingError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
@@ -25,20 +25,20 @@ FOLDER = Path(__file__).parents[1] / "segpipe" / "runtime" / "backends"
 
 @pytest.mark.parametrize("row", ROWS, ids=list(ARTIFACTS))
 def test_every_row_has_a_module_that_opens_it_or_says_which_extra_brings_it(row: Artifact) -> None:
-    assert (FOLDER / f"{row.home.module}.py").is_file()
-    if any(is_installed(package) for package in row.home.packages):
+    assert (FOLDER / f"{row.spec.module}.py").is_file()
+    if any(has_distribution(package) for package in row.spec.packages):
         assert callable(load_opener(row.name))
     else:
-        with pytest.raises(BackendMissingError, match=rf"segpipe\[{row.home.extra}\]"):
+        with pytest.raises(BackendMissingError, match=rf"segpipe\[{row.spec.extra}\]"):
             load_opener(row.name)(b"", CONTRACT, OpenOptions())
 
 
 def test_every_extra_and_every_package_of_the_table_is_in_pyproject() -> None:
     extras = tomllib.loads((FOLDER.parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
-    for home in BACKENDS.values():
-        named = " ".join(extras[home.extra]).replace("-", "_")
-        assert any(package.replace("-", "_") in named for package in home.packages), home
+    for spec in BACKENDS.values():
+        named = " ".join(extras[spec.extra]).replace("-", "_")
+        assert any(package.replace("-", "_") in named for package in spec.packages), spec
 
 
 def test_a_backend_asked_for_by_its_own_name_is_a_row_and_no_two_rows_are_the_same_thing() -> None:

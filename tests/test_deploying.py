@@ -12,7 +12,7 @@ from segpipe.artifacts import ARTIFACTS, ON_CPU, Precision, chosen, held_by, is_
 from segpipe.bundle import write_bundle
 from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
 from segpipe.processor import computes, device_name
-from segpipe.ranking import Floor, Measured, Ranking, floor_of, machine, speeds_here
+from segpipe.ranking import Floor, MeasuredSpeed, Ranking, floor_of, machine, speeds_here
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import Wanted, open_run
 from segpipe.runtime.request import OpenOptions
@@ -39,7 +39,7 @@ def rank(path: Path, where: dict[str, str] | None = None, **milliseconds: float)
     run = RunDirectory(path)
     held = {row.name: run.recorded(row.stage, row.file).sha256 for row in held_by(run.manifest)}
     names = {name.replace("_", "-"): value for name, value in milliseconds.items()}
-    measured = {name: Measured(artifact_sha256=held[name], p50_ms=value) for name, value in names.items()}
+    measured = {name: MeasuredSpeed(artifact_sha256=held[name], p50_ms=value) for name, value in names.items()}
     with run.step(ranking.STAGE, [run.artifact(ON_CPU.stage, ON_CPU.file)], {}) as step:
         text = Ranking(machine=where or machine(), measured=measured).model_dump_json()
         step.path(ranking.FILE_NAME).write_text(text)
@@ -78,7 +78,7 @@ def test_a_ranking_of_another_machine_or_version_is_left_alone_and_said_so(
 
 def test_a_ranking_of_another_artifact_says_nothing(tmp_path: Path) -> None:
     run = testing.make_run(tmp_path)
-    other = {ON_CPU.name: Measured(artifact_sha256="0" * 64, p50_ms=5)}
+    other = {ON_CPU.name: MeasuredSpeed(artifact_sha256="0" * 64, p50_ms=5)}
     replace_output(
         RunDirectory(rank(run, onnxruntime_cpu=5)),
         ranking.STAGE,

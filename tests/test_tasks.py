@@ -14,9 +14,8 @@ from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.tasks import TASKS, task_of
-from segpipe.tasks.semantic import Semantic
-from stages.tasks import GATES
-from stages.tasks import TASKS as OFFLINE
+from segpipe.tasks.semantic import SemanticTask
+from stages.tasks import GATES, OFFLINE_TASKS
 from tests import toy_task
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import host_backend
@@ -51,11 +50,11 @@ def assert_bright(answer: toy_task.Brightness, frame: NDArray[Any], tolerance: f
 
 
 def test_every_task_has_a_contract_a_light_half_an_offline_half_and_a_gate() -> None:
-    assert list(CONTRACTS) == list(TASKS) == list(OFFLINE) == list(GATES)
-    for made in (TASKS, OFFLINE, GATES):
+    assert list(CONTRACTS) == list(TASKS) == list(OFFLINE_TASKS) == list(GATES)
+    for made in (TASKS, OFFLINE_TASKS, GATES):
         for name, home in made.items():
             assert resolve_name(home).__module__.endswith(name)
-    assert isinstance(task_of(Contract(**contract_fields())), Semantic)
+    assert isinstance(task_of(Contract(**contract_fields())), SemanticTask)
 
 
 @pytest.mark.usefixtures("brightness")

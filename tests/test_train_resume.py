@@ -17,7 +17,7 @@ from stages.config.file import load_config
 from stages.models import build_network
 from stages.pipeline import Selection, run_stages
 from stages.train.contract import contract_of
-from stages.train.learner import Learner, Plan, step_seed
+from stages.train.learner import Learner, TrainingPlan, step_seed
 from tests.old_runs import unpack
 from tests.tiny import tiny_config
 from tests.waits import Waits
@@ -148,7 +148,9 @@ def test_no_two_steps_draw_the_same_random_numbers() -> None:
 def test_a_training_step_never_waits_for_the_gpu(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "train.class_weights=[1,2,1,1,1]")
     network = build_network(config.model, 3, 5)
-    learner = Learner(network, contract_of(config, network), config.train, Plan(4, (1.0, 2.0, 1.0, 1.0, 1.0), str))
+    learner = Learner(
+        network, contract_of(config, network), config.train, TrainingPlan(4, (1.0, 2.0, 1.0, 1.0, 1.0), str)
+    )
     batch = torch.rand(2, 3, 64, 96), torch.zeros(2, 64, 96, dtype=torch.long), torch.arange(2)
     with Waits() as waits:
         learner.training_step(batch, 0)

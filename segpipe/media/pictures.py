@@ -31,7 +31,7 @@ def is_picture(thing: Any) -> bool:
     return isinstance(thing, Image.Image | str | os.PathLike | Encoded)
 
 
-def pixels_of(picture: Picture, contract: Contract, fits: Fits) -> NDArray[Any]:
+def picture_pixels(picture: Picture, contract: Contract, fits: Fits) -> NDArray[Any]:
     """HxWxC in RGB order, upright, of the contract's type and channels."""
     if isinstance(picture, Image.Image):
         pixels, name = _by_pil(picture, contract, fits), "the picture"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.runtime.geometry import Axis, Parts
+from segpipe.runtime.geometry import Axis, CellParts
 
 _BLOCK_CORNERS = 1 << 19  # corner scores of cells that are worked on together
 _BLOCK_PIXELS = 1 << 16  # pixels blended together: the working set stays in the cache
@@ -87,7 +87,7 @@ class Borders:
             down, right = parts.down[start : start + step], parts.right[start : start + step]
             classes = parts.classes[:, start : start + step]
             corners = parts.corners[..., start : start + step]
-            (y, wy), (x, wx) = self._rows.pixels_of(down), self._columns.pixels_of(right)
+            (y, wy), (x, wx) = self._rows.pixels_in(down), self._columns.pixels_in(right)
             winner = _winners(corners, classes, wy, wx)
             mask.reshape(-1)[(y * mask.shape[1])[:, None] + x] = winner
 
@@ -164,7 +164,7 @@ def _grouped(candidates: Flags, sizes: tuple[int, ...]) -> Iterator[tuple[Indice
             return
 
 
-def _at_edges(corners: Scores, rows: Parts, columns: Parts) -> tuple[Scores, Mask]:
+def _at_edges(corners: Scores, rows: CellParts, columns: CellParts) -> tuple[Scores, Mask]:
     """At the corners of parts: the blends, and the number of the candidate that is greatest."""
     wy, wx = rows.edges[:, None], columns.edges[:, None]
     values = _blend(corners, wy, wx)

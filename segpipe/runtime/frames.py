@@ -61,7 +61,7 @@ def require_order(order: Order, contract: Contract) -> None:
         )
 
 
-def at_most(pixels: int, hint: str) -> "Fits":
+def pixel_limit(pixels: int, hint: str) -> "Fits":
     """Frames of so many pixels and no more."""
 
     def fits(height: int, width: int) -> None:
@@ -101,7 +101,7 @@ def pixels_of(frame: Any, contract: Contract, order: Order, fits: "Fits") -> NDA
     from segpipe.media import pictures  # PIL loads here: whoever hands over arrays can do without
 
     if pictures.is_picture(frame):
-        return check_frame(pictures.pixels_of(frame, contract, fits), contract)
+        return check_frame(pictures.picture_pixels(frame, contract, fits), contract)
     if hasattr(frame, "__array__") or hasattr(frame, "__array_interface__"):
         return in_order(check_frame(np.asarray(frame), contract), order)
     raise InputError(

@@ -29,18 +29,18 @@ class Axis:
     """First pixel of each of the cells, one more than there are scores, and the number of pixels at the end."""
 
     @cached_property
-    def parts(self) -> "Parts":
+    def parts(self) -> "CellParts":
         """The cells, cut where they are long."""
         pixels, count = np.diff(self.starts), 1
         while count < _MOST_PARTS and pixels.max() >= 2 * count * _PART_PIXELS:
             count *= 2
         cells = (np.searchsorted(self.starts, np.arange(self.weight.size), "right") - 1).clip(0, pixels.size - 1)
         part = np.minimum((self.weight * count).astype(np.intp), count - 1)
-        return Parts(count, cells * count + part, self.weight, pixels.size)
+        return CellParts(count, cells * count + part, self.weight, pixels.size)
 
 
 @dataclass(frozen=True)
-class Parts:
+class CellParts:
     """Each cell of an axis cut into `count` equal parts."""
 
     count: int
@@ -70,7 +70,7 @@ class Parts:
         """Weights at the ends of the parts of a cell."""
         return np.arange(self.count + 1, dtype=np.float32) / np.float32(self.count)
 
-    def pixels_of(self, parts: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    def pixels_in(self, parts: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """The pixels of each part, and their weights; short parts repeat their last pixel."""
         at = np.minimum(self.starts[parts] + np.arange(self.pixels)[:, None], self.starts[parts + 1] - 1)
         return at, self.weight[at]

@@ -44,7 +44,7 @@ class Wanted:
 def open_run(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tuple[Backend, str]:
     """Open what is wanted, or of a family the best that is usable here; with the artifact's SHA-256."""
     opened = run.at_one_moment(lambda: _open_usable(run, wanted, options), discard=lambda found: found[0].close())
-    if moved := moved_inputs(run.manifest, "export"):
+    if moved := moved_inputs(run.manifest, EXPORT):
         _log.warning(
             "%s: the export was made from another %s than the run holds now; run `segpipe run %s --from export`",
             run.path,

@@ -16,7 +16,7 @@ from segpipe.processor import is_cpu
 from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
-from segpipe.runtime.frames import Order, at_most, check_device_frame, lies_on_gpu, pixels_of, require_order
+from segpipe.runtime.frames import Order, check_device_frame, lies_on_gpu, pixel_limit, pixels_of, require_order
 from segpipe.runtime.opening import Wanted, open_run, run_contract
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.streaming import ordered
@@ -137,7 +137,7 @@ class Segmenter:
             progress: Called with the number of tiles that are done, and of all tiles.
         """
         backend = self._opened()
-        fits = at_most(MAX_MEGAPIXELS * 1_000_000, "cut it up, or decode it yourself and pass the array")
+        fits = pixel_limit(MAX_MEGAPIXELS * 1_000_000, "cut it up, or decode it yourself and pass the array")
         pixels = pixels_of(frame, self.contract, self.order, fits)
         mask: Mask = self._task.tiled(backend, pixels, tiling or Tiling(), progress)
         return mask
@@ -204,7 +204,7 @@ class Segmenter:
 
     def _checked(self, frame: Any, backend: Backend) -> Any:
         """The frame as the backend takes it, or an error that says what was wanted."""
-        fits = at_most(self.max_pixels, "pass it to Segmenter.tiled, which takes any size, or raise max_pixels")
+        fits = pixel_limit(self.max_pixels, "pass it to Segmenter.tiled, which takes any size, or raise max_pixels")
         if not is_cpu(backend.device) and lies_on_gpu(frame):
             pixels = check_device_frame(frame, self.contract, self.order)
         else:

@@ -68,7 +68,7 @@ class Task(Protocol):
         ...
 
 
-TASKS = {"semantic": "segpipe.tasks.semantic:Semantic"}
+TASKS = {"semantic": "segpipe.tasks.semantic:SemanticTask"}
 """What makes each task of its contract: module and name, imported when a network of the task is opened."""
 
 

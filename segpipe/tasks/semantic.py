@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import Placement, SemanticContract
 from segpipe.errors import InputError
-from segpipe.metrics import Meter
+from segpipe.metrics import MaskMeter
 from segpipe.palette import Colours
 from segpipe.result import Result
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.confidence import confidence
-from segpipe.runtime.cuda.job import Job, Tensors
+from segpipe.runtime.cuda.job import GpuJob, Tensors
 from segpipe.runtime.cuda.masks import Masks
 from segpipe.runtime.frames import Order
 from segpipe.runtime.postprocess import as_planes, postprocess
@@ -20,7 +20,7 @@ from segpipe.runtime.request import Decoded, Outputs
 from segpipe.runtime.tiling import Progress, Tiling, segment_tiled
 
 
-class Semantic:
+class SemanticTask:
     """Masks by a contract."""
 
     def __init__(self, contract: SemanticContract) -> None:
@@ -53,10 +53,10 @@ class Semantic:
         """The mask, from tiles whose scores are blended."""
         return segment_tiled(backend, self._contract, frame, tiling, progress)
 
-    def on_device(self, job: Job, placement: Placement, tensors: Tensors) -> Masks:
+    def on_device(self, job: GpuJob, placement: Placement, tensors: Tensors) -> Masks:
         """By the kernels for masks."""
         return Masks(job, self._contract, placement, tensors)
 
-    def meter(self) -> Meter:
+    def meter(self) -> MaskMeter:
         """A confusion matrix."""
-        return Meter(self._contract.classes)
+        return MaskMeter(self._contract.classes)

@@ -18,7 +18,7 @@ from stages.models import factory_inputs
 from stages.results.figures import BenchmarkFigures
 
 if TYPE_CHECKING:
-    from stages.benchmark.measure import Measured
+    from stages.benchmark.measure import Measurements
 
 STAGE = "benchmark"
 VERSION = 3
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class _CutShort(Exception):  # noqa: N818 - no error: carries what was measured past the step that must not commit it
-    def __init__(self, measured: "Measured") -> None:
+    def __init__(self, measured: "Measurements") -> None:
         super().__init__()
         self.measured = measured
 
@@ -76,7 +76,7 @@ def _artifacts(rundir: RunDirectory) -> list[Path]:
     return [rundir.artifact(stage, name) for stage, name in names]
 
 
-def _keep(step: Step, measured: "Measured", rundir: RunDirectory) -> None:
+def _keep(step: Step, measured: "Measurements", rundir: RunDirectory) -> None:
     from stages.benchmark.ranked import ranking_of
 
     step.path("report.json").write_text(measured.report.model_dump_json(indent=2) + "\n")
@@ -88,7 +88,7 @@ def _keep(step: Step, measured: "Measured", rundir: RunDirectory) -> None:
     step.environment |= versions(*_PACKAGES)
 
 
-def _figures(measured: "Measured") -> BenchmarkFigures:
+def _figures(measured: "Measurements") -> BenchmarkFigures:
     report = measured.report
     ours = report.headline()
     more: dict[str, Any] = {"doubts": report.doubts} if report.doubts else {}

@@ -29,7 +29,7 @@ _BEFORE_SHARE = 0.1  # of the time limit: for each contestant's masks, and for e
 
 
 @dataclass
-class Measured:
+class Measurements:
     """The report, with what goes into files of its own."""
 
     report: Report
@@ -45,7 +45,7 @@ class Measured:
         return text.getvalue()
 
 
-def measure(rundir: RunDirectory, config: Config, base: Path) -> Measured:
+def measure(rundir: RunDirectory, config: Config, base: Path) -> Measurements:
     """Everything, under the configured number of threads, which is put back afterwards."""
     scene = Scene(_frames(config, base), run_contract(rundir), config.benchmark.threads or usable_cores())
     ours = OurBackends(rundir, scene)
@@ -56,7 +56,7 @@ def measure(rundir: RunDirectory, config: Config, base: Path) -> Measured:
         ours.close()
 
 
-def _measure(rundir: RunDirectory, config: Config, scene: Scene, ours: OurBackends) -> Measured:
+def _measure(rundir: RunDirectory, config: Config, scene: Scene, ours: OurBackends) -> Measurements:
     settings = config.benchmark
     contest = Contest(_candidates(rundir, scene, ours, settings.peers), scene)
     start, load, gpu = Moment.now(), os.getloadavg()[0], nvml.watch()
@@ -88,7 +88,7 @@ def _measure(rundir: RunDirectory, config: Config, scene: Scene, ours: OurBacken
         **beside.figures(),
     )
     sheet = frame_sheet(rundir, scene, contest.entrants[best].mask if best else None)
-    return Measured(report, contest.samples, sheet)
+    return Measurements(report, contest.samples, sheet)
 
 
 def _frames(config: Config, base: Path) -> list[NDArray[Any]]:

@@ -1,7 +1,7 @@
 """What the benchmark leaves for the runtime's `auto`: which of the run's artifacts is how fast on this machine."""
 
 from segpipe.artifacts import held_by
-from segpipe.ranking import Measured, Ranking, machine
+from segpipe.ranking import MeasuredSpeed, Ranking, machine
 from segpipe.rundir.directory import RunDirectory
 from stages.measuring.rounds import ENOUGH
 from stages.results.benchmark import Report
@@ -15,5 +15,5 @@ def ranking_of(report: Report, rundir: RunDirectory) -> Ranking:
         row, latency = held.get(entry.name), entry.latency
         if row and latency and entry.kind == "end to end" and latency.samples >= ENOUGH:
             sha256 = rundir.recorded(row.stage, row.file).sha256
-            measured[row.name] = Measured(artifact_sha256=sha256, p50_ms=latency.p50_ms)
+            measured[row.name] = MeasuredSpeed(artifact_sha256=sha256, p50_ms=latency.p50_ms)
     return Ranking(machine=machine(), measured=measured)

@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segpipe.contract.schema import Contract
+from segpipe.processor import computes
 from stages.benchmark.contestants import Candidate, Entrant, Scene
 from stages.models import checkpoint, reference
 
@@ -34,8 +34,7 @@ def half_type() -> torch.dtype:
     """The half precision that is worth trying here; raises where there is none."""
     if device().type == "cuda":
         return torch.float16
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    if "avx512_bf16" in flags or "amx_bf16" in flags or "bf16" in flags.split():
+    if computes("bf16"):
         return torch.bfloat16
     raise NotImplementedError("this processor has no arithmetic in bf16 or FP16")
 

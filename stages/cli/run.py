@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segpipe.artifacts import CHECKPOINT, EXPORT, FP32_GRAPH
+from segpipe.artifacts import BUILD, CHECKPOINT, EXPORT, FP32_GRAPH
 from segpipe.cli.conventions import PIPELINE, Force, Run, Sets
 from segpipe.console import print_lines
 from stages.cli.conventions import run_config_stages
@@ -58,7 +58,7 @@ def train(run: Run, force: Force = False, sets: Sets = None) -> None:
 @app.command()
 def export(run: Run, force: Force = False, sets: Sets = None) -> None:
     """Export the trained network to ONNX, in FP32 and in FP16."""
-    print(run_config_stages(run, "export", "export", force, sets).artifact(EXPORT, FP32_GRAPH))
+    print(run_config_stages(run, EXPORT, EXPORT, force, sets).artifact(EXPORT, FP32_GRAPH))
 
 
 @app.command()
@@ -66,9 +66,9 @@ def build(run: Run, force: Force = False, sets: Sets = None) -> None:
     """Build a TensorRT engine for each of `build.targets` in segpipe.toml."""
     from segpipe.runtime.opening import engines_of
 
-    finished = run_config_stages(run, "build", "build", force, sets)
+    finished = run_config_stages(run, BUILD, BUILD, force, sets)
     for name in engines_of(finished):
-        print(finished.artifact("build", name))
+        print(finished.artifact(BUILD, name))
 
 
 @app.command()
@@ -111,5 +111,5 @@ def _find_islands(run: Path, first: Name, sets: list[str] | None) -> list[str]:
     from stages.config.file import load_config
     from stages.validate.auto_islands import find_islands
 
-    finished = run_config_stages(run, min(first, "export", key=NAMES.index), "export", False, sets)
+    finished = run_config_stages(run, min(first, EXPORT, key=NAMES.index), EXPORT, False, sets)
     return [find_islands(finished, load_config(run, sets or []), run)]

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from stages.report.reading import ClassScores, Confusion, Facts, producers
+from stages.report.reading import ClassLine, Confusion, Facts, producers
 from stages.report.speed import budget, latency, latency_by_run, peers, throughput
 from stages.report.svg import GRID, INK, MUTED, SERIES, SURFACE, WIDTH, new_axes, new_panels, to_svg
 
@@ -86,7 +86,7 @@ def curves(history: Mapping[str, list[float]]) -> str:
     return to_svg(figure, f"Training over {len(epochs)} epochs: {told}")
 
 
-def class_iou(classes: Sequence[ClassScores]) -> str:
+def class_iou(classes: Sequence[ClassLine]) -> str:
     """A bar for each class."""
     known = [entry for entry in classes if entry.iou is not None]
     if not known:

@@ -49,7 +49,7 @@ class HopLine:
 
 
 @dataclass(frozen=True)
-class ClassScores:
+class ClassLine:
     """One class on held-out frames."""
 
     name: str
@@ -82,7 +82,7 @@ class Facts:
     name: str
     contract: str
     stages: dict[str, StageRecord]
-    classes: tuple[ClassScores, ...]
+    classes: tuple[ClassLine, ...]
     miou: float | None
     pixel_accuracy: float | None
     history: dict[str, list[float]]
@@ -225,11 +225,11 @@ def _benchmark(rundir: RunDirectory) -> tuple[Benchmarked | None, str]:
     return Benchmarked(report, {name: np.array(values) for name, values in samples.items()}), ""
 
 
-def _classes(scores: Mapping[str, figures.ClassScores], order: Sequence[str]) -> tuple[ClassScores, ...]:
+def _classes(scores: Mapping[str, figures.ClassScores], order: Sequence[str]) -> tuple[ClassLine, ...]:
     """In the contract's order where it is known: the manifest sorts by name."""
     names = [name for name in order if name in scores]
     names += [name for name in scores if name not in order]
-    return tuple(ClassScores(name, s.iou, s.f1, s.precision, s.recall) for name in names for s in (scores[name],))
+    return tuple(ClassLine(name, s.iou, s.f1, s.precision, s.recall) for name in names for s in (scores[name],))
 
 
 def _history(text: str) -> dict[str, list[float]]:

@@ -16,7 +16,7 @@ from segpipe.runtime.request import BuiltFor
 from stages.measuring.rounds import Estimate, in_words
 
 
-class Figures:
+class StageFigures:
     """What all of them answer; a stage that tells nothing leaves it at that."""
 
     stage: ClassVar[str]
@@ -34,7 +34,7 @@ class Figures:
         raise NotImplementedError
 
 
-class _Kept(BaseModel, Figures):
+class _Kept(BaseModel, StageFigures):
     model_config = ConfigDict(frozen=True)
 
     def as_record(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class EngineFigures(_Kept):
         return f"{share}, {self.engine_bytes / 1e6:.1f} MB"
 
 
-class BuildFigures(RootModel[dict[str, EngineFigures]], Figures):
+class BuildFigures(RootModel[dict[str, EngineFigures]], StageFigures):
     """Engines by their backend."""
 
     stage: ClassVar[str] = "build"
@@ -228,14 +228,14 @@ class IslandsFigures(_Kept):
         return f"{len(self.islands)} in FP32 after {tries}"
 
 
-MODELS: dict[str, type[Figures]] = {
+MODELS: dict[str, type[StageFigures]] = {
     model.stage: model
     for model in (
         TrainFigures, ImportFigures, ExportFigures, BuildFigures, ValidateFigures, BenchmarkFigures, IslandsFigures,
     )
 }  # fmt: skip
 
-_F = TypeVar("_F", bound=Figures)
+_F = TypeVar("_F", bound=StageFigures)
 
 
 def read(model: type[_F], stages: Mapping[str, StageRecord]) -> _F | None:

@@ -6,7 +6,7 @@ from segpipe.documents import Form
 from segpipe.errors import SegpipeError
 
 
-class Island(BaseModel):
+class RecordedIsland(BaseModel):
     """A part that stays in FP32."""
 
     module: str = ""
@@ -16,7 +16,7 @@ class Island(BaseModel):
 class Precision(BaseModel):
     """The whole file."""
 
-    islands: tuple[Island, ...]
+    islands: tuple[RecordedIsland, ...]
 
 
 def form(error: type[SegpipeError]) -> Form[Precision]:

@@ -13,7 +13,7 @@ from segpipe.contract.schema import FrameContract, Placement
 from stages.config.root import ValidateConfig
 
 
-class TaskMeter(Protocol):
+class TorchMeter(Protocol):
     """Sums over a data set, on the network's device and over all processes. A torch module."""
 
     def add(self, answer: Any, labels: NDArray[Any]) -> None:
@@ -57,7 +57,7 @@ class OfflineTask(Protocol):
         """The definition: a frame through the network to its answer."""
         ...
 
-    def meter(self) -> TaskMeter:
+    def meter(self) -> TorchMeter:
         """What counts answers beside labels."""
         ...
 
@@ -90,7 +90,7 @@ class GateTask(Protocol):
         ...
 
 
-TASKS = {"semantic": "stages.tasks.semantic:Semantic"}
+OFFLINE_TASKS = {"semantic": "stages.tasks.semantic:OfflineSemantic"}
 """What makes each task of its contract: module and name."""
 GATES = {"semantic": "stages.validate.judging.semantic:SemanticGate"}
 """What makes each task's part of the gate, of its contract and the gate's settings."""
@@ -98,7 +98,7 @@ GATES = {"semantic": "stages.validate.judging.semantic:SemanticGate"}
 
 def offline_task_of(contract: FrameContract) -> OfflineTask:
     """The task that a contract is for."""
-    make: Callable[[FrameContract], OfflineTask] = resolve_name(TASKS[contract.task])
+    make: Callable[[FrameContract], OfflineTask] = resolve_name(OFFLINE_TASKS[contract.task])
     return make(contract)
 
 

@@ -41,7 +41,7 @@ class ConfusionMeter(nn.Module):
         self.confusion.reset()
 
 
-class Semantic:
+class OfflineSemantic:
     """Masks by a contract."""
 
     headline = "val_miou"

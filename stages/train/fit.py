@@ -26,7 +26,7 @@ from stages.train import pictures
 from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
 from stages.train.interrupts import Interrupts
-from stages.train.learner import Learner, Plan
+from stages.train.learner import Learner, TrainingPlan
 from stages.train.processes import rank
 from stages.train.resume import ResumePoints, drop_other_numberings, newest_resume_point
 from stages.train.trainer import (
@@ -94,7 +94,9 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     batches = batches_an_epoch(len(data.train), config.train)
     steps = config.train.epochs * math.ceil(batches / config.train.accumulate)
     network.to(memory_format=torch.channels_last)
-    learner = Learner(network, contract, config.train, Plan(steps, class_weights(config, base), data.train.name))
+    learner = Learner(
+        network, contract, config.train, TrainingPlan(steps, class_weights(config, base), data.train.name)
+    )
     if config.train.compile:
         network.compile()
     points = ResumePoints(folders.resume, config.train.epochs, learner.task.headline)

@@ -25,7 +25,7 @@ LOOKS_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a training needs to know besides its config."""
 
     steps: int
@@ -47,7 +47,7 @@ class _Step:
 class Learner(LightningModule):
     """The loss at the targets' size; accuracy by the contract's definition, at the source size."""
 
-    def __init__(self, network: nn.Module, contract: Contract, config: TrainConfig, plan: Plan) -> None:
+    def __init__(self, network: nn.Module, contract: Contract, config: TrainConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.network = network
         self.contract = contract

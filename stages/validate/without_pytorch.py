@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 
 from segpipe import local_verdicts
-from segpipe.artifacts import ARTIFACTS, EXPORT, FP16_GRAPH, ON_CPU
+from segpipe.artifacts import ARTIFACTS, BUILD, EXPORT, FP16_GRAPH, ON_CPU
 from segpipe.errors import BackendError, GateFailedError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
@@ -61,7 +61,7 @@ def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> Ba
     reasons = "; ".join(f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in report.not_judged)
     hint = "name 'engine' or one of the runtime's backends; `segpipe doctor` tells what this machine can run"
     if wanted == "engine" and not reasons:
-        reasons, hint = "there is no engine", rundir.how_to_make("build")
+        reasons, hint = "there is no engine", rundir.how_to_make(BUILD)
     elif rundir.manifest.is_bundle:
         hint = "`segpipe doctor` tells what this machine can run; " + f"for a new engine {rundir.how_to_make('build')}"
     words = reasons or "nothing is deployed by that name"

@@ -10,7 +10,7 @@ from benchmarks.gpu.plan import Folders
 from segpipe.contract.schema import Contract
 from segpipe.runtime.cuda.compiling import compile_kernel
 from segpipe.runtime.cuda.device import Device
-from segpipe.runtime.cuda.job import Job, Tensors, TensorSpec, output_role
+from segpipe.runtime.cuda.job import GpuJob, Tensors, TensorSpec, output_role
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.masks import Masks
 from segpipe.runtime.cuda.opening import open_device
@@ -46,7 +46,7 @@ def _measure(device: Device, kernels: Kernels) -> dict[str, Any]:
     grid = tuple(side // _STRIDE for side in _CANVAS)
     scores, role = TensorSpec((1, _CLASSES, *grid), "float16"), output_role(_CONTRACT.output_name)
     tensors = Tensors(TensorSpec((1, 3, *_CANVAS), "float16"), {_CONTRACT.output_name: scores})
-    plan = Plan(Job(*_FRAME, 1, 1, False, Outputs()), _CONTRACT, tensors)
+    plan = Plan(GpuJob(*_FRAME, 1, 1, False, Outputs()), _CONTRACT, tensors)
     sizes = plan.sizes()[0]
     plan.tables_address = _upload(device, plan.table_bytes(), stream)
     constants = _upload(device, np.concatenate(normalisation(_CONTRACT)).astype(np.float32).tobytes(), stream)

@@ -54,10 +54,10 @@ def load_opener(name: str) -> Opener:
     """Import the package of what `name` names in the table of artifacts, or say how to get it."""
     row = artifact_named(name)
     try:
-        opener: Opener = import_module(f"{__name__}.{row.home.module}").open
+        opener: Opener = import_module(f"{__name__}.{row.spec.module}").open
     except ImportError as error:
         raise BackendMissingError(
-            f"backend '{name}' cannot be imported: {error}", hint=f"pip install 'segpipe[{row.home.extra}]'"
+            f"backend '{name}' cannot be imported: {error}", hint=f"pip install 'segpipe[{row.spec.extra}]'"
         ) from error
 
     def opened(artifact: bytes, contract: FrameContract, options: OpenOptions) -> Backend:

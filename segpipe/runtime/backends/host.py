@@ -43,7 +43,7 @@ class Network(Protocol):
         ...
 
 
-class Opener(Protocol):
+class LibraryOpener(Protocol):
     """How a library opens ONNX bytes for `calls` at once that use `threads` each, or raises BackendError."""
 
     def __call__(self, artifact: bytes, threads: int, calls: int) -> Network: ...
@@ -55,7 +55,7 @@ class Networks:
     From half as many calls in flight as there are cores on, one thread a call gives more frames a second.
     """
 
-    def __init__(self, opener: Opener, artifact: bytes, threads: int) -> None:
+    def __init__(self, opener: LibraryOpener, artifact: bytes, threads: int) -> None:
         self.threads = threads
         self.wide = opener(artifact, threads, 1)
         self._opener, self._artifact = opener, artifact
@@ -155,7 +155,7 @@ class HostBackend:
         return last
 
 
-def open_on_host(opener: Opener, artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
+def open_on_host(opener: LibraryOpener, artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
     refuse_external_data(artifact)
     networks = Networks(opener, artifact, options.threads or usable_cores())

@@ -11,7 +11,7 @@ from segpipe.errors import BackendError
 from segpipe.runtime.cuda.arrays import is_on_device
 from segpipe.runtime.cuda.device import Device
 from segpipe.runtime.cuda.engine import divide
-from segpipe.runtime.cuda.job import Job
+from segpipe.runtime.cuda.job import GpuJob
 from segpipe.runtime.cuda.lane import Lane, Parts
 from segpipe.runtime.cuda.pinned import PinnedFrames
 from segpipe.runtime.cuda.plan import input_shape
@@ -33,7 +33,7 @@ class GpuBackend:
         self._closed = False
         self._spare, self._pinned = Spare(device), PinnedFrames(device)
         self._pool = Pool(lambda: Lane(device, parts, self._spare), lanes)
-        self._single: dict[tuple[int, int, bool, int, Outputs], Job] = {}
+        self._single: dict[tuple[int, int, bool, int, Outputs], GpuJob] = {}
 
     def infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Any]:
         """Checked HxWxC frames of any sizes, on the host or on this GPU, to results in the same order."""
@@ -99,7 +99,7 @@ class GpuBackend:
             self._parts.engine.close()
             self._parts.kernels.close()
 
-    def _job_of(self, frame: Any, outputs: Outputs) -> Job:
+    def _job_of(self, frame: Any, outputs: Outputs) -> GpuJob:
         """One frame's job, from memory where there was one like it."""
         height, width = frame.shape[:2]
         pinned = self._pinned.address_of(frame)
@@ -113,7 +113,7 @@ class GpuBackend:
             self._single[kind] = job
         return job
 
-    def _jobs(self, frames: Sequence[Any], outputs: Outputs) -> Iterator[tuple[Job, list[int]]]:
+    def _jobs(self, frames: Sequence[Any], outputs: Outputs) -> Iterator[tuple[GpuJob, list[int]]]:
         """Frames of one size and place belong together, as many as the engine takes at once."""
         groups: dict[tuple[int, int, bool], list[int]] = {}
         for index, frame in enumerate(frames):
@@ -124,9 +124,9 @@ class GpuBackend:
             item = input_shape(contract, contract.place(height, width), 1)[1:]
             start = 0
             for count, batch in divide(self._parts.engine.profiles, item, len(indices)):
-                yield Job(height, width, count, batch, on_device, outputs), indices[start : start + count]
+                yield GpuJob(height, width, count, batch, on_device, outputs), indices[start : start + count]
                 start += count
 
 
-def _run(lane: Lane, frames: Sequence[Any], job: Job) -> list[Any]:
+def _run(lane: Lane, frames: Sequence[Any], job: GpuJob) -> list[Any]:
     return lane.run(frames, job)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import Placement
 from segpipe.errors import InputError
-from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec, output_role
+from segpipe.runtime.cuda.job import GpuJob, Place, Tensors, TensorSpec, output_role
 from segpipe.tasks import Task
 
 
@@ -43,7 +43,7 @@ class Decoding(Protocol):
         ...
 
 
-def decoding_of(task: Task, job: Job, placement: Placement, tensors: Tensors) -> Decoding:
+def decoding_of(task: Task, job: GpuJob, placement: Placement, tensors: Tensors) -> Decoding:
     """The task's own kernels; where it has none, the outputs are downloaded and decoded on the host."""
     return task.on_device(job, placement, tensors) or _OnHost(task, job, placement, tensors)
 
@@ -51,7 +51,7 @@ def decoding_of(task: Task, job: Job, placement: Placement, tensors: Tensors) ->
 class _OnHost:
     """No kernels: every output that the task needs comes back."""
 
-    def __init__(self, task: Task, job: Job, placement: Placement, tensors: Tensors) -> None:
+    def __init__(self, task: Task, job: GpuJob, placement: Placement, tensors: Tensors) -> None:
         if job.outputs.on_device:
             raise InputError("this task's answers are made on the host", hint="ask for them without on_device")
         self.device_bytes: Mapping[str, int] = {}

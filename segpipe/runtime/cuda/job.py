@@ -1,4 +1,4 @@
-"""Job: what tells two kinds of work of a lane apart, the engine's tensors in it, and what the lane lends to it."""
+"""GpuJob: what tells two kinds of work of a lane apart, the engine's tensors in it, and what the lane lends to it."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from segpipe.runtime.request import Outputs
 
 
 @dataclass(frozen=True)
-class Job:
+class GpuJob:
     """What tells two jobs apart: a CUDA graph is made for each."""
 
     height: int

@@ -20,7 +20,7 @@ from segpipe.runtime.cuda.arrays import DeviceArray, read_frame
 from segpipe.runtime.cuda.buffers import Buffers
 from segpipe.runtime.cuda.device import Device, DeviceLostError, OutOfMemoryError
 from segpipe.runtime.cuda.engine import Engine, EngineContext, Shape
-from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec
+from segpipe.runtime.cuda.job import GpuJob, Place, Tensors, TensorSpec
 from segpipe.runtime.cuda.kernels import Kernels, PackArguments
 from segpipe.runtime.cuda.plan import Plan, input_shape
 from segpipe.runtime.cuda.spare import Spare
@@ -63,7 +63,7 @@ class Lane:
         self._device, self._spare = device, spare
         self._engine, self._contract, self._kernels = parts.engine, parts.contract, parts.kernels
         self._contexts: OrderedDict[Shape, tuple[EngineContext, Mapping[str, Shape]]] = OrderedDict()
-        self._ready: OrderedDict[Job, _Ready] = OrderedDict()
+        self._ready: OrderedDict[GpuJob, _Ready] = OrderedDict()
         self._buffers = Buffers(device)
         self._constants = 0
         self.stream = device.create_stream()
@@ -73,7 +73,7 @@ class Lane:
             self.close()
             raise
 
-    def run(self, frames: Sequence[Any], job: Job) -> list[Any]:
+    def run(self, frames: Sequence[Any], job: GpuJob) -> list[Any]:
         """Frames of one job to answers that the caller owns. An InputError leaves the lane as it was."""
         ready = self._prepared(job)
         try:
@@ -87,7 +87,7 @@ class Lane:
         del held  # other people's frames are needed until here
         return ready.plan.decoding.answers(ready.steps.downloads, kept)
 
-    def time_steps(self, frame: Any, job: Job) -> StepTimes:
+    def time_steps(self, frame: Any, job: GpuJob) -> StepTimes:
         """One frame without its graph, each step timed on the stream."""
         ready = self._prepared(job)
         self._bring([frame], ready)
@@ -130,7 +130,7 @@ class Lane:
 
     # what is worked out once a job
 
-    def _prepared(self, job: Job) -> _Ready:
+    def _prepared(self, job: GpuJob) -> _Ready:
         ready = self._ready.get(job)
         if ready is None:
             return self._prepare(job)
@@ -138,7 +138,7 @@ class Lane:
         self._contexts.move_to_end(ready.plan.tensors.source.shape)
         return ready
 
-    def _prepare(self, job: Job) -> _Ready:
+    def _prepare(self, job: GpuJob) -> _Ready:
         placement = self._contract.place(job.height, job.width)
         source = input_shape(self._contract, placement, job.batch)
         context, shapes = self._context(source)
@@ -173,7 +173,7 @@ class Lane:
         self._drop([job for job, ready in self._ready.items() if ready.plan.tensors.source.shape == old])
         return context
 
-    def _drop(self, jobs: list[Job]) -> None:
+    def _drop(self, jobs: list[GpuJob]) -> None:
         for job in jobs:
             ready = self._ready.pop(job)
             with contextlib.suppress(BackendError):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Placement, SemanticContract
 from segpipe.errors import BackendError
 from segpipe.runtime.cuda.geometry import Tables, mask_tables
-from segpipe.runtime.cuda.job import Job, Place, Tensors, TensorSpec, output_role
+from segpipe.runtime.cuda.job import GpuJob, Place, Tensors, TensorSpec, output_role
 from segpipe.runtime.cuda.kernels import KINDS, ScoreArguments
 from segpipe.runtime.request import Decoded
 
@@ -19,7 +19,7 @@ from segpipe.runtime.request import Decoded
 class Masks:
     """One job's masks, and confidence and scores where they are asked for."""
 
-    def __init__(self, job: Job, contract: SemanticContract, placement: Placement, tensors: Tensors) -> None:
+    def __init__(self, job: GpuJob, contract: SemanticContract, placement: Placement, tensors: Tensors) -> None:
         self._job, self._contract = job, contract
         self._role, self._output = output_role(contract.output_name), tensors.outputs[contract.output_name]
         self.channels, self.height, self.width = score_grid(contract, self._output.shape)

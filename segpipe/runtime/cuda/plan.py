@@ -8,7 +8,7 @@ import numpy as np
 from segpipe.contract.schema import FrameContract, Placement
 from segpipe.runtime.cuda.decoding import decoding_of
 from segpipe.runtime.cuda.geometry import Tables, canvas_tables
-from segpipe.runtime.cuda.job import Job, Tensors, output_role
+from segpipe.runtime.cuda.job import GpuJob, Tensors, output_role
 from segpipe.runtime.cuda.kernels import PreArguments
 from segpipe.tasks import task_of
 
@@ -16,7 +16,7 @@ from segpipe.tasks import task_of
 class Plan:
     """A job with everything that does not change from one frame to the next. Addresses are put in by the lane."""
 
-    def __init__(self, job: Job, contract: FrameContract, tensors: Tensors) -> None:
+    def __init__(self, job: GpuJob, contract: FrameContract, tensors: Tensors) -> None:
         self.job, self.tensors = job, tensors
         self._contract = contract
         self.placement = contract.place(job.height, job.width)
