@@ -20,7 +20,7 @@ import segpipe
 from docs.making.blocks import ROOT, Block, blocks, commands, pages
 from docs.making.messages import messages, sources, template
 from docs.making.settings import contract_page, settings_page
-from docs.making.site import GENERATED, broken, gather, loads
+from docs.making.site import GENERATED, IN_A_CLONE, broken, gather, loads
 from segpipe import testing
 from segpipe.artifacts import ARTIFACTS
 from segpipe.cli import app
@@ -232,6 +232,14 @@ def test_pages_lead_only_to_pages_that_are_there(tmp_path: Path) -> None:
     gather(tmp_path / "pages")
 
     assert [*broken(tmp_path / "pages")] == []
+
+
+def test_a_link_to_a_page_that_is_not_in_the_clone_says_so() -> None:
+    names = "|".join(map(re.escape, GENERATED))
+    unsaid = re.compile(rf"\]\((?:\.\./)?(?:{names})\)(?!{re.escape(IN_A_CLONE)})")
+
+    assert unsaid.search("[a](../reference/errors.md).")
+    assert [page.name for page in pages() if unsaid.search(page.read_text())] == []
 
 
 def test_a_dead_link_is_found(tmp_path: Path) -> None:

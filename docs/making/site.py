@@ -18,6 +18,8 @@ from docs.making.settings import contract_page, settings_page
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "docs"
+IN_A_CLONE = " (after `make docs`)"
+"""Stands beside links to generated pages, which lie in the site alone."""
 GENERATED: dict[str, Callable[[], str]] = {
     "reference/segpipe-toml.md": settings_page,
     "reference/contract.md": contract_page,
@@ -52,6 +54,8 @@ def gather(pages: Path) -> None:
     for name, make in GENERATED.items():
         (pages / name).parent.mkdir(exist_ok=True)
         (pages / name).write_text(make(), encoding="utf-8")
+    for page in pages.rglob("*.md"):
+        page.write_text(page.read_text(encoding="utf-8").replace(IN_A_CLONE, ""), encoding="utf-8")
 
 
 def loads(path: Path) -> Iterator[str]:
