@@ -37,13 +37,16 @@ _YES = "yes"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--one", type=int, help="only this entry, as JSON on the last line of stdout")
+    parser.add_argument("--one", metavar="NAME", help="check one entry by its title and write its figures, no table")
+    parser.add_argument("--row", type=int, help="only this entry, as JSON on the last line of stdout")
     parser.add_argument("--only", default="", help="entries whose title contains this; the others keep their rows")
     parser.add_argument("--timeout", type=float, default=900, help="seconds a network may take")
     options = parser.parse_args()
-    if options.one is not None:
-        print(json.dumps(examine(known_networks()[options.one])))
+    if options.row is not None:
+        print(json.dumps(examine(known_networks()[options.row])))
         return 0
+    if options.one is not None:
+        return _only_figures(options.one, options.timeout)
     rows = _kept_rows() if options.only else {}
     for index, known in enumerate(known_networks()):
         if options.only in known.title:
@@ -52,6 +55,20 @@ def main() -> int:
     broken = [title for title, row in rows.items() if row["broken"]]
     print(f"{len(rows) - len(broken)} of {len(rows)} networks do what is declared; {len(known_networks())} are listed")
     return 1 if broken or len(rows) < len(known_networks()) else 0
+
+
+def _only_figures(title: str, timeout: float) -> int:
+    """Check one network and put its figures into the catalogue; its row of the tables comes with the whole matrix."""
+    titles = [known.title for known in known_networks()]
+    if title not in titles:
+        raise SystemExit(f"no network '{title}' is listed; stages/models/registry.py lists {', '.join(titles)}")
+    row = _in_subprocess(titles.index(title), timeout)
+    if row["figures"]:
+        figures = catalogue.read() | {title: NetworkFigures(**row["figures"])}
+        catalogue.write({name: figures[name] for name in titles if name in figures})
+    for check in row["broken"]:
+        print(f"{check}: {row['answers'].get(check)}")
+    return 1 if row["broken"] or not row["figures"] else 0
 
 
 def examine(known: Known) -> dict[str, Any]:
@@ -101,7 +118,7 @@ def _in_subprocess(index: int, timeout: float) -> dict[str, Any]:
     """One network's row; a crash or a timeout is its own row's trouble."""
     known = known_networks()[index]
     started = time.monotonic()
-    command = [sys.executable, "-m", "benchmarks.networks", "--one", str(index)]
+    command = [sys.executable, "-m", "benchmarks.networks", "--row", str(index)]
     row: dict[str, Any] = {
         "title": known.title,
         "cannot": dict(known.cannot),

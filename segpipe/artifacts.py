@@ -44,6 +44,10 @@ BACKENDS = {
 }
 
 
+PACKAGES = tuple(sorted({package for spec in BACKENDS.values() for package in spec.packages}))
+"""Distributions of all backends: another version of one may give other numbers, or another speed."""
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished file that one backend runs in one precision."""

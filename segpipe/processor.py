@@ -12,7 +12,6 @@ CPU = "cpu"
 _INFO = Path("/proc/cpuinfo")
 _SETS: dict[Precision, dict[str, str]] = {
     "bf16": {"amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16", "bf16": "arm-bf16"},
-    "int8": {"amx_int8": "amx-int8", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni", "i8mm": "arm-i8mm"},
 }
 """The kernel's name of each instruction set, fastest first, and what it is called here."""
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from segpipe.artifacts import ARTIFACTS, BACKENDS, Artifact, Precision
+from segpipe.artifacts import ARTIFACTS, PACKAGES, Artifact, Precision
 from segpipe.documents import Form
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, InputError
 from segpipe.processor import processor
@@ -70,8 +70,7 @@ def floor_of(manifest: Manifest) -> Floor:
 
 def machine() -> dict[str, str]:
     """What speeds belong to."""
-    packages = sorted({package for spec in BACKENDS.values() for package in spec.packages})
-    found = {package: _version(package) for package in packages}
+    found = {package: _version(package) for package in PACKAGES}
     return {"processor": processor(), "gpus": "; ".join(map(str, gpus())), **{k: v for k, v in found.items() if v}}
 
 

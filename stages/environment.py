@@ -3,6 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from segpipe.artifacts import PACKAGES
+
+COMPUTING = ("torch", "numpy", "opencv-python-headless", *PACKAGES)
+"""What computes the reference and whatever is compared with it: another version of one may give other numbers."""
+
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed version of each package; those that are absent are left out."""

@@ -1,5 +1,6 @@
 """The table of what can be deployed agrees with the code that makes, opens and judges it."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -7,15 +8,17 @@ from typing import get_args
 import pytest
 
 from segpipe import processor
-from segpipe.artifacts import ARTIFACTS, BACKENDS, BUILD, Artifact, artifact_named, held_by
+from segpipe.artifacts import ARTIFACTS, BACKENDS, BUILD, ON_CPU, PACKAGES, Artifact, artifact_named, held_by
 from segpipe.doctor import has_distribution
-from segpipe.errors import BackendMissingError, InputError
+from segpipe.errors import BackendError, BackendMissingError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.request import OpenOptions
 from segpipe.testing import CONTRACT
+from stages.benchmark import _PACKAGES as MEASURED_WITH
 from stages.config.root import Limits, Target
+from stages.environment import COMPUTING
 from stages.validate.judging.checks import ALLOWED
 from tests.calling import call
 
@@ -44,6 +47,39 @@ def test_every_extra_and_every_package_of_the_table_is_in_pyproject() -> None:
 def test_a_backend_asked_for_by_its_own_name_is_a_row_and_no_two_rows_are_the_same_thing() -> None:
     assert {row.backend for row in ROWS} == set(BACKENDS) <= set(ARTIFACTS)
     assert len({(row.backend, row.precision) for row in ROWS}) == len(ROWS)
+
+
+def test_the_first_row_without_a_gpu_is_what_runs_everywhere() -> None:
+    assert next(row for row in ROWS if not row.needs_gpu) is ON_CPU
+
+
+def test_every_package_of_a_backend_is_in_the_keys_of_what_is_judged_and_measured() -> None:
+    judged = {
+        "torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+        "tensorrt_rtx",
+    }  # fmt: skip
+
+    assert {package for home in BACKENDS.values() for package in home.packages} == {*PACKAGES} <= {*COMPUTING}
+    assert {*COMPUTING} >= judged, "a name less makes every verdict stale"
+    assert {*MEASURED_WITH} == {*COMPUTING, "cuda-bindings", "pycuda"}
+
+
+def test_every_precision_on_a_cpu_is_plain_or_names_its_instructions() -> None:
+    assert [row.name for row in ROWS if not row.needs_gpu and row.precision not in {"fp32", *processor._SETS}] == []
+
+
+def test_every_precision_of_openvinos_rows_has_a_type_and_any_other_is_refused() -> None:
+    openvino = pytest.importorskip("segpipe.runtime.backends.openvino", exc_type=ImportError)
+
+    assert [row.name for row in ROWS if row.backend == "openvino" and row.precision not in openvino._TYPES] == []
+    with pytest.raises(BackendError, match=r"does not compute in fp8, it knows fp32, bf16"):
+        openvino.open(b"", CONTRACT, OpenOptions(precision="fp8"))
+
+
+def test_every_limit_of_the_settings_is_read_by_the_gate() -> None:
+    judging = "".join(path.read_text() for path in (FOLDER.parents[2] / "stages" / "validate").rglob("*.py"))
+
+    assert [name for name in Limits.model_fields if not re.search(rf"\b{name}\b", judging)] == []
 
 
 def test_every_target_of_the_build_is_a_backend_with_an_engine() -> None:

@@ -1,21 +1,25 @@
 """Losses: what each term means, on numbers that can be checked by hand."""
 
 import math
-from typing import Any
+import re
+from typing import Any, get_args
 
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Tag, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segpipe.errors import ConfigError
-from stages.config.losses import Loss
+from stages.config.losses import OWN, Loss, LossTerm
 from stages.tasks.losses import SegmentationLoss, near_boundaries
+from tests.children import ROOT
 from tests.waits import Waits
 
 IGNORE = 255
-KINDS = ("cross-entropy", "dice", "focal", "lovasz", "ohem", "boundary")
+_TAGS = [next(mark.tag for mark in get_args(row) if isinstance(mark, Tag)) for row in get_args(get_args(Loss)[0])]
+KINDS = [tag for tag in _TAGS if tag != OWN]
+"""Every kind that the config takes: a new one is held to every rule below."""
 
 
 def loss_of(*terms: Loss, weights: tuple[float, ...] | None = None) -> SegmentationLoss:
@@ -153,6 +157,25 @@ def test_ohem_keeps_its_share_by_probability_too() -> None:
     ohem = loss_of(term("ohem", keep=0.34, threshold=0.5), weights=(1.0, 9.0))(scores, labels)
 
     assert float(ohem) == pytest.approx(-math.log(0.90), rel=1e-5)
+
+
+@pytest.mark.parametrize("page", ["docs/how-to/train.md", "stages/templates/folder.toml"])
+def test_every_kind_of_loss_is_named_where_people_choose_one(page: str) -> None:
+    (line,) = [line for line in (ROOT / page).read_text().splitlines() if 'loss = [{ kind = "cross-entropy"' in line]
+    others = re.findall(r"(?:also|or) ([\w-]+(?:, [\w-]+)*)", line)
+
+    assert sorted([*re.findall(r'kind = "([\w-]+)"', line), *others[-1].split(", ")]) == sorted(KINDS)
+
+
+class Forgotten(LossTerm):
+    """A kind that only the config knows."""
+
+    label_smoothing: float = 0.0
+
+
+def test_a_loss_that_only_the_config_knows_is_no_loss() -> None:
+    with pytest.raises(AssertionError, match="Forgotten"):
+        loss_of(Forgotten(kind="forgotten"))  # type: ignore[arg-type]  # which is why it fails
 
 
 @pytest.mark.parametrize("options", [{"gamma": 9}, {"keep": 0.5}, {"label_smoothing": 0.1}, {"options": {}}])

@@ -3,12 +3,15 @@
 import json
 
 import pytest
+import torch
 
 from stages.config.root import ModelConfig
+from stages.models import build_network, registry
 from stages.models.catalogue import listed
 from stages.models.measure import measure
 from stages.models.registry import ABILITIES, known_networks
 from tests.calling import call
+from tests.network_checks import Subject, check_stride, vars_of
 
 
 def test_every_listed_network_has_figures_and_says_what_it_can() -> None:
@@ -29,11 +32,30 @@ def test_the_table_names_networks_and_what_they_cannot_do() -> None:
     assert "batch of one" in out
 
 
-@pytest.mark.parametrize("name", ["skipnet", "allconv", "bisenetv2", "torchvision/lraspp_mobilenet_v3_large"])
+@pytest.mark.parametrize("name", [*registry._OWN, "torchvision/lraspp_mobilenet_v3_large"])
 def test_committed_figures_are_those_measured(name: str) -> None:
     committed = next(line.figures for line in listed() if line.known.title == name)
 
     assert committed == measure(ModelConfig(name=name))
+
+
+@pytest.mark.parametrize("name", registry._OWN)
+def test_a_network_of_ours_takes_its_smallest_input(name: str) -> None:
+    config = ModelConfig(name=name)
+    torch.manual_seed(0)
+    network = build_network(config, 3, 4).eval()
+    multiple = vars_of(network)[1]
+
+    check_stride(Subject(config, network, ((multiple, multiple), (multiple, 2 * multiple))))
+
+
+def test_a_network_without_figures_is_named_with_what_makes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._OWN, "newnet", ("stages.models.skipnet:SkipNet", "new", {}))
+    code, _, err = call("models")
+
+    assert code == 1
+    assert "newnet" in err
+    assert "python -m benchmarks.networks --one 'newnet'" in err
 
 
 def test_any_network_can_be_measured_by_name() -> None:

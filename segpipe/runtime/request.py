@@ -30,7 +30,7 @@ class OpenOptions:
 
     device: int = 0
     threads: int = 0
-    """Threads of ONNX Runtime on the CPU; 0 takes one a core."""
+    """Threads of a backend on the CPU; 0 takes one a core."""
     cuda: Literal["auto", "pycuda", "cuda-python"] = "auto"
     kernels: Mapping[str, bytes] = field(default_factory=dict)
     """File name -> machine code, as the build stage stored it; without it kernels are compiled when they are needed."""

@@ -13,7 +13,7 @@ from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.runtime.opening import engines_of
 from stages.benchmark.machine import machine
 from stages.config.root import Config
-from stages.environment import versions
+from stages.environment import COMPUTING, versions
 from stages.models import factory_inputs
 from stages.results.figures import BenchmarkFigures
 
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 STAGE = "benchmark"
 VERSION = 3
-_PACKAGES = (
-    "torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda-bindings", "pycuda",
-    "numpy", "opencv-python-headless",
-)  # fmt: skip
+_PACKAGES = (*COMPUTING, "cuda-bindings", "pycuda")
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,7 @@
 """What `segpipe models` prints: measured figures of the listed networks, and what each can do. Light: no torch.
 
-catalogue.json is written by `make matrix`, which checks every statement in it.
+catalogue.json is written by `make matrix`, which checks every statement in it, and network by network by
+`python -m benchmarks.networks --one NAME`.
 """
 
 import json
@@ -8,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segpipe.errors import ArtifactMissingError
 from stages.models.registry import ABILITIES, Known, known_networks
 
 COLUMNS = ("network", "stride", "multiple", "M parameters", "GFLOPs", "cannot")
@@ -64,8 +66,19 @@ class Line:
 
 def listed() -> list[Line]:
     """Every listed network with its committed figures."""
-    figures = json.loads(FILE.read_text(encoding="utf-8"))
-    return [Line(known, _figures(figures[known.title])) for known in known_networks()]
+    figures = read()
+    for known in known_networks():
+        if known.title not in figures:
+            raise ArtifactMissingError(
+                f"no figures of network '{known.title}' are in {FILE.name}",
+                hint=f"run `python -m benchmarks.networks --one '{known.title}'` in a checkout",
+            )
+    return [Line(known, figures[known.title]) for known in known_networks()]
+
+
+def read() -> dict[str, NetworkFigures]:
+    """The committed figures by title."""
+    return {title: _figures(row) for title, row in json.loads(FILE.read_text(encoding="utf-8")).items()}
 
 
 def write(figures: dict[str, NetworkFigures]) -> None:

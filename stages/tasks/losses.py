@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class SegmentationLoss(nn.Module):
                 return self._of_library(ready, scores, labels, valid)
             case OwnLoss():
                 return _one_number(ready(scores, labels), term.kind) if valid.any() else 0.0
+            case _:
+                assert_never(term)
 
     def _of_library(self, ready: Any, scores: Tensor, labels: Tensor, valid: Tensor) -> Any:
         return ready(scores, labels if scores.shape[1] > 1 else labels[:, None]) if valid.any() else 0.0
@@ -123,18 +125,31 @@ def _hard(surprise: Tensor, valid: Tensor, term: Ohem) -> Tensor:
 
 def _ready(term: Loss, ignore_index: int) -> Any:
     """The user's loss, or that of segmentation_models_pytorch; None for the losses of this module."""
-    if isinstance(term, OwnLoss):
-        factory, arguments = find_factory(term.kind, "train.loss kind"), {"ignore_index": ignore_index, **term.options}
-        refuse_other_arguments(factory, arguments, f"train.loss kind = '{term.kind}'")
-        made = factory(**arguments)
-        if not callable(made):
-            raise ConfigError(
-                f"train.loss kind = '{term.kind}' made a {type(made).__name__}, wanted a loss that can be called",
-                hint="return a module, or a function of scores and labels",
-            )
-        return made
-    if not isinstance(term, Dice | Focal | Lovasz):
-        return None
+    match term:
+        case OwnLoss():
+            return _made_by_user(term, ignore_index)
+        case Dice() | Focal() | Lovasz():
+            return _of_smp(term, ignore_index)
+        case CrossEntropy() | Boundary() | Ohem():
+            return None
+        case _:
+            assert_never(term)
+
+
+def _made_by_user(term: OwnLoss, ignore_index: int) -> Any:
+    factory, arguments = find_factory(term.kind, "train.loss kind"), {"ignore_index": ignore_index, **term.options}
+    refuse_other_arguments(factory, arguments, f"train.loss kind = '{term.kind}'")
+    made = factory(**arguments)
+    if not callable(made):
+        raise ConfigError(
+            f"train.loss kind = '{term.kind}' made a {type(made).__name__}, wanted a loss that can be called",
+            hint="return a module, or a function of scores and labels",
+        )
+    return made
+
+
+def _of_smp(term: Dice | Focal | Lovasz, ignore_index: int) -> Any:
+    """The library's loss in the form that the scores ask for."""
     from segmentation_models_pytorch import losses  # seconds to import: only for who uses it
 
     def make(mode: str) -> Any:
@@ -145,6 +160,8 @@ def _ready(term: Loss, ignore_index: int) -> Any:
                 return losses.FocalLoss(mode, gamma=term.gamma, ignore_index=ignore_index)
             case Lovasz():
                 return losses.LovaszLoss(mode, ignore_index=ignore_index)
+            case _:
+                assert_never(term)
 
     forms = {mode: make(mode) for mode in ("binary", "multiclass")}
     return lambda scores, labels: forms["multiclass" if scores.shape[1] > 1 else "binary"](scores, labels)

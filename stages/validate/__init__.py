@@ -12,17 +12,12 @@ from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config.root import Config, FolderData
-from stages.environment import driver, versions
+from stages.environment import COMPUTING, driver, versions
 from stages.models import factory_inputs
 from stages.results.figures import ValidateFigures, require
 from stages.table import sources
 
 VERSION = 3
-_JUDGING = (
-    "torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
-    "tensorrt_rtx",
-)  # fmt: skip
-"""Packages that compute the reference and the hops: another version of one may give other numbers."""
 _BESIDE = (".json", ".csv", ".png")
 """Figures and pictures that lie beside networks, engines and kernels: they change no verdict."""
 
@@ -51,7 +46,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                 step.path(name).write_bytes(content)
             step.contract_sha256 = rundir.manifest.contract_sha256
             step.figures = judgement.figures.as_record()
-            step.environment |= versions(*_JUDGING)
+            step.environment |= versions(*COMPUTING)
             for line in judgement.report.summary():
                 _log.info("%s", line)
     refuse_failures(rundir)
@@ -99,7 +94,7 @@ def machine() -> dict[str, Any]:
     """What decides which hops run here and what they give: processor, GPUs and their driver, versions."""
     names = [gpu.name for gpu in gpus()]
     cards = {"gpus": names, "driver": driver()} if names else {}
-    return {"processor": processor(), **cards, **versions(*_JUDGING)}
+    return {"processor": processor(), **cards, **versions(*COMPUTING)}
 
 
 def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:

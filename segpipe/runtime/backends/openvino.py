@@ -25,6 +25,11 @@ _NOISE = ("Exception from ", "Check '")  # lines that name its own sources
 def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
     precision = options.precision
+    if precision not in _TYPES:
+        raise BackendError(
+            f"OpenVINO's backend does not compute in {precision}, it knows {', '.join(_TYPES)}",
+            hint="open precision fp32",
+        )
     if not computes(precision):
         raise BackendError(
             f"this processor has no instructions for {precision}: none of {', '.join(wanted_sets(precision))}",

@@ -1,4 +1,4 @@
-"""GpuBackend: frames to masks on a GPU, whoever runs the engine. Splits lists into jobs and finds each a lane."""
+"""GpuBackend: frames to answers on a GPU, whoever runs the engine. Splits lists into jobs and finds each a lane."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
