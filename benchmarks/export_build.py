@@ -61,7 +61,7 @@ def measure(name: str) -> dict[str, Any]:
     from stages.build.precision import island_nodes
     from stages.config.root import BuildConfig, ExportConfig
     from stages.export.files import export_files
-    from stages.export.source import Source
+    from stages.export.source import ExportSource
     from stages.export.trace import trace
     from stages.graphs.halving import to_half
     from stages.graphs.reading import to_bytes
@@ -77,7 +77,7 @@ def measure(name: str) -> dict[str, Any]:
         return result
 
     graph = timed("trace", lambda: trace(network, contract, ExportConfig().opset))
-    source = Source(graph, lambda tensor: _answer(network, tensor), contract, [], {})
+    source = ExportSource(graph, lambda tensor: _answer(network, tensor), contract, [], {})
     exported = timed("checks_and_fp16", lambda: export_files(source, ExportConfig(), BuildConfig(), lambda: [image]))
     files, islands = exported.files, island_nodes(exported.files["precision.json"])
     full = onnx.load_model_from_string(files["model.onnx"])

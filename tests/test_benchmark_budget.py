@@ -13,7 +13,7 @@ from segpipe.runtime.cuda.backend import GpuBackend
 from segpipe.runtime.cuda.kernels import Kernels
 from segpipe.runtime.cuda.lane import Parts
 from segpipe.runtime.request import StepTimes
-from stages.benchmark.budget import STEPS, Steps, find_budget
+from stages.benchmark.budget import STEPS, BudgetSteps, find_budget
 from stages.benchmark.contestants import Scene
 from stages.measuring.rounds import Rounds, interleave
 from stages.results.benchmark import Budget
@@ -113,7 +113,7 @@ def test_one_mark_that_is_not_taken_back_keeps_no_other(monkeypatch: pytest.Monk
 
 def test_the_budget_of_a_gpu_holds_transfers_and_adds_up() -> None:
     backend = slow_backend(HostDevice())
-    steps = Steps(backend, Scene([noise(CONTRACT, 40, 60, seed) for seed in range(2)], CONTRACT, threads=1))
+    steps = BudgetSteps(backend, Scene([noise(CONTRACT, 40, 60, seed) for seed in range(2)], CONTRACT, threads=1))
     for number in range(6):
         steps(number)
 
@@ -138,7 +138,7 @@ STEP_MS = st.floats(0.01, 50)
 def test_a_budget_adds_up_to_its_frame_or_there_is_none(
     parts: list[tuple[float, float, float]], whole_ms: list[float]
 ) -> None:
-    steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
+    steps = BudgetSteps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
     steps.taken = {number: StepTimes(*times) for number, times in enumerate(parts)}
 
     budget = steps.budget(np.array([round(1e6 * ms) for ms in whole_ms]))
@@ -152,7 +152,7 @@ def test_a_budget_adds_up_to_its_frame_or_there_is_none(
 
 
 def test_the_rest_is_what_is_left_of_the_frame_and_noise_is_no_rest() -> None:
-    steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
+    steps = BudgetSteps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
     steps.taken = {n: StepTimes(1.0, 5.0 + n, 1.0) for n in range(3)}
 
     longer = steps.budget(np.array([8_000_000, 9_500_000, 9_750_000]))
@@ -168,7 +168,7 @@ def test_the_rest_is_what_is_left_of_the_frame_and_noise_is_no_rest() -> None:
 
 
 def test_another_backends_frames_have_no_budget() -> None:
-    steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
+    steps = BudgetSteps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
     steps.taken = {0: StepTimes(1.0, 5.0, 1.0)}
     rounds = Rounds({"segpipe host": np.array([8_000_000]), "segpipe other": np.array([90_000_000])})
 
@@ -181,7 +181,7 @@ def test_steps_that_fail_say_why_there_is_no_budget() -> None:
     def refused(number: int) -> None:
         raise BackendError("device lost")
 
-    steps = Steps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
+    steps = BudgetSteps(slow_backend(HostDevice()), Scene([], CONTRACT, threads=1))
     rounds = interleave({"segpipe host": lambda number: None, STEPS: refused}, 2, 60)
 
     assert find_budget(steps, "segpipe host", rounds) == "failed in round 1: device lost"

@@ -23,7 +23,7 @@ from stages.export.clean import clean
 from stages.export.equality import difference, random_tensors, require_equal, session
 from stages.export.files import Exported, export_files
 from stages.export.interrupts import telling_interrupts
-from stages.export.source import Source
+from stages.export.source import ExportSource
 from stages.export.trace import trace
 from stages.graphs import naming
 from stages.graphs.input_shapes import shape_ranges
@@ -61,22 +61,22 @@ def network(model: nn.Module | None = None) -> nn.Module:
     return model.eval()
 
 
-def source_of(model: nn.Module, contract: Contract) -> Source:
+def source_of(model: nn.Module, contract: Contract) -> ExportSource:
     def reference(tensor: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             scores: np.ndarray = model(torch.from_numpy(tensor)).numpy()
         return scores
 
-    return Source(trace(model, contract, 18), reference, contract, [[0, 0, 0]] * 3, {})
+    return ExportSource(trace(model, contract, 18), reference, contract, [[0, 0, 0]] * 3, {})
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
+def source() -> ExportSource:
     return source_of(network(), FIXED)
 
 
 @pytest.fixture(scope="module")
-def exported(source: Source) -> Exported:
+def exported(source: ExportSource) -> Exported:
     return export_files(source, ExportConfig(), BuildConfig(), lambda: FRAMES)
 
 
@@ -175,7 +175,7 @@ def test_network_that_cannot_be_exported_is_refused_with_what_to_do() -> None:
         trace(Peeking().eval(), OPEN, 18)
 
 
-def test_graph_that_is_another_network_is_refused_with_figures(source: Source) -> None:
+def test_graph_that_is_another_network_is_refused_with_figures(source: ExportSource) -> None:
     tensors = random_tensors(FIXED, shape_ranges(FIXED, BuildConfig()))
     candidate = session(source.graph, FIXED)
 
@@ -230,7 +230,7 @@ def test_loud_module_becomes_an_island_and_the_report_says_why() -> None:
     assert bare.figures["fp16_relative_error"] is None  # Inf: without the island it is broken, and says so
 
 
-def test_named_module_stays_fp32_and_an_unknown_one_is_refused(source: Source) -> None:
+def test_named_module_stays_fp32_and_an_unknown_one_is_refused(source: ExportSource) -> None:
     files = export_files(source, ExportConfig(fp32_islands=("down1",)), BuildConfig(), lambda: FRAMES).files
 
     kept = {tensor.name for tensor in onnx.load_model_from_string(files["model.fp16.onnx"]).graph.initializer

@@ -20,7 +20,7 @@ _NOISE = 0.05  # share by which the steps' medians may exceed the frame's where 
 STEPS = "steps"  # our frame taken apart; takes turns with the contestants but is none
 
 
-class Steps:
+class BudgetSteps:
     """Called with the number of a round like any contestant; keeps what each step took."""
 
     def __init__(self, backend: Backend, scene: Scene) -> None:
@@ -53,7 +53,7 @@ class Steps:
         return Budget(**medians, rest_ms=round(whole - parts, 4), end_to_end_ms=whole)
 
 
-def find_budget(steps: Steps | None, best: str, rounds: Rounds) -> Budget | str:
+def find_budget(steps: BudgetSteps | None, best: str, rounds: Rounds) -> Budget | str:
     """Of the contestant that is our best end to end, or why there is none: no mixture of two backends."""
     if steps is None:
         return "this backend cannot time its steps one by one"

@@ -15,7 +15,7 @@ from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.benchmark import extras, graph_peers, nvml, torch_peers
-from stages.benchmark.budget import STEPS, Steps, find_budget
+from stages.benchmark.budget import STEPS, BudgetSteps, find_budget
 from stages.benchmark.contest import Contest, computing_with
 from stages.benchmark.contestants import Candidate, OurBackends, Scene, network_input
 from stages.benchmark.machine import Moment, load_warnings, machine, others_share
@@ -114,12 +114,12 @@ def _candidates(rundir: RunDirectory, scene: Scene, ours: OurBackends, peers: Se
     return [*ours.candidates(), *(candidate for candidate in found if candidate.name in wanted)]
 
 
-def _steps(contest: Contest, scene: Scene, ours: OurBackends) -> Steps | None:
+def _steps(contest: Contest, scene: Scene, ours: OurBackends) -> BudgetSteps | None:
     """Our frame taken apart, on the best backend that tells its steps."""
     for candidate in contest.candidates:
         name = candidate.name.partition(",")[0]
         if candidate.kind == "network alone" and {candidate.name, f"segpipe {name}"} <= contest.entrants.keys():
-            return Steps(ours.backend(name), scene)
+            return BudgetSteps(ours.backend(name), scene)
     return None
 
 

@@ -70,7 +70,7 @@ def _answer(network: Network, name: str, tensor: NDArray[Any]) -> NDArray[Any]:
         return network(tensor)
     except FAILURES as error:  # PyTorch raises RuntimeError: a pyramid with nothing left to pool
         raise ExportError(
-            f"the network refuses {name} {_shape(tensor)}: {reason(error)}",
+            f"the network does not take {name} {_shape(tensor)}: {reason(error)}",
             hint="give the shapes that it takes in build.profiles (height, width)",
         ) from error
 

@@ -17,7 +17,7 @@ from segpipe.errors import ExportError
 from stages.config.root import BuildConfig, ExportConfig
 from stages.export.clean import clean
 from stages.export.equality import Network, difference, random_tensors, require_equal, session
-from stages.export.source import Source
+from stages.export.source import ExportSource
 from stages.graphs.halving import to_half
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.islands import Island, choose
@@ -41,7 +41,7 @@ class Exported:
 
 
 def export_files(
-    source: Source, config: ExportConfig, build: BuildConfig, frames: Callable[[], Iterable[NDArray[Any]]]
+    source: ExportSource, config: ExportConfig, build: BuildConfig, frames: Callable[[], Iterable[NDArray[Any]]]
 ) -> Exported:
     """Both graphs, what they promise, and why some nodes are FP32. `frames` gives real input tensors, batch 1."""
     contract = source.contract

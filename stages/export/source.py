@@ -19,7 +19,7 @@ from stages.models import checkpoint
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A graph that is not checked yet, and what it must be equal to."""
 
     graph: onnx.ModelProto
@@ -29,7 +29,7 @@ class Source:
     figures: dict[str, Any]
 
 
-def trained_source(data: bytes, opset: int) -> Source:
+def trained_source(data: bytes, opset: int) -> ExportSource:
     """The network of a model.safetensors."""
     trained = checkpoint.from_bytes(data)
 
@@ -40,7 +40,7 @@ def trained_source(data: bytes, opset: int) -> Source:
 
     figures = {"parameters": sum(tensor.numel() for tensor in trained.network.parameters()), "opset": opset}
     graph = trace(trained.network, trained.contract, opset)
-    return Source(graph, reference, trained.contract, trained.palette, figures)
+    return ExportSource(graph, reference, trained.contract, trained.palette, figures)
 
 
 def imported_contract(rundir: RunDirectory) -> Contract:
@@ -48,7 +48,7 @@ def imported_contract(rundir: RunDirectory) -> Contract:
     return Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
 
 
-def imported_source(rundir: RunDirectory) -> Source:
+def imported_source(rundir: RunDirectory) -> ExportSource:
     """The graph of stage `import`; folding is ours, so the result is held to the graph as it came."""
     original = onnx.load_model_from_string(rundir.artifact_bytes("import", FP32_GRAPH))
     contract = imported_contract(rundir)
@@ -56,4 +56,4 @@ def imported_source(rundir: RunDirectory) -> Source:
     folded = fold(original)
     weights = sum(int(onnx.numpy_helper.to_array(tensor).size) for tensor in folded.graph.initializer)
     figures = {"parameters": weights, "opset": opset_of(original)}
-    return Source(folded, session(original, contract), contract, palette, figures)
+    return ExportSource(folded, session(original, contract), contract, palette, figures)

@@ -1,4 +1,4 @@
-"""What an imported graph really answers, held against its contract: declared shapes may be symbolic or wrong."""
+"""What an imported graph really answers, compared with its contract: declared shapes may be symbolic or wrong."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ _PROBABILITY_SLACK = 1e-3  # FP16 softmax
 
 def refuse_other_answer(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, source: str) -> None:
     """ContractError with what to write where the answer to one input tensor is not what the contract says."""
-    told = f"{source}: output '{contract.output_name}' is {_shape(answer)} for an input of {_shape(asked)}"
-    sides = _label_sides(asked, answer, contract, told)
+    subject = f"{source}: output '{contract.output_name}' is {_shape(answer)} for an input of {_shape(asked)}"
+    sides = _label_sides(asked, answer, contract, subject)
     if sides is None:
-        sides = _score_sides(asked, answer, contract, told)
-    _refuse_other_stride(asked, sides, contract, told)
+        sides = _score_sides(asked, answer, contract, subject)
+    _refuse_other_stride(asked, sides, contract, subject)
     _refuse_no_probabilities(answer, contract, source)
 
 
-def _label_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, told: str) -> tuple[int, int] | None:
+def _label_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, subject: str) -> tuple[int, int] | None:
     """Height and width of labels; None where the contract says scores."""
     if contract.output_kind != "labels":
         return None
@@ -35,27 +35,27 @@ def _label_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, 
         if shape[channel] == 1:
             return shape[height], shape[width]
         hint = "set output_kind = 'logits' or 'probabilities' for scores, or end the graph in an argmax over them"
-        raise ContractError(f"{told}: {shape[channel]} channels, labels have one", hint=hint)
+        raise ContractError(f"{subject}: {shape[channel]} channels, labels have one", hint=hint)
     if answer.ndim == 3 and shape[0] == len(asked):
         return shape[1], shape[2]
     raise ContractError(
-        f"{told}, labels are NxHxW, Nx1xHxW or NxHxWx1 with N = {len(asked)}",
+        f"{subject}, labels are NxHxW, Nx1xHxW or NxHxWx1 with N = {len(asked)}",
         hint="give the graph's output a batch axis in front (ONNX's Unsqueeze, PyTorch's unsqueeze(0))",
     )
 
 
-def _score_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, told: str) -> tuple[int, int]:
+def _score_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, subject: str) -> tuple[int, int]:
     """Height and width of scores with the right batch and channels."""
     if answer.ndim != 4 or len(answer) != len(asked):
         raise ContractError(
-            f"{told}, {contract.output_kind} have four dimensions and the input's batch",
+            f"{subject}, {contract.output_kind} have four dimensions and the input's batch",
             hint="set output_kind = 'labels' for class numbers, or name another tensor as output_name",
         )
     channel, height, width = _AXES[contract.output_layout]
     found = answer.shape[channel]
     if found != contract.score_channels:
         raise ContractError(
-            f"{told}: {found} channels in layout {contract.output_layout}, {contract.output_kind} of "
+            f"{subject}: {found} channels in layout {contract.output_layout}, {contract.output_kind} of "
             f"{len(contract.classes)} classes need {contract.score_channels}",
             hint=_channels_hint(found, answer, contract),
         )
@@ -75,7 +75,7 @@ def _channels_hint(found: int, answer: NDArray[Any], contract: Contract) -> str:
     return f"name {found} classes in the contract, background included, or name another tensor as output_name"
 
 
-def _refuse_other_stride(asked: NDArray[Any], sides: tuple[int, int], contract: Contract, told: str) -> None:
+def _refuse_other_stride(asked: NDArray[Any], sides: tuple[int, int], contract: Contract, subject: str) -> None:
     _, *axes = _AXES[contract.input_layout]
     inputs = [asked.shape[axis] for axis in axes]
     if all(_strides(wanted, side, contract.output_stride) for wanted, side in zip(inputs, sides, strict=True)):
@@ -90,7 +90,7 @@ def _refuse_other_stride(asked: NDArray[Any], sides: tuple[int, int], contract: 
         if fitting
         else "its height and width must be the input's, divided by one whole number; or name another output_name"
     )
-    raise ContractError(f"{told}, which is not output_stride {contract.output_stride}", hint=hint)
+    raise ContractError(f"{subject}, which is not output_stride {contract.output_stride}", hint=hint)
 
 
 def _strides(asked: int, answered: int, stride: int) -> bool:

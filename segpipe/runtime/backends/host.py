@@ -165,7 +165,7 @@ def open_on_host(opener: LibraryOpener, artifact: bytes, contract: FrameContract
 
 def refused(tensors: Tensors, reason: str) -> BackendError:
     """The error for tensors whose shapes the network does not take."""
-    message = f"the network refused input {_shapes(tensors)}: {reason}"
+    message = f"the network does not take input {_shapes(tensors)}: {reason}"
     return BackendError(message, hint="export with sizes that cover this frame")
 
 

@@ -131,7 +131,7 @@ def largest_half(setup: Setup) -> float:
 def enclosing_island(module: str, peaks_: Mapping[str, float], largest: float) -> str:
     """The smallest module around a layer whose own output is at most `largest`; '' when only the whole network's is.
 
-    An island hands on FP16, so a layer whose output overflows needs the layers that bring it back beside it.
+    An island's output is FP16 again, so a layer whose output overflows needs the layers that bring it back beside it.
     """
     while module and not peaks_.get(module, math.inf) <= largest:
         module = module.rpartition(".")[0]
