@@ -60,6 +60,11 @@ def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...
     return wanted
 
 
+def _lacks_reference(run: RunDirectory) -> bool:
+    """Whether it is itself a bundle that was written without the reference."""
+    return run.manifest.is_bundle and not set(local_verdicts.REFERENCE) <= set(run.record(verdict.STAGE).outputs)
+
+
 def _reduced(record: StageRecord, names: tuple[str, ...]) -> StageRecord:
     """The record of a stage with some of its outputs; its inputs lie in the run that made it."""
     outputs = {name: output for name, output in record.outputs.items() if name in names}
@@ -101,9 +106,8 @@ def _unjudged_engines(run: RunDirectory, verdicts: tuple[Verdict, ...]) -> list[
 def _plain(engines: list[str], run: RunDirectory, judgeable: Path | None) -> str:
     """What keeps the engines from being opened, and the commands that change it."""
     bundle = word(judgeable) if judgeable else "DIR"
-    again = (
-        "" if judgeable else f"make the bundle with `segpipe bundle {word(run.path)} -o DIR --with-reference`, then "
-    )
+    source = "RUN" if _lacks_reference(run) else word(run.path)
+    again = "" if judgeable else f"make the bundle with `segpipe bundle {source} -o DIR --with-reference`, then "
     return (
         f"bundle: the runtime will refuse {', '.join(engines)}, which passed the gate on no GPU: "
         f"{again}run `segpipe validate {bundle} --hop engine` on the GPU that it is for"

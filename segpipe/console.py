@@ -79,18 +79,27 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 @contextmanager
-def frame_progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar with frames/s on stderr; yields what to call with the number of frames just finished."""
+def frame_progress(total: int | None) -> Iterator[Callable[..., None]]:
+    """A bar with frames/s on stderr; yields what to call with the number of frames just finished, or `skipped`.
+
+    Frames that were skipped are not counted as fast ones, and what took no second has no speed.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class _Speed(TextColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:.1f} frames/s")
+            seconds = task.finished_time or task.elapsed or 0
+            worked = task.fields["worked"]
+            return Text(f"{worked / seconds:.1f} frames/s" if worked and seconds >= 1 else "")
 
     columns = (BarColumn(), MofNCompleteColumn(), _Speed(""), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda frames: bar.advance(task, frames)
+        task = bar.add_task("", total=total, worked=0)
+
+        def advance(frames: int, /, *, skipped: bool = False) -> None:
+            worked = bar.tasks[0].fields["worked"] + (0 if skipped else frames)
+            bar.update(task, advance=frames, worked=worked)
+
+        yield advance

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from segpipe import __version__
-from segpipe.artifacts import BACKENDS, ON_CPU, BackendSpec, artifacts_of
+from segpipe.artifacts import ARTIFACTS, ON_CPU, Artifact
 from segpipe.errors import BackendMissingError
-from segpipe.processor import computes
+from segpipe.processor import computes, wanted_sets
 from segpipe.runtime import trt
 from segpipe.runtime.cuda.driver_library import Gpu, driver_version, gpus, load_driver
 
@@ -36,19 +36,21 @@ def examine() -> list[Finding]:
         _package("PyTorch", "torch", "torch", "pip install 'segpipe[pipeline]' (for training, export and validation)"),
         _package("Lightning", "lightning", "lightning", "pip install 'segpipe[pipeline]'"),
         _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
-        *(_backend(name, spec) for name, spec in BACKENDS.items()),
+        *map(_backend, ARTIFACTS.values()),
     ]
 
 
-def _backend(name: str, spec: BackendSpec) -> Finding:
-    """Whether it is installed and has the GPU or the instructions that it needs."""
-    precisions = {row.precision: spec.needs_gpu or computes(row.precision) for row in artifacts_of(name)}
-    title, able = f"backend {name}", ", ".join(precision for precision, here in precisions.items() if here)
-    if not any(map(has_distribution, spec.packages)):
-        return Finding(title, False, "not installed", f"pip install 'segpipe[{spec.extra}]'")
-    if spec.needs_gpu and not _has_driver():
+def _backend(row: Artifact) -> Finding:
+    """What `--backend` takes: whether it is installed and has the GPU or the instructions that it needs."""
+    title = f"backend {row.name}"
+    if not any(map(has_distribution, row.spec.packages)):
+        return Finding(title, False, "not installed", f"pip install 'segpipe[{row.spec.extra}]'")
+    if row.needs_gpu and not _has_driver():
         return Finding(title, False, "needs an NVIDIA GPU", f"{ON_CPU.name} needs none")
-    return Finding(title, True, f"computes in {able}")
+    if not row.needs_gpu and not computes(row.precision):
+        lacking = f"this processor has none of {', '.join(wanted_sets(row.precision))}"
+        return Finding(title, False, lacking, f"{row.backend} needs none")
+    return Finding(title, True, f"computes in {row.precision}")
 
 
 def _has_driver() -> bool:

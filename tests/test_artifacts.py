@@ -125,6 +125,7 @@ def test_doctor_tells_of_every_backend(capsys: pytest.CaptureFixture[str]) -> No
 
     assert code == 0
     assert [name for name in BACKENDS if name not in out] == []
+    assert [name for name in ARTIFACTS if f"backend {name} " not in out] == []
 
 
 @pytest.mark.parametrize(

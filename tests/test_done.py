@@ -138,7 +138,8 @@ def test_inputs_are_never_written_over(segmenter: Segmenter, tmp_path: Path) -> 
 
 def test_the_record_is_one_with_a_png_that_others_read(tmp_path: Path) -> None:
     mask = testing.make_frame(40, 60)[1]
-    origin = Origin(Source.of_bytes(Path("a\udcff.png"), b"bytes"), "a" * 64, "c" * 64, {"tiled": False})
+    source = Source.of_bytes(Path("a\udcff.png"), b"bytes")
+    origin = Origin(source, "a" * 64, "c" * 64, "onnxruntime-cpu", "cpu", {"tiled": False})
     picture = tmp_path / "mask.png"
 
     picture.write_bytes(seal(encode_png(picture, mask), origin))
@@ -150,7 +151,7 @@ def test_the_record_is_one_with_a_png_that_others_read(tmp_path: Path) -> None:
 
 
 def test_an_artifact_without_a_hash_proves_nothing(tmp_path: Path) -> None:
-    origin = Origin(Source.of_bytes(Path("a.png"), b"bytes"), "", "c" * 64, {})
+    origin = Origin(Source.of_bytes(Path("a.png"), b"bytes"), "", "c" * 64, "onnxruntime-cpu", "cpu", {})
     picture = tmp_path / "mask.png"
     picture.write_bytes(seal(encode_png(picture, np.zeros((4, 4), np.uint8)), origin))
 
@@ -172,3 +173,32 @@ def test_a_video_is_done_when_all_its_pictures_are_what_was_written(segmenter: S
     os.utime(clip, (1, 1))
     assert skipped(predict_files(segmenter, [clip], Job(out, tiled=True))) == [False]
     assert len(list((out / "masks/clip").glob("*.png"))) == 2
+
+
+def test_masks_of_another_backend_are_made_again_by_this_one(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    run, images = testing.make_run(tmp_path / "run"), make_images(tmp_path / "in", 1)
+    with (
+        Segmenter.open(run) as ours,
+        Segmenter.open(run, "openvino", allow_unvalidated=True) as other,
+    ):
+        predict_files(ours, images, tmp_path / "out")
+
+        assert ours.artifact_sha256 == other.artifact_sha256
+        assert skipped(predict_files(other, images, tmp_path / "out")) == [False]
+        assert skipped(predict_files(other, images, tmp_path / "out")) == [True]
+        assert skipped(predict_files(ours, images, tmp_path / "out")) == [False]
+
+
+@pytest.mark.parametrize(
+    ("backend", "done"),
+    [("onnxruntime-cpu", True), ("tensorrt-rtx", True), ("openvino", False), ("openvino-bf16", False)],
+)
+def test_a_record_without_a_backend_counts_where_only_one_is_likely(backend: str, done: bool) -> None:
+    origin = Origin(Source.of_bytes(Path("a.png"), b"bytes"), "a" * 64, "c" * 64, backend, "cpu", {})
+    before = origin.as_dict()
+    del before["backend"], before["device"]
+
+    assert origin.is_named_by(before) == done
+    assert origin.is_named_by(origin.as_dict())
+    assert not origin.is_named_by(origin.as_dict() | {"device": "cpu amx-bf16"})

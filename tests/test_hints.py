@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from segpipe import testing
+from segpipe.console import frame_progress
 from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.duel import DuelResult, require_within_margin
@@ -12,6 +13,7 @@ from stages.benchmark.table import _absent
 from stages.results.benchmark import Entry
 from stages.results.figures import ValidateFigures
 from tests.calling import call
+from tests.old_runs import unpack
 from tests.tiny import write_tiny
 from tests.using import make_video
 
@@ -121,3 +123,48 @@ def test_one_limit_is_one_limit(unjudged: list[str], said: str) -> None:
     judged = ValidateFigures(failed=(), agreement={"onnx": 1.0}, unjudged={"onnx": tuple(unjudged)})
 
     assert said in judged.headline()
+
+
+@pytest.mark.parametrize("hop", ["onnx", "nonsense"])
+def test_a_hop_that_there_is_not_lists_those_that_there_are(hop: str, tmp_path: Path) -> None:
+    code, _, err = call("validate", unpack("run", tmp_path), "--hop", hop)
+
+    assert code == 1
+    assert f"there is no hop '{hop}'. name one of: onnxruntime-cuda-fp16, " in err
+    assert "onnxruntime-cpu" in err
+    assert err.rstrip().endswith("engine")
+
+
+def test_a_bundle_of_a_bundle_without_a_reference_names_its_run(tmp_path: Path) -> None:
+    old = unpack("bundle", tmp_path)
+
+    _, _, err = call("bundle", old, "-o", tmp_path / "again")
+
+    assert "make the bundle with `segpipe bundle RUN -o DIR --with-reference`" in err
+
+
+@pytest.mark.parametrize("command", ["predict", "validate", "bundle", "show", "verify"])
+def test_what_takes_a_bundle_says_so(command: str) -> None:
+    assert "or a bundle" in " ".join(call(command, "--help")[1].split())
+
+
+def test_verdicts_of_what_a_bundle_does_not_hold_are_not_shown(tmp_path: Path) -> None:
+    code, out, _ = call("show", unpack("bundle", tmp_path))
+
+    assert code == 0
+    assert "export/model.onnx on onnxruntime-cpu" in out
+    assert "model.fp16.onnx" not in out
+
+
+def test_skipped_frames_and_less_than_a_second_have_no_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with frame_progress(2) as tick:
+        tick(2)
+    assert "frames/s" not in capsys.readouterr().err
+    monkeypatch.setattr("rich.progress.Task.elapsed", 4.0)
+    with frame_progress(1000) as tick:
+        tick(992, skipped=True)
+        tick(8)
+
+    assert "2.0 frames/s" in capsys.readouterr().err

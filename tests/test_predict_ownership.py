@@ -148,7 +148,7 @@ def test_a_file_that_comes_into_the_folder_during_the_work_stays(segmenter: Segm
     predict_files(segmenter, [clip], out)
     notes = out / "masks/clip/notes.txt"
 
-    def meanwhile(_: int) -> None:
+    def meanwhile(_: int, /, *, skipped: bool = False) -> None:
         notes.write_text("mine")
 
     done, broken = predict_files(segmenter, [clip], Job(out, force=True), meanwhile)
@@ -166,7 +166,7 @@ def test_a_second_predict_of_a_video_is_refused_while_the_first_works(
     make_video(clip, FRAMES)
     second: list[Ended] = []
 
-    def meanwhile(_: int) -> None:
+    def meanwhile(_: int, /, *, skipped: bool = False) -> None:
         if not second:
             second.append(segpipe("predict", run, clip, "-o", out))
 
@@ -184,7 +184,7 @@ def test_a_lock_that_a_kill_left_behind_holds_nobody_up(segmenter: Segmenter, tm
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     make_video(clip, 2)
     locks: list[Path] = []
-    predict_files(segmenter, [clip], out, lambda _: locks.extend((out / "masks").glob(".*.lock")))
+    predict_files(segmenter, [clip], out, lambda _, **skipped: locks.extend((out / "masks").glob(".*.lock")))
     locks[0].touch()
 
     done, broken = predict_files(segmenter, [clip], Job(out, force=True))
@@ -212,7 +212,7 @@ def test_links_at_hidden_names_are_removed_and_not_followed(segmenter: Segmenter
     clip, out, precious = tmp_path / "clip.mp4", tmp_path / "out", tmp_path / "precious"
     make_video(clip, 2)
     hidden: list[Path] = []
-    predict_files(segmenter, [clip], out, lambda _: hidden.extend(out.glob("*/.*")))
+    predict_files(segmenter, [clip], out, lambda _, **skipped: hidden.extend(out.glob("*/.*")))
     place = next(path for path in hidden if path.name.endswith(suffix))
     precious.mkdir()
     (precious / "file").write_text("mine")

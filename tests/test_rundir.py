@@ -11,6 +11,7 @@ from segpipe.errors import (
     StorageError,
 )
 from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.freshness import why_stale
 from segpipe.rundir.step import Step
 from segpipe.rundir.storage import sweep_temporaries, write_atomically
 from segpipe.rundir.verify import verify
@@ -225,3 +226,10 @@ def test_the_manifest_holds_no_absolute_path(finished_run: Path) -> None:
 
     assert str(finished_run.parent) not in text
     assert all(not record["path"].startswith("/") for record in json.loads(text)["stages"].values())
+
+
+def test_inputs_that_came_or_went_are_told_apart_from_changed_ones(empty_run: RunDirectory) -> None:
+    make(empty_run)
+    record = empty_run.record("train").model_copy(update={"inputs": {"old": A, "both": A}, "params": {}})
+
+    assert why_stale(record, {"both": "b" * 64, "new": A}, {}) == "both changed; new is new; old is gone"

@@ -80,7 +80,7 @@ def test_bf16_is_bf16_and_its_verdicts_name_the_instructions() -> None:
 def test_a_processor_without_bf16_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor, "features", lambda: frozenset({"avx2"}))
 
-    with pytest.raises(BackendError, match=r"no instructions for bf16: none of amx-bf16, avx512-bf16"):
+    with pytest.raises(BackendError, match=r"for bf16: none of amx-bf16, avx512-bf16.* open backend openvino,"):
         opened("openvino-bf16")
 
 
@@ -209,6 +209,25 @@ def test_the_gate_says_why_a_processor_does_not_judge_bf16(trained_run: Path, mo
 
     assert hops.hops == []
     assert "no instructions for bf16" in hops.not_run[0].reason
+
+
+def test_without_onnxruntime_auto_names_its_extra_though_openvino_has_no_verdict() -> None:
+    script = """
+import sys, tempfile
+sys.modules["onnxruntime"] = None
+from pathlib import Path
+from segpipe import Segmenter, testing
+from segpipe.errors import BackendMissingError
+try:
+    Segmenter.open(testing.make_run(Path(tempfile.mkdtemp()) / "run"), "cpu")
+except BackendMissingError as error:
+    print(error.hint)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, timeout=PATIENCE_S
+    ).stdout
+
+    assert said == "pip install 'segpipe[cpu]'\n"
 
 
 def test_without_openvino_everything_else_works_and_the_extra_is_named() -> None:

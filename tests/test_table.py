@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from segpipe.artifacts import BUILD
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest
 from segpipe.rundir.status import run_status
@@ -31,7 +32,7 @@ def test_every_stage_that_leaves_a_record_has_a_row() -> None:
     named = [node.value for node in nodes if getattr(node.targets[0], "id", "") == "STAGE"]
     found = {value.value for value in named if isinstance(value, ast.Constant)}
 
-    assert found | {import_module("segpipe.verdict").STAGE} == set(ROWS)
+    assert found | {import_module("segpipe.verdict").STAGE, BUILD} == set(ROWS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,6 +93,14 @@ def test_an_old_runs_headlines_read_as_ever(old_run: Path) -> None:
         "validate": "passed, 2 limits not judged, agreement 100.0000%",
         "benchmark": "0.33 ms a frame",
     }
+
+
+def test_accuracy_on_val_is_not_called_a_test() -> None:
+    figures = parse(MODELS["train"], {"test_miou": 0.5, "test_split": "val"})
+
+    assert figures is not None
+    assert figures.headline() == "val mIoU 0.5000"
+    assert [*figures.lines()] == ["accuracy    mIoU 0.5000 on frames of val, for want of a test split"]
 
 
 def test_fields_of_a_newer_version_are_passed_over(old_run: Path) -> None:

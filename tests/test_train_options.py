@@ -20,6 +20,7 @@ from stages.config.root import TrainConfig
 from stages.pipeline import Selection, run_stages
 from stages.train.dataset import EpochBatches, Process
 from stages.train.optimisation import optimiser_of, schedule_of
+from stages.train.trainer import lost_workers_explained
 from tests.tiny import tiny_config
 
 STEPS = 40
@@ -300,6 +301,19 @@ def test_a_killed_loader_worker_is_a_known_error(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingError, match=r"a loader worker .*(Killed|unexpectedly).*\(train\.workers is 1\).*lower"):
         train(tmp_path, *deadly_workers)
+
+
+@pytest.mark.parametrize("signal_name", ["Killed", "Terminated", "Bus error"])
+def test_a_workers_end_is_told_with_what_it_mostly_means(signal_name: str) -> None:
+    said = RuntimeError(f"DataLoader worker (pid 123) is killed by signal: {signal_name}. ")
+    with (
+        pytest.raises(TrainingError, match=f"killed by signal: {signal_name} ") as caught,
+        lost_workers_explained(TrainConfig()),
+    ):
+        raise said
+
+    assert signal_name in caught.value.hint
+    assert caught.value.__cause__ is said
 
 
 def test_the_users_transform_draws_from_the_samples_seed() -> None:

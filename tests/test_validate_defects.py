@@ -60,6 +60,17 @@ def test_wrong_preprocessing_is_told_from_a_wrong_network(good: Good) -> None:
     assert "what differs is pre- or post-processing (mean and std" in found.lines()[0]
 
 
+def test_what_bf16_makes_of_a_good_graph_is_not_blamed_on_what_lies_around_it(good: Good) -> None:
+    _, state = good.judge(wrong_mean(good))  # differs, though every layer agrees
+    state.hop = replace(state.hop, precision="bf16")
+
+    found = explain_hop(good.run, state, good.setup, trained_reference(good.run))
+
+    assert found is not None
+    assert "the FP32 graph agrees layer by layer: what differs is the backend's bf16" in found.lines()[0]
+    assert "pre-" not in found.lines()[0]
+
+
 def test_an_answer_that_differs_the_second_time_is_reported(good: Good) -> None:
     inner, rng = good.runtime(good.graph()), np.random.default_rng(0)
 

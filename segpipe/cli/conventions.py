@@ -23,6 +23,9 @@ PIPELINE = {
 Run = Annotated[
     Path, typer.Argument(help="Run directory, with segpipe.toml and what the stages made.", show_default=False)
 ]
+RunOrBundle = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run directory, or a bundle made of one.", show_default=False)
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

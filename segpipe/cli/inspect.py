@@ -4,14 +4,14 @@ import sys
 
 import typer
 
-from segpipe.cli.conventions import AsJson, Run
+from segpipe.cli.conventions import AsJson, RunOrBundle
 from segpipe.console import print_json, print_table
 
 app = typer.Typer()
 
 
 @app.command()
-def show(run: Run, as_json: AsJson = False) -> None:
+def show(run: RunOrBundle, as_json: AsJson = False) -> None:
     """Show for each stage of a run whether it is fresh or stale and why, its age, size and headline figure."""
     from datetime import UTC, datetime
 
@@ -38,7 +38,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(run: Run, as_json: AsJson = False) -> None:
+def verify(run: RunOrBundle, as_json: AsJson = False) -> None:
     """Compare every file of a run with its recorded hash; exit 1 and name those that are damaged."""
     from segpipe.errors import ArtifactDamagedError, word
     from segpipe.rundir.directory import RunDirectory

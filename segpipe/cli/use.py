@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segpipe.cli.conventions import Backend, ComputedIn, Run, Unvalidated
+from segpipe.cli.conventions import Backend, ComputedIn, RunOrBundle, Unvalidated
 from segpipe.errors import InputError
 from segpipe.media import MAX_MEGAPIXELS
 
@@ -18,7 +18,7 @@ app = typer.Typer()
 
 @app.command()
 def predict(
-    run: Run,
+    run: RunOrBundle,
     inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders, globs; - reads raw frames.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks/, overlays/ ...; - writes raw masks.")],
     backend: Backend = "auto",
@@ -73,7 +73,7 @@ def predict(
 
 @app.command()
 def bundle(
-    run: Run,
+    run: RunOrBundle,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the bundle to; must be new or empty.")],
     with_reference: Annotated[
         bool,

@@ -19,6 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from segpipe.artifacts import ARTIFACTS, ON_CPU
 from segpipe.errors import InputError
 from segpipe.media.files import open_regular, read_regular
 from segpipe.media.mp4 import append_note, read_note
@@ -67,6 +68,9 @@ class Origin:
     source: Source
     artifact_sha256: str
     contract_sha256: str
+    backend: str
+    device: str
+    """As in verdicts: one file gives other numbers on another backend, or with other instructions."""
     options: Mapping[str, Any]
     """Those that change pixels, as JSON takes them."""
 
@@ -78,12 +82,20 @@ class Origin:
             "source": source,
             "artifact_sha256": self.artifact_sha256,
             "contract_sha256": self.contract_sha256,
+            "backend": self.backend,
+            "device": self.device,
             "options": dict(self.options),
         }
 
     def is_named_by(self, record: Any) -> bool:
-        """Whether a record that was read is of this origin. Without an artifact's hash nothing is proved."""
-        return bool(self.artifact_sha256) and _without_path(record) == _without_path(self.as_dict())
+        """Whether a record that was read is of this origin. Without an artifact's hash nothing is proved.
+
+        Records of before name no backend: they count as of the one that alone runs the file, or runs it everywhere.
+        """
+        own = self.as_dict()
+        if isinstance(record, dict) and "backend" not in record and _is_understood(self.backend):
+            del own["backend"], own["device"]
+        return bool(self.artifact_sha256) and _without_path(record) == _without_path(own)
 
 
 def seal(png: bytes, origin: Origin) -> bytes:
@@ -171,6 +183,12 @@ def _parsed(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):  # not JSON, or not UTF-8
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def _is_understood(backend: str) -> bool:
+    """Whether a mask of its file is its own where nothing else is said."""
+    row = ARTIFACTS.get(backend)
+    return row == ON_CPU or (row is not None and [other.file for other in ARTIFACTS.values()].count(row.file) == 1)
 
 
 def _without_path(record: Any) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -13,6 +13,12 @@ from segpipe.runtime.segmenter import Segmenter
 
 MASKS, OVERLAYS, COLOURS, VIDEOS = "masks", "overlays", "colours", "videos"
 """Folders of what is written."""
+
+
+class Advance(Protocol):
+    """Called with the number of frames that are done; skipped: they were before."""
+
+    def __call__(self, frames: int, /, *, skipped: bool = False) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,10 @@ class Job:
         options: dict[str, Any] = {"picture": folder, "tiled": self.tiled, "whole_pixels": segmenter.max_pixels}
         if folder != MASKS:
             options["palette"] = [list(colour) for colour in segmenter.palette]
-        return Origin(source, segmenter.artifact_sha256, segmenter.contract.sha256, options)
+        made = segmenter.describe()
+        return Origin(
+            source, segmenter.artifact_sha256, segmenter.contract.sha256, made["backend"], made["device"], options
+        )
 
     def _is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
         """Whether a frame of this size is cut into tiles."""

@@ -14,7 +14,7 @@ from segpipe.media.files import read_regular
 from segpipe.media.images import decode_image, encode_png, write_png
 from segpipe.media.pictures import require_kind
 from segpipe.predicting.done import Source, is_done, seal
-from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Job, Predicted
+from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Advance, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
 from segpipe.predicting.video import VIDEO_SUFFIXES, predict_video, remove_video
 from segpipe.result import Result
@@ -30,19 +30,18 @@ _OF_ONE_FILE = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR})
 
 
 def predict_files(
-    segmenter: Segmenter, inputs: Iterable[Path], out: Path | Job, advance: Callable[[int], None] | None = None
+    segmenter: Segmenter, inputs: Iterable[Path], out: Path | Job, advance: Advance | None = None
 ) -> tuple[list[Predicted], list[SegpipeError]]:
     """Segment each file. What is done is skipped; a broken file is reported and the rest goes on.
 
     What was made of a broken file before is removed: a mask that lies there is one of what its source holds now.
     What carries no record of segpipe is somebody's: it is neither replaced nor removed, and its input is reported.
-    `advance` is called with the number of frames that were just finished.
     """
     job = out if isinstance(out, Job) else Job(out)
     paths = list(inputs)
     _prepare(job, paths)
     done, broken, hinted = [], [], set()
-    for answer in _answers(segmenter, paths, job, advance or (lambda _: None)):
+    for answer in _answers(segmenter, paths, job, advance or _unseen):
         if isinstance(answer, SegpipeError):
             broken.append(answer)
             _log.error("%s", answer.message if answer.hint in hinted else answer)  # many files, one remedy
@@ -52,6 +51,10 @@ def predict_files(
     if skipped := sum(answer.skipped for answer in done):
         _log.info("%d of %d were done before", skipped, len(done))
     return done, broken
+
+
+def _unseen(frames: int, /, *, skipped: bool = False) -> None:
+    """Nobody watches."""
 
 
 def _prepare(job: Job, inputs: Sequence[Path]) -> None:
@@ -68,9 +71,7 @@ def _prepare(job: Job, inputs: Sequence[Path]) -> None:
         sweep_temporaries(folder)
 
 
-def _answers(
-    segmenter: Segmenter, inputs: list[Path], job: Job, tick: Callable[[int], None]
-) -> Iterator[Predicted | SegpipeError]:
+def _answers(segmenter: Segmenter, inputs: list[Path], job: Job, tick: Advance) -> Iterator[Predicted | SegpipeError]:
     """Images several at a time, then videos, which overlap their own frames."""
 
     def image(path: Path) -> Predicted | SegpipeError:
@@ -82,7 +83,7 @@ def _answers(
     videos = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES]
     images = [path for path in inputs if path.suffix.lower() not in VIDEO_SUFFIXES]
     for answer in ordered(image, images, _WORKERS):
-        tick(1)
+        tick(1, skipped=isinstance(answer, Predicted) and answer.skipped)
         yield answer
     yield from map(video, videos)
 

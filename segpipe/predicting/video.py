@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ from segpipe.media.container import least_frames, require_whole
 from segpipe.media.files import open_regular
 from segpipe.media.images import encode_png, require_pixels, write_png
 from segpipe.predicting.done import Origin, Source, recorded_outputs, seal
-from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Job, Predicted
+from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Advance, Job, Predicted
 from segpipe.predicting.ownership import remove_made_of, require_ours
 from segpipe.predicting.publishing import aside, publish, sha256_of_output
 from segpipe.result import Result
@@ -40,7 +40,7 @@ def count_frames(path: Path) -> int:
         return 0
 
 
-def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Callable[[int], None]) -> Predicted:
+def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Advance) -> Predicted:
     """Index masks to a folder; where asked for, pictures in colours to another, and frame beside overlay to a video.
 
     All is written aside, and gets its name when the video was read to its end.
@@ -55,7 +55,7 @@ def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Callable[[in
         source = Source.of_file(path, file)
         origin = job.origin(segmenter, source, VIDEOS)
         if not job.force and _is_done(wanted, origin):
-            tick(count_frames(path))
+            tick(count_frames(path), skipped=True)
             return replace(predicted, frames=0, skipped=True)
         with aside(wanted) as parts:
             for target in wanted.values():
@@ -116,7 +116,7 @@ class _Parts:
         write_png(file, seal(encode_png(file, pixels), self.origins[folder]))
 
 
-def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Callable[[int], None]) -> int:
+def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Advance) -> int:
     waiting: deque[NDArray[Any]] = deque()
     count = 0
     with capture, _Writer(parts.places.get(VIDEOS, Path()), capture.fps) as writer:

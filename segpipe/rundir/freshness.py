@@ -14,7 +14,11 @@ def why_stale(record: StageRecord | None, inputs: Mapping[str, str], params: Map
     changed = ["made by another segpipe" if line.startswith("stage_version ") else line for line in changed]
     recorded = {logical_name(path): digest for path, digest in record.inputs.items()}
     wanted = {logical_name(path): digest for path, digest in inputs.items()}
-    changed += [f"{name} changed" for name in sorted({*recorded, *wanted}) if recorded.get(name) != wanted.get(name)]
+    changed += [
+        f"{name} {'is new' if name not in recorded else 'is gone' if name not in wanted else 'changed'}"
+        for name in sorted({*recorded, *wanted})
+        if recorded.get(name) != wanted.get(name)
+    ]
     if not changed:
         return "its files are damaged or missing"
     return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -70,19 +70,20 @@ def run_status(run: RunDirectory) -> list[StageStatus]:
 def _verdicts(run: RunDirectory) -> list[StageStatus]:
     """Of a bundle those that came with it, which are the gate's; and those that were made on this machine."""
     own: tuple[Verdict, ...] = ()
-    lines = []
+    lines, held = [], held_sha256(run.manifest)
     try:
         own = stored_verdicts(run)
     except SegpipeError as error:
         lines.append(StageStatus("verdict", "unreadable", error.message, "", 0, ""))
     if run.manifest.is_bundle and own:
         made = run.record(STAGE).started_utc
-        lines += [StageStatus("verdict", entry.status, "in the bundle", made, 0, _about(entry)) for entry in own]
+        carried = [entry for entry in own if entry.artifact_sha256 in held]
+        lines += [StageStatus("verdict", entry.status, "in the bundle", made, 0, _about(entry)) for entry in carried]
     for path, found in local_files(run):
         size = path.stat().st_size
         if isinstance(found, SegpipeError):
             lines.append(StageStatus("verdict", "unreadable", found.message, "", size, ""))
-        elif found.verdict.artifact_sha256 in held_sha256(run.manifest):
+        elif found.verdict.artifact_sha256 in held:
             void = why_void(found.verdict, own, run.manifest)
             state, why = ("void", void) if void else (found.verdict.status, "made here")
             lines.append(StageStatus("verdict", state, why, found.made_utc, size, _about(found.verdict)))

@@ -93,9 +93,14 @@ def _require_usable(row: Artifact, floor: Floor | None) -> None:
 
 
 def _telling(reasons: dict[str, SegpipeError]) -> SegpipeError:
-    """Of all that could not be opened: what lacks a verdict says more, and what runs everywhere says most."""
-    refused = {name: reason for name, reason in reasons.items() if isinstance(reason, NotValidatedError)} or reasons
-    return refused.get(ON_CPU.name) or [*refused.values()][-1]
+    """Of all that could not be opened: what lacks a verdict says more, and what runs everywhere says most, also that
+    it is not installed, unless there is a GPU with work that lacks its verdict."""
+    refused = {name: reason for name, reason in reasons.items() if isinstance(reason, NotValidatedError)}
+    everywhere = reasons.get(ON_CPU.name)
+    if isinstance(everywhere, BackendMissingError) and not any(ARTIFACTS[name].needs_gpu for name in refused):
+        return everywhere
+    said = refused or reasons
+    return said.get(ON_CPU.name) or [*said.values()][-1]
 
 
 def _tell_of_better(run: RunDirectory, chosen: Artifact, passed_over: list[SegpipeError]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from segpipe.cli.conventions import AsJson, Backend, ComputedIn, Force, Run, Sets, Unvalidated
+from segpipe.cli.conventions import AsJson, Backend, ComputedIn, Force, Run, RunOrBundle, Sets, Unvalidated
 from segpipe.console import print_json, print_lines, print_table
 from stages.cli.conventions import RunByDefault, run_config_stages
 
@@ -25,7 +25,7 @@ benchmarks = typer.Typer(
 
 @app.command()
 def validate(
-    run: Run,
+    run: RunOrBundle,
     *,
     force: Force = False,
     sets: Sets = None,

@@ -98,7 +98,7 @@ def class_iou(classes: Sequence[ClassLine]) -> str:
     axes.set(xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("IoU on held-out frames", color=MUTED)
+    axes.set_xlabel("IoU", color=MUTED)
     _plain(axes)
     return to_svg(figure, "IoU by class: " + ", ".join(f"{e.name} {e.iou:.3f}" for e in known))
 
@@ -138,7 +138,7 @@ def accuracy_by_run(runs: Sequence[Facts]) -> str:
     axes.set(xlim=(0, 1.15), xticks=[0, 0.25, 0.5, 0.75, 1])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("mIoU on held-out frames", color=MUTED)
+    axes.set_xlabel("mIoU", color=MUTED)
     _plain(axes)
     return to_svg(figure, "mIoU by run: " + ", ".join(f"{name} {value:.4f}" for name, value in known))
 

@@ -84,6 +84,8 @@ class Facts:
     stages: dict[str, StageRecord]
     classes: tuple[ClassLine, ...]
     miou: float | None
+    frames: str
+    """What accuracy was measured on."""
     pixel_accuracy: float | None
     history: dict[str, list[float]]
     confusion: Confusion | None
@@ -125,6 +127,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
         stages=stages,
         classes=_classes(trained.test_classes, matrix.classes if matrix else ()),
         miou=trained.test_miou,
+        frames=trained.frames,
         pixel_accuracy=trained.test_pixel_accuracy,
         history=_history(_text(rundir, "train", "history.csv")),
         confusion=matrix,

@@ -59,20 +59,27 @@ class TrainFigures(_Kept):
     val_miou: float | None = None
     best_epoch: int | None = None
     epochs: int | None = None
+    test_split: str = "test"
+    """Where the data have no test split: val, which also chose the weights."""
     test_miou: float | None = None
     test_pixel_accuracy: float | None = None
     test_classes: dict[str, ClassScores] = {}
     pretrained: dict[str, Any] | None = None
     """What published weights filled (`stages.models.pretrained.MatchReport`)."""
 
+    @property
+    def frames(self) -> str:
+        """What accuracy was measured on, in words."""
+        return "held-out frames" if self.test_split == "test" else "frames of val, for want of a test split"
+
     def headline(self) -> str:
-        """Accuracy on held-out frames."""
-        return "" if self.test_miou is None else f"test mIoU {self.test_miou:.4f}"
+        """Accuracy on held-out frames, or on those of val where there are no others."""
+        return "" if self.test_miou is None else f"{self.test_split} mIoU {self.test_miou:.4f}"
 
     def lines(self) -> Iterator[str]:
         """The same, in words."""
         if self.test_miou is not None:
-            yield f"accuracy    mIoU {self.test_miou:.4f} on held-out frames"
+            yield f"accuracy    mIoU {self.test_miou:.4f} on {self.frames}"
 
 
 class ImportFigures(_Kept):

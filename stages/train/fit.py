@@ -18,7 +18,7 @@ from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
 from stages.config.root import Config
 from stages.data import SplitName, labels_of, open_split
-from stages.data.check import class_weights
+from stages.data.check import class_weights, val_serves
 from stages.models import build_network, checkpoint
 from stages.models.checkpoint import Trained
 from stages.models.pretrained import MatchReport, load_pretrained
@@ -73,6 +73,8 @@ def fit(config: Config, base: Path, folders: Folders) -> Outcome:
         "epochs": len(learned.points.history),
         **_figures(matrix, learner.contract.classes),
     }
+    if val_serves(config, base, "test"):
+        figures["test_split"] = "val"
     if learned.pretrained is not None:
         figures["pretrained"] = learned.pretrained.as_dict()
     return Outcome(trained, figures, _files(learned, trained, matrix, gallery, config))

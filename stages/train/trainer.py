@@ -140,7 +140,7 @@ def lost_workers_explained(config: TrainConfig) -> Iterator[None]:
         raise TrainingError(
             f"a loader worker {lost[1].strip()} (train.workers is {config.workers})",
             hint="Killed mostly means that memory is full, Bus error that /dev/shm is: lower train.workers (0 needs "
-            "neither), and run the same command to go on from the last epoch",
+            "neither); Terminated, that somebody ended it. Run the same command to go on from the last epoch",
         ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import openvino
 
-from segpipe.artifacts import Precision
+from segpipe.artifacts import ON_CPU, Precision
 from segpipe.contract.schema import METADATA_KEY, FrameContract
 from segpipe.errors import BackendError
 from segpipe.processor import computes, wanted_sets
@@ -33,7 +33,7 @@ def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> Host
     if not computes(precision):
         raise BackendError(
             f"this processor has no instructions for {precision}: none of {', '.join(wanted_sets(precision))}",
-            hint="open precision fp32",
+            hint="open backend openvino, which computes in fp32",
         )
     return open_on_host(partial(_Compiled, precision), artifact, contract, options)
 
@@ -97,7 +97,8 @@ def _require_precision(compiled: openvino.CompiledModel, precision: Precision) -
     found = compiled.get_property(_PRECISION)
     if found != _TYPES[precision]:
         raise BackendError(
-            f"OpenVINO was asked for {precision} and computes in {found.to_string()}", hint="open precision fp32"
+            f"OpenVINO was asked for {precision} and computes in {found.to_string()}",
+            hint=f"open backend {ON_CPU.name}",
         )
 
 

@@ -29,6 +29,7 @@ _HALF_AGREES = "given the reference's tensor every layer stays within FP16's rou
 _GRAPH_AGREES = "given the reference's tensor the graph agrees layer by layer"
 _ENGINE_AGREES = "the graph that the engine was built from agrees layer by layer: what differs is the engine itself"
 _ELSEWHERE = ": what differs is pre- or post-processing (mean and std, channel order, resize, upsampling)"
+_BF16_AGREES = "the FP32 graph agrees layer by layer: what differs is the backend's bf16"
 _FP32_ADVICE = "its weights or its arithmetic in the graph are not the trained ones: export again, and compare them"
 _FP32_LAYER, _FP16_LAYER = 1e-6, 5e-4
 """Relative errors that one layer honestly makes."""
@@ -74,6 +75,8 @@ class Case:
     failed: bool = True
     engine: bool = False
     """The hop is a TensorRT engine: only the graph that it was built from can be opened up."""
+    narrowed: bool = False
+    """The backend computes the FP32 graph in bf16: only the graph itself can be opened up."""
 
     @property
     def tensor(self) -> NDArray[Any]:
@@ -91,9 +94,11 @@ class Case:
             else Tolerance(_FP32_LAYER, limits.max_relative_l2_fp32)
         )
 
-    def nothing(self, runs: int, advice: str) -> Explanation:
-        """No layer diverges."""
-        return Explanation(self.hop, self.image.name, runs, advice=advice)
+    def nothing(self, runs: int, agrees: str) -> Explanation:
+        """No layer diverges: then it is the backend's own arithmetic, or what lies around the network."""
+        if self.narrowed:
+            return Explanation(self.hop, self.image.name, runs, advice=_BF16_AGREES)
+        return Explanation(self.hop, self.image.name, runs, advice=agrees + (_ELSEWHERE if self.failed else ""))
 
 
 def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: Reference) -> Explanation | None:
@@ -105,7 +110,8 @@ def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: 
     for seen in (state.worst, state.worst_stress if failed else None):
         if seen is not None and (found is None or found.divergence is None):
             graph = partial(rundir.artifact_bytes, EXPORT)
-            case = Case(state.hop.name, seen.image, setup, graph, failed, state.hop.stage == BUILD)
+            engine, narrowed = state.hop.stage == BUILD, state.hop.precision == "bf16"
+            case = Case(state.hop.name, seen.image, setup, graph, failed, engine, narrowed)
             found = _explain(case, rundir, state, reference) or found
     return found
 
@@ -149,7 +155,7 @@ def _explain_trained(case: Case, network: nn.Module, name: str) -> Explanation:
     found, runs = first_divergence(list(shown), ModuleSide(network, case.tensor), side, case.tolerance(half))
     if found is None:
         agrees = _ENGINE_AGREES if case.engine else _HALF_AGREES if half else _GRAPH_AGREES
-        return case.nothing(runs + 1, agrees + (_ELSEWHERE if case.failed else ""))
+        return case.nothing(runs + 1, agrees)
     module, peak = found.checkpoint, watched.peaks.get(found.checkpoint)
     node = nodes[module].name if module in nodes else ""
     if not half:
@@ -173,7 +179,7 @@ def _explain_imported(case: Case) -> Explanation:
     ours = GraphSide(graph, case.tensor, {name: name for name in forms})
     found, runs = first_divergence(list(forms), ours, rounded_side(half, case.tensor, forms), case.tolerance(True))
     if found is None:
-        return case.nothing(runs + 1, _HALF_AGREES + (_ELSEWHERE if case.failed else ""))
+        return case.nothing(runs + 1, _HALF_AGREES)
     maker = made_by(graph, found.checkpoint)
     node, peak = maker.name if maker else found.checkpoint, ranges[found.checkpoint].largest
     before = made_by(graph, found.before) if found.before else None
