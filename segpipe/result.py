@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ class Result:
     def areas(self) -> dict[str, Area]:
         """Pixels and share of the frame, by class."""
         size = self._mask.size
-        return {name: Area(n, n / size) for name, n in zip(self.classes, self._counts, strict=True)}
+        return {name: Area(n, n / size) for name, n in zip(self.classes, self._counts(), strict=True)}
 
     def overlay(self, frame: "Frame", alpha: float = 0.5) -> draw.Image:
         """The classes' colours over the frame, HxWx3 uint8.
@@ -67,8 +68,8 @@ class Result:
             frame: The frame that the mask was made of, in any form that a `Segmenter` takes on the host.
             alpha: 0 shows the frame alone, 1 the colours alone.
         """
-        if not 0 <= alpha <= 1:
-            raise InputError(f"alpha is {alpha}", hint="give a number from 0 to 1")
+        if not _is_share(alpha):
+            raise InputError(f"alpha is {alpha!r}", hint="give a number from 0 to 1")
         hint = "pass the frame that the mask was made of, and ask without at_network_size"
         pixels = pixels_of(frame, self.contract, self.order, pixel_limit(self._mask.size, hint))
         if pixels.shape[:2] != self._mask.shape:
@@ -83,8 +84,8 @@ class Result:
     def polygons(self) -> dict[str, list[Polygon]]:
         """Each class as polygons with holes, in pixels of the mask; `Polygon` says which points they go through."""
         return {
-            name: polygons_of(self._mask == number) if self._counts[number] else []
-            for number, name in enumerate(self.classes)
+            name: polygons_of(self._mask == number) if count else []
+            for number, (name, count) in enumerate(zip(self.classes, self._counts(), strict=True))
         }
 
     def rle(self) -> dict[str, dict[str, Any]]:
@@ -122,7 +123,7 @@ class Result:
 
     def _detections(self) -> dict[str, Any]:
         """The arguments of `supervision.Detections`."""
-        numbers = self._there
+        numbers = self._there()
         regions = np.zeros((len(numbers), *self._mask.shape), np.bool_)
         for number, region in zip(numbers, regions, strict=True):
             np.equal(self._mask, number, out=region)
@@ -136,8 +137,9 @@ class Result:
         }
 
     def __repr__(self) -> str:
-        there = sorted(self._there, key=lambda number: -self._counts[number])
-        named = [f"{self.classes[n]} {100 * self._counts[n] / self._mask.size:.1f} %" for n in there[:_NAMED]]
+        counts = self._counts()
+        there = sorted(np.flatnonzero(counts).tolist(), key=lambda number: -counts[number])
+        named = [f"{self.classes[n]} {100 * counts[n] / self._mask.size:.1f} %" for n in there[:_NAMED]]
         named += [f"{len(there) - _NAMED} more"] if len(there) > _NAMED else []
         return f"Result({_size(self._mask)}: {', '.join(named) or 'no class'})"
 
@@ -147,29 +149,43 @@ class Result:
 
         step = -(-max(self._mask.shape) // _SHOWN_PX)
         seen = draw.colourise(self._mask[::step, ::step], self.palette)
-        names, colours = [self.classes[n] for n in self._there], [self.palette[n] for n in self._there]
+        there = self._there()
+        names, colours = [self.classes[n] for n in there], [self.palette[n] for n in there]
         legend = draw.legend(names, colours, max(seen.shape[1], _LEGEND_PX))
         room = ((0, 4), (0, legend.shape[1] - seen.shape[1]), (0, 0))
         return encode_png("result", np.concatenate([np.pad(seen, room, constant_values=255), legend]))
 
-    @cached_property
     def _counts(self) -> list[int]:
-        """Pixels of each class."""
+        """Pixels of each class. Counted anew each time: the mask belongs to whoever holds it, and may be written to."""
         return [int(count) for count in count_pixels(self._mask, len(self.classes))]
 
-    @property
     def _there(self) -> list[int]:
         """Numbers of the classes that have pixels."""
-        return [number for number, count in enumerate(self._counts) if count]
+        return [number for number, count in enumerate(self._counts()) if count]
 
     @cached_property
     def _mask(self) -> NDArray[Any]:
-        return _on_host(self.mask)
+        mask = _on_host(self.mask)
+        if mask.ndim != 2 or mask.dtype not in (np.uint8, np.uint16) or mask.size == 0:
+            raise InputError(
+                f"the mask is {mask.dtype} {mask.shape}, wanted is HxW of class numbers, uint8 or uint16",
+                hint="pass mask.astype(numpy.uint8)",
+            )
+        return mask
+
+
+def _is_share(number: Any) -> bool:
+    return not isinstance(number, bool) and isinstance(number, Real) and 0 <= float(number) <= 1
 
 
 def _on_host(array: Any) -> NDArray[Any]:
     """The array, or its copy where it lies in the GPU's memory."""
-    return array if isinstance(array, np.ndarray) else array.to_host()
+    if isinstance(array, np.ndarray):
+        return array
+    if not hasattr(array, "to_host"):
+        raise InputError(f"a result's arrays are numpy's, got {type(array).__name__}", hint="pass numpy.asarray(it)")
+    host: NDArray[Any] = array.to_host()
+    return host
 
 
 def _size(array: NDArray[Any]) -> str:

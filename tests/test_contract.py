@@ -166,3 +166,8 @@ def test_pad_only_rounds_up(height: int, width: int, multiple: int) -> None:
 def test_numbers_must_be_finite() -> None:
     with pytest.raises(ValueError, match="finite number"):
         Contract(**contract_fields(mean=(0.5, float("nan"), 0.5)))
+
+
+def test_a_class_name_that_utf_8_cannot_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match="class names must be text that UTF-8 can hold"):
+        Contract(**contract_fields(classes=("\ud800", "thing", "other")))

@@ -318,3 +318,84 @@ def test_on_a_gpu_backend_the_hosts_frames_come_in_every_form(segmenter: Segment
     assert backend.frames[3] is held
     with pytest.raises(InputError, match="order 'bgr' is not known"):
         Segmenter(backend, testing.CONTRACT, testing.PALETTE, order="bgr")(held)
+
+
+class Raises:
+    """An array of a library that fails when it is asked."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        raise self._error
+
+
+class Lends:
+    """A tensor that names its memory, and cannot lend it."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+class Misleads(Lends):
+    """The same with a lending that fails."""
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise ValueError("not today")
+
+
+def closed_picture() -> Image.Image:
+    picture = Image.open(io.BytesIO(png()))
+    picture.close()
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        ("\ud800.png", "is not a path"),
+        (torch.zeros((*SIZE, 3), dtype=torch.uint8, device="meta"), "does not say where it lies"),
+        (Lends(), "cannot read the tensor"),
+        (Misleads(), "cannot read the tensor: not today"),
+        (Raises(RuntimeError("no")), "cannot read the Raises: no"),
+        (closed_picture(), "damaged or closed"),
+        (np.ma.masked_array(FRAME, FRAME > 100), "masked array"),
+    ],
+    ids=["surrogate", "meta", "no lending", "failed lending", "failed array", "closed", "masked"],
+)
+def test_what_cannot_be_read_is_one_line(segmenter: Segmenter, frame: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        segmenter(frame)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_a_turn_that_exif_does_not_tell_is_done_in_no_form(segmenter: Segmenter, kind: str) -> None:
+    data = io.BytesIO()
+    note = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    Image.fromarray(FRAME).save(data, kind, xmp=note, quality=100)
+    picture = Image.open(io.BytesIO(data.getvalue()))
+
+    by_bytes, by_pil = segmenter([data.getvalue(), picture])
+
+    np.testing.assert_array_equal(by_bytes, by_pil)
+    assert by_pil.shape == SIZE
+
+
+def several() -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(FRAME).save(data, "TIFF", save_all=True, append_images=[Image.fromarray(FRAME[::-1])])
+    return data.getvalue()
+
+
+def deep(suffix: str) -> bytes:
+    return cv2.imencode(suffix, FRAME.astype(np.uint16) * 257)[1].tobytes()
+
+
+@pytest.mark.parametrize("content", [several(), deep(".png"), deep(".tiff"), deep(".ppm")])
+def test_what_is_refused_as_a_file_is_refused_opened_by_pil(segmenter: Segmenter, content: bytes) -> None:
+    with pytest.raises(InputError):
+        segmenter(content)
+    with pytest.raises(InputError, match=r"holds 2 pictures|is 16-bit"):
+        segmenter(Image.open(io.BytesIO(content)))
+
+    assert segmenter(Image.open(io.BytesIO(content)).copy()).shape == SIZE

@@ -277,3 +277,31 @@ def test_a_mask_that_nobody_may_write_is_enough() -> None:
 
     assert painted(result.polygons()["road"], (4, 4)).all()
     assert result.overlay(np.zeros((4, 4, 3), np.uint8)).shape == (4, 4, 3)
+
+
+def test_what_is_written_into_the_mask_counts_in_every_answer() -> None:
+    result = result_of([[0, 0], [1, 2]])
+    result.areas()
+
+    result.mask[:] = 2
+
+    assert [area.pixels for area in result.areas().values()] == [0, 0, 4]
+    assert [len(pieces) for pieces in result.polygons().values()] == [0, 0, 1]
+    assert repr(result) == "Result(2x2: sky 100.0 %)"
+
+
+@pytest.mark.parametrize("alpha", [True, None, "0.5", float("nan")])
+def test_an_alpha_that_is_no_number_from_0_to_1_is_refused(alpha: Any) -> None:
+    with pytest.raises(InputError, match="alpha is"):
+        result_of([[0]]).overlay(np.zeros((1, 1, 3), np.uint8), alpha)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [[[0, 1]], np.zeros((2, 2), np.int32), np.ones((2, 2), bool), np.zeros((0, 5), np.uint8), np.zeros(4, np.uint8)],
+    ids=["list", "int32", "bool", "empty", "flat"],
+)
+@pytest.mark.parametrize("ask", [Result.areas, Result.colour, Result.polygons, Result.rle, Result._repr_png_])
+def test_a_mask_made_by_hand_of_another_kind_is_refused(mask: Any, ask: Any) -> None:
+    with pytest.raises(InputError, match=r"wanted is HxW|arrays are numpy's"):
+        ask(Result(mask, ROAD, COLOURS))

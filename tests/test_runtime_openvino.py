@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 
 from segpipe import processor, testing
 from segpipe.artifacts import ARTIFACTS
-from segpipe.contract.schema import Contract
-from segpipe.errors import BackendError, ContractError
+from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.errors import BackendError, ContractError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.backends.host import HostBackend
@@ -253,3 +254,42 @@ except BackendMissingError as error:
     ).stdout
 
     assert said.strip() == "pip install 'segpipe[openvino]'"
+
+
+def written_as_ir(contract: Contract, path: Path) -> bytes:
+    """OpenVINO's own format, in which weights may lie in other files; to a reader of ONNX one long unknown field."""
+    from openvino import opset8
+
+    image = opset8.parameter([-1, 3, -1, -1], np.float32, name=contract.input_name)
+    image.output(0).set_names({contract.input_name})
+    logits = opset8.relu(image)
+    logits.output(0).set_names({contract.output_name})
+    model = openvino.Model([opset8.result(logits)], [image], "disguised")
+    model.set_rt_info(contract.to_json(), ["framework", METADATA_KEY])
+    openvino.save_model(model, path)
+    rest = b"\n-->" + path.read_bytes().split(b"?>", 1)[1]
+    head = b"\n " + b"<?xml version='1.0'?>".ljust(28) + b"<!--"  # 32 bytes of field 1, then field 15 begins
+    size = bytes([len(rest) & 127 | 128, len(rest) >> 7 & 127])
+    assert len(rest) < 1 << 14
+    return head + b"z" + size + rest
+
+
+def test_only_onnx_is_opened_whatever_else_the_bytes_may_be_read_as(tmp_path: Path) -> None:
+    disguised = written_as_ir(testing.CONTRACT, tmp_path / "graph.xml")
+
+    assert openvino.Core().read_model(disguised, b"").inputs
+    with pytest.raises(BackendError, match="there is no graph"):
+        load_opener("openvino")(disguised, testing.CONTRACT, OpenOptions(threads=1))
+
+
+def test_what_is_kept_for_frame_sizes_is_bounded() -> None:
+    from segpipe.runtime.backends.openvino import _settings
+
+    assert _settings("fp32", 1, 1)["CPU_RUNTIME_CACHE_CAPACITY"] <= 500
+
+
+@pytest.mark.parametrize("threads", [-1, 5000, 2**31, "2", 1.5])
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino"])
+def test_a_number_of_threads_that_makes_no_sense_is_refused(name: str, threads: Any) -> None:
+    with pytest.raises(InputError, match="threads is"):
+        opened(name, threads=threads)

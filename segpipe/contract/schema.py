@@ -187,6 +187,7 @@ class SemanticContract(FrameContract):
     def _contradictions(self) -> dict[str, bool]:
         return super()._contradictions() | {
             "ignore_index is the number of a class": self.ignore_index < len(self.classes),
+            "class names must be text that UTF-8 can hold": any(map(_has_surrogate, self.classes)),
             "class names must differ": len(set(self.classes)) != len(self.classes),
             "output_kind 'sigmoid' needs exactly 2 classes": self.output_kind == "sigmoid" and len(self.classes) != 2,
         }
@@ -207,6 +208,11 @@ Contract = SemanticContract
 
 CONTRACTS: dict[str, type[FrameContract]] = {kind.task: kind for kind in (SemanticContract,)}
 """The type of each task's contract."""
+
+
+def _has_surrogate(text: str) -> bool:
+    """Half of a character that UTF-16 writes in two: JSON can hold it, nothing that shows text can."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _round_up(value: int, multiple: int) -> int:

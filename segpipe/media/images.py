@@ -102,10 +102,10 @@ def _decoded(data: NDArray[np.uint8], content: bytes) -> NDArray[Any] | None:
         return cv2.imdecode(data, _UPRIGHT)
     if (reader := _WITH_ALPHA.get(content[:4])) is None:
         return pixels
-    return _turned(pixels, reader(io.BytesIO(content)).getexif().get(ExifTags.Base.Orientation, 1))
+    return turned(pixels, reader(io.BytesIO(content)).getexif().get(ExifTags.Base.Orientation, 1))
 
 
-def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Upright, by EXIF's number."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)

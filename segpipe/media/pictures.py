@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError
 from segpipe.media.files import read_regular
 from segpipe.media.image_headers import read_header
-from segpipe.media.images import decode_image
+from segpipe.media.images import decode_image, turned
 
 Fits = Callable[[int, int], None]
 """Refuses a height and width before anything of that size is decoded."""
@@ -23,6 +23,7 @@ Picture = Image.Image | str | os.PathLike[str] | Encoded
 _PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PLAIN_MODES = {*_PIL_MODES.values(), "LA", "I;16", "F"}
 """Of PIL, whose numbers are what they say: those of others are indices, or colours of another kind."""
+_DEEP_MODES = {"I;16", "F"}
 _COLOURS = {1: "grey", 2: "grey with transparency", 3: "RGB", 4: "RGB with transparency"}
 
 
@@ -61,7 +62,11 @@ def _kind(channels: int, dtype: str) -> str:
 
 
 def _content(name: str) -> bytes:
-    if "\0" in name:
+    try:
+        usable = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
         raise InputError(f"{name!r} is not a path", hint="pass an encoded image as bytes")
     return read_regular(Path(name))
 
@@ -80,8 +85,33 @@ def _by_pil(image: Image.Image, contract: Contract, fits: Fits) -> NDArray[Any]:
         raise InputError(f"the picture's pixels are of PIL's mode {image.mode}", hint=f"pass image.convert({wanted!r})")
     fits(image.height, image.width)
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        pixels = np.asarray(ImageOps.exif_transpose(image) if turned else image)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"the picture is damaged: {error}", hint="copy or make it again") from None
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        lost, pixels, orientation = _lost(image), np.asarray(image), _orientation(image)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # of a closed image ValueError
+        raise InputError(f"the picture is damaged or closed: {error}", hint="copy or make it again") from None
+    if lost:
+        raise lost
+    return turned(pixels[:, :, None] if pixels.ndim == 2 else pixels, orientation)
+
+
+def _lost(image: Image.Image) -> InputError | None:
+    """What the same file would be refused for: PIL takes the first of several pictures, and 8 of 16 bits."""
+    if (pictures := getattr(image, "n_frames", 1)) > 1:
+        return InputError(f"the picture's file holds {pictures} pictures", hint="pass image.copy() of the one you mean")
+    if image.mode not in _DEEP_MODES and any(_is_deep(tile) for tile in getattr(image, "tile", ())):
+        return InputError("the picture is 16-bit, of which PIL keeps 8", hint="pass image.copy() where 8 are enough")
+    return None
+
+
+def _is_deep(tile: Any) -> bool:
+    """Whether PIL has yet to decode more than 8 bits; PPM's decoder is told the largest value."""
+    decoder, *_, settings = tile
+    return ";16" in str(settings) or (decoder.startswith("ppm") and settings[1] > 255)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """By EXIF alone, as files are read; PIL would also take it from XMP."""
+    if tags := getattr(image, "tag_v2", None):  # of TIFF
+        return tags.get(ExifTags.Base.Orientation, 1)
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return exif.get(ExifTags.Base.Orientation, 1)

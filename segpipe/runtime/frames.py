@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 Order = Literal["rgb", "bgr"]
 """Of the three channels of arrays; files and PIL images know theirs."""
 
+_FOREIGN = (ArithmeticError, AttributeError, BufferError, LookupError, RuntimeError, TypeError, ValueError)
+"""What the code of other libraries' arrays raises."""
 _ON_HOST = (1, 3)  # what DLPack calls the host's memory, and memory that is page-locked
 
 
@@ -47,7 +49,7 @@ def lies_on_gpu(frame: Any) -> bool:
         return False
     if hasattr(frame, "__cuda_array_interface__"):
         return True
-    return hasattr(frame, "__dlpack_device__") and frame.__dlpack_device__()[0] not in _ON_HOST
+    return hasattr(frame, "__dlpack_device__") and _dlpack_device(frame) not in _ON_HOST
 
 
 def require_order(order: Order, contract: Contract) -> None:
@@ -92,6 +94,8 @@ def pixels_of(frame: Any, contract: Contract, order: Order, fits: "Fits") -> NDA
         raise InputError(
             "the frame is None", hint="cv2.imread gives None for a file that it cannot read: is the path right?"
         )
+    if isinstance(frame, np.ma.MaskedArray):
+        raise InputError("the frame is a masked array, whose mask would be lost", hint="pass frame.filled(value)")
     if isinstance(frame, np.ndarray):
         return in_order(check_frame(frame, contract), order)
     if lies_on_gpu(frame):
@@ -103,7 +107,7 @@ def pixels_of(frame: Any, contract: Contract, order: Order, fits: "Fits") -> NDA
     if pictures.is_picture(frame):
         return check_frame(pictures.picture_pixels(frame, contract, fits), contract)
     if hasattr(frame, "__array__") or hasattr(frame, "__array_interface__"):
-        return in_order(check_frame(np.asarray(frame), contract), order)
+        return in_order(check_frame(_by_numpy(frame), contract), order)
     raise InputError(
         f"a frame is an array, a PIL image, a path or an encoded image, got {type(frame).__name__}",
         hint=f"pass {contract.dtype} HxWx{contract.channels}",
@@ -117,11 +121,26 @@ def in_order(pixels: NDArray[Any], order: Order) -> NDArray[Any]:
     return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_BGR2RGB)
 
 
+def _dlpack_device(tensor: Any) -> int:
+    """The kind of memory, as DLPack counts them."""
+    try:
+        return int(tensor.__dlpack_device__()[0])
+    except _FOREIGN as error:
+        raise InputError(f"the tensor does not say where it lies: {error}", hint="pass it as numpy array") from None
+
+
+def _by_numpy(array: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(array)
+    except _FOREIGN as error:
+        raise InputError(f"numpy cannot read the {type(array).__name__}: {error}", hint="pass a numpy array") from None
+
+
 def _by_dlpack(tensor: Any, contract: Contract) -> NDArray[Any]:
     """A tensor of another library, not copied. Of planes that could also be rows nobody knows which they are."""
     try:
         pixels = np.from_dlpack(tensor)
-    except (BufferError, RuntimeError) as error:
+    except _FOREIGN as error:
         raise InputError(f"numpy cannot read the tensor: {error}", hint="pass tensor.detach().numpy()") from None
     if pixels.ndim == 3 and pixels.shape[0] == pixels.shape[2] == contract.channels:
         shape = "x".join(map(str, pixels.shape))

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import FrameContract, Placement
 from segpipe.cores import usable_cores
-from segpipe.errors import BackendError
+from segpipe.errors import BackendError, InputError
 from segpipe.processor import device_name
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.preprocess import preprocess, tensor_shape
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.tasks import task_of
 
+_MOST_THREADS = 4096  # libraries start as many as they are told, and would not come back from a million
 _MAX_BATCH = 8  # frames in one call of the network; more make nothing faster on a CPU, and cost memory
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -157,10 +158,19 @@ class HostBackend:
 
 def open_on_host(opener: LibraryOpener, artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
+    _require_threads(options.threads)
     refuse_external_data(artifact)
     networks = Networks(opener, artifact, options.threads or usable_cores())
     contract.require_same(networks.wide.contract, "the run", "the ONNX model")
     return HostBackend(options.name, device_name(options.precision), networks, contract)
+
+
+def _require_threads(threads: int) -> None:
+    if not isinstance(threads, int) or not 0 <= threads <= _MOST_THREADS:
+        raise InputError(
+            f"threads is {threads!r}, a whole number from 0 to {_MOST_THREADS} is wanted",
+            hint="leave it out, or give 0: one thread a core",
+        )
 
 
 def refused(tensors: Tensors, reason: str) -> BackendError:
