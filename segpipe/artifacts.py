@@ -4,6 +4,7 @@ A backend is a row of `BACKENDS` and its module; what it runs are rows of `ARTIF
 records and `--backend` say, so a name that was once released stays.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,6 +20,7 @@ EXPORT, BUILD = "export", "build"
 AUTO = "auto"
 FAMILIES = (AUTO, "gpu", "cpu")
 """In place of a name: the best that is usable here, of all, of what needs a GPU, of what needs none."""
+_SHOWN = 40  # characters of a name that somebody else chose
 CHECKPOINT = "model.safetensors"
 FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
 
@@ -98,11 +100,14 @@ ON_CPU = ARTIFACTS["onnxruntime-cpu"]
 
 def artifact_named(name: str) -> Artifact:
     """The row of that name, or an error that lists the names."""
-    if name not in ARTIFACTS:
-        raise InputError(
-            f"there is no backend '{name}'", hint=f"use {', '.join(FAMILIES)} or one of: {', '.join(ARTIFACTS)}"
-        )
+    _require_known("backend", name, [*ARTIFACTS], f"use {', '.join(FAMILIES)} or one of: {', '.join(ARTIFACTS)}")
     return ARTIFACTS[name]
+
+
+def _require_known(what: str, name: object, known: Sequence[str], hint: str) -> None:
+    """Whoever calls Python may hand over anything: refused on one line, cut and without control characters."""
+    if not isinstance(name, str) or name not in known:
+        raise InputError(f"there is no {what} {name!r:.{_SHOWN}}", hint=hint)
 
 
 def artifacts_of(backend: str) -> list[Artifact]:
@@ -132,6 +137,8 @@ def chosen(manifest: "Manifest", backend: str, precision: Precision | None) -> l
 
     A precision takes them from the backend's other rows too; none is an error that lists what there is.
     """
+    if precision is not None:
+        _require_known("precision", precision, get_args(Precision), f"ask for one of: {', '.join(get_args(Precision))}")
     rows = (
         sorted(_recorded(manifest), key=lambda row: not _is_held(row, manifest)) if precision else _recorded(manifest)
     )

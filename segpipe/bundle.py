@@ -5,7 +5,7 @@ from pathlib import Path
 
 from segpipe import local_verdicts, ranking, verdict
 from segpipe.artifacts import BUILD, EXPORT, FP32_GRAPH
-from segpipe.errors import ArtifactMissingError, InputError, word
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, InputError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
@@ -55,7 +55,7 @@ def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...
     wanted = {EXPORT: _EXPORT, verdict.STAGE: (verdict.FILE_NAME, *reference)}
     if BUILD in run.manifest.stages:
         wanted[BUILD] = tuple(run.record(BUILD).outputs)
-    if ranking.STAGE in run.manifest.stages and ranking.FILE_NAME in run.record(ranking.STAGE).outputs:
+    if _has_ranking(run):
         wanted[ranking.STAGE] = (ranking.FILE_NAME,)
     return wanted
 
@@ -63,6 +63,19 @@ def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...
 def _lacks_reference(run: RunDirectory) -> bool:
     """Whether it is itself a bundle that was written without the reference."""
     return run.manifest.is_bundle and not set(local_verdicts.REFERENCE) <= set(run.record(verdict.STAGE).outputs)
+
+
+def _has_ranking(run: RunDirectory) -> bool:
+    """Whether there is one to carry. It is a hint: one that is gone or damaged keeps nothing from being deployed."""
+    record = run.manifest.stages.get(ranking.STAGE)
+    if record is None or ranking.FILE_NAME not in record.outputs:
+        return False
+    try:
+        run.artifact_bytes(ranking.STAGE, ranking.FILE_NAME)
+    except (ArtifactMissingError, ArtifactDamagedError) as error:
+        _log.warning("bundle: the ranking is left out: %s", error)
+        return False
+    return True
 
 
 def _reduced(record: StageRecord, names: tuple[str, ...]) -> StageRecord:

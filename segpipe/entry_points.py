@@ -3,25 +3,47 @@
 A checkout says them in its own pyproject.toml, which is right also where it was never installed, or an older one was.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 _DISTRIBUTION = "segpipe"
+_SHOWN = 200  # characters of somebody else's error
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
-def load(group: str) -> Iterator[Any]:
-    """Each object of the group, in the order of their names; what is not installed here is left out."""
-    for _, value in sorted(_declared(group).items()):
-        module, _, attribute = value.partition(":")
+def load(group: str, kind: type[_T]) -> Iterator[_T]:
+    """Each object of the group, in the order of their names; what is not installed here is left out.
+
+    What does not load, or is of another kind, is left out with a warning: the other commands work without it.
+    """
+    for name, value in sorted(_declared(group).items()):
         try:
-            found = import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name and f"{module}.".startswith(f"{error.name}."):
-                continue  # a machine that only segments may do without the offline half
-            raise
-        yield getattr(found, attribute)
+            found = _loaded(value)
+            if found is not None and not isinstance(found, kind):
+                raise TypeError(f"{value} is of type {type(found).__name__}, wanted {kind.__name__}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is somebody else's module, and may do anything
+            reason = f"{type(error).__name__}: {error}"
+            _log.warning("the entry point %r of %s is left out: %.*r", name, group, _SHOWN, reason)
+        else:
+            if found is not None:
+                yield found
+
+
+def _loaded(value: str) -> Any:
+    """What `module:attribute` names; None where the module is not installed."""
+    module, _, attribute = value.partition(":")
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            return None  # a machine that only segments may do without the offline half
+        raise
+    return getattr(found, attribute)
 
 
 def _declared(group: str) -> Mapping[str, str]:
@@ -44,5 +66,8 @@ def _checkout() -> dict[str, Any] | None:
         return None
     import tomllib
 
-    project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
-    return project if project.get("name") == _DISTRIBUTION else None
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8")).get("project")
+    except (OSError, ValueError, RecursionError):  # where it was installed, a file that lies beside it is anybody's
+        return None
+    return project if isinstance(project, dict) and project.get("name") == _DISTRIBUTION else None

@@ -9,6 +9,8 @@ from pathlib import Path
 from segpipe.artifacts import Precision
 
 CPU = "cpu"
+_VECTORS = ("amx", "avx", "f16c", "fma", "asimd", "sve", "bf16", "i8mm")
+"""How the instruction sets begin that decide how fast a network is."""
 _INFO = Path("/proc/cpuinfo")
 _SETS: dict[Precision, dict[str, str]] = {
     "bf16": {"amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16", "bf16": "arm-bf16"},
@@ -32,6 +34,11 @@ def processor() -> str:
 def features() -> frozenset[str]:
     """What the kernel says that the first core can do; nothing where it does not say."""
     return frozenset((next(_fields("flags"), "") or next(_fields("Features"), "")).split())
+
+
+def vector_sets() -> str:
+    """What the processor has of them, as the kernel names it."""
+    return " ".join(sorted(flag for flag in features() if flag.startswith(_VECTORS)))
 
 
 def instruction_set(precision: Precision) -> str:

@@ -5,21 +5,24 @@ that the release gate did not pass.
 """
 
 import logging
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from segpipe.artifacts import ARTIFACTS, PACKAGES, Artifact, Precision
+from segpipe.cores import usable_cores
 from segpipe.documents import Form
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, InputError
-from segpipe.processor import processor
+from segpipe.processor import processor, vector_sets
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest
 from segpipe.runtime.cuda.driver_library import gpus
 
 STAGE = "benchmark"
 FILE_NAME = "ranking.json"
+_GPUS = "gpus"
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ class Ranking(BaseModel):
 
     schema_version: Literal[1] = 1
     machine: dict[str, str]
-    """Processor, GPUs and versions of the backends' packages: on another machine another one may be faster."""
+    """Processor, cores, GPUs and versions of the backends' packages: on another machine another one may be faster."""
     measured: dict[str, MeasuredSpeed]
     """By the artifact's name in the table."""
 
@@ -70,12 +73,22 @@ def floor_of(manifest: Manifest) -> Floor:
 
 def machine() -> dict[str, str]:
     """What speeds belong to."""
+    return _without_gpus() | {_GPUS: _gpus()}
+
+
+def _without_gpus() -> dict[str, str]:
+    """What is known without starting the driver."""
     found = {package: _version(package) for package in PACKAGES}
-    return {"processor": processor(), "gpus": "; ".join(map(str, gpus())), **{k: v for k, v in found.items() if v}}
+    facts = {"processor": processor(), "instructions": vector_sets(), "cores": str(usable_cores()), **found}
+    return {key: value for key, value in facts.items() if value}
 
 
-def speeds_here(run: RunDirectory) -> dict[str, float]:
-    """Milliseconds a frame by artifact, of those that the run still holds; nothing where none were measured here."""
+def _gpus() -> str:
+    return "; ".join(map(str, gpus()))
+
+
+def speeds_here(run: RunDirectory, names: Collection[str] = tuple(ARTIFACTS)) -> dict[str, float]:
+    """Milliseconds a frame of those named that the run still holds; nothing where none were measured here."""
     record = run.manifest.stages.get(STAGE)
     if record is None or FILE_NAME not in record.outputs:
         return {}
@@ -86,13 +99,23 @@ def speeds_here(run: RunDirectory) -> dict[str, float]:
     except (ArtifactDamagedError, ArtifactMissingError, InputError) as error:
         _log.warning("the ranking is left out: %s", error)
         return {}
-    here = machine()
-    if ranking.machine != here:
-        other = {key for key in ranking.machine.keys() | here if ranking.machine.get(key) != here.get(key)}
-        what = ", ".join(f"{key} {ranking.machine.get(key, 'none')}" for key in sorted(other))
+    held = {name: entry for name, entry in ranking.measured.items() if entry.artifact_sha256 == _held(run, name)}
+    speeds = {name: entry.p50_ms for name, entry in held.items() if name in names}
+    if other := _differing(ranking.machine, any(ARTIFACTS[name].needs_gpu for name in speeds)):
+        what = ", ".join(f"{key} {ranking.machine.get(key, 'none')}" for key in other)
         _log.info("%s: speeds were measured elsewhere (%s), so auto goes by the table's order", run.path, what)
         return {}
-    return {name: entry.p50_ms for name, entry in ranking.measured.items() if entry.artifact_sha256 == _held(run, name)}
+    return speeds
+
+
+def _differing(there: dict[str, str], with_gpus: bool) -> list[str]:
+    """The facts that are others here. GPUs come last, and matter only to what ran on one: asking starts the driver."""
+    here = _without_gpus()
+    keys = (there.keys() | here) - {_GPUS}
+    found = sorted(key for key in keys if there.get(key) != here.get(key))
+    if not found and with_gpus and there.get(_GPUS) != _gpus():
+        return [_GPUS]
+    return found
 
 
 def _held(run: RunDirectory, name: str) -> str | None:

@@ -201,7 +201,8 @@ def _onnx(folder: Path) -> Reader:
 
 
 def _changed_json(good: bytes) -> st.SearchStrategy[bytes]:
-    return changed_bytes(good) | changed_tree(json.loads(good)).map(lambda tree: json.dumps(tree).encode())
+    trees = changed_tree(json.loads(good)) | _values
+    return changed_bytes(good) | trees.map(lambda tree: json.dumps(tree).encode())
 
 
 def _changed_toml(good: bytes) -> st.SearchStrategy[bytes]:

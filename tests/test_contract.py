@@ -120,6 +120,12 @@ def test_contradictions_are_refused(changes: dict[str, Any], said: str) -> None:
         Contract.from_json(text, "the model")
 
 
+@pytest.mark.parametrize("text", ["5", "null", "true", '"task"', '["task"]', "[]", "0.5"])
+def test_json_that_is_no_object_is_no_contract(text: str) -> None:
+    with pytest.raises(ContractError, match="the contract of the model is no object"):
+        FrameContract.from_json(text, "the model")
+
+
 def test_disagreement_names_the_fields() -> None:
     ours, theirs = Contract(**contract_fields()), Contract(**contract_fields(channel_order="bgr", output_stride=8))
 

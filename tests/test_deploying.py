@@ -1,19 +1,22 @@
 """What `auto` takes: the fastest that was measured here and passed the gate, never less fine than [deploy] says."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 
-from segpipe import ranking, testing
+from segpipe import processor, ranking, testing
 from segpipe.artifacts import ARTIFACTS, ON_CPU, Precision, chosen, held_by, is_finer
 from segpipe.bundle import write_bundle
 from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
 from segpipe.processor import computes, device_name
 from segpipe.ranking import Floor, MeasuredSpeed, Ranking, floor_of, machine, speeds_here
 from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime import opening
+from segpipe.runtime.cuda import driver_library
 from segpipe.runtime.opening import Wanted, open_run
 from segpipe.runtime.request import OpenOptions
 from segpipe.runtime.segmenter import Segmenter
@@ -54,23 +57,92 @@ def told(path: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_auto_tries_first_what_was_measured_fastest_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_what_was_measured_here_auto_tries_the_fastest_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = testing.make_run(tmp_path)
     before = told(run, caplog)
 
-    after = told(rank(run, onnxruntime_cpu=5), caplog)
+    after = told(rank(run, onnxruntime_cpu=5, onnxruntime_cuda=9), caplog)
 
-    assert any(line.startswith("not tensorrt: ") for line in before)
+    assert any(line.startswith("not onnxruntime-cuda: ") for line in before)
     assert before[-1].endswith(USABLE)
-    assert not any(line.startswith("not ") for line in after), "it was opened before any other was tried"
+    assert not any(line.startswith("not onnxruntime-cuda: ") for line in after), "the faster one was opened before"
     assert after[-1].endswith(FASTEST)
+
+
+def test_what_nobody_measured_keeps_its_place_before_a_slower_kind_and_its_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run measured on a CPU alone, whose GPU artifacts are judged later."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(opening, "load_driver", lambda: None)
+
+    lines = told(rank(testing.make_run(tmp_path), onnxruntime_cpu=5), caplog)
+
+    tried = [line.split(":")[0].removeprefix("not ") for line in lines if line.startswith("not ")]
+    assert tried == [row.name for row in ARTIFACTS.values() if row.needs_gpu]
+    assert lines[-2].endswith(FASTEST)
+    assert "the GPU is not used, onnxruntime-cpu runs: no verdict" in lines[-1]
+
+
+class Driver:
+    """A driver that notes what it is asked, and does not start."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        self.calls.append(name)
+        return lambda *_: 1
+
+
+@pytest.mark.parametrize(
+    ("measured", "hidden", "calls"),
+    [
+        ({"onnxruntime_cpu": 5}, None, []),
+        ({"onnxruntime_cpu": 5, "onnxruntime_cuda": 2}, "-1", []),
+        ({"onnxruntime_cpu": 5, "onnxruntime_cuda": 2}, None, ["cuInit"]),
+    ],
+)
+def test_a_ranking_starts_the_driver_only_where_a_gpu_that_is_shown_was_measured(
+    measured: dict[str, float], hidden: str | None, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that started it could not fork and use a GPU in the child."""
+    run = RunDirectory(rank(testing.make_run(tmp_path), machine(), **measured))
+    driver = Driver()
+    monkeypatch.setattr(driver_library, "load_driver", lambda: driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+
+    speeds_here(run)
+
+    assert driver.calls == calls
+    speeds_here(run, [ON_CPU.name])
+    assert driver.calls == calls, "of the family cpu none needs a GPU"
+
+
+def test_a_namesake_with_other_cores_or_instructions_is_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(rank(testing.make_run(tmp_path), onnxruntime_cpu=5))
+    assert speeds_here(run) == {ON_CPU.name: 5}
+
+    monkeypatch.setattr(ranking, "usable_cores", lambda: 64_000)
+    assert speeds_here(run) == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(processor, "features", lambda: frozenset({"avx1024", "lm"}))
+    assert machine()["instructions"] == "avx1024"
+    assert speeds_here(run) == {}
 
 
 @pytest.mark.parametrize("key", ["processor", "gpus", "onnxruntime"])
 def test_a_ranking_of_another_machine_or_version_is_left_alone_and_said_so(
     key: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lines = told(rank(testing.make_run(tmp_path), machine() | {key: "Z80"}, onnxruntime_cpu=5), caplog)
+    elsewhere = machine() | {key: "Z80"}
+    lines = told(rank(testing.make_run(tmp_path), elsewhere, onnxruntime_cpu=5, onnxruntime_cuda=9), caplog)
 
     assert any(f"speeds were measured elsewhere ({key} Z80)" in line for line in lines)
     assert lines[-1].endswith(USABLE)
@@ -181,6 +253,33 @@ def test_the_ranking_travels_in_a_bundle(tmp_path: Path, caplog: pytest.LogCaptu
     assert [*RunDirectory(bundle).record(ranking.STAGE).outputs] == [ranking.FILE_NAME]
     assert told(bundle, caplog)[-1].endswith(FASTEST)
     assert call("verify", bundle)[0] == call("show", bundle)[0] == 0
+
+
+@pytest.mark.parametrize("content", [None, b"{}"])
+def test_a_ranking_that_is_gone_or_damaged_keeps_nothing_from_being_bundled(
+    content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunDirectory(rank(testing.make_run(tmp_path / "run"), onnxruntime_cpu=5))
+    file = run.artifact(ranking.STAGE, ranking.FILE_NAME)
+    file.unlink() if content is None else file.write_bytes(content)
+
+    bundle = write_bundle(run, tmp_path / "bundle")
+
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [line[:33] for line in warnings] == ["bundle: the ranking is left out: "]
+    assert ranking.STAGE not in RunDirectory(bundle).manifest.stages
+    assert told(bundle, caplog)[-1].endswith(USABLE)
+
+
+@pytest.mark.parametrize("name", ["", "fp31", ["fp32"], {}, 32, "x\n" * 1000])
+def test_a_precision_or_backend_that_is_none_is_one_short_line(name: Any, tmp_path: Path) -> None:
+    run = testing.make_run(tmp_path)
+
+    for wanted in ({"precision": name}, {"backend": name}):
+        with pytest.raises(InputError, match=r"there is no (precision|backend) ") as caught:
+            Segmenter.open(run, **wanted)
+        assert caught.value.message.isprintable()
+        assert len(caught.value.message) < 80
 
 
 def test_the_benchmark_ranks_what_it_measured_often_enough_and_nothing_of_a_cut_run(finished_run: Path) -> None:

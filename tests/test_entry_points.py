@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from segpipe import testing
+from segpipe import entry_points, testing
 from tests.children import ROOT
 
 WITHOUT_STAGES = """
@@ -90,14 +92,43 @@ def test_an_install_whose_offline_half_was_left_out_still_segments(entry_points:
     assert "Traceback" not in done.stderr
 
 
-def test_a_package_that_the_commands_themselves_lack_is_named(tmp_path: Path) -> None:
-    install(tmp_path, "0.2", "[segpipe.commands]\nmore = more:app\n")
-    (tmp_path / "more.py").write_text("import not_there_at_all\n")
+@pytest.mark.parametrize(
+    ("value", "content", "reason"),
+    [
+        ("more:app", "import not_there_at_all\n", "No module named 'not_there_at_all'"),
+        ("more:app", "import sys\nsys.exit(9)\n", "SystemExit: 9"),
+        ("more:app", "app = )\n", "SyntaxError"),
+        ("more:app", "", "has no attribute 'app'"),
+        ("more:app", "app = object()\n", "more:app is of type object, wanted Typer"),
+        ("more", "", "has no attribute ''"),
+    ],
+)
+def test_an_entry_point_that_does_not_load_is_left_out_with_one_warning(
+    value: str, content: str, reason: str, tmp_path: Path
+) -> None:
+    install(tmp_path, "0.2", f"[segpipe.commands]\nmore = {value}\nother = other:app\n")
+    (tmp_path / "more.py").write_text(content)
+    (tmp_path / "other.py").write_text(ADDED)
 
     done = call(MAIN, "--help", search=(tmp_path,))
 
-    assert done.returncode != 0
-    assert "No module named 'not_there_at_all'" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert commands(done.stdout)[:3] == ["added", "also", "predict"]
+    (warning,) = done.stderr.splitlines()
+    assert "the entry point 'more' of segpipe.commands is left out" in warning
+    assert reason in warning
+
+
+@pytest.mark.parametrize("content", [b"[project", b"\xff\xfe", b"project = 5\n"])
+def test_a_pyproject_that_cannot_be_read_counts_as_none(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside an installed package it is anybody's."""
+    (tmp_path / "pyproject.toml").write_bytes(content)
+    monkeypatch.setattr(entry_points, "__file__", str(tmp_path / "segpipe" / "entry_points.py"))
+    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(entry_points=()))
+
+    assert [*entry_points.load("segpipe.commands", object)] == []
 
 
 def test_a_run_is_shown_where_the_offline_half_was_left_out(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def options(
     start_logging(verbose)
 
 
-for part in (*load("segpipe.commands"), use.app, inspect.app):
+for part in (*load("segpipe.commands", typer.Typer), use.app, inspect.app):
     app.add_typer(part)
 
 

@@ -116,7 +116,9 @@ class FrameContract(BaseModel):
         """Parse an embedded contract, of any task or of this type's; `source` names where it came from in the error."""
         name, hint = f"the contract of {source}", "export the network again"
         content = plain_json(text, name, ContractError, hint)
-        task = content.get("task", _UNNAMED_TASK) if isinstance(content, dict) else _UNNAMED_TASK
+        if not isinstance(content, dict):
+            raise ContractError(f"{name} is no object in JSON", hint=hint)
+        task = content.get("task", _UNNAMED_TASK)
         kind = CONTRACTS.get(task) if isinstance(task, str) else None
         if kind is None:
             known = ", ".join(CONTRACTS)

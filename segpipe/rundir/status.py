@@ -115,7 +115,7 @@ def readable_size(size_bytes: int) -> str:
 
 def _known() -> dict[str, _Stage]:
     """Rows of the table by name."""
-    return {stage.name: stage for table in load("segpipe.stages") for stage in table}
+    return {stage.name: stage for table in load("segpipe.stages", tuple) for stage in table}
 
 
 def _in_order(stages: Mapping[str, StageRecord], order: Sequence[str]) -> list[tuple[str, StageRecord]]:

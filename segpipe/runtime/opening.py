@@ -1,8 +1,7 @@
 """From a run directory to an open backend: what is hashed and judged before it is opened, and what `auto` picks."""
 
 import logging
-import math
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from segpipe.artifacts import ARTIFACTS, AUTO, BUILD, EXPORT, FAMILIES, ON_CPU, Artifact, Precision, chosen, is_finer
@@ -22,7 +21,7 @@ from segpipe.rundir.freshness import moved_inputs
 from segpipe.rundir.manifest import Output
 from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.built import built_for
-from segpipe.runtime.cuda.driver_library import load_driver
+from segpipe.runtime.cuda.driver_library import are_hidden, load_driver
 from segpipe.runtime.request import OpenOptions
 from segpipe.verdict import require_passed
 
@@ -60,9 +59,9 @@ def _open_usable(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tup
     if wanted.backend not in FAMILIES:
         return _open_one(run, rows[0], options, wanted.allow_unvalidated)
     floor = None if wanted.precision else floor_of(run.manifest)
-    speeds = speeds_here(run)
+    speeds = speeds_here(run, [row.name for row in rows if _is_allowed(row, floor)])
     reasons: dict[str, SegpipeError] = {}
-    for row in sorted(rows, key=lambda row: speeds.get(row.name, math.inf)):
+    for row in _in_order(rows, speeds):
         try:
             _require_usable(row, floor)
             why = (
@@ -80,10 +79,20 @@ def _open_usable(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tup
     raise _telling(reasons)
 
 
+def _in_order(rows: Sequence[Artifact], speeds: Mapping[str, float]) -> list[Artifact]:
+    """As given, but that the measured ones change places with each other: what nobody measured is not passed over."""
+    fastest_first = iter(sorted((row for row in rows if row.name in speeds), key=lambda row: speeds[row.name]))
+    return [next(fastest_first) if row.name in speeds else row for row in rows]
+
+
+def _is_allowed(row: Artifact, floor: Floor | None) -> bool:
+    return floor is None or is_finer(row.precision, floor.least(row))
+
+
 def _require_usable(row: Artifact, floor: Floor | None) -> None:
     """Before anything of the run is read: the precision that [deploy] names, and a GPU where one is needed."""
-    if floor is not None and not is_finer(row.precision, least := floor.least(row)):
-        where = "gpu" if row.needs_gpu else "cpu"
+    if floor is not None and not _is_allowed(row, floor):
+        where, least = "gpu" if row.needs_gpu else "cpu", floor.least(row)
         raise BackendError(
             f"{row.name} computes in {row.precision}, and deploy.{where} is {least}",
             hint=f"ask for it with precision='{row.precision}', or set deploy.{where} in segpipe.toml and validate",
@@ -117,7 +126,7 @@ def _tell_of_better(run: RunDirectory, chosen: Artifact, passed_over: list[Segpi
 
 def _has_visible_gpu() -> bool:
     """Whether there is a driver and its GPUs are not hidden. A process that counted them could not fork and use one."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}:
+    if are_hidden():
         return False
     try:
         load_driver()

@@ -1,6 +1,7 @@
 """The driver's own library by ctypes: which GPUs are here, and what PyCUDA lacks (graphs, other people's streams)."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,8 +40,18 @@ class Gpu:
         return "{} ({}.{})".format(self.name, *self.capability)
 
 
+def are_hidden() -> bool:
+    """Whether the environment keeps every GPU from CUDA."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}
+
+
 def gpus() -> list[Gpu]:
-    """The GPUs that CUDA shows, from the driver itself; none where it is missing or does not start."""
+    """The GPUs that CUDA shows, from the driver itself; none where it is missing or does not start.
+
+    The driver is started for that, and a process that has done so cannot fork and use a GPU in the child.
+    """
+    if are_hidden():
+        return []
     try:
         driver = load_driver()
     except BackendMissingError:
