@@ -27,6 +27,7 @@ class Interrupt:
         """Where it was raised; empty while the block has fewer places."""
 
     def __enter__(self) -> "Interrupt":
+        sys._getframe().f_trace_opcodes = True  # CPython 3.12 gives opcodes where a frame asked for them before
         sys.settrace(self._enter)
         return self
 
@@ -54,6 +55,7 @@ def places_in(block: Callable[[], object], most: int) -> range:
     counting = Interrupt(sys.maxsize)
     with counting:
         block()
+    assert counting.passed, "no opcode was traced"
     return range(0, counting.passed, max(1, counting.passed // most))
 
 

@@ -151,4 +151,6 @@ def test_a_graph_of_fixed_batch_or_in_fp16_throughout_is_exported_and_judged(
 
     done = run_stages(run.path, config, run.path, Selection("export", "validate"))
 
-    assert done.record("validate").figures["agreement"] == {"onnx": 1.0, "fp16": pytest.approx(1.0, abs=0.005)}
+    agreement = done.record("validate").figures["agreement"]  # of OpenVINO's hops too, where that is installed
+    assert agreement["onnx"] == 1.0
+    assert agreement["fp16"] == pytest.approx(1.0, abs=0.005)
