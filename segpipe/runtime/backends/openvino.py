@@ -97,7 +97,7 @@ def _read_onnx(artifact: bytes) -> openvino.Model:
     reader = FrontEndManager().load_by_framework("onnx")
     model = reader.convert(reader.load(io.BytesIO(artifact)))
     if not model.inputs:
-        raise unloadable(_LIBRARY, "there is no graph in these bytes")
+        raise RuntimeError("there is no graph in these bytes")
     return model
 
 
