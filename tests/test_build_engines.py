@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import os
 import platform
 import signal
 import subprocess
@@ -112,7 +111,7 @@ def test_build_that_progress_stops_is_cancelled_and_the_next_one_works() -> None
 def test_ctrl_c_during_a_build_becomes_keyboard_interrupt() -> None:
     class Interrupting(BuildProgress):
         def go_on(self, phase: str, step: int) -> bool:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread: others would hand it on later
             return super().go_on(phase, step)
 
     def build() -> None:

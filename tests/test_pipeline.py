@@ -36,7 +36,7 @@ def test_every_stage_leaves_its_files_and_figures(finished_run: Path) -> None:
     }
     assert {name for name in stages["build"].outputs if not name.startswith("kernels.")} == {"model.rtx.engine"}
     assert {"report.json", "verdicts.json", "gate.html", "worst.png"} <= set(stages["validate"].outputs)
-    assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv", "frames.png"}
+    assert set(stages["benchmark"].outputs) == {"report.json", "samples.csv", "frames.png", "ranking.json"}
     assert all(record.environment["python"] for record in stages.values())
 
 

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from segpipe.errors import GateFailedError
+from segpipe.processor import is_cpu
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.preprocess import preprocess
@@ -43,9 +44,8 @@ def test_onnx_in_fp32_is_the_reference(trained_run: Path, tmp_path: Path) -> Non
     done = RunDirectory(run.path)
     report = GateReport.model_validate_json(done.artifact_bytes(STAGE, "report.json"))
     assert report.reference == "ONNX FP32"
-    assert set(report.hops) == {"onnx", "fp16"}
-    cpu = [verdict.status for verdict in stored_verdicts(done) if verdict.device == "cpu"]
-    assert cpu == ["passed", "passed"]
+    assert set(report.hops) >= {"onnx", "fp16"}
+    assert {verdict.status for verdict in stored_verdicts(done) if is_cpu(verdict.device)} == {"passed"}
 
 
 def test_activations_that_fp16_cannot_hold_fail_though_onnxruntime_hides_them(

@@ -110,7 +110,7 @@ def test_limits_that_were_not_judged_are_printed_kept_and_shown(
     run_stages(trained_copy, trained_config(trained_copy, "validate.stress=false"), trained_copy, GATE)
 
     run = RunDirectory(trained_copy)
-    said = "passed; not judged: stress_relative_l2, stress_large_margin_flips (no stress inputs)"
+    said = "passed; not judged: stress_relative_l2, stress_large_margin_flips, stress_non_finite (no stress inputs)"
     assert f"hop 'onnx' on onnxruntime-cpu (cpu): {said}" in caplog.text
     assert run.record(STAGE).figures["unjudged"]["onnx"][0] == "stress_relative_l2"
     reasons = next(entry.reasons for entry in stored_verdicts(run) if entry.backend == "onnxruntime-cpu")

@@ -23,6 +23,9 @@ from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import Image, frame_sha256
 from stages.validate.judging.judge import Setup
 
+_LATER_LIMITS = {"max_relative_l2_bf16", "max_stress_relative_l2_bf16"}
+"""Unless set they do not count: verdicts that older versions gave rest on the same basis."""
+
 
 class StoredImage(BaseModel):
     """One image of the stored reference; its arrays carry its number in their names."""
@@ -74,6 +77,8 @@ class Keeper:
     def basis_sha256(self, settings: ValidateConfig) -> str:
         """Hash of what was judged on: frames, labels, limits."""
         rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"}, exclude_none=True)
+        for name in _LATER_LIMITS & (settings.limits.model_dump().keys() - settings.limits.model_fields_set):
+            del rules["limits"][name]
         return sha256_of_bytes(json.dumps([self._hashes, rules], sort_keys=True).encode())
 
     def files(self, reference: str, setup: Setup) -> dict[str, bytes]:
