@@ -32,7 +32,7 @@ test: .venv/.pycuda ## ruff, format check, mypy strict, pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	SEGPIPE_REQUIRE=cuda.bindings,onnxruntime,openvino,pycuda,tensorrt_rtx,tomli_w,torch $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile
+	SEGPIPE_REQUIRE=cuda.bindings,onnxruntime,openvino,pycuda,tensorrt_rtx,tomli_w,torch $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in an environment of its own
 	.venv-docs/bin/python -m docs.making.site

@@ -87,12 +87,10 @@ def test_a_processor_without_bf16_is_told_what_is_missing(monkeypatch: pytest.Mo
 
 @needs_bf16
 def test_a_precision_that_was_not_asked_for_is_an_error() -> None:
-    from segpipe.runtime.backends.openvino import _require_precision
+    from segpipe.runtime.backends.openvino import _require_precision, core
 
-    core = openvino.Core()
-    narrow = core.compile_model(
-        core.read_model(testing.make_onnx(FIXED), b""), "CPU", {"INFERENCE_PRECISION_HINT": "f16"}
-    )
+    graph = core().read_model(testing.make_onnx(FIXED), b"")
+    narrow = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f16"})
 
     with pytest.raises(BackendError, match="asked for fp32 and computes in bf16"):
         _require_precision(narrow, "fp32")
@@ -275,9 +273,11 @@ def written_as_ir(contract: Contract, path: Path) -> bytes:
 
 
 def test_only_onnx_is_opened_whatever_else_the_bytes_may_be_read_as(tmp_path: Path) -> None:
+    from segpipe.runtime.backends.openvino import core
+
     disguised = written_as_ir(testing.CONTRACT, tmp_path / "graph.xml")
 
-    assert openvino.Core().read_model(disguised, b"").inputs
+    assert core().read_model(disguised, b"").inputs
     with pytest.raises(BackendError, match="there is no graph"):
         load_opener("openvino")(disguised, testing.CONTRACT, OpenOptions(threads=1))
 
@@ -293,3 +293,36 @@ def test_what_is_kept_for_frame_sizes_is_bounded() -> None:
 def test_a_number_of_threads_that_makes_no_sense_is_refused(name: str, threads: Any) -> None:
     with pytest.raises(InputError, match="threads is"):
         opened(name, threads=threads)
+
+
+CLOSED = """
+import signal
+from threading import Thread
+from segpipe import testing
+from segpipe.runtime.backends import load_opener
+from segpipe.runtime.request import OpenOptions
+
+def opened():
+    return load_opener("openvino")(testing.make_onnx(testing.CONTRACT), testing.CONTRACT, OpenOptions(threads=1))
+
+backends = [opened(), opened()]
+backends[0].close()
+closing = Thread(target=backends[1].close)
+backends.clear()
+closing.start()
+closing.join()
+del closing
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_interrupts_after_backends_were_closed_in_any_order_and_thread() -> None:
+    """OpenVINO's stacks for signals, freed while they are in use, would end the process by SIGSEGV."""
+    said = subprocess.run(
+        [sys.executable, "-c", CLOSED], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False
+    )
+
+    assert said.stdout.split() == ["interrupted"], said.stderr

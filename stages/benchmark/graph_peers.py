@@ -78,8 +78,8 @@ def _onnxruntime(graph: bytes, scene: Scene, provider: str) -> _Network:
 
 def _openvino(graph: bytes, scene: Scene) -> _Network:
     """In FP32, as the others: where a processor has bf16 OpenVINO would take that by itself."""
-    openvino = _package("openvino", "pip install openvino")
-    core = openvino.Core()
+    _package("openvino", "pip install openvino")
+    core = import_module("segpipe.runtime.backends.openvino").core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": scene.threads,

@@ -3,7 +3,7 @@
 import io
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import openvino
@@ -49,14 +49,23 @@ def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> Host
     return open_on_host(partial(_Compiled, precision), artifact, contract, options)
 
 
+@cache
+def core() -> openvino.Core:
+    """The only one of this process, never closed.
+
+    Each gives the thread that first compiles with it a stack for signals and frees it when it goes, in whatever order
+    and thread: the next signal, Ctrl-C say, would run on freed memory and end the process.
+    """
+    return openvino.Core()
+
+
 class _Compiled:
     """Has a stream of OpenVINO's threads for each call at once; a request is one call's at a time."""
 
     def __init__(self, precision: Precision, artifact: bytes, threads: int, calls: int) -> None:
-        core = openvino.Core()
         try:
             model = _read_onnx(artifact)
-            compiled = core.compile_model(model, "CPU", _settings(precision, threads, calls))
+            compiled = core().compile_model(model, "CPU", _settings(precision, threads, calls))
         except (*_FAILURES, *_UNREADABLE) as error:
             raise unloadable(_LIBRARY, _reason(error)) from error
         _require_precision(compiled, precision)
