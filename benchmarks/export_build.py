@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from segpipe.installed import versions
 from segpipe.processor import processor
-from stages.environment import versions
 
 RESULTS = Path(__file__).parent / "results"
 SUBJECT_NAMES = (

@@ -27,6 +27,7 @@ from torch import nn
 from benchmarks.export_build import RESULTS
 from benchmarks.subjects import SUBJECTS
 from segpipe.contract.schema import Contract
+from segpipe.installed import versions
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.trt.building import build_engine
@@ -35,7 +36,6 @@ from stages.build.precision import judge_precision
 from stages.config.file import load_config
 from stages.config.root import BuildConfig, ExportConfig, Profile
 from stages.data import open_split
-from stages.environment import versions
 from stages.export.clean import clean
 from stages.export.equality import Network, difference, session
 from stages.export.files import decided

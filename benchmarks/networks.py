@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segpipe.installed import versions
 from segpipe.processor import processor
 from stages.config.root import ModelConfig
-from stages.environment import versions
 from stages.models import catalogue
 from stages.models.catalogue import NetworkFigures
 from stages.models.registry import ABILITIES, Known, known_networks

@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from segpipe import __version__
 from segpipe.artifacts import ARTIFACTS, ON_CPU, Artifact
 from segpipe.errors import BackendMissingError
+from segpipe.installed import versions
 from segpipe.processor import computes, wanted_sets
 from segpipe.runtime import trt
-from segpipe.runtime.cuda.driver_library import Gpu, driver_version, gpus, load_driver
+from segpipe.runtime.cuda.driver_library import Gpu, driver_version, gpus, has_driver, load_driver
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,14 @@ def examine() -> list[Finding]:
 def _backend(row: Artifact) -> Finding:
     """What `--backend` takes: whether it is installed and has the GPU or the instructions that it needs."""
     title = f"backend {row.name}"
-    if not any(map(has_distribution, row.spec.packages)):
+    if not versions(*row.spec.packages):
         return Finding(title, False, "not installed", f"pip install 'segpipe[{row.spec.extra}]'")
-    if row.needs_gpu and not _has_driver():
+    if row.needs_gpu and not has_driver():
         return Finding(title, False, "needs an NVIDIA GPU", f"{ON_CPU.name} needs none")
     if not row.needs_gpu and not computes(row.precision):
         lacking = f"this processor has none of {', '.join(wanted_sets(row.precision))}"
         return Finding(title, False, lacking, f"{row.backend} needs none")
     return Finding(title, True, f"computes in {row.precision}")
-
-
-def _has_driver() -> bool:
-    try:
-        load_driver()
-    except BackendMissingError:
-        return False
-    return True
 
 
 def _package(name: str, module: str, distribution: str, hint: str) -> Finding:
@@ -73,16 +66,8 @@ def _package(name: str, module: str, distribution: str, hint: str) -> Finding:
 
 def _cuda_python_hint() -> str:
     """[cuda] also brings onnxruntime-gpu, which must not lie over the CPU's: they are one module."""
-    wanted = "cuda-bindings" if has_distribution("onnxruntime") else "'segpipe[cuda]'"
+    wanted = "cuda-bindings" if versions("onnxruntime") else "'segpipe[cuda]'"
     return f"pip install {wanted} (for TensorRT and CUDA)"
-
-
-def has_distribution(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _tensorrt(name: str, flavour: trt.Flavour, hint: str) -> Finding:

@@ -6,7 +6,6 @@ that the release gate did not pass.
 
 import logging
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -15,6 +14,7 @@ from segpipe.artifacts import ARTIFACTS, PACKAGES, Artifact, Precision
 from segpipe.cores import usable_cores
 from segpipe.documents import Form
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, InputError
+from segpipe.installed import versions
 from segpipe.processor import processor, vector_sets
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest
@@ -78,8 +78,8 @@ def machine() -> dict[str, str]:
 
 def _without_gpus() -> dict[str, str]:
     """What is known without starting the driver."""
-    found = {package: _version(package) for package in PACKAGES}
-    facts = {"processor": processor(), "instructions": vector_sets(), "cores": str(usable_cores()), **found}
+    facts = {"processor": processor(), "instructions": vector_sets(), "cores": str(usable_cores())}
+    facts |= versions(*PACKAGES)
     return {key: value for key, value in facts.items() if value}
 
 
@@ -123,10 +123,3 @@ def _held(run: RunDirectory, name: str) -> str | None:
     record = run.manifest.stages.get(row.stage) if row else None
     output = record.outputs.get(row.file) if row and record else None
     return output.sha256 if output else None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

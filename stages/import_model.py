@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from segpipe.artifacts import FP32_GRAPH
 from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, InputError
+from segpipe.installed import versions
 from segpipe.palette import COLOURS, Colours
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import read_text_file, sha256_of_bytes, write_atomically
 from stages.config.file import FILE_NAME, parse_config, parse_toml, refuse_extremes
 from stages.data import known
-from stages.environment import versions
 
 STAGE = "import"
 VERSION = 1

@@ -9,8 +9,8 @@ import pytest
 
 from segpipe import processor
 from segpipe.artifacts import ARTIFACTS, BACKENDS, BUILD, ON_CPU, PACKAGES, Artifact, artifact_named, held_by
-from segpipe.doctor import has_distribution
 from segpipe.errors import BackendError, BackendMissingError, InputError
+from segpipe.installed import versions
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
 from segpipe.runtime.backends import load_opener
@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parents[1] / "segpipe" / "runtime" / "backends"
 @pytest.mark.parametrize("row", ROWS, ids=list(ARTIFACTS))
 def test_every_row_has_a_module_that_opens_it_or_says_which_extra_brings_it(row: Artifact) -> None:
     assert (FOLDER / f"{row.spec.module}.py").is_file()
-    if any(has_distribution(package) for package in row.spec.packages):
+    if versions(*row.spec.packages):
         assert callable(load_opener(row.name))
     else:
         with pytest.raises(BackendMissingError, match=rf"segpipe\[{row.spec.extra}\]"):

@@ -21,7 +21,7 @@ from segpipe.rundir.freshness import moved_inputs
 from segpipe.rundir.manifest import Output
 from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.built import built_for
-from segpipe.runtime.cuda.driver_library import are_hidden, load_driver
+from segpipe.runtime.cuda.driver_library import are_hidden, has_driver, load_driver
 from segpipe.runtime.request import OpenOptions
 from segpipe.verdict import require_passed
 
@@ -126,13 +126,7 @@ def _tell_of_better(run: RunDirectory, chosen: Artifact, passed_over: list[Segpi
 
 def _has_visible_gpu() -> bool:
     """Whether there is a driver and its GPUs are not hidden. A process that counted them could not fork and use one."""
-    if are_hidden():
-        return False
-    try:
-        load_driver()
-    except BackendMissingError:
-        return False
-    return True
+    return not are_hidden() and has_driver()
 
 
 def run_contract(run: RunDirectory) -> Contract:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.artifacts import BUILD, CHECKPOINT, EXPORT, FP32_GRAPH
+from segpipe.installed import versions
 from segpipe.ranking import FILE_NAME as RANKING
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import Step
@@ -13,7 +14,7 @@ from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.runtime.opening import engines_of
 from stages.benchmark.machine import machine
 from stages.config.root import Config
-from stages.environment import COMPUTING, versions
+from stages.environment import COMPUTING
 from stages.models import factory_inputs
 from stages.results.figures import BenchmarkFigures
 

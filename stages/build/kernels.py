@@ -1,9 +1,9 @@
 """The runtime's CUDA kernels, compiled once a machine and put into every run directory. Needs no GPU."""
 
+from segpipe.installed import versions
 from segpipe.rundir.storage import sha256_of, write_atomically
 from segpipe.runtime.cuda.compiling import CAPABILITIES, PTX, SOURCE, compile_kernel
 from segpipe.user_cache import user_cache
-from stages.environment import versions
 
 
 def kernels_key() -> str:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from segpipe.artifacts import CHECKPOINT, FP32_GRAPH
 from segpipe.contract.schema import Contract
+from segpipe.installed import versions
 from segpipe.rundir.directory import RunDirectory
 from stages.config.root import Config
 from stages.data import SplitName, fingerprint, open_split
-from stages.environment import versions
 from stages.models import factory_inputs
 
 STAGE = "export"

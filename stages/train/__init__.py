@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from segpipe.artifacts import CHECKPOINT
+from segpipe.installed import versions
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.step import SCRATCH, is_intact
@@ -12,7 +13,6 @@ from stages.config.losses import Ohem, OwnLoss
 from stages.config.root import Config, TrainConfig
 from stages.data import fingerprint
 from stages.data.check import refuse_broken
-from stages.environment import versions
 from stages.models import source_hash, weights_hash
 
 STAGE = "train"

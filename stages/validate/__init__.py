@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.errors import DataError, GateFailedError
+from segpipe.installed import versions
 from segpipe.local_verdicts import REPORT
 from segpipe.processor import processor
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config.root import Config, FolderData
-from stages.environment import COMPUTING, driver, versions
+from stages.environment import COMPUTING, driver
 from stages.models import factory_inputs
 from stages.results.figures import ValidateFigures, require
 from stages.table import sources

@@ -5,8 +5,8 @@ from typing import Any
 
 from benchmarks.gpu.plan import Folders
 from segpipe.doctor import examine
+from segpipe.installed import versions
 from stages.benchmark.machine import machine
-from stages.environment import versions
 
 _PACKAGES = (
     "torch", "torchvision", "lightning", "onnx", "onnxscript", "onnx-ir", "onnxruntime-gpu", "tensorrt",

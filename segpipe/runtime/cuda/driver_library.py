@@ -28,6 +28,15 @@ def load_driver() -> ctypes.CDLL:
         ) from error
 
 
+def has_driver() -> bool:
+    """Whether the library is there; it is not started."""
+    try:
+        load_driver()
+    except BackendMissingError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Gpu:
     """One GPU, as `NVIDIA H200 (9.0)`."""
