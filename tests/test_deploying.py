@@ -76,6 +76,7 @@ def test_what_nobody_measured_keeps_its_place_before_a_slower_kind_and_its_warni
 ) -> None:
     """A run measured on a CPU alone, whose GPU artifacts are judged later."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(opening, "load_driver", lambda: None)
     monkeypatch.setattr(opening, "has_driver", lambda: True)
 
     lines = told(rank(testing.make_run(tmp_path), onnxruntime_cpu=5), caplog)
