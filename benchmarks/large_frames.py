@@ -164,7 +164,7 @@ def exporters_predictor(subject: Subject, threads: int) -> Contestant:
     return predict
 
 
-def measure(subject: Subject, rounds: int, more: dict[str, Contestant], threads: int) -> dict[str, Any]:
+def measure(subject: Subject, rounds: int, more: dict[str, Contestant]) -> dict[str, Any]:
     """Old and new whole, their sides alone, and the network alone, interleaved."""
     contract, frame, placement = subject.contract, subject.frame, subject.placement
     tensor = preprocess(frame, contract, placement)
@@ -174,7 +174,7 @@ def measure(subject: Subject, rounds: int, more: dict[str, Contestant], threads:
         "new": lambda _: subject.segmenter(frame),
         "network": lambda _: subject.backend.scores(tensor[None]),
         "old_pre": lambda _: old_preprocess(frame, contract, placement),
-        "new_pre": lambda _: preprocess(frame, contract, placement, tensor, threads),
+        "new_pre": lambda _: preprocess(frame, contract, placement, tensor),
         "old_post": lambda _: old_postprocess(answer, subject),
         "new_post": lambda _: postprocess(answer, contract, placement),
         **more,
@@ -186,7 +186,7 @@ def measure(subject: Subject, rounds: int, more: dict[str, Contestant], threads:
         **ratios,
         "cpu_ms_beside_the_network": sides(subject, 4 * rounds),
         "pixels_unlike_old": int((subject.segmenter(frame) != old_way(subject)).sum()),
-        "tensor_bits_unlike_old": int((tensor != old_preprocess(frame, contract, placement)).sum()),
+        "tensor_unlike_old": float(np.abs(tensor - old_preprocess(frame, contract, placement)).max()),
     }
 
 
@@ -218,8 +218,8 @@ def report(camvid: Path, rounds: int, threads: int, old: Path | None = None) -> 
     scores = replace(scores, blend=blending_of(old) if old else postprocess)
     predictor = {"exporters_predictor": exporters_predictor(labels, threads)}
     return {
-        "CamVid's network, 384x480 from 1080x1920": measure(scores, rounds, {}, threads),
-        "labels of 256x320 from 1024x2048": measure(labels, rounds, predictor, threads),
+        "CamVid's network, 384x480 from 1080x1920": measure(scores, rounds, {}),
+        "labels of 256x320 from 1024x2048": measure(labels, rounds, predictor),
     }
 
 

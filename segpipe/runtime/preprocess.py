@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import FrameContract, Placement
 from segpipe.errors import InputError
-from segpipe.runtime.bands import over_cores
 from segpipe.runtime.sampling import BAND_VALUES, RESIZED_TOGETHER, bands_of
 
 Frame = NDArray[Any]
@@ -32,7 +31,7 @@ def check_frame(frame: Any, contract: FrameContract) -> Frame:
 
 
 def preprocess(
-    frame: Frame, contract: FrameContract, placement: Placement, out: NDArray[Any] | None = None, cores: int = 1
+    frame: Frame, contract: FrameContract, placement: Placement, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """HxWxC pixels to one CxHxW (or HxWxC) tensor of the network's type, into `out` if given."""
     tensor = np.empty(tensor_shape(contract, placement), contract.input_dtype) if out is None else out
@@ -42,11 +41,8 @@ def preprocess(
         planes[...] = 0
     bands = bands_of(placement.source, placement.resized, contract.channels)
     inner = planes[:, top : top + height, left : left + width]
-
-    def work(band: int) -> None:
+    for band in range(bands.count):
         _fill(inner[:, bands.target(band)], bands.source(frame, band), contract)
-
-    over_cores(work, bands.count, cores)
     return tensor
 
 
@@ -57,13 +53,17 @@ def tensor_shape(contract: FrameContract, placement: Placement) -> tuple[int, in
     return (contract.channels, height, width) if nchw else (height, width, contract.channels)
 
 
+@lru_cache(maxsize=16)
 def normalisation(contract: FrameContract) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scale and shift a channel, in the network's channel order: range to 0..1, then mean and std, in one step."""
     low, high = contract.value_range
     std = np.asarray(contract.std, np.float64)
     scale = 1.0 / ((high - low) * std)
     shift = -(low / (high - low) + np.asarray(contract.mean, np.float64)) / std
-    return scale.astype(np.float32), shift.astype(np.float32)
+    numbers = scale.astype(np.float32), shift.astype(np.float32)
+    for shared in numbers:
+        shared.flags.writeable = False
+    return numbers
 
 
 def _source(contract: FrameContract, channel: int) -> int:
@@ -78,17 +78,23 @@ def _fill(planes: Frame, pixels: Frame, contract: FrameContract) -> None:
         _split(_resized(_normalised(pixels, contract), size), contract, [*planes])
         return
     resized = _resized(pixels, size)
+    if resized.dtype == planes.dtype == np.float32:
+        _split(resized, contract, [*planes])
+        scale, shift = normalisation(contract)
+        planes *= scale[:, None, None]
+        planes += shift[:, None, None]
+        return
     for channel, target in enumerate(planes):
         _normalise(resized[:, :, _source(contract, channel)], contract, channel, target)
 
 
 def _normalises_first(pixels: Frame, contract: FrameContract, size: tuple[int, int]) -> bool:
-    """Whether 8 bits become the network's numbers before they are resized, in one go with the cast to float32.
+    """Whether 8 bits become the network's numbers before they are enlarged, in one go with the cast to float32.
 
-    A bilinear blend of normalised pixels is the normalised blend, to the last bits.
+    A bilinear blend of normalised pixels is the normalised blend but for the last bits: it is done where fewer are.
     """
-    few = contract.channels <= RESIZED_TOGETHER
-    return few and pixels.dtype == np.uint8 and contract.input_dtype != "uint8" and pixels.shape[:2] != size
+    few = contract.channels <= RESIZED_TOGETHER and pixels[:, :, 0].size < size[0] * size[1]
+    return few and pixels.dtype == np.uint8 and contract.input_dtype != "uint8"
 
 
 def _normalised(pixels: Frame, contract: FrameContract) -> Frame:

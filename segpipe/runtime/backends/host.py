@@ -65,15 +65,15 @@ class Networks:
         self._lock = threading.Lock()
 
     @contextmanager
-    def fitting(self) -> Iterator[tuple[Network, int]]:
-        """The network for a call that begins now, and how many cores the call may use."""
+    def fitting(self) -> Iterator[Network]:
+        """The network for a call that begins now."""
         with self._lock:
             crowded = self._in_flight > 0 and 2 * self._in_flight >= self.threads
             if crowded and self._narrow is None:
                 self._narrow = self._opener(self._artifact, 1, self.threads)
             self._in_flight += 1
         try:
-            yield (self._narrow or self.wide, 1) if crowded else (self.wide, self.threads)
+            yield self._narrow or self.wide if crowded else self.wide
         finally:
             with self._lock:
                 self._in_flight -= 1
@@ -94,11 +94,11 @@ class HostBackend:
         placed = [(frame, self._contract.place(*frame.shape[:2])) for frame in frames]
         limit = self._fixed_batch or _MAX_BATCH
         answers: list[Any] = []
-        with self._opened().fitting() as (network, cores):
+        with self._opened().fitting() as network:
             for _, run in groupby(placed, key=lambda pair: pair[1].canvas):
                 same = list(run)
                 for start in range(0, len(same), limit):
-                    answers += self._batch(network, cores, same[start : start + limit], outputs)
+                    answers += self._batch(network, same[start : start + limit], outputs)
         return answers
 
     def pinned_frame(self, height: int, width: int) -> NDArray[Any]:
@@ -133,7 +133,6 @@ class HostBackend:
     def _batch(
         self,
         network: Network,
-        cores: int,
         frames: Sequence[tuple[NDArray[Any], Placement]],
         outputs: Outputs,
     ) -> list[Any]:
@@ -141,7 +140,7 @@ class HostBackend:
         tensor = self._tensor((self._fixed_batch or len(frames), *tensor_shape(contract, frames[0][1])))
         tensor[len(frames) :] = 0  # a graph of fixed batch gets blank frames to fill it
         for (frame, placement), part in zip(frames, tensor, strict=False):
-            preprocess(frame, contract, placement, part, cores)
+            preprocess(frame, contract, placement, part)
         answered = self._run(network, tensor)
         return [
             self._task.decode({name: batch[index] for name, batch in answered.items()}, target, outputs)
