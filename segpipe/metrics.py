@@ -1,6 +1,7 @@
 """Segmentation metrics from one confusion matrix: IoU, F1, precision, recall, accuracy. numpy only."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ class Scores:
     recall: NDArray[np.float64]
     pixel_accuracy: float
     mean_iou: float
+    """Without the unscored classes."""
+    mean_iou_of_all: float
+    """With them: what a network loses that answers a class which the labels do not know."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ class DatasetFigures:
     scores: Scores
     no_class_pixels: int
     """Labelled pixels whose answer is no class of the contract: wrong for every class."""
+    unscored: tuple[str, ...] = ()
+    """Classes that the mean leaves out."""
+
+    def mean(self) -> str:
+        """The mean IoU for a person, and beside it that over all classes where some are not scored."""
+        return mean_in_words(self.scores.mean_iou, self.scores.mean_iou_of_all, self.unscored)
 
     def rows(self) -> list[list[str]]:
         """A table: class, IoU, F1, precision, recall; a class that never appears has dashes."""
@@ -45,9 +55,15 @@ class DatasetFigures:
             "frames": self.frames,
             "no_class_pixels": self.no_class_pixels,
             "mean_iou": _number(self.scores.mean_iou),
+            **self._of_all(),
             "pixel_accuracy": _number(self.scores.pixel_accuracy),
             "classes": {name: {k: _number(v) for k, v in row.items()} for name, row in self._by_class().items()},
         }
+
+    def _of_all(self) -> dict[str, Any]:
+        if not self.unscored:
+            return {}
+        return {"mean_iou_of_all": _number(self.scores.mean_iou_of_all), "unscored": list(self.unscored)}
 
     def _by_class(self) -> dict[str, dict[str, float]]:
         columns = {name: getattr(self.scores, name) for name in _COLUMNS}
@@ -63,8 +79,8 @@ _COLUMNS = ("iou", "f1", "precision", "recall")
 class MaskMeter:
     """A confusion matrix in the making."""
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        self._classes = classes
+    def __init__(self, classes: tuple[str, ...], unscored: tuple[str, ...] = ()) -> None:
+        self._classes, self._unscored = classes, unscored
         self._frames = 0
         self._matrix: Confusion = np.zeros((len(classes), len(classes) + 1), np.int64)
 
@@ -84,7 +100,9 @@ class MaskMeter:
                 self._matrix.sum(),
                 len(self._classes),
             )
-        return DatasetFigures(self._classes, self._frames, scores(self._matrix), no_class)
+        left_out = [number for number, name in enumerate(self._classes) if name in self._unscored]
+        counted = scores(self._matrix, left_out)
+        return DatasetFigures(self._classes, self._frames, counted, no_class, self._unscored)
 
 
 def confusion(labels: NDArray[Any], mask: NDArray[Any], classes: int) -> Confusion:
@@ -95,8 +113,8 @@ def confusion(labels: NDArray[Any], mask: NDArray[Any], classes: int) -> Confusi
     return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
-def scores(matrix: Confusion) -> Scores:
-    """All figures of a confusion matrix, summed over the data set before any division."""
+def scores(matrix: Confusion, unscored: Sequence[int] = ()) -> Scores:
+    """All figures of a confusion matrix, summed over the data set before any division. `unscored`: class numbers."""
     hits = np.diag(matrix).astype(np.float64)
     labelled, predicted = matrix.sum(1), matrix.sum(0)[: len(matrix)]
     iou = _ratio(hits, labelled + predicted - hits)
@@ -106,8 +124,20 @@ def scores(matrix: Confusion) -> Scores:
         precision=_ratio(hits, predicted),
         recall=_ratio(hits, labelled),
         pixel_accuracy=float(_ratio(hits.sum(), matrix.sum())),
-        mean_iou=float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan"),
+        mean_iou=_mean(np.delete(iou, list(unscored))),
+        mean_iou_of_all=_mean(iou),
     )
+
+
+def mean_in_words(scored: float, of_all: float | None, unscored: Sequence[str]) -> str:
+    """`mIoU 0.5720 (0.5243 with 'void', not scored)`."""
+    if not unscored or of_all is None:
+        return f"mIoU {scored:.4f}"
+    return f"mIoU {scored:.4f} ({of_all:.4f} with {', '.join(map(repr, unscored))}, not scored)"
+
+
+def _mean(iou: NDArray[np.float64]) -> float:
+    return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
 
 def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:

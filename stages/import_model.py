@@ -70,6 +70,8 @@ def read_description(path: Path) -> Description:
     data, palette = content.pop("data", None), content.pop("palette", None)
     if not isinstance(data, dict | None):
         raise ContractError(f"{path}: data = {data!r} is not a table", hint="write [data] and its settings below it")
+    if data is not None and "unscored" in data:
+        content.setdefault("unscored", data["unscored"])
     try:
         contract = Contract.model_validate(content)
     except ValidationError as error:
@@ -117,6 +119,8 @@ def _starter(described: Description, home: Path, run: Path, source: str) -> str:
         data = dict(described.data)
         if isinstance(data.get("root"), str):  # relative to contract.toml there, to segpipe.toml here
             data["root"] = os.path.relpath(home / data["root"], run)
+    if contract.unscored:
+        data["unscored"] = list(contract.unscored)
     names = ("fit", "channels", "channel_order", "dtype", "value_range", "mean", "std")
     frames = contract.model_dump(mode="json", include=set(names))
     if contract.network_size is not None:

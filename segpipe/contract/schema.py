@@ -22,6 +22,11 @@ Layout = Literal["nchw", "nhwc"]
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 
+def _later(default: Any) -> Any:
+    """A field that contracts got later. At its default no JSON holds it, so the hashes of what exists stay."""
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a source frame lies on the network's canvas. All sizes are (height, width) in pixels."""
@@ -142,8 +147,8 @@ class FrameContract(BaseModel):
         if self.sha256 == other.sha256:
             return
         mine, yours = ({"task": one.task} | one.model_dump() for one in (self, other))
-        names = [name for name in mine if mine[name] != yours.get(name)]
-        example = f"{names[0]} is {mine[names[0]]!r} against {yours.get(names[0])!r}"
+        names = [name for name in mine | yours if mine.get(name) != yours.get(name)]
+        example = f"{names[0]} is {mine.get(names[0])!r} against {yours.get(names[0])!r}"
         raise ContractError(
             f"{ours} and {theirs} disagree about the contract ({', '.join(names)}): {example}",
             hint="run `segpipe run` so that both are made from the same network",
@@ -174,6 +179,8 @@ class SemanticContract(FrameContract):
     """Names, in the order of the network's outputs."""
     ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
     """The label value that counts nowhere."""
+    unscored: tuple[str, ...] = _later(())
+    """Classes that no mean IoU counts: the network answers them, the labels do not know them."""
     # the network's output
     output_stride: Annotated[int, Field(ge=1)] = 1
     """Pixels of the input for one of the output, along a side."""
@@ -191,8 +198,15 @@ class SemanticContract(FrameContract):
             "ignore_index is the number of a class": self.ignore_index < len(self.classes),
             "class names must be text that UTF-8 can hold": any(map(_has_surrogate, self.classes)),
             "class names must differ": len(set(self.classes)) != len(self.classes),
+            "unscored names what is no class": not set(self.unscored) <= set(self.classes),
+            "unscored names every class": set(self.unscored) >= set(self.classes),
             "output_kind 'sigmoid' needs exactly 2 classes": self.output_kind == "sigmoid" and len(self.classes) != 2,
         }
+
+    @property
+    def unscored_numbers(self) -> tuple[int, ...]:
+        """The class numbers of `unscored`."""
+        return tuple(number for number, name in enumerate(self.classes) if name in self.unscored)
 
     @property
     def mask_dtype(self) -> Literal["uint8", "uint16"]:

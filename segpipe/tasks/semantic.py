@@ -59,4 +59,4 @@ class SemanticTask:
 
     def meter(self) -> MaskMeter:
         """A confusion matrix."""
-        return MaskMeter(self._contract.classes)
+        return MaskMeter(self._contract.classes, self._contract.unscored)

@@ -168,7 +168,7 @@ def evaluate(
         return print_json(figures.as_dict())
     print_table(["class", "IoU", "F1", "precision", "recall"], figures.rows())
     frames = "1 frame" if figures.frames == 1 else f"{figures.frames} frames"
-    accuracy = f"mIoU {figures.scores.mean_iou:.4f}, pixel accuracy {figures.scores.pixel_accuracy:.4f}"
+    accuracy = f"{figures.mean()}, pixel accuracy {figures.scores.pixel_accuracy:.4f}"
     return print(f"{accuracy} on {frames} of the {used}")
 
 

@@ -36,6 +36,8 @@ class FileData(Section):
     """Label value in the files -> class number or the ignore index; values not named stay as they are."""
     absent_classes: tuple[str, ...] = ()
     """Classes that train or val may lack; any other that never occurs there is an error."""
+    unscored: tuple[str, ...] = ()
+    """Classes that the labels do not know, as the void of a network of others: no mean IoU counts them."""
 
     @model_validator(mode="after")
     def _values_are_numbers(self) -> "FileData":

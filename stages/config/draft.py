@@ -1,7 +1,7 @@
 """The contract as far as the config alone says it: the network adds its stride and multiple. Light: no torch."""
 
 from segpipe.contract.schema import Contract
-from stages.config.root import Config, FolderData
+from stages.config.root import Config, FolderData, ShapesData
 
 
 def draft_contract(config: Config) -> Contract:
@@ -19,6 +19,7 @@ def draft_contract(config: Config) -> Contract:
         network_size=(frames.height, frames.width) if frames.height and frames.width else None,
         classes=classes,
         ignore_index=ignore_index,
+        unscored=() if isinstance(config.data, ShapesData) else config.data.unscored,
         output_kind="sigmoid" if train.output == "sigmoid" else "logits",
         threshold=train.threshold if train.output == "sigmoid" else 0.5,
     )

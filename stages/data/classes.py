@@ -20,7 +20,8 @@ def class_faults(config: FilesConfig, split: str, pixels: Sequence[int], ignored
     if len(absent) == len(classes):
         hint = _remap_hint(config, ignored, 1.0, 1) or "check its masks, [data] remap and the ignore index"
         return [Fault(f"the {split} split holds no labelled pixel", hint, split)]
-    names = [classes[number] for number in absent if classes[number] not in config.absent_classes]
+    allowed_absent = {*config.absent_classes, *config.unscored}
+    names = [classes[number] for number in absent if classes[number] not in allowed_absent]
     if not names:
         return []
     remap = _remap_hint(config, ignored, ignored / (ignored + sum(pixels)), classes.index(names[0]))

@@ -44,6 +44,8 @@ class MaskShape:
     classes: int
     boundary_px: int
     large_margin: float = 0.1
+    unscored: tuple[int, ...] = ()
+    """Class numbers that no IoU is held to."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ class MaskComparison:
 
     @property
     def labelled(self) -> NDArray[np.int64]:
-        """The classes that the labels hold."""
-        return np.flatnonzero(self._reference.sum(1) > 0)
+        """The classes that the labels hold and that are scored."""
+        return np.setdiff1d(np.flatnonzero(self._reference.sum(1) > 0), self.shape.unscored)
 
     def reference_miou(self) -> float | None:
         """The reference's mean IoU over the labelled classes."""
@@ -142,6 +144,12 @@ class MaskComparison:
     def candidate_miou(self) -> float | None:
         """The candidate's, over the same classes: one pixel of a class that nobody labelled moves no mean."""
         return self._miou(self._candidate)
+
+    def mious_of_all(self) -> tuple[float | None, float | None]:
+        """The reference's and the candidate's over every class that is labelled or answered; None without labels."""
+        if not self._reference.any():
+            return None, None
+        return scores(self._reference).mean_iou, scores(self._candidate).mean_iou
 
     def _miou(self, counts: Confusion) -> float | None:
         return float(scores(counts).iou[self.labelled].mean()) if self.labelled.size else None

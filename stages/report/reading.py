@@ -84,6 +84,10 @@ class Facts:
     stages: dict[str, StageRecord]
     classes: tuple[ClassLine, ...]
     miou: float | None
+    miou_of_all: float | None
+    """With the classes that are not scored, where there are some."""
+    mean: str
+    """Both, in words."""
     frames: str
     """What accuracy was measured on."""
     pixel_accuracy: float | None
@@ -127,6 +131,8 @@ def read_facts(rundir: RunDirectory) -> Facts:
         stages=stages,
         classes=_classes(trained.test_classes, matrix.classes if matrix else ()),
         miou=trained.test_miou,
+        miou_of_all=trained.test_miou_of_all,
+        mean=trained.mean(),
         frames=trained.frames,
         pixel_accuracy=trained.test_pixel_accuracy,
         history=_history(_text(rundir, "train", "history.csv")),

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, RootModel, TypeAdapter, ValidationError
 
 from segpipe.errors import ManifestError
+from segpipe.metrics import mean_in_words
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import FILE_NAME, StageRecord
 from segpipe.runtime.request import BuiltFor
@@ -62,6 +63,10 @@ class TrainFigures(_Kept):
     test_split: str = "test"
     """Where the data have no test split: val, which also chose the weights."""
     test_miou: float | None = None
+    unscored: tuple[str, ...] = ()
+    """Classes that no mean counts; both means over all classes stand beside the others then."""
+    val_miou_of_all: float | None = None
+    test_miou_of_all: float | None = None
     test_pixel_accuracy: float | None = None
     test_classes: dict[str, ClassScores] = {}
     pretrained: dict[str, Any] | None = None
@@ -74,12 +79,16 @@ class TrainFigures(_Kept):
 
     def headline(self) -> str:
         """Accuracy on held-out frames, or on those of val where there are no others."""
-        return "" if self.test_miou is None else f"{self.test_split} mIoU {self.test_miou:.4f}"
+        return "" if self.test_miou is None else f"{self.test_split} {self.mean()}"
 
     def lines(self) -> Iterator[str]:
         """The same, in words."""
         if self.test_miou is not None:
-            yield f"accuracy    mIoU {self.test_miou:.4f} on {self.frames}"
+            yield f"accuracy    {self.mean()} on {self.frames}"
+
+    def mean(self) -> str:
+        """The mean IoU on these frames, and where some classes are not scored that over all."""
+        return "" if self.test_miou is None else mean_in_words(self.test_miou, self.test_miou_of_all, self.unscored)
 
 
 class ImportFigures(_Kept):

@@ -91,6 +91,9 @@ class Figures(_Part):
     worst_image_agreement: Finite
     reference_miou: Finite
     miou: Finite
+    reference_miou_of_all: Finite = None
+    """With the classes that are not scored, where there are some."""
+    miou_of_all: Finite = None
     scores: TensorFigures
 
 

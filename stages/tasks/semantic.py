@@ -78,4 +78,4 @@ class OfflineSemantic:
 
     def headline_of(self, counted: metrics.Confusion) -> float:
         """The mean IoU over the data set, not a mean of images."""
-        return metrics.scores(counted).mean_iou
+        return metrics.scores(counted, self._contract.unscored_numbers).mean_iou

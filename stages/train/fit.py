@@ -13,16 +13,16 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from segpipe import metrics
 from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
 from stages.config.root import Config
-from stages.data import SplitName, labels_of, open_split
+from stages.data import labels_of, open_split
 from stages.data.check import class_weights, val_serves
 from stages.models import build_network, checkpoint
 from stages.models.checkpoint import Trained
 from stages.models.pretrained import MatchReport, load_pretrained
 from stages.train import pictures
+from stages.train.accuracy import Accuracy, accuracy_on, test_figures, unscored_figures
 from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
 from stages.train.interrupts import Interrupts
@@ -64,20 +64,20 @@ def fit(config: Config, base: Path, folders: Folders) -> Outcome:
     learner, best = learned.learner, learned.points.best
     learner.network.load_state_dict(best["weights"])
     learner.network.eval()
-    gallery = pictures.Gallery()
-    matrix = _test(learner, config, base, gallery)
+    tested = _test(learner, config, base)
     trained = Trained(learner.network.cpu(), learner.contract, learned.palette)
     figures = {
         "val_miou": best["val_miou"],
         "best_epoch": best["epoch"],
         "epochs": len(learned.points.history),
-        **_figures(matrix, learner.contract.classes),
+        **test_figures(tested.matrix, learner.contract),
+        **unscored_figures(np.array(best["confusion"]), learner.contract),
     }
     if val_serves(config, base, "test"):
         figures["test_split"] = "val"
     if learned.pretrained is not None:
         figures["pretrained"] = learned.pretrained.as_dict()
-    return Outcome(trained, figures, _files(learned, trained, matrix, gallery, config))
+    return Outcome(trained, figures, _files(learned, trained, tested, config))
 
 
 def learn(config: Config, base: Path, folders: Folders) -> Learned:
@@ -142,56 +142,27 @@ class _Data(LightningDataModule):
         return Process(self.trainer.global_rank, self.trainer.world_size)
 
 
-def _test(learner: Learner, config: Config, base: Path, gallery: pictures.Gallery) -> metrics.Confusion:
-    """The confusion matrix on the held-out split, with the weights that are kept."""
-    name: SplitName = "test"
-    split = open_split(config, base, name)
-    classes = len(learner.contract.classes)
+def _test(learner: Learner, config: Config, base: Path) -> Accuracy:
+    """On the held-out split, with the weights that are kept."""
     learner.to("cuda" if torch.cuda.is_available() else "cpu")
-    matrix = np.zeros((classes, classes), np.int64)
-    interrupts = Interrupts()
-    with interrupts.watching(), lost_workers_explained(config.train):
-        for frame, labels, index in frame_loader(split, config.train.workers):
-            interrupts.stop_if_asked()
-            mask = learner.judge(frame, labels)
-            own = metrics.confusion(labels, mask, classes)[:, :classes]  # scores name no other class
-            matrix += own
-            gallery.consider(metrics.scores(own).mean_iou, pictures.Shot(split.name(index), frame, labels, mask))
-    learner.meter.reset()
-    return matrix
+    with lost_workers_explained(config.train):
+        return accuracy_on(open_split(config, base, "test"), learner.segment, learner.contract, config.train.workers)
 
 
-def _figures(matrix: metrics.Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Over the whole split, ignored pixels left out; None for a class that the split does not hold."""
-    result = metrics.scores(matrix)
-    columns = {"iou": result.iou, "f1": result.f1, "precision": result.precision, "recall": result.recall}
-    by_class = {
-        name: {key: None if math.isnan(v[n]) else round(float(v[n]), 6) for key, v in columns.items()}
-        for n, name in enumerate(classes)
-    }
-    return {
-        "test_miou": round(result.mean_iou, 6),
-        "test_pixel_accuracy": round(result.pixel_accuracy, 6),
-        "test_classes": by_class,
-    }
-
-
-def _files(
-    learned: Learned, trained: Trained, matrix: metrics.Confusion, gallery: pictures.Gallery, config: Config
-) -> dict[str, bytes]:
+def _files(learned: Learned, trained: Trained, tested: Accuracy, config: Config) -> dict[str, bytes]:
     """The stage's outputs by name."""
     history, classes = learned.points.history, trained.contract.classes
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(history[0]))
     writer.writeheader()
     writer.writerows(history)
-    matrices = {"classes": classes, "val": learned.points.best["confusion"], "test": matrix.tolist()}
+    matrices = {"classes": classes, "val": learned.points.best["confusion"], "test": tested.matrix.tolist()}
     return {
         checkpoint.FILE_NAME: checkpoint.to_bytes(trained, config.model),
         "history.csv": table.getvalue().encode(),
         "confusion.json": json.dumps(matrices).encode(),
-        "confusion.png": pictures.confusion_png(matrix, classes),
+        "confusion.png": pictures.confusion_png(tested.matrix, classes),
         "curves.png": pictures.curves_png(history),
-        "best.png": pictures.overlays_png(gallery.best, trained),
-        "worst.png": pictures.overlays_png(gallery.worst, trained),
+        "best.png": pictures.overlays_png(tested.gallery.best, trained),
+        "worst.png": pictures.overlays_png(tested.gallery.worst, trained),
     }

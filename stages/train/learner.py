@@ -115,11 +115,15 @@ class Learner(LightningModule):
         self.log(self.task.headline, self.task.headline_of(self.validated), prog_bar=True)
 
     def judge(self, frame: NDArray[Any], labels: NDArray[Any]) -> Any:
-        """Count one frame, in full precision, and return its answer."""
-        with torch.autocast(self.device.type, enabled=False):
-            answer = self.task.segment(self.network, frame)
+        """Count one frame, and return its answer."""
+        answer = self.segment(frame)
         self.meter.add(answer, labels)
         return answer
+
+    def segment(self, frame: NDArray[Any]) -> Any:
+        """One frame's answer, in full precision."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.task.segment(self.network, frame)
 
     def configure_optimizers(self) -> Any:
         optimiser = optimiser_of(self.network, self._config, self.learning_rate)

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from segpipe.metrics import mean_in_words, scores
 from segpipe.rundir.storage import sha256_of, sync_directory, sync_file
 from stages.train.learner import Learner
 
@@ -84,7 +85,8 @@ class ResumePoints(Callback):
             self.best = {self.headline: score, "epoch": epoch, "weights": self._validated, "confusion": matrix}
         if trainer.is_global_zero:
             seconds = time.monotonic() - self._clock
-            _log.info("train: epoch %d of %d, loss %.4f, mIoU %.4f, %.1f s", epoch, self._epochs, loss, score, seconds)
+            mean = mean_in_words(score, scores(learner.validated).mean_iou_of_all, learner.contract.unscored)
+            _log.info("train: epoch %d of %d, loss %.4f, %s, %.1f s", epoch, self._epochs, loss, mean, seconds)
 
 
 class KeepResumePoint(Callback):

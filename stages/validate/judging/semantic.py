@@ -18,7 +18,9 @@ class SemanticGate:
 
     def __init__(self, contract: SemanticContract, settings: ValidateConfig) -> None:
         self._contract, self._limits = contract, settings.limits
-        self._shape = MaskShape(len(contract.classes), settings.boundary_px, settings.large_margin)
+        self._shape = MaskShape(
+            len(contract.classes), settings.boundary_px, settings.large_margin, contract.unscored_numbers
+        )
 
     def nothing(self, peak: Peak | None) -> Measured:
         """No image yet."""

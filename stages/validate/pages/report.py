@@ -168,6 +168,8 @@ def _repeat(repeat: Repeat) -> RepeatReport:
 
 def _figures(masks: MaskComparison, tensors: TensorComparison) -> Figures:
     inside_flips, inside = masks.flips - masks.band_flips, masks.pixels - masks.band_pixels
+    names = ("reference_miou_of_all", "miou_of_all")
+    of_all = dict(zip(names, masks.mious_of_all(), strict=True)) if masks.shape.unscored else {}
     return Figures(
         images=masks.images,
         pixels=masks.pixels,
@@ -181,6 +183,7 @@ def _figures(masks: MaskComparison, tensors: TensorComparison) -> Figures:
         worst_image_agreement=masks.worst_agreement if masks.images else None,
         reference_miou=masks.reference_miou(),
         miou=masks.candidate_miou(),
+        **of_all,
         scores=tensor_figures(tensors),
     )
 
