@@ -37,6 +37,7 @@ def examine() -> list[Finding]:
         _package("PyTorch", "torch", "torch", "pip install 'segpipe[pipeline]' (for training, export and validation)"),
         _package("Lightning", "lightning", "lightning", "pip install 'segpipe[pipeline]'"),
         _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
+        _package("FastAPI", "fastapi", "fastapi", "pip install 'segpipe[serve]' (for `segpipe serve`)"),
         *map(_backend, ARTIFACTS.values()),
     ]
 

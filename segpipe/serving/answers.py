@@ -1,0 +1,110 @@
+"""What POST /segment answers: the kinds that its Accept header chooses among, each made of a Result."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.media.images import encode_png
+from segpipe.regions import Polygon
+from segpipe.result import Result
+
+Make = Callable[[Result, NDArray[Any]], bytes]
+"""From the result, and the frame that it was made of, to a body."""
+_SHOW = "show"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One form of an answer."""
+
+    media_type: str
+    show: str
+    """Told apart by this parameter of the media type; empty for what the bare type means."""
+    what: str
+    make: Make
+
+    @property
+    def name(self) -> str:
+        """As Accept asks for it: `image/png; show=overlay`."""
+        return f"{self.media_type}; {_SHOW}={self.show}" if self.show else self.media_type
+
+
+def chosen(accept: str) -> Kind | None:
+    """The kind that is wanted most; None where nothing here is acceptable. Of equals the first one named."""
+    wanted = sorted(map(_range, (accept or "*/*").split(",")), key=lambda found: -found[0])
+    kinds = (_matching(media_type, show) for q, media_type, show in wanted if q > 0)
+    return next((kind for kind in kinds if kind), None)
+
+
+def _range(text: str) -> tuple[float, str, str]:
+    """One entry of Accept: how much it is wanted, its type, what it is to show."""
+    media_type, *rest = (part.strip().lower() for part in text.split(";"))
+    parameters = dict(part.partition("=")[::2] for part in rest)
+    try:
+        q = float(parameters.get("q", 1))
+    except ValueError:
+        q = 0.0
+    return (q if 0 <= q <= 1 else 0.0), media_type, parameters.get(_SHOW, "").strip('"')
+
+
+def _matching(media_type: str, show: str) -> Kind | None:
+    """A star stands for anything; without `show` a type is the one of its kinds that shows nothing in particular."""
+    pattern = ".*" if media_type == "*/*" else re.escape(media_type).replace(r"/\*", "/.*")
+    return next((kind for kind in KINDS if kind.show == show and re.fullmatch(pattern, kind.media_type)), None)
+
+
+def _mask(result: Result, _: NDArray[Any]) -> bytes:
+    return encode_png("the mask", result.mask)
+
+
+def _colour(result: Result, _: NDArray[Any]) -> bytes:
+    return encode_png("the colours", result.colour())
+
+
+def _overlay(result: Result, frame: NDArray[Any]) -> bytes:
+    return encode_png("the overlay", result.overlay(frame))
+
+
+def _raw(result: Result, _: NDArray[Any]) -> bytes:
+    little_endian: NDArray[Any] = result.mask.astype(result.mask.dtype.newbyteorder("<"), copy=False)
+    return little_endian.tobytes()
+
+
+def _shares(result: Result, _: NDArray[Any]) -> bytes:
+    areas = result.areas()
+    return _json(result, {name: {"pixels": area.pixels, "share": area.share} for name, area in areas.items()})
+
+
+def _polygons(result: Result, _: NDArray[Any]) -> bytes:
+    return _json(result, {name: [*map(_points, found)] for name, found in result.polygons().items()})
+
+
+def _run_lengths(result: Result, _: NDArray[Any]) -> bytes:
+    return _json(result, result.rle())
+
+
+def _points(polygon: Polygon) -> dict[str, Any]:
+    return {"outline": polygon.outline.tolist(), "holes": [hole.tolist() for hole in polygon.holes]}
+
+
+def _json(result: Result, by_class: dict[str, Any]) -> bytes:
+    """Every class has its entry, in the contract's order, so its place is its number in the mask."""
+    height, width = np.shape(result.mask)
+    return json.dumps({"height": height, "width": width, "classes": by_class}, ensure_ascii=False).encode()
+
+
+KINDS = (
+    Kind("image/png", "", "the mask, a PNG of class numbers", _mask),
+    Kind("image/png", "colour", "the mask in the colours of its classes", _colour),
+    Kind("image/png", "overlay", "the colours over the picture", _overlay),
+    Kind("application/json", "", "pixels and share of each class", _shares),
+    Kind("application/json", "polygons", "each class as polygons with holes", _polygons),
+    Kind("application/json", "rle", "each class as COCO's run lengths", _run_lengths),
+    Kind("application/octet-stream", "", "the mask's bytes, row by row, as x-segpipe-mask says", _raw),
+)
+"""In the order in which `*/*` and the like choose."""

@@ -1,0 +1,119 @@
+"""The routes: which path answers what. What is done for them is the service's."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response
+
+from segpipe import __version__
+from segpipe.serving.answers import KINDS, chosen
+from segpipe.serving.bodies import picture_of
+from segpipe.serving.models import BusyError
+from segpipe.serving.page import HEADERS, documentation
+from segpipe.serving.service import Service
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"schema": {"type": "object", "properties": {"picture": _BINARY["schema"]}, "required": ["picture"]}}
+_PICTURE = {
+    "required": True,
+    "content": {"application/octet-stream": _BINARY, "image/*": _BINARY, "multipart/form-data": _FORM},
+}
+_DETAIL = {
+    "application/json": {
+        "schema": {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+    }
+}
+_WHY = {
+    400: "The body is empty, or its form cannot be read.",
+    401: "The token is wanted.",
+    403: "There is no token to reload with.",
+    406: "Accept names no kind of answer that there is.",
+    408: "The body came too slowly.",
+    409: "A reload is under way.",
+    413: "The body is too large.",
+    415: "The body is of a type that is not taken.",
+    422: "The picture cannot be segmented, or the gate refused the model: why, in the runtime's words.",
+    429: "The queue is full; Retry-After says when to come again.",
+    503: "No model is loaded and warm yet, or the server is about to end.",
+}
+_QUIET = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
+"""FastAPI would tell OpenTelemetry, and by it whoever the environment names."""
+
+
+def build_app(service: Service, can_reload: bool = False) -> FastAPI:
+    """The application behind the guard; `can_reload`: whether the guard asks for a token."""
+    app = FastAPI(
+        title="segpipe", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=_QUIET  # type: ignore[arg-type]
+    )  # fmt: skip
+    _add_pictures(app, service)
+    _add_model(app, service, can_reload)
+    _add_probes(app, service)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(documentation(app.openapi()), media_type="text/html", headers=HEADERS)
+
+    return app
+
+
+def _answers(*statuses: int, **content: Any) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route for its description."""
+    good: dict[int | str, dict[str, Any]] = {200: content} if content else {}
+    return good | {status: {"description": _WHY[status], "content": _DETAIL} for status in statuses}
+
+
+def _add_pictures(app: FastAPI, service: Service) -> None:
+    kinds = {kind.name: {**(_BINARY if kind.media_type != "application/json" else {})} for kind in KINDS}
+    what = "\n".join(f"- `{kind.name}`: {kind.what}" for kind in KINDS)
+
+    @app.post(
+        "/segment",
+        summary="Segment one picture",
+        description=f"Accept chooses the answer:\n\n{what}",
+        responses=_answers(400, 401, 406, 408, 413, 415, 422, 429, 503, description="The answer.", content=kinds),
+        openapi_extra={"requestBody": _PICTURE},
+        response_class=Response,
+    )
+    async def segment(request: Request) -> Response:
+        kind = chosen(",".join(request.headers.getlist("accept")))
+        if kind is None:
+            raise HTTPException(406, f"there is no such answer. Accept one of: {', '.join(k.name for k in KINDS)}")
+        return await service.answer(await picture_of(request), kind, request.receive)
+
+
+def _add_model(app: FastAPI, service: Service, can_reload: bool) -> None:
+    @app.get("/model", summary="Contract, hashes, verdicts, and how the last reload went", responses=_answers(401))
+    async def model() -> dict[str, Any]:
+        return service.describe()
+
+    @app.post(
+        "/reload",
+        summary="Open the run or bundle anew, and let it take over",
+        responses=_answers(401, 403, 409, 422, description="It took over."),
+    )
+    async def reload() -> dict[str, Any]:
+        if not can_reload:
+            raise HTTPException(403, "reloading over HTTP needs a token: start with --token-file, or send SIGHUP")
+        try:
+            done = await asyncio.to_thread(service.models.reload, "POST /reload")
+        except BusyError as busy:
+            raise HTTPException(409, str(busy)) from None
+        if done.outcome != "accepted":
+            raise HTTPException(422, done.reason)
+        return service.describe()
+
+
+def _add_probes(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", summary="Whether a model is loaded and warm", responses=_answers(503))
+    async def readyz() -> dict[str, str]:
+        if not service.is_ready:
+            raise HTTPException(503, "about to end" if service.draining else "the model is being opened")
+        return {"status": "ready"}
+
+    @app.get("/metrics", summary="Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,194 @@
+"""Models: the one that serves, and how another takes over. What has begun ends with the model it began with."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from segpipe.artifacts import AUTO, Precision, held_by
+from segpipe.errors import BackendError, InputError, SegpipeError
+from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.segmenter import Segmenter
+from segpipe.serving.memory import require_room, used_bytes
+from segpipe.verdict import Verdict, all_verdicts
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is opened, at the start and at every reload."""
+
+    run: Path
+    backend: str = AUTO
+    precision: Precision | None = None
+    allow_unvalidated: bool = False
+    max_pixels: int = Segmenter.max_pixels
+
+
+@dataclass(frozen=True)
+class Model:
+    """An open and warm segmenter, with what is known of it."""
+
+    segmenter: Segmenter
+    verdicts: tuple[Verdict, ...]
+    artifact_bytes: int
+    grown_bytes: int
+    """How much more memory the process had after it was opened."""
+    opened_utc: str
+
+    def describe(self) -> dict[str, Any]:
+        """For /model: what runs where, what it was judged, what it takes and answers."""
+        return {
+            **self.segmenter.describe(),
+            "opened_utc": self.opened_utc,
+            "verdicts": [verdict.model_dump() for verdict in self.verdicts],
+            "contract": self.segmenter.contract.model_dump(),
+        }
+
+
+@dataclass(frozen=True)
+class Reload:
+    """How the last one went."""
+
+    outcome: str
+    reason: str
+    asked_by: str
+    at_utc: str
+
+
+class BusyError(SegpipeError):
+    """A reload is under way."""
+
+
+class _Slot:
+    """A model with the number of those who use it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.users, self.retired = model, 0, False
+
+
+class Models:
+    """Called from any thread."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._slot: _Slot | None = None
+        self._lock, self._reloading = threading.Lock(), threading.Lock()
+        self.last_reload: Reload | None = None
+
+    @property
+    def current(self) -> Model | None:
+        """The one that serves, to be described; to use it take `lease`."""
+        slot = self._slot
+        return slot.model if slot else None
+
+    @property
+    def artifact(self) -> str:
+        """Hash of what serves; empty while nothing does."""
+        return self.current.segmenter.artifact_sha256 if self.current else ""
+
+    @contextmanager
+    def lease(self) -> Iterator[Model]:
+        """The model that serves now; it stays open until the lease ends, whatever takes over."""
+        with self._lock:
+            slot = self._slot
+            if slot is None:
+                raise BackendError("no model serves", hint="wait until /readyz says 200")
+            slot.users += 1
+        try:
+            yield slot.model
+        finally:
+            with self._lock:
+                slot.users -= 1
+                is_last = slot.retired and slot.users == 0
+            if is_last:
+                slot.model.segmenter.close()
+
+    def open(self) -> None:
+        """The first one, opened and warmed; raises what `Segmenter.open` raises."""
+        self._take_over(self._opened())
+
+    def reload(self, asked_by: str) -> Reload:
+        """Open what the source names now. What is refused, for whatever reason, leaves the old one serving."""
+        if not self._reloading.acquire(blocking=False):
+            raise BusyError("a reload is under way", hint="wait for it: GET /model tells how it went")
+        try:
+            done = self._reloaded(asked_by)
+        finally:
+            self._reloading.release()
+        level = logging.INFO if done.outcome == "accepted" else logging.ERROR
+        _log.log(level, "reload asked by %s: %s: %s", asked_by, done.outcome, done.reason)
+        return done
+
+    def describe(self) -> dict[str, Any]:
+        """For /model."""
+        model, last = self.current, self.last_reload
+        about = {"run": str(self._source.run), "last_reload": asdict(last) if last else None}
+        return {**about, "ready": model is not None, **(model.describe() if model else {})}
+
+    def close(self) -> None:
+        """After the last answer."""
+        with self._lock:
+            slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.model.segmenter.close()
+
+    def _reloaded(self, asked_by: str) -> Reload:
+        try:
+            model = self._opened()
+        except SegpipeError as error:
+            outcome, reason = "refused", str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the old one goes on serving
+            _log.exception("reload: a bug, or memory ran out")
+            outcome, reason = "refused", f"{type(error).__name__}: {error}"
+        else:
+            self._take_over(model)
+            outcome, reason = "accepted", f"artifact {model.segmenter.artifact_sha256[:12]}"
+        self.last_reload = Reload(outcome, reason, asked_by, _now())
+        return self.last_reload
+
+    def _opened(self) -> Model:
+        source = self._source
+        run = RunDirectory(source.run)
+        size_bytes = _largest_artifact(run)
+        if self.current is not None:
+            grown = self.current.grown_bytes * size_bytes // max(self.current.artifact_bytes, 1)
+            require_room(max(grown, 2 * size_bytes))
+        before = used_bytes()
+        segmenter = Segmenter.open(
+            source.run, source.backend, precision=source.precision, allow_unvalidated=source.allow_unvalidated
+        )
+        try:
+            segmenter.max_pixels = source.max_pixels
+            segmenter.warm_up()
+            verdicts = [v for v in all_verdicts(run) if v.artifact_sha256 == segmenter.artifact_sha256]
+        except BaseException:
+            segmenter.close()
+            raise
+        return Model(segmenter, tuple(verdicts), size_bytes, max(0, used_bytes() - before), _now())
+
+    def _take_over(self, model: Model) -> None:
+        with self._lock:
+            old, self._slot = self._slot, _Slot(model)
+            if old is not None:
+                old.retired = True
+            is_idle = old is not None and old.users == 0
+        if old is not None and is_idle:
+            old.model.segmenter.close()
+
+
+def _largest_artifact(run: RunDirectory) -> int:
+    """Bytes of the largest file that could be opened."""
+    sizes = [run.manifest.stages[row.stage].outputs[row.file].size_bytes for row in held_by(run.manifest)]
+    if not sizes:
+        raise InputError(f"{run.path} holds no network", hint=run.how_to_make("export"))
+    return max(sizes)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
