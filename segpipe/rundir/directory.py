@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from segpipe.documents import Form
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ManifestError, NotARunError, SegpipeError, word
-from segpipe.rundir import lock, manifest
+from segpipe.rundir import latest, lock, manifest
 from segpipe.rundir.manifest import Manifest, Output, StageRecord
 from segpipe.rundir.step import Step
 from segpipe.rundir.storage import (
@@ -227,6 +227,7 @@ class RunDirectory:
             yield step
             if step.stale:
                 self.manifest = step.commit(self.manifest)
+            latest.refresh(self.path, self.manifest.stages)
 
     def _outlasting_commits(self, read: Callable[[], _T]) -> _T:
         """Read again where a commit of another process superseded the file meanwhile."""

@@ -136,6 +136,25 @@ def report(
 
 
 @app.command()
+def runs(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder that holds run directories, such as runs.")
+    ] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of a folder, the newest first, with network, mIoU, release gate and milliseconds a frame."""
+    from datetime import UTC, datetime
+
+    from stages.results.listing import COLUMNS, list_runs
+
+    lines = list_runs(folder)
+    if as_json:
+        return print_json([line.as_dict() for line in lines])
+    now = datetime.now(UTC)
+    return print_table(COLUMNS, [line.cells(now) for line in lines])
+
+
+@app.command()
 def evaluate(
     run: Run,
     split: Annotated[Split, typer.Option(help="Split of the labelled data to measure on.")] = "test",

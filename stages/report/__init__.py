@@ -1,13 +1,15 @@
 """The report: one self-contained HTML page of what was built from what, with its figures and pictures."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, RunLockedError, StorageError
+from segpipe.rundir import latest
 from segpipe.rundir.directory import CONFIG_NAME, TOML_NAME, RunDirectory
 from segpipe.rundir.lock import FILE_NAME as LOCK_NAME
 from segpipe.rundir.manifest import FILE_NAME as MANIFEST_NAME
@@ -19,7 +21,7 @@ from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
 from stages.results.figures import ValidateFigures, read
 
-FILE_NAME = "report.html"
+FILE_NAME = latest.REPORT
 _OF_A_RUN = {MANIFEST_NAME, CONFIG_NAME, TOML_NAME, LOCK_NAME, FOLDERS_NAME}
 _START_BYTES = 256
 
@@ -28,7 +30,11 @@ def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     """Write RUN/report.html from the manifest and the stages' own files; what a stage did not leave is left out."""
     facts, images = rundir.at_one_moment(lambda: (read_facts(rundir), _images(rundir)))
     page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=images)
-    return _write(out or rundir.path / FILE_NAME, page)
+    path = _write(out or rundir.path / FILE_NAME, page)
+    if out is None and not rundir.manifest.is_bundle:
+        with suppress(RunLockedError, StorageError), rundir.writing():  # whoever writes there now copies it too
+            latest.refresh(rundir.path, rundir.manifest.stages)
+    return path
 
 
 def fresh_report(rundir: RunDirectory) -> Path:
