@@ -20,7 +20,7 @@ import segpipe
 from docs.making.blocks import ROOT, Block, blocks, commands, pages
 from docs.making.messages import messages, sources, template
 from docs.making.settings import contract_page, settings_page
-from docs.making.site import GENERATED, IN_A_CLONE, broken, gather, loads
+from docs.making.site import GENERATED, IN_A_CLONE, broken, gather, let_files_be_searched, loads
 from segpipe import testing
 from segpipe.artifacts import ARTIFACTS
 from segpipe.cli import app
@@ -269,3 +269,13 @@ def test_pictures_are_small() -> None:
     sizes = [path.stat().st_size for path in (ROOT / "docs/pictures").iterdir()]
 
     assert sum(sizes) < PICTURES_KB * 1000
+
+
+def test_a_page_that_is_opened_as_a_file_finds_its_index(tmp_path: Path) -> None:
+    (tmp_path / "search.json").write_text('{"items": ["ü"]}', encoding="utf-8")
+
+    let_files_be_searched(tmp_path)
+
+    assert (tmp_path / "search.js").read_text(encoding="utf-8") == 'var __index = {"items": ["ü"]}'
+    scripts = tomllib.loads((ROOT / "docs/zensical.toml").read_text())["project"]["extra_javascript"]
+    assert [name for name in scripts if not (ROOT / "docs" / name).is_file()] == []

@@ -42,9 +42,16 @@ def main() -> int:
     if (ended := subprocess.run(command, cwd=BUILD, env=plain, check=False)).returncode:
         return ended.returncode
     site = BUILD / "site"
+    let_files_be_searched(site)
     found = sorted({f"{path.relative_to(site)}: {tag}" for path in site.rglob("*.html") for tag in loads(path)})
     print("\n".join([*(f"loaded from outside: {one}" for one in found), str(site / "index.html")]))
     return 1 if found else 0
+
+
+def let_files_be_searched(site: Path) -> None:
+    """The index as a script: a page that was opened as a file may not fetch it."""
+    index = (site / "search.json").read_text(encoding="utf-8")
+    (site / "search.js").write_text(f"var __index = {index}", encoding="utf-8")
 
 
 def gather(pages: Path) -> None:
