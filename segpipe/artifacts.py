@@ -23,6 +23,9 @@ FAMILIES = (AUTO, "gpu", "cpu")
 _SHOWN = 40  # characters of a name that somebody else chose
 CHECKPOINT = "model.safetensors"
 FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
+END_TO_END_GRAPH, END_TO_END = "model.e2e.onnx", "onnxruntime-e2e"
+"""The graph from frame to mask, and what verdicts call the way to run it. No row: it is for other programs, not for
+the runtime, which does the same around the bare network and faster."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import onnx
 import pytest
 import typer
 
@@ -26,6 +27,7 @@ from segpipe.artifacts import ARTIFACTS
 from segpipe.cli import app
 from segpipe.contract.schema import Contract
 from stages.config.file import parse_config, parse_toml
+from stages.graphs.end_to_end import end_to_end
 from stages.import_model import read_description
 from tests.calling import call
 from tests.using import make_video
@@ -49,6 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(run, folder / "runs" / "demo")
     for name in ("street", "street-service"):
         call("bundle", run, "-o", folder / name)
+    graph = onnx.load_model_from_string(testing.make_onnx(testing.CONTRACT))
+    onnx.save(end_to_end(graph, testing.CONTRACT, confidence=True), folder / "model.e2e.onnx")
     frame = cv2.cvtColor(testing.make_frame(48, 64)[0], cv2.COLOR_RGB2BGR)
     for path in ("photos/0001.jpg", "runs/demo/pictures/frames/shapes-test-0000.png"):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

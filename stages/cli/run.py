@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segpipe.artifacts import BUILD, CHECKPOINT, EXPORT, FP32_GRAPH
+from segpipe.artifacts import BUILD, CHECKPOINT, END_TO_END_GRAPH, EXPORT, FP32_GRAPH
 from segpipe.cli.conventions import PIPELINE, Force, Run, Sets
 from segpipe.console import print_lines
 from stages.cli.conventions import run_config_stages
@@ -56,9 +56,24 @@ def train(run: Run, force: Force = False, sets: Sets = None) -> None:
 
 
 @app.command()
-def export(run: Run, force: Force = False, sets: Sets = None) -> None:
+def export(
+    run: Run,
+    force: Force = False,
+    sets: Sets = None,
+    end_to_end: Annotated[
+        bool,
+        typer.Option(
+            "--end-to-end",
+            help="Also write model.e2e.onnx: one graph from frame to mask and confidence, for other programs.",
+        ),
+    ] = False,
+) -> None:
     """Export the trained network to ONNX, in FP32 and in FP16."""
-    print(run_config_stages(run, EXPORT, EXPORT, force, sets).artifact(EXPORT, FP32_GRAPH))
+    asked = ['export.end_to_end="confidence"'] if end_to_end else []
+    finished = run_config_stages(run, EXPORT, EXPORT, force, [*(sets or []), *asked])
+    print(finished.artifact(EXPORT, FP32_GRAPH))
+    if END_TO_END_GRAPH in finished.record(EXPORT).outputs:
+        print(finished.artifact(EXPORT, END_TO_END_GRAPH))
 
 
 @app.command()

@@ -84,6 +84,9 @@ class ExportConfig(Section):
     names of modules or nodes, also as patterns (`head.*`). They add up."""
     calibration_images: PositiveInt = 16
     """Frames that the range probe looks at."""
+    end_to_end: Literal["off", "mask", "confidence"] = "off"
+    """Also write model.e2e.onnx, one graph from frame to mask, for programs that cannot run segpipe; `confidence` adds
+    how sure the network is of each pixel. It blends every class at every pixel, which the runtime avoids."""
 
 
 Range = tuple[PositiveInt, PositiveInt, PositiveInt]

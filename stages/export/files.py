@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH
+from segpipe.artifacts import END_TO_END_GRAPH, FP16_GRAPH, FP32_GRAPH
 from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import ExportError
 from stages.config.root import BuildConfig, ExportConfig
 from stages.export.clean import clean
 from stages.export.equality import Network, difference, random_tensors, require_equal, session
 from stages.export.source import ExportSource
+from stages.graphs.end_to_end import blended_values, end_to_end
 from stages.graphs.halving import to_half
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.islands import Island, choose
@@ -28,6 +29,8 @@ from stages.graphs.types import dimensions
 
 _log = logging.getLogger(__name__)
 
+_MANY_VALUES = 10_000_000  # scores at a frame's size: fewer take about as long as the runtime does
+_BYTES_A_VALUE = 12  # of the end-to-end graph: three tensors of them at a time
 _FRAMES_COMPARED = 4  # frames on which graph and network, and FP16 and FP32, are compared; validate compares many
 
 
@@ -57,6 +60,8 @@ def export_files(
     half = to_half(full, {island.node for island in islands})
     check(half, "the FP16 graph")
     files = {FP32_GRAPH: to_bytes(full), FP16_GRAPH: to_bytes(half)}
+    if config.end_to_end != "off":
+        files[END_TO_END_GRAPH] = _end_to_end(full, contract, config, ranges[-1].typical)
     judged = _half_figures(candidate, half, contract, frames)
     figures = {
         **source.figures,
@@ -75,6 +80,21 @@ def export_files(
 def _described(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
     return model
+
+
+def _end_to_end(full: onnx.ModelProto, contract: Contract, config: ExportConfig, typical: tuple[int, ...]) -> bytes:
+    """The graph from frame to mask, which ONNX Runtime opens; the gate compares it. A word where it will be slow."""
+    whole = end_to_end(full, contract, config.end_to_end == "confidence")
+    check(whole, "the end-to-end graph")
+    session(whole, contract)
+    height, width = contract.network_size or (typical[2:] if contract.input_layout == "nchw" else typical[1:3])
+    if (values := blended_values(contract, height, width)) > _MANY_VALUES:
+        _log.warning(
+            "export: %s blends %d million scores for a frame of %dx%d, %.1f GB of memory and up to ten times the "
+            "runtime's milliseconds; where segpipe can run, open the run with it",
+            END_TO_END_GRAPH, values / 1e6, height, width, values * _BYTES_A_VALUE / 1e9,
+        )  # fmt: skip
+    return to_bytes(whole)
 
 
 def _half_figures(

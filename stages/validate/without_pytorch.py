@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 
 from segpipe import local_verdicts
-from segpipe.artifacts import ARTIFACTS, BUILD, EXPORT, FP16_GRAPH, ON_CPU
+from segpipe.artifacts import ARTIFACTS, BUILD, END_TO_END, END_TO_END_GRAPH, EXPORT, FP16_GRAPH, ON_CPU
 from segpipe.errors import BackendError, GateFailedError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
@@ -16,7 +16,7 @@ from segpipe.verdict import LocalVerdict, Verdict, stored_verdicts
 from stages.measuring.tensors import FP16_MAX
 from stages.results.gate import GateReport
 from stages.validate import named
-from stages.validate.hops.opening import OpenHops, deployed
+from stages.validate.hops.opening import OpenHops, deployed, holds_end_to_end
 from stages.validate.hops.stored import StoredReference, stored_index, stored_report
 from stages.validate.judging.checks import Peak
 from stages.validate.judging.judge import Judge, Setup
@@ -59,21 +59,23 @@ def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> Ba
             f"`segpipe validate {rundir.path} --hop {ON_CPU.name}`",
         )
     reasons = "; ".join(f"{entry.artifact} on {entry.backend}: {entry.reason}" for entry in report.not_judged)
-    if not reasons and wanted not in {"engine", *ARTIFACTS}:
+    if not reasons and wanted not in {"engine", END_TO_END, *ARTIFACTS}:
         return BackendError(f"there is no hop '{wanted}'", hint=f"name one of: {_judgeable(rundir)}")
     hint = f"name one of: {_judgeable(rundir)}; `segpipe doctor` tells what this machine can run"
     if wanted == "engine" and not reasons:
         reasons, hint = "there is no engine", rundir.how_to_make(BUILD)
     elif rundir.manifest.is_bundle:
         hint = "`segpipe doctor` tells what this machine can run; " + f"for a new engine {rundir.how_to_make('build')}"
-    words = reasons or f"{rundir.path} does not hold {ARTIFACTS[wanted].file}"
+    file = ARTIFACTS[wanted].file if wanted in ARTIFACTS else END_TO_END_GRAPH
+    words = reasons or f"{rundir.path} does not hold {file}"
     return BackendError(f"no hop '{wanted}' could be judged here: {words}", hint=hint)
 
 
 def _judgeable(rundir: RunDirectory) -> str:
     """What `--hop` takes for this run or bundle."""
     rows = deployed(rundir)
-    return ", ".join((*(row.name for row in rows), *["engine"] * any(row.is_engine for row in rows)))
+    whole = [END_TO_END] * holds_end_to_end(rundir)
+    return ", ".join((*(row.name for row in rows), *whole, *["engine"] * any(row.is_engine for row in rows)))
 
 
 def _needs_gpu(wanted: str) -> bool:

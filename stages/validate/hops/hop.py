@@ -42,6 +42,8 @@ class Hop:
     answer: Answer
     precision: Precision
     """What it computes in."""
+    gives_scores: bool = True
+    """Whether its scores are to be compared; the graph from frame to mask keeps them inside."""
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,27 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.artifacts import BUILD, EXPORT, FP16_GRAPH, ON_CPU, Artifact, held_by
+from segpipe.artifacts import (
+    BUILD,
+    END_TO_END,
+    END_TO_END_GRAPH,
+    EXPORT,
+    FP16_GRAPH,
+    ON_CPU,
+    Artifact,
+    held_by,
+)
 from segpipe.contract.schema import Contract
-from segpipe.errors import InputError, SegpipeError, word
+from segpipe.errors import BackendMissingError, InputError, SegpipeError, word
 from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import logical_name
 from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.opening import build_options
 from segpipe.runtime.request import OpenOptions, Outputs
-from stages.validate.hops.hop import Answered, Hop, NotRun
+from stages.validate.hops.hop import Answer, Answered, Hop, NotRun
+
+_ON_CPU_HINT = f"pip install 'segpipe[{ON_CPU.spec.extra}]'"
 
 
 class BackendAnswer:
@@ -77,6 +88,18 @@ class OpenHops:
             meant = wanted == row.name or (wanted == "engine" and row.is_engine)
             if meant or (wanted is None and row.name != ON_CPU.name):
                 self.open(row)
+        if wanted in {None, END_TO_END} and holds_end_to_end(self._rundir):
+            self._open_end_to_end()
+
+    def _open_end_to_end(self) -> None:
+        sha256 = self._rundir.recorded(EXPORT, END_TO_END_GRAPH).sha256
+        try:
+            answer = _load_end_to_end(self._rundir.artifact_bytes(EXPORT, END_TO_END_GRAPH), self._contract)
+        except SegpipeError as error:
+            path = f"{EXPORT}/{END_TO_END_GRAPH}"
+            self.not_run.append(NotRun(path, sha256, END_TO_END, f"not run here: {error}"))
+            return
+        self._add(Hop(END_TO_END, EXPORT, END_TO_END_GRAPH, sha256, END_TO_END, CPU, answer, "fp32", False))
 
     def _opened(self, row: Artifact) -> Backend:
         if row.is_engine and (stale := stale_engine(self._rundir)):
@@ -96,6 +119,20 @@ class OpenHops:
 def deployed(rundir: RunDirectory) -> list[Artifact]:
     """Every finished file that some backend runs, graphs first."""
     return sorted(held_by(rundir.manifest), key=lambda row: row.is_engine)
+
+
+def holds_end_to_end(rundir: RunDirectory) -> bool:
+    """Whether the run was exported with the graph from frame to mask."""
+    return END_TO_END_GRAPH in rundir.record(EXPORT).outputs
+
+
+def _load_end_to_end(graph: bytes, contract: Contract) -> Answer:
+    """It needs ONNX Runtime, which not every machine that judges has."""
+    try:
+        from stages.validate.hops.end_to_end import EndToEndAnswer
+    except ImportError as error:
+        raise BackendMissingError(f"ONNX Runtime cannot be imported: {error}", hint=_ON_CPU_HINT) from error
+    return EndToEndAnswer(graph, contract)
 
 
 def stale_engine(rundir: RunDirectory) -> str | None:

@@ -11,6 +11,10 @@ from stages.measuring.tensors import FP16_MAX, TensorComparison
 from stages.results.gate import Status
 
 NO_SCORES = "the reference gives no scores"
+OF_SCORES = {
+    "relative_l2", "non_finite", "stress_relative_l2", "stress_non_finite", "batch_relative_l2", "batch_non_finite"
+}  # fmt: skip
+"""Limits that mean nothing for a graph that keeps its scores inside."""
 _NEEDED = "agreement"
 """The limit without which a hop is not judged, whatever else passed: masks on images are what is deployed."""
 

@@ -169,7 +169,7 @@ class Judge:
             for count in self._setup.batches:
                 if count > 1:
                     together = _answered(state.hop, list(islice(cycle(frames), count)))
-                    _add_batch(state.measured, list(islice(cycle(alone), count)), together)
+                    _add_batch(state, list(islice(cycle(alone), count)), together)
         except SegpipeError as error:
             largest = max(self._setup.batches, default=1)
             asked = f"a batch of up to {largest}" if largest > 1 else "the first image again"
@@ -185,15 +185,16 @@ def _answered(hop: Hop, frames: Sequence[NDArray[Any]]) -> list[Answered]:
     return found
 
 
-def _add_batch(measured: Measured, alone: Sequence[Answered], together: Sequence[Answered]) -> None:
+def _add_batch(state: HopState, alone: Sequence[Answered], together: Sequence[Answered]) -> None:
     for one, many in zip(alone, together, strict=True):
-        measured.batch_masks.add(one.mask, many.mask)
-        _add_scores(measured.batches, one, many, f"a batch of {len(together)}")
+        state.measured.batch_masks.add(one.mask, many.mask)
+        _add_scores(state.hop, state.measured.batches, (one, many), f"a batch of {len(together)}")
 
 
-def _add_scores(tensors: TensorComparison, reference: Answered, candidate: Answered, where: str) -> None:
-    """A candidate that gives no scores where the reference does is as wrong as can be."""
-    if reference.scores is not None:
+def _add_scores(hop: Hop, tensors: TensorComparison, pair: tuple[Answered, Answered], where: str) -> None:
+    """A candidate that gives no scores where it should and the reference does is as wrong as can be."""
+    reference, candidate = pair
+    if hop.gives_scores and reference.scores is not None:
         tensors.add(reference.scores, np.empty(0) if candidate.scores is None else candidate.scores, where)
 
 
@@ -201,7 +202,7 @@ def _add(state: HopState, truth: Truth, image: Image, answered: Answered, candid
     measured = state.measured
     masks = measured.stress_masks if image.stress else measured.masks
     tensors = measured.stress if image.stress else measured.tensors
-    _add_scores(tensors, answered, candidate, image.name)
+    _add_scores(state.hop, tensors, (answered, candidate), image.name)
     return masks.add(truth, candidate.mask, image.name)
 
 
@@ -218,7 +219,7 @@ def _keep_worst(state: HopState, seen: Seen) -> None:
 def _add_before(state: HopState, before: Answered, name: str, candidate: Answered, image: str) -> None:
     state.before_name = name
     state.before_masks.add(before.mask, candidate.mask)
-    _add_scores(state.before, before, candidate, image)
+    _add_scores(state.hop, state.before, (before, candidate), image)
 
 
 def _repeat(first: Answered, again: Answered) -> Repeat:

@@ -10,7 +10,7 @@ from stages.config.root import ValidateConfig
 from stages.measuring.masks import MaskComparison, MaskShape, Truth
 from stages.validate.hops.hop import Answered, Hop, margins_at
 from stages.validate.judging.accuracy import hop_accuracy, reference_accuracy
-from stages.validate.judging.checks import Check, Measured, Peak, Rules, checks
+from stages.validate.judging.checks import OF_SCORES, Check, Measured, Peak, Rules, checks
 
 
 class SemanticGate:
@@ -32,8 +32,9 @@ class SemanticGate:
         return Truth.of(answered.mask, labels, None if answered.scores is None else known, self._shape)
 
     def fidelity(self, measured: Measured, hop: Hop) -> list[Check]:
-        """Every limit on masks and scores."""
-        return checks(measured, Rules(self._limits, self._contract.classes, hop.precision))
+        """Every limit on masks and, where the hop gives them, on scores."""
+        held = checks(measured, Rules(self._limits, self._contract.classes, hop.precision))
+        return [check for check in held if hop.gives_scores or check.name not in OF_SCORES]
 
     def accuracy(self, measured: Measured) -> list[Check]:
         """Mean IoU and the worst class."""
