@@ -18,7 +18,8 @@ from segpipe.palette import COLOURS, Colours
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import read_text_file, sha256_of_bytes, write_atomically
 from stages.config.file import FILE_NAME, parse_config, parse_toml, refuse_extremes
-from stages.data import known
+from stages.data import known, labels_of
+from stages.data.agreeing import refuse_other_classes
 
 STAGE = "import"
 VERSION = 1
@@ -117,6 +118,8 @@ def _starter(described: Description, home: Path, run: Path, source: str) -> str:
     data["ignore_index"] = contract.ignore_index
     if described.data is not None:
         data = dict(described.data)
+        if data.get("kind") == "folder":
+            data.setdefault("classes", list(contract.classes))
         if isinstance(data.get("root"), str):  # relative to contract.toml there, to segpipe.toml here
             data["root"] = os.path.relpath(home / data["root"], run)
     if contract.unscored:
@@ -127,5 +130,5 @@ def _starter(described: Description, home: Path, run: Path, source: str) -> str:
         frames |= {"height": contract.network_size[0], "width": contract.network_size[1]}
     islands = "auto" if described.data is not None else "weights"
     tables = {"data": data, "input": frames, "export": {"fp32_islands": islands}}
-    parse_config(tables, source)
+    refuse_other_classes(contract, labels_of(parse_config(tables, source)), source)
     return ("" if described.data is not None else f"{_NO_DATA}\n") + tomli_w.dumps(tables)

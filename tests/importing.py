@@ -8,6 +8,8 @@ import tomli_w
 
 from segpipe.rundir.directory import RunDirectory
 from stages import import_model
+from stages.graphs.adopting import adopt
+from stages.graphs.reading import complete, parse
 
 CLASSES = ("background", "disc", "box", "triangle")
 CONTRACT = {
@@ -27,3 +29,9 @@ def write(folder: Path, model: onnx.ModelProto | bytes, **changes: Any) -> tuple
 def imported(folder: Path, model: onnx.ModelProto | bytes, **changes: Any) -> RunDirectory:
     import_model.run(folder / "run", *write(folder, model, **changes))
     return RunDirectory(folder / "run")
+
+
+def adopted_here(folder: Path, model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
+    """What import would store, without a process of its own: quick."""
+    path, contract = write(folder, model, **changes)
+    return adopt(complete(parse(path), path), import_model.read_description(contract).contract, str(path))

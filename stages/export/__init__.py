@@ -1,5 +1,6 @@
 """Stage `export`: a trained network or an imported graph -> model.onnx, model.fp16.onnx and what describes them."""
 
+import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,8 @@ STAGE = "export"
 VERSION = 4
 _AUTO = "auto"
 
+_log = logging.getLogger(__name__)
+
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     """Export this run's network, unless an export with the same key is already there."""
@@ -34,8 +37,8 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             from stages.export.source import imported_contract, imported_source, trained_source
             from stages.graphs.foreign import prove_runs
 
-            if imported:
-                prove_runs(file, imported_contract(rundir), config.build)
+            if imported and (remark := prove_runs(file, imported_contract(rundir), config.build)):
+                _log.warning("export: %s", remark)
             source = imported_source(rundir) if imported else trained_source(file.read_bytes(), config.export.opset)
             frames = _frames(config, base, source.contract, "val" if imported else "train")
             exported = export_files(source, config.export, config.build, frames)

@@ -5,7 +5,10 @@ from onnx import TensorProto, ValueInfoProto
 
 from segpipe.contract.schema import METADATA_KEY, Contract, Layout
 from segpipe.errors import ContractError
+from stages.graphs.last_activation import refuse_activation
+from stages.graphs.sorting import names_inside
 from stages.graphs.types import dimensions
+from stages.graphs.unfit import refuse_unfit
 
 _INPUT_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 _SCORES = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -32,7 +35,8 @@ def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.Model
     graph.input.append(given)
     _check_input(given, contract, source)
     _check_output(output, contract, source)
-    _refuse_second_sigmoid(graph, contract, source)
+    refuse_activation(graph, contract, source)
+    refuse_unfit(model, source)
     if contract.output_kind == "labels":
         _widen(graph)
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
@@ -56,7 +60,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             needed.update(node.input)
-            needed.update(_inside(node))
+            needed.update(names_inside(node))
             kept.append(node)
     nodes, weights = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in needed]
     inputs = [value for value in graph.input if value.name in needed]
@@ -64,18 +68,6 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
         copies = [type(value).FromString(value.SerializeToString()) for value in values]
         graph.ClearField(field)
         getattr(graph, field).extend(copies)
-
-
-def _inside(node: onnx.NodeProto) -> set[str]:
-    """Every name used by a node's subgraphs."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            names.update(value.name for value in attribute.g.output)
-            for inner in attribute.g.node:
-                names.update(inner.input)
-                names |= _inside(inner)
-    return names
 
 
 def _check_input(value: ValueInfoProto, contract: Contract, source: str) -> None:
@@ -132,17 +124,6 @@ def _widen(graph: onnx.GraphProto) -> None:
         onnx.helper.make_node("Cast", [narrow], [output.name], name=f"{output.name} widened", to=TensorProto.INT32)
     )
     output.type.tensor_type.elem_type = TensorProto.INT32
-
-
-def _refuse_second_sigmoid(graph: onnx.GraphProto, contract: Contract, source: str) -> None:
-    """The threshold is for raw scores: after a sigmoid, every pixel would be foreground."""
-    maker = next((node for node in graph.node if contract.output_name in node.output), None)
-    if contract.output_kind == "sigmoid" and maker is not None and maker.op_type == "Sigmoid":
-        raise ContractError(
-            f"{source}: output '{contract.output_name}' has gone through a Sigmoid, "
-            "output_kind 'sigmoid' wants raw scores",
-            hint="export the network without its last Sigmoid",
-        )
 
 
 def _dimensions(value: ValueInfoProto, wanted: int, source: str, what: str) -> list[int | None]:

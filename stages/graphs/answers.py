@@ -112,5 +112,21 @@ def _refuse_no_probabilities(answer: NDArray[Any], contract: Contract, source: s
         )
 
 
+def remark_on(answer: NDArray[Any], contract: Contract) -> str:
+    """What looks wrong with the values and need not be; empty where nothing does."""
+    if contract.output_kind not in {"sigmoid", "logits"} or not np.isfinite(answer).all() or not answer.size:
+        return ""
+    low, high = float(answer.min()), float(answer.max())
+    shares = answer.astype(np.float64).sum(_AXES[contract.output_layout][0])
+    if low < 0 or high > 1 or not (contract.score_channels == 1 or np.abs(shares - 1).max() < _PROBABILITY_SLACK):
+        return ""
+    channels = " and output_channels = 1" if contract.score_channels == 1 else ""
+    return (
+        f"output '{contract.output_name}' holds values from {low:.3g} to {high:.3g}, as probabilities do, and "
+        f"output_kind '{contract.output_kind}' wants raw scores: if they are probabilities, set "
+        f"output_kind = 'probabilities'{channels} in the contract and import again"
+    )
+
+
 def _shape(tensor: NDArray[Any]) -> str:
     return "x".join(map(str, tensor.shape)) or "a single number"

@@ -25,11 +25,13 @@ def adopted_apart(model: Path, contract: Contract) -> bytes:
     return call_apart(adopted, str(model), limits, model=str(model), contract=contract.to_json())
 
 
-def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> None:
-    """One frame through ONNX Runtime: what it cannot run or end, and an answer against the contract, is refused."""
+def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> str:
+    """One frame through ONNX Runtime: what it cannot run or end, and an answer against the contract, is refused.
+
+    Returns what else looks wrong with the answer, mostly nothing."""
     limits = ChildLimits(cpu_s=limit_s * usable_cores(), wall_s=limit_s)
     arguments = {"graph": str(graph), "contract": contract.to_json(), "build": build.model_dump_json()}
-    call_apart(_run_once, f"{graph}, one frame of its smallest shape", limits, **arguments)
+    return call_apart(_run_once, f"{graph}, one frame of its smallest shape", limits, **arguments).decode()
 
 
 def _run_once(graph: str, contract: str, build: str) -> bytes:
@@ -38,7 +40,7 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
     from onnxruntime import SessionOptions
 
     from segpipe.runtime.backends.session import FAILURES, open_session, reason
-    from stages.graphs.answers import refuse_other_answer
+    from stages.graphs.answers import refuse_other_answer, remark_on
     from stages.graphs.input_shapes import shape_ranges
 
     agreed = Contract.from_json(contract, graph)
@@ -55,7 +57,7 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
             "where it does not run a shape, list those that it runs in build.profiles",
         ) from error
     refuse_other_answer(frame, np.asarray(answer), agreed, graph)
-    return b""
+    return remark_on(np.asarray(answer), agreed).encode()
 
 
 def _noise(shape: tuple[int, ...], contract: Contract) -> "NDArray[Any]":

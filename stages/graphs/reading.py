@@ -10,11 +10,20 @@ from onnx import external_data_helper, helper
 from segpipe.errors import InputError
 from segpipe.rundir.storage import explained_reads
 from stages.graphs.functions import every_node, inlined
+from stages.graphs.sorting import sort_graph
 from stages.graphs.text import refuse_other_text
 from stages.graphs.types import elements
 
 LARGEST_BYTES = 2**31 - 1  # what one protobuf message may hold
 OURS = {"", "ai.onnx"}  # domains of ONNX's own operators
+
+_NAMED = 8  # kinds of custom operators in a message, after the first
+_WITHOUT = {
+    "com.microsoft": "ONNX Runtime's optimiser or quantiser made this file: import the one that it was given",
+    "mmdeploy": "export for the backend `onnxruntime` without MMDeploy's own operators",
+    "ai.onnx.contrib": "leave pre- and post-processing out of the graph: the contract describes them",
+}
+"""By domain: how to get the network without its operators."""
 
 _REFUSALS = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, TypeError, ValueError)
 """What ONNX's checker raises; the builtins for numbers that name no type."""
@@ -45,6 +54,7 @@ def complete(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         raise InputError(
             f"{path}: its external data cannot be read: {_first_line(error)}", hint="put it beside the file"
         ) from error
+    sort_graph(model, str(path))
     if model.functions:
         model = inlined(model, str(path))
     check(model, str(path))
@@ -111,16 +121,21 @@ def _refuse_future_opset(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _refuse_custom_operators(model: onnx.ModelProto, path: Path) -> None:
-    """Operators that ONNX does not define run in one tool and not in the next."""
+    """Operators that ONNX does not define run in one tool and not in the next. All kinds are named, each once."""
     local = {(function.domain, function.name) for function in model.functions}
+    found: dict[str, onnx.NodeProto] = {}
     for node in chain(every_node(model.graph.node), *(every_node(function.node) for function in model.functions)):
         foreign = node.domain not in OURS and (node.domain, node.op_type) not in local
         if foreign or (node.domain in OURS and not onnx.defs.has(node.op_type)):
-            name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-            raise InputError(
-                f"{path}: node '{node.name}' is a custom operator, {name}",
-                hint="export the network with operators of ONNX itself (domain ai.onnx)",
-            )
+            found.setdefault(f"{node.domain}::{node.op_type}" if node.domain else node.op_type, node)
+    if not found:
+        return
+    (name, first), *others = found.items()
+    more = f"; so are {', '.join(other for other, _ in others[:_NAMED])}" if others else ""
+    raise InputError(
+        f"{path}: node '{first.name}' is a custom operator, {name}{more}",
+        hint=_WITHOUT.get(first.domain, "export the network with operators of ONNX itself (domain ai.onnx)"),
+    )
 
 
 def _refuse_outside(model: onnx.ModelProto, path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segpipe.contract.schema import Contract
 from segpipe.errors import DataError, GateFailedError
 from segpipe.installed import versions
 from segpipe.local_verdicts import REPORT
@@ -13,6 +14,8 @@ from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config.root import Config, FolderData
+from stages.data import labels_of
+from stages.data.agreeing import refuse_other_classes
 from stages.environment import COMPUTING, driver
 from stages.models import factory_inputs
 from stages.results.figures import ValidateFigures, require
@@ -56,9 +59,11 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
 
 def require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
     """Who imports a graph may have no images at all: then say what to write where."""
-    if "import" not in rundir.manifest.stages or not isinstance(config.data, FolderData):
+    if "import" not in rundir.manifest.stages:
         return
-    if not (base / config.data.root).is_dir():
+    contract = Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+    refuse_other_classes(contract, labels_of(config), str(rundir.path / TOML_NAME))
+    if isinstance(config.data, FolderData) and not (base / config.data.root).is_dir():
         raise DataError(
             f"an imported network is judged on images, and [data] root = '{config.data.root}' is not a folder",
             hint=f'in {rundir.path / TOML_NAME}, under [data], write root = "FOLDER", images = "images" and '
