@@ -191,7 +191,7 @@ def squashed(channels: int) -> onnx.ModelProto:
 def test_values_that_look_like_probabilities_are_pointed_out(
     channels: int, changes: dict[str, Any], advice: str
 ) -> None:
-    contract = Contract(**(CONTRACT | changes))
+    contract = Contract.model_validate(CONTRACT | changes)
 
     assert advice in remark_on(run(squashed(channels), image()), contract)
     assert remark_on(run(squashed(channels), image()) - 0.5, contract) == ""
@@ -199,7 +199,7 @@ def test_values_that_look_like_probabilities_are_pointed_out(
 
 
 def test_the_first_run_hands_the_remark_on(tmp_path: Path) -> None:
-    file, contract = tmp_path / "model.onnx", Contract(**CONTRACT)
+    file, contract = tmp_path / "model.onnx", Contract.model_validate(CONTRACT)
     file.write_bytes(squashed(4).SerializeToString())
 
     assert "as probabilities do" in prove_runs(file, contract, BuildConfig())
