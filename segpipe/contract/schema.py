@@ -4,8 +4,9 @@ What every network is told about frames is in FrameContract; what it answers is 
 """
 
 import json
+import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -19,6 +20,8 @@ _UNNAMED_TASK = "semantic"
 _SHOWN = 40  # characters of a task's name that somebody else wrote
 
 Layout = Literal["nchw", "nhwc"]
+HALF_PIXEL: Final = "half-pixel-bilinear"
+Resize = Literal["half-pixel-bilinear", "bilinear-8bit", "antialiased", "antialiased-8bit"]
 Size = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 
 
@@ -67,14 +70,17 @@ class FrameContract(BaseModel):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """What each channel is divided by, after that."""
     # geometry
-    resize: Literal["half-pixel-bilinear"] = "half-pixel-bilinear"
-    """Half-pixel centres, no antialiasing, computed in float32, not rounded."""
+    resize: Resize = HALF_PIXEL
+    """Half-pixel centres, no antialiasing, computed in float32, not rounded. For networks of others: `bilinear-8bit`
+    rounds to 8 bits as OpenCV does, `antialiased-8bit` is Pillow's, `antialiased` the same in float32: on CPUs only."""
     fit: Literal["stretch", "letterbox", "pad"] = "stretch"
     """stretch to the network size; letterbox keeps the aspect ratio on it; pad keeps the size, on a multiple."""
     network_size: Size | None = None
     """Height and width of the network's input; not with `pad`."""
     size_multiple: Annotated[int, Field(ge=1)] = 1
     """With `pad`: what height and width are padded to a multiple of."""
+    padding: float | None = _later(None)
+    """Of a pixel in the bars of `letterbox` and `pad`, on CPUs only; without it they are 0 after mean and std."""
     # the network's input
     input_name: str = "image"
     """Of the tensor."""
@@ -103,8 +109,17 @@ class FrameContract(BaseModel):
             and self.channels != 3,
             f"fit '{self.fit}' needs a network_size": self.fit != "pad" and self.network_size is None,
             "fit 'pad' follows the frame: leave network_size out": self.fit == "pad" and self.network_size is not None,
+            f"resize '{self.resize}' needs dtype 'uint8'": self.resize.endswith("8bit") and self.dtype != "uint8",
+            "padding is for fit 'letterbox' and 'pad'": self.padding is not None and self.fit == "stretch",
             "input_dtype 'uint8' needs mean 0, std 1 and value_range 0 to 1": self.input_dtype == "uint8" and not plain,
         }
+
+    @property
+    def only_on_host(self) -> str:
+        """What of it the kernels for GPUs do not do; empty where they do everything."""
+        if self.resize != HALF_PIXEL:
+            return f"resize '{self.resize}'"
+        return "" if self.padding is None else f"padding {self.padding:g}"
 
     @property
     def sha256(self) -> str:
@@ -190,8 +205,10 @@ class SemanticContract(FrameContract):
     """As input_layout."""
     output_kind: Literal["logits", "probabilities", "sigmoid", "labels"] = "logits"
     """What the output holds; logits are scores before a softmax."""
+    output_channels: Literal[1] | None = _later(None)
+    """1 for `probabilities` of 2 classes in one channel: that of class 1, which is where it is at least `threshold`."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """For `sigmoid`: one output channel of raw scores, class 1 where sigmoid(score) is at least this."""
+    """For one channel. `sigmoid` has raw scores: class 1 where sigmoid(score) is at least this."""
 
     def _contradictions(self) -> dict[str, bool]:
         return super()._contradictions() | {
@@ -200,6 +217,8 @@ class SemanticContract(FrameContract):
             "class names must differ": len(set(self.classes)) != len(self.classes),
             "unscored names what is no class": not set(self.unscored) <= set(self.classes),
             "unscored names every class": set(self.unscored) >= set(self.classes),
+            "output_channels = 1 is for 'probabilities' of 2 classes": self.output_channels == 1
+            and (self.output_kind != "probabilities" or len(self.classes) != 2),
             "output_kind 'sigmoid' needs exactly 2 classes": self.output_kind == "sigmoid" and len(self.classes) != 2,
         }
 
@@ -216,7 +235,14 @@ class SemanticContract(FrameContract):
     @property
     def score_channels(self) -> int:
         """Channels of the network's output."""
-        return 1 if self.output_kind in {"sigmoid", "labels"} else len(self.classes)
+        return self.output_channels or (1 if self.output_kind in {"sigmoid", "labels"} else len(self.classes))
+
+    @property
+    def limit(self) -> float | None:
+        """The score from which on one channel means class 1; None where channels compete or labels come."""
+        if self.output_kind == "sigmoid":
+            return math.log(self.threshold / (1 - self.threshold))
+        return self.threshold if self.output_channels == 1 else None
 
 
 Contract = SemanticContract

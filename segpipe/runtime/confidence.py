@@ -1,6 +1,5 @@
 """How sure the network is of the mask: blends every class at every pixel, a block of rows at a time."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def confidence(scores: NDArray[Any], contract: Contract, placement: Placement) -
 
 
 def probabilities(scores: NDArray[Any], contract: Contract, placement: Placement) -> NDArray[np.float32]:
-    """CxHxW: every class's probability of the blended scores; of two classes of one `sigmoid` first 1 - p, then p.
+    """CxHxW: every class's probability of the blended scores; of two classes of one channel first 1 - p, then p.
 
     `scores` are CxHxW, whatever layout the network has.
     """
@@ -50,10 +49,9 @@ def _blend(planes: NDArray[np.float32], rows: Axis, columns: Axis, block: slice)
 
 
 def _probability(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    if contract.output_kind == "sigmoid":
-        certain = _sigmoid(values[0])
-        limit = math.log(contract.threshold / (1 - contract.threshold))
-        return np.where(values[0] >= limit, certain, 1 - certain)
+    if contract.limit is not None:
+        certain = _foreground(values[0], contract)
+        return np.where(values[0] >= contract.limit, certain, 1 - certain)
     best: NDArray[np.float32] = values.max(0)
     if contract.output_kind == "probabilities":
         return best
@@ -63,8 +61,8 @@ def _probability(values: NDArray[np.float32], contract: Contract) -> NDArray[np.
 
 
 def _shares(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    if contract.output_kind == "sigmoid":
-        certain = _sigmoid(values[0])
+    if contract.limit is not None:
+        certain = _foreground(values[0], contract)
         return np.stack([1 - certain, certain])
     if contract.output_kind == "probabilities":
         return values
@@ -72,6 +70,11 @@ def _shares(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float
     np.exp(values, out=values)
     values /= values.sum(0)
     return values
+
+
+def _foreground(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """Of one channel, as a probability."""
+    return _sigmoid(values) if contract.output_kind == "sigmoid" else values
 
 
 def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:

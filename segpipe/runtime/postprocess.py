@@ -4,7 +4,6 @@ Between four neighbouring score vectors that share their argmax every bilinear b
 cells on class borders need arithmetic (`borders.py`). Full-resolution scores never exist.
 """
 
-import math
 from typing import Any
 
 import cv2
@@ -34,8 +33,8 @@ def as_planes(scores: NDArray[Any], contract: Contract) -> Scores:
 
 def mask_of(planes: Scores, rows: Axis, columns: Axis, contract: Contract) -> Mask:
     """The mask at the pixels of two axes."""
-    if contract.output_kind == "sigmoid":
-        limit = np.full_like(planes, math.log(contract.threshold / (1 - contract.threshold)))
+    if contract.limit is not None:
+        limit = np.full_like(planes, contract.limit)
         foreground = np.concatenate([planes, limit])  # first wins ties: at the threshold is foreground
         return (1 - blended_argmax(foreground, rows, columns)).astype(contract.mask_dtype)
     return blended_argmax(planes, rows, columns).astype(contract.mask_dtype, copy=False)

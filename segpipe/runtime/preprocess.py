@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import FrameContract, Placement
+from segpipe.contract.schema import HALF_PIXEL, FrameContract, Placement
 from segpipe.errors import InputError
 from segpipe.runtime.sampling import BAND_VALUES, RESIZED_TOGETHER, bands_of
 
@@ -38,8 +38,13 @@ def preprocess(
     planes = tensor if contract.input_layout == "nchw" else tensor.transpose(2, 0, 1)
     (top, left), (height, width) = placement.offset, placement.resized
     if placement.resized != placement.canvas:
-        planes[...] = 0
-    bands = bands_of(placement.source, placement.resized, contract.channels)
+        _fill_bars(planes, contract)
+    source = placement.source
+    if contract.resize != HALF_PIXEL:
+        from segpipe.runtime.resizing import resized_as  # Pillow loads here
+
+        frame, source = resized_as(contract.resize, frame, placement.resized), placement.resized
+    bands = bands_of(source, placement.resized, contract.channels)
     inner = planes[:, top : top + height, left : left + width]
     for band in range(bands.count):
         _fill(inner[:, bands.target(band)], bands.source(frame, band), contract)
@@ -64,6 +69,15 @@ def normalisation(contract: FrameContract) -> tuple[NDArray[np.float32], NDArray
     for shared in numbers:
         shared.flags.writeable = False
     return numbers
+
+
+def _fill_bars(planes: Frame, contract: FrameContract) -> None:
+    """What the frame does not cover. All of it: what is covered is written over."""
+    planes[...] = 0
+    if contract.padding is not None:
+        scale, shift = normalisation(contract)
+        value = np.float32(contract.padding) * scale + shift
+        planes[...] = (np.rint(value).clip(0, 255) if planes.dtype == np.uint8 else value)[:, None, None]
 
 
 def _source(contract: FrameContract, channel: int) -> int:

@@ -53,8 +53,10 @@ class SemanticTask:
         """The mask, from tiles whose scores are blended."""
         return segment_tiled(backend, self._contract, frame, tiling, progress)
 
-    def on_device(self, job: GpuJob, placement: Placement, tensors: Tensors) -> Masks:
-        """By the kernels for masks."""
+    def on_device(self, job: GpuJob, placement: Placement, tensors: Tensors) -> Masks | None:
+        """By the kernels for masks. They take one channel for raw scores: its probabilities are told on the host."""
+        if self._contract.output_channels == 1 and job.outputs.confidence:
+            return None
         return Masks(job, self._contract, placement, tensors)
 
     def meter(self) -> MaskMeter:

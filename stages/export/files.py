@@ -119,7 +119,7 @@ def decided(scores: NDArray[Any], contract: Contract) -> NDArray[Any]:
     if contract.output_kind == "labels":
         return scores
     axis = 1 if contract.output_layout == "nchw" else -1
-    labels = scores.argmax(axis) if scores.shape[axis] > 1 else (scores >= 0).take(0, axis)
+    labels = scores.argmax(axis) if contract.limit is None else (scores >= contract.limit).take(0, axis)
     return np.where(np.isnan(scores).any(axis), -1, labels)
 
 

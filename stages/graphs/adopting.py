@@ -108,7 +108,9 @@ def _check_output(value: ValueInfoProto, contract: Contract, source: str) -> Non
         raise ContractError(
             f"{source}: output '{value.name}' has {channels} channels in layout {contract.output_layout}, "
             f"the contract's {len(contract.classes)} classes need {contract.score_channels}",
-            hint="change classes, output_kind or output_layout in the contract",
+            hint="set output_kind = 'sigmoid' for raw scores, or 'probabilities' and output_channels = 1"
+            if channels == 1 and len(contract.classes) == 2
+            else "change classes, output_kind or output_layout in the contract",
         )
 
 

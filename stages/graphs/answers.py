@@ -69,7 +69,7 @@ def _channels_hint(found: int, answer: NDArray[Any], contract: Contract) -> str:
     if contract.output_kind == "sigmoid" and found == 2:
         return "set output_kind = 'logits': sigmoid is for one channel, two are a softmax's"
     if found == 1 and len(contract.classes) == 2:
-        return "set output_kind = 'sigmoid'"
+        return "set output_kind = 'sigmoid' for raw scores, or 'probabilities' and output_channels = 1"
     if found == 1:
         return "set output_kind = 'labels' if these are class numbers"
     return f"name {found} classes in the contract, background included, or name another tensor as output_name"

@@ -1,6 +1,5 @@
 """The contract in PyTorch: the definition that the runtime's numpy and CUDA forms are held to."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,25 +8,33 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segpipe.contract.schema import Contract, Placement
+from segpipe.contract.schema import HALF_PIXEL, Contract, Placement
+from segpipe.runtime.resizing import resized_as
 
 
 def preprocess(
     frame: NDArray[Any], contract: Contract, placement: Placement, device: torch.device | None = None
 ) -> Tensor:
-    """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it), computed on `device`."""
+    """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it), computed on `device`.
+
+    Resizes of other libraries are theirs: there is no second form of them.
+    """
+    if contract.resize != HALF_PIXEL:
+        frame = resized_as(contract.resize, frame, placement.resized)
     pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(device).float().permute(2, 0, 1)[None]
-    if placement.resized != placement.source:
+    if tuple(pixels.shape[2:]) != placement.resized:
         pixels = F.interpolate(pixels, placement.resized, mode="bilinear", align_corners=False, antialias=False)
     if contract.channel_order == "bgr":
         pixels = pixels.flip(1)
     low, high = contract.value_range
     mean = torch.tensor(contract.mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
     std = torch.tensor(contract.std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
-    pixels = ((pixels - low) / (high - low) - mean) / std
     (top, left), (height, width) = placement.offset, placement.resized
-    below, right = placement.canvas[0] - top - height, placement.canvas[1] - left - width
-    pixels = F.pad(pixels, (left, right, top, below))
+    bars = left, placement.canvas[1] - left - width, top, placement.canvas[0] - top - height
+    if contract.padding is not None:
+        pixels, bars = F.pad(pixels, bars, value=contract.padding), (0, 0, 0, 0)
+    pixels = ((pixels - low) / (high - low) - mean) / std
+    pixels = F.pad(pixels, bars)
     return pixels if contract.input_layout == "nchw" else pixels.permute(0, 2, 3, 1)
 
 
@@ -42,11 +49,7 @@ def upsample(scores: Tensor, placement: Placement) -> Tensor:
 
 def decide(scores: Tensor, contract: Contract) -> NDArray[Any]:
     """1xCxHxW full-size scores to an HxW mask."""
-    if contract.output_kind == "sigmoid":
-        limit = math.log(contract.threshold / (1 - contract.threshold))
-        mask = scores[0, 0] >= limit
-    else:
-        mask = scores[0].argmax(0)
+    mask = scores[0, 0] >= contract.limit if contract.limit is not None else scores[0].argmax(0)
     return mask.cpu().numpy().astype(contract.mask_dtype)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.artifacts import artifact_named
 from segpipe.contract.schema import FrameContract
-from segpipe.errors import BackendMissingError
+from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.request import OpenOptions, Outputs
 
 
@@ -61,6 +61,11 @@ def load_opener(name: str) -> Opener:
         ) from error
 
     def opened(artifact: bytes, contract: FrameContract, options: OpenOptions) -> Backend:
+        if row.needs_gpu and contract.only_on_host:
+            raise BackendError(
+                f"{row.name}: the contract's {contract.only_on_host} is done on CPUs only",
+                hint="open it with backend='cpu', or leave resize and padding out of the contract and measure what that costs",
+            )
         return opener(artifact, contract, replace(options, name=row.name, precision=row.precision))
 
     return opened

@@ -1,6 +1,5 @@
 """Masks on the device: the semantic task's kernels, their arguments, and what comes back of them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -56,7 +55,7 @@ class Masks:
 
     def arguments(self, tables: int) -> ScoreArguments:
         """Geometry of the kernels, without the buffers' addresses."""
-        kind, threshold = self._contract.output_kind, self._contract.threshold
+        limit = self._contract.limit
         return ScoreArguments(
             rows=tables,
             columns=tables + self._tables.rows.nbytes,
@@ -66,8 +65,8 @@ class Masks:
             mask_height=self.target.source[0],
             mask_width=self.target.source[1],
             nhwc=self._contract.output_layout == "nhwc",
-            kind=KINDS[kind],
-            limit=math.log(threshold / (1 - threshold)) if kind == "sigmoid" else 0.0,
+            kind=KINDS[self._contract.output_kind if limit is None else "sigmoid"],
+            limit=0.0 if limit is None else limit,
         )
 
     def answers(self, views: Mapping[str, NDArray[Any]], kept: Sequence[Mapping[str, Any]]) -> list[Decoded]:

@@ -1,6 +1,5 @@
 """What a hop is: something that answers frames with masks and scores. Light: any machine can judge."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -78,8 +77,7 @@ def margins_at(
 
 
 def _lead(blended: NDArray[Any], contract: Contract) -> NDArray[np.float64]:
-    if contract.output_kind == "sigmoid":
-        limit = math.log(contract.threshold / (1 - contract.threshold))
-        return np.abs(blended[0] - limit).astype(np.float64)
+    if contract.limit is not None:
+        return np.abs(blended[0] - contract.limit).astype(np.float64)
     best = np.partition(blended, -2, axis=0)[-2:]
     return (best[1] - best[0]).astype(np.float64)
