@@ -64,7 +64,7 @@ def load_opener(name: str) -> Opener:
         if row.needs_gpu and contract.only_on_host:
             raise BackendError(
                 f"{row.name}: the contract's {contract.only_on_host} is done on CPUs only",
-                hint="open it with backend='cpu', or leave resize and padding out of the contract and measure what that costs",
+                hint="open it with backend='cpu', or leave it out of the contract and measure what that costs",
             )
         return opener(artifact, contract, replace(options, name=row.name, precision=row.precision))
 
