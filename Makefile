@@ -25,6 +25,12 @@ help: ## list the targets
 	.venv-docs/bin/uv pip install --quiet --python .venv-docs/bin/python -c constraints.txt -e '.[docs]'
 	touch $@
 
+.venv-triton/.installed: constraints-triton.txt
+	test -x .venv-triton/bin/python || $(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	.venv-triton/bin/uv pip install --quiet --python .venv-triton/bin/python -c constraints-triton.txt nvidia-pytriton 'tritonclient[http,grpc]'
+	touch $@
+
 demo: .venv/.installed ## train, export, build, validate, measure and use a small network (runs/demo)
 	$(BIN)/segpipe demo
 
@@ -36,6 +42,9 @@ test: .venv/.pycuda ## ruff, format check, mypy strict, pytest
 
 docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in an environment of its own
 	.venv-docs/bin/python -m docs.making.site
+
+triton: .venv/.installed .venv-triton/.installed ## compare the masks of a real tritonserver with ours (CPU, an environment of its own)
+	$(BIN)/python -m tests.triton .venv-triton
 
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
@@ -54,6 +63,6 @@ format: .venv/.installed ## format and sort imports
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and caches, keep runs
-	rm -rf .venv .venv-docs build/docs .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-docs .venv-triton build/docs .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test docs soak matrix gpu gpu-pack format clean
+.PHONY: help demo test docs triton soak matrix gpu gpu-pack format clean

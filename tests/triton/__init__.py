@@ -1,0 +1,1 @@
+"""The model repository under a real tritonserver, on the CPU: `make triton`."""

@@ -1,0 +1,88 @@
+"""`python -m tests.triton .venv-triton`: masks of a real tritonserver against Segmenter's, over HTTP and gRPC.
+
+Further: configs of all variants read by the server's protobuf, requests that meet, a bad frame, a swap to a second
+version, and a damaged third one, which leaves the second serving. What differs ends it with exit code 1.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segpipe import RunDirectory, Segmenter, testing
+from segpipe.triton.config import Instances
+from segpipe.triton.repository import Request, write_repository
+from tests.triton.runs import CONTRACT, with_engine
+from tests.triton.server import Environment, serving
+
+COUNT = 100
+SIZES = ((32, 32), (48, 64), (120, 160), (37, 53))
+MODEL = "street"
+
+
+def main(environment: Path, work: Path) -> None:
+    server, repository = Environment(environment.absolute()), work / "repository"
+    run = RunDirectory(testing.make_run(work / "run", CONTRACT))
+    request = Request(MODEL, threads=1)
+    write_repository(run, repository, request)
+    store_pairs(run, work / "pairs.npz")
+    report("configs that the server's protobuf read (parsed, not served)", **parsed(server, work))
+    with serving(server, repository, MODEL, work / "server.log") as addresses:
+        asked: dict[str, Any] = {"model": MODEL, "addresses": addresses, "configs": []}
+        found = server.ask(work, **asked, count=COUNT)
+        report("masks equal to Segmenter's", **{name: f"{found[name]} of {COUNT}" for name in ("http", "grpc")})
+        report(f"{COUNT} frames at once", equal=found["at_once"], calls=found["calls_at_once"])
+        report("a frame without pixels", refusal=found["refusal"])
+        require(found["http"] == found["grpc"] == found["at_once"] == COUNT, "every mask must be Segmenter's")
+        require("frame" in found["refusal"] and "answered" not in found["refusal"], "a bad frame must be refused")
+        second = write_repository(run, repository, request)[0]
+        found = server.ask(work, **asked, load=True)
+        report("after a second version", refused=found["refused"] or "nothing", ready=found["ready"])
+        require((found["refused"], found["ready"]) == ("", ["2"]), "the second version must serve alone")
+        damaged = repository / MODEL / "3"
+        shutil.copytree(second, damaged)
+        next(damaged.rglob("model.onnx")).write_bytes(b"damaged")
+        found = server.ask(work, **asked, load=True)
+        report("after a damaged third one", refused=found["refused"].splitlines()[0], ready=found["ready"])
+        require(bool(found["refused"]) and found["ready"] == ["2"], "the second version must serve on")
+        require(server.ask(work, **asked, count=COUNT)["http"] == COUNT, "and with the same masks")
+
+
+def parsed(server: Environment, work: Path) -> dict[str, Any]:
+    """Of a GPU's repository with all variants; there is no backend for them in that wheel, so they are only read."""
+    run = RunDirectory(with_engine(work / "with-engine"))
+    versions = write_repository(
+        run, work / "gpu", Request(MODEL, "gpu", instances=Instances(2, on_gpu=True), bare=True)
+    )
+    configs = [str(version.parent / "config.pbtxt") for version in versions]
+    found: dict[str, str] = server.ask(work, model=MODEL, addresses={}, configs=configs)["parsed"]
+    require(sorted(found.values()) == ["onnxruntime", "python", "tensorrt_plan"], "each variant must be there")
+    return found
+
+
+def store_pairs(run: RunDirectory, path: Path) -> None:
+    """Frames of several sizes, and the masks that Segmenter gives."""
+    frames = [testing.make_frame(*SIZES[number % len(SIZES)], number)[0] for number in range(COUNT)]
+    with Segmenter.open(run.path, "cpu", threads=1) as segmenter:
+        masks = [segmenter(frame) for frame in frames]
+    require(len({mask.tobytes() for mask in masks}) > COUNT // 2, "the masks must differ from each other")
+    named = {f"{kind}{number}": array for kind, arrays in (("frame", frames), ("mask", masks))
+             for number, array in enumerate(arrays)}  # fmt: skip
+    np.savez(path, **named)  # type: ignore[arg-type]  # its stubs take the names for options
+
+
+def report(what: str, **found: Any) -> None:
+    print(f"{what}: " + ", ".join(f"{name} {value}" for name, value in found.items()), flush=True)
+
+
+def require(holds: bool, rule: str) -> None:
+    if not holds:
+        sys.exit(f"make triton: {rule}")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        main(Path(sys.argv[1]), Path(folder))
