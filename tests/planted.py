@@ -16,8 +16,9 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.graphs.halving import to_half
 from stages.graphs.reading import to_bytes
+from stages.tasks import offline_task_of
 from stages.validate.hops.hop import Answer, Answered, Hop
-from stages.validate.hops.inputs import Image
+from stages.validate.hops.inputs import Image, resized_beforehand
 from stages.validate.hops.opening import open_graph
 from stages.validate.hops.rounded import rounded_bytes
 from stages.validate.hops.stored import StoredReference
@@ -62,7 +63,8 @@ class Good:
     @property
     def setup(self) -> Setup:
         """As the run's own gate was set up."""
-        return Setup(self.contract, self.stored.index.settings, self.stored.index.batches)
+        index = self.stored.index
+        return Setup(self.contract, index.settings, index.batches, rounding=self.stored.rounding())
 
 
 def embedded(good: Good, **changes: Any) -> Answer:
@@ -115,6 +117,38 @@ def scaled_layer(good: Good) -> Answer:
 def scaled_head(good: Good) -> Answer:
     graph = edit_graph(good.graph("model.fp16.onnx"), lambda n, v: v * 1.01 if n.startswith("head.") else v)
     return good.runtime(graph)
+
+
+def eight_bits(name: str, values: np.ndarray) -> np.ndarray:
+    """Weights of convolutions as one scale and 8 bits a tensor hold them."""
+    if values.ndim != 4:
+        return values
+    step = np.abs(values.astype(np.float64)).max() / 127
+    return np.round(values / step) * step
+
+
+def int8_weights(good: Good) -> Answer:
+    """The FP16 graph with weights that went through 8 bits."""
+    return good.runtime(rounded_bytes(edit_graph(good.graph("model.fp16.onnx"), eight_bits)))
+
+
+def rounded_resize(good: Good) -> Answer:
+    """FP16 behind a resize to whole pixel values, as 8-bit libraries do it."""
+    inner = good.runtime(rounded_bytes(good.graph("model.fp16.onnx")))
+
+    def answer(frames: Sequence[np.ndarray]) -> list[Answered]:
+        resized = [resized_beforehand(good.contract, frame) for frame in frames]
+        found = inner([frame if small is None else small for frame, small in zip(frames, resized, strict=True)])
+        return [decided(good.contract, one.scores, frame) for frame, one in zip(frames, found, strict=True)]
+
+    return answer
+
+
+def decided(contract: Contract, scores: np.ndarray | None, frame: np.ndarray) -> Answered:
+    """Scores to a mask of the frame's size, by the definition."""
+    assert scores is not None
+    mask = offline_task_of(contract).decide(torch.from_numpy(scores)[None], contract.place(*frame.shape[:2]))
+    return Answered(mask, scores)
 
 
 def fp16_overflow(good: Good) -> Answer:
@@ -179,6 +213,10 @@ DEFECTS = {
     ),
     "one layer scaled by 1.01": Defect(scaled_layer, True, frozenset({"relative_l2"}), "relative_l2"),
     "FP16 head scaled by 1.01": Defect(scaled_head, False, frozenset({"relative_l2"}), "scores look scaled by 1.0"),
+    "FP16 with weights of 8 bits": Defect(int8_weights, False, frozenset({"relative_l2"}), "relative_l2"),
+    "FP16 behind a resize to 8 bits": Defect(
+        rounded_resize, False, frozenset({"resize_response"}), "the resize looks rounded to whole pixel values"
+    ),
     "an activation of 1e5 in FP16": Defect(fp16_overflow, False, frozenset({"non_finite"}), "NaN"),
     "NaN in one pixel of one image": Defect(
         nan_in_one_pixel, True, frozenset({"non_finite"}), "1 NaN, 0 Inf, first in shapes-val-0003"

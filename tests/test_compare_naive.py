@@ -14,7 +14,7 @@ from segpipe.contract.schema import Contract
 from stages.config.root import Limits
 from stages.measuring.masks import MaskComparison, MaskShape, Truth, boundary_band
 from stages.measuring.tensors import TensorComparison
-from stages.validate.hops.hop import margins_at
+from stages.validate.hops.margins import margins_at
 from stages.validate.judging.checks import Measured, Rules, checks, verdict_of
 from tests.tiny import contract_fields
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segpipe.contract.schema import Contract
 from segpipe.errors import GateFailedError, NotValidatedError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
@@ -48,7 +49,10 @@ def test_floors_are_off_unless_set_and_leave_what_verdicts_rest_on_as_it_was() -
 
     assert hop_accuracy(masks, Limits(), CLASSES) == []
     assert reference_accuracy(masks, Limits(), CLASSES) == []
-    assert Keeper(8).basis_sha256(ValidateConfig()) == BASIS_BEFORE_FLOORS
+    assert (
+        Keeper(8, Contract(classes=CLASSES, network_size=(8, 8)), 0.1).basis_sha256(ValidateConfig())
+        == BASIS_BEFORE_FLOORS
+    )
 
 
 def test_a_hop_is_judged_by_its_own_masks_and_the_reference_by_its_own() -> None:

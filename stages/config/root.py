@@ -166,13 +166,32 @@ class Limits(Section):
     """Of the worst image's scores, of hops that compute in FP32. Another order of sums gives 1e-7 to 1e-5."""
     max_stress_relative_l2: PositiveFloat = 0.05
     """On black, noise, checkerboards and the like: activations leave the trained range, so rounding weighs more."""
+    rounding_factor: PositiveFloat = 6
+    """FP16 and TF32 hops may differ by so many times what rounding every result to FP16 does to this network on the
+    same images (scores and flips), BF16 hops by eight times that; never by more than the limits around here. Sums
+    that hardware keeps in FP16 cost up to 5 times; weights in 8 bits 10 to 20 times. 1e9 leaves the limits alone."""
     max_relative_l2_bf16: PositiveFloat = 0.03
     """`max_relative_l2` of hops that compute in BF16, whose rounding is eight times that of FP16: 2e-3 to 2e-2."""
     max_stress_relative_l2_bf16: PositiveFloat = 0.2
     """`max_stress_relative_l2` of the same."""
+    min_agreement_bf16: Share = 0.98
+    """`min_agreement` of the same: flips grow as rounding does, eightfold, but not beyond what people see."""
+    min_image_agreement_bf16: Share = 0.9
+    """`min_image_agreement` of the same."""
+    max_flips_inside_bf16: Share = 0.005
+    """`max_flips_inside` of the same."""
+    max_flips_boundary_bf16: Share = 0.1
+    """`max_flips_boundary` of the same. A shift by one pixel still flips one in six."""
+    max_large_margin_flips_bf16: Share = 1e-3
+    """`max_large_margin_flips` of the same."""
+    max_iou_drop_bf16: Share = 0.02
+    """`max_iou_drop` of the same."""
     max_fp16_range: Share = 0.25
     """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than
     those tried. What stays in FP32 does not count."""
+    min_resize_response: Share = 0.5
+    """How far scores follow the reference's when a frame has been resized and rounded beforehand. A resize that rounds
+    by itself has done that already and follows by 0; an honest one by 1."""
     min_miou: Share | None = None
     """Mean IoU over the labelled classes, of every hop and of the reference, on the gate's labelled images. Off unless
     set: the other limits ask whether it is still the same network, this one whether it is any good. What is deployed

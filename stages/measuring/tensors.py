@@ -1,12 +1,25 @@
 """The maths of comparing two networks' tensors: errors, what is no number, ranges. numpy only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 FP16_MAX = 65504.0
+_QUIET = 0.1
+"""A tensor that is quieter than this share of all of them is measured by that share: a picture without foreground has
+next to no scores, and any error is large beside nothing."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Of one pair: sums of squares, of the error and of the reference, and how many numbers were summed."""
+
+    where: str
+    error: float
+    own: float
+    elements: int
 
 
 @dataclass
@@ -14,40 +27,47 @@ class TensorComparison:
     """Sums over pairs of tensors. What is no number is counted and left out of the other figures; another shape is an
     infinite error."""
 
+    quietest: float = 0.0
+    """Root mean square below which a reference counts as so large: of probabilities, which may all be next to 0."""
     pairs: int = 0
     elements: int = 0
     nan: int = 0
     inf: int = 0
     reference_non_finite: int = 0
     max_abs_error: float = 0.0
-    worst_relative_l2: float = 0.0
-    worst_at: str = ""
     non_finite_at: str = ""
     reference_range: tuple[float, float] = (float("inf"), float("-inf"))
     candidate_range: tuple[float, float] = (float("inf"), float("-inf"))
+    _distances: list[Distance] = field(default_factory=list)
     _error_squared: float = 0.0
     _error_absolute: float = 0.0
     _reference_squared: float = 0.0
     _candidate_squared: float = 0.0
     _product: float = 0.0
 
-    def add(self, reference: NDArray[Any], candidate: NDArray[Any], where: str = "") -> None:
-        """Count one pair; `where` names it in a verdict."""
+    def add(
+        self, reference: NDArray[Any], candidate: NDArray[Any], where: str = "", whole: NDArray[Any] | None = None
+    ) -> None:
+        """Count one pair; `where` names it in a verdict. Of a candidate of which both are a sample, `whole` is all:
+        range and what is no number are looked for there."""
         self.pairs += 1
         if reference.shape != candidate.shape:
-            self._error_squared, self.worst_relative_l2, self.worst_at = float("inf"), float("inf"), where
+            self._error_squared = float("inf")
+            self._distances.append(Distance(where, float("inf"), 0.0, reference.size))
             self.elements += reference.size
             return
         ours, theirs = reference.reshape(-1).astype(np.float64), candidate.reshape(-1).astype(np.float64)
         good, sound = np.isfinite(theirs), np.isfinite(ours)
-        if not (good.all() and sound.all()):
-            self.nan += int(np.isnan(theirs).sum())
-            self.inf += int(np.isinf(theirs).sum())
+        everything = candidate if whole is None else whole
+        if not (np.isfinite(everything).all() and sound.all()):
+            self.nan += int(np.isnan(everything).sum())
+            self.inf += int(np.isinf(everything).sum())
             self.reference_non_finite += int((~sound).sum())
             self.non_finite_at = self.non_finite_at or where
             ours, theirs = ours[good & sound], theirs[good & sound]
         if ours.size:
             self._add_finite(ours, theirs, where)
+            self.candidate_range = _widened(self.candidate_range, theirs if whole is None else _finite(whole))
 
     def _add_finite(self, ours: NDArray[np.float64], theirs: NDArray[np.float64], where: str) -> None:
         error = theirs - ours
@@ -60,10 +80,29 @@ class TensorComparison:
         self._candidate_squared += float(theirs @ theirs)
         self._product += float(ours @ theirs)
         self.reference_range = _widened(self.reference_range, ours)
-        self.candidate_range = _widened(self.candidate_range, theirs)
-        relative = _relative(squared, own)
-        if relative >= self.worst_relative_l2:
-            self.worst_relative_l2, self.worst_at = relative, where
+        self._distances.append(Distance(where, squared, own, ours.size))
+
+    @property
+    def worst_relative_l2(self) -> float:
+        """Of the pair that is farthest apart."""
+        return max((self._relative(pair) for pair in self._distances), default=0.0)
+
+    @property
+    def worst_at(self) -> str:
+        """Its name; of equals the last."""
+        return max(reversed(self._distances), key=self._relative).where if self._distances else ""
+
+    def relative_l2s(self) -> dict[str, float]:
+        """Of each pair, by name; a pair without finite numbers has none."""
+        return {pair.where: self._relative(pair) for pair in self._distances}
+
+    def _relative(self, pair: Distance) -> float:
+        """Length of the error as a share of the reference's; a quiet reference counts as a tenth of the usual."""
+        if not np.isfinite(pair.error):
+            return float("inf")
+        usual = self._reference_squared / max(1, self.elements)
+        least = max(_QUIET**2 * usual, self.quietest**2) * pair.elements
+        return _relative(pair.error, max(pair.own, least))
 
     @property
     def non_finite(self) -> int:
@@ -115,5 +154,9 @@ def _relative(squared: float, own: float) -> float:
     return float(np.sqrt(squared / own)) if own else float("inf")
 
 
-def _widened(known: tuple[float, float], values: NDArray[np.float64]) -> tuple[float, float]:
+def _finite(values: NDArray[Any]) -> NDArray[Any]:
+    return values[np.isfinite(values)]
+
+
+def _widened(known: tuple[float, float], values: NDArray[Any]) -> tuple[float, float]:
     return min(known[0], float(values.min())), max(known[1], float(values.max()))

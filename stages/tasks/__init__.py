@@ -81,6 +81,10 @@ class GateTask(Protocol):
         """Every limit of being the same network, compared with what was measured."""
         ...
 
+    def rules(self, measured: Any, hop: Any) -> Any:
+        """What a hop is held to; its `relative_l2.limit` is what bisection takes for honest."""
+        ...
+
     def accuracy(self, measured: Any) -> list[Any]:
         """Every floor of being a good network, compared with what was measured."""
         ...

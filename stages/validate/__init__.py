@@ -21,7 +21,7 @@ from stages.models import factory_inputs
 from stages.results.figures import ValidateFigures, require
 from stages.table import sources
 
-VERSION = 3
+VERSION = 4
 _BESIDE = (".json", ".csv", ".png")
 """Figures and pictures that lie beside networks, engines and kernels: they change no verdict."""
 

@@ -94,7 +94,8 @@ def judge_hops(rundir: RunDirectory, stored: StoredReference, opened: OpenHops) 
     """Every image of the stored reference through open hops; labels and activations as the gate found them."""
     contract = run_contract(rundir)
     gate = stored_report(rundir)
-    setup = Setup(contract, stored.index.settings, stored.index.batches, peak=gate_peak(rundir, gate))
+    peak, rounding = gate_peak(rundir, gate), stored.rounding()
+    setup = Setup(contract, stored.index.settings, stored.index.batches, peak=peak, rounding=rounding)
     judge = Judge(setup, stored, opened.hops)
     for image in stored.images():
         judge.add(image)

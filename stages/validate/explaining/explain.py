@@ -77,6 +77,8 @@ class Case:
     """The hop is a TensorRT engine: only the graph that it was built from can be opened up."""
     narrowed: bool = False
     """The backend computes the FP32 graph in bf16: only the graph itself can be opened up."""
+    allowed: float = math.inf
+    """Relative L2 that the hop's limit was fitted to."""
 
     @property
     def tensor(self) -> NDArray[Any]:
@@ -88,11 +90,9 @@ class Case:
     def tolerance(self, half: bool) -> Tolerance:
         """What is honest by the limits: else a hop could fail where no layer does."""
         limits = self.setup.settings.limits
-        return (
-            Tolerance(_FP16_LAYER, limits.max_relative_l2)
-            if half
-            else Tolerance(_FP32_LAYER, limits.max_relative_l2_fp32)
-        )
+        if half:
+            return Tolerance(_FP16_LAYER, min(limits.max_relative_l2, self.allowed))
+        return Tolerance(_FP32_LAYER, limits.max_relative_l2_fp32)
 
     def nothing(self, runs: int, agrees: str) -> Explanation:
         """No layer diverges: then it is the backend's own arithmetic, or what lies around the network."""
@@ -111,7 +111,8 @@ def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: 
         if seen is not None and (found is None or found.divergence is None):
             graph = partial(rundir.artifact_bytes, EXPORT)
             engine, narrowed = state.hop.stage == BUILD, state.hop.precision == "bf16"
-            case = Case(state.hop.name, seen.image, setup, graph, failed, engine, narrowed)
+            allowed = setup.gate.rules(state.measured, state.hop).relative_l2.limit
+            case = Case(state.hop.name, seen.image, setup, graph, failed, engine, narrowed, allowed)
             found = _explain(case, rundir, state, reference) or found
     return found
 

@@ -4,14 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.artifacts import Precision
-from segpipe.contract.schema import Contract
-from segpipe.runtime.geometry import axes
-
-_BLOCK = 1 << 14  # pixels blended at a time
+from stages.validate.hops.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -20,6 +16,13 @@ class Answered:
 
     mask: NDArray[Any]
     scores: NDArray[Any] | None
+    kept: Kept | None = None
+    """What a stored reference has in place of large scores."""
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether there is anything to compare scores with."""
+        return self.scores is not None or self.kept is not None
 
 
 class Answer(Protocol):
@@ -53,31 +56,3 @@ class NotRun:
     sha256: str
     backend: str
     reason: str
-
-
-def margins_at(
-    scores: NDArray[Any] | None, frame_size: tuple[int, int], contract: Contract, pixels: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """At flat source pixels: how far the best class leads the second, in standard deviations of the scores."""
-    if scores is None or not pixels.size:
-        return np.zeros(pixels.size)
-    spread = max(float(np.std(scores, dtype=np.float64)), 1e-12)
-    placement = contract.place(*frame_size)
-    rows, columns = axes(placement, *scores.shape[1:])
-    leads = []
-    for start in range(0, pixels.size, _BLOCK):
-        y, x = np.divmod(pixels[start : start + _BLOCK], frame_size[1])
-        wy, wx = rows.weight[y], columns.weight[x]
-        top, bottom = rows.first[y], rows.second[y]
-        left, right = columns.first[x], columns.second[x]
-        above = scores[:, top, left] * (1 - wx) + scores[:, top, right] * wx
-        below = scores[:, bottom, left] * (1 - wx) + scores[:, bottom, right] * wx
-        leads.append(_lead(above * (1 - wy) + below * wy, contract))
-    return np.concatenate(leads) / spread
-
-
-def _lead(blended: NDArray[Any], contract: Contract) -> NDArray[np.float64]:
-    if contract.limit is not None:
-        return np.abs(blended[0] - contract.limit).astype(np.float64)
-    best = np.partition(blended, -2, axis=0)[-2:]
-    return (best[1] - best[0]).astype(np.float64)

@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import HALF_PIXEL, Contract
 from segpipe.rundir.storage import sha256_of_bytes
 
 _SEED = 1
 Size = tuple[int, int]
+RESIZED = "first image, resized and rounded"
+"""The name of what `resized_beforehand` makes."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,21 @@ def stress_images(contract: Contract, example: NDArray[Any], sizes: Sequence[Siz
     height, width = example.shape[:2]
     for name, frame in _frames(contract, example, sizes or ((1, 1), (2 * height, 2 * width))):
         yield Image(name, np.ascontiguousarray(frame.astype(example.dtype)), stress=True)
+
+
+def resized_beforehand(contract: Contract, example: NDArray[Any]) -> NDArray[Any] | None:
+    """The example in the size that the contract resizes it to, in whole numbers; None where nothing is resized, or
+    where the contract itself rounds."""
+    placement = contract.place(*example.shape[:2])
+    height, width = placement.resized
+    rounds = contract.resize != HALF_PIXEL or contract.input_dtype == "uint8" or example.dtype.kind != "u"
+    if rounds or placement.resized == placement.source or contract.place(height, width).resized != (height, width):
+        return None
+    planes = [
+        cv2.resize(np.ascontiguousarray(example[:, :, channel], np.float32), (width, height))
+        for channel in range(example.shape[2])
+    ]
+    return np.rint(np.stack(planes, -1)).astype(example.dtype)
 
 
 def _frames(contract: Contract, example: NDArray[Any], sizes: Sequence[Size]) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -52,7 +52,7 @@ class OpenHops:
     def __init__(self, rundir: RunDirectory, contract: Contract) -> None:
         self.hops: list[Hop] = []
         self.not_run: list[NotRun] = []
-        self._rundir, self._contract = rundir, contract
+        self._rundir, self.contract = rundir, contract
         self._stack = ExitStack()
 
     def __enter__(self) -> "OpenHops":
@@ -76,7 +76,7 @@ class OpenHops:
     def open_rounded(self, name: str, graph: bytes, backend: str) -> Hop:
         """Add the FP16 graph in its rounded form, under a backend's name of its own."""
         sha256 = self._rundir.recorded(EXPORT, FP16_GRAPH).sha256
-        opened = load_opener(ON_CPU.name)(graph, self._contract, OpenOptions())
+        opened = load_opener(ON_CPU.name)(graph, self.contract, OpenOptions())
         return self._add(Hop(name, EXPORT, FP16_GRAPH, sha256, backend, CPU, self._answer(opened), "fp16"))
 
     def open_deployed(self, wanted: str | None = None) -> None:
@@ -94,7 +94,7 @@ class OpenHops:
     def _open_end_to_end(self) -> None:
         sha256 = self._rundir.recorded(EXPORT, END_TO_END_GRAPH).sha256
         try:
-            answer = _load_end_to_end(self._rundir.artifact_bytes(EXPORT, END_TO_END_GRAPH), self._contract)
+            answer = _load_end_to_end(self._rundir.artifact_bytes(EXPORT, END_TO_END_GRAPH), self.contract)
         except SegpipeError as error:
             path = f"{EXPORT}/{END_TO_END_GRAPH}"
             self.not_run.append(NotRun(path, sha256, END_TO_END, f"not run here: {error}"))
@@ -105,11 +105,11 @@ class OpenHops:
         if row.is_engine and (stale := stale_engine(self._rundir)):
             raise InputError(stale, hint=f"run `segpipe build {word(self._rundir.path)}`")
         options = build_options(self._rundir, row.name, OpenOptions())
-        return load_opener(row.name)(self._rundir.artifact_bytes(row.stage, row.file), self._contract, options)
+        return load_opener(row.name)(self._rundir.artifact_bytes(row.stage, row.file), self.contract, options)
 
     def _answer(self, opened: Backend) -> BackendAnswer:
         self._stack.callback(opened.close)
-        return BackendAnswer(opened, self._contract)
+        return BackendAnswer(opened, self.contract)
 
     def _add(self, hop: Hop) -> Hop:
         self.hops.append(hop)

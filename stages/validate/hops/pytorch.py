@@ -1,7 +1,7 @@
 """PyTorch's side of the gate: the FP32 reference, and the FP16 graph in rounded form."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,14 +11,15 @@ from torch import nn
 from segpipe.artifacts import CHECKPOINT, EXPORT, FP16_GRAPH, FP32_GRAPH, ON_CPU
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
+from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.models import checkpoint, reference
 from stages.tasks import offline_task_of
-from stages.validate.hops.hop import Answer, Answered
+from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.opening import OpenHops, open_graph
 from stages.validate.hops.rounded import BACKEND as ROUNDED
-from stages.validate.hops.rounded import rounded_bytes
+from stages.validate.hops.rounded import halved_anew, rounded_bytes
 
 
 class TorchAnswer:
@@ -52,6 +53,8 @@ class Reference:
     answer: Answer
     network: nn.Module | None
     """None for imported graphs."""
+    rounded: Hop | None = None
+    """The network with nothing but its results rounded to FP16; None where no hop computes less finely than FP32."""
 
 
 def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
@@ -64,10 +67,19 @@ def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
         reason = opened.not_run[-1].reason
         raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
     reference_ = reference_of(rundir)
-    if FP16_GRAPH in rundir.record(EXPORT).outputs:
-        opened.open_rounded("fp16", rounded_bytes(rundir.artifact_bytes(EXPORT, FP16_GRAPH)), ROUNDED)
+    half = rundir.artifact_bytes(EXPORT, FP16_GRAPH) if FP16_GRAPH in rundir.record(EXPORT).outputs else None
+    shipped = None if half is None else opened.open_rounded("fp16", rounded_bytes(half), ROUNDED)
     opened.open_deployed()
+    if any(hop.precision != "fp32" for hop in opened.hops):
+        anew = halved_anew(rundir.artifact_bytes(EXPORT, FP32_GRAPH), half)
+        reference_ = replace(reference_, rounded=shipped if anew == half else _beside(anew, opened))
     return reference_
+
+
+def _beside(graph: bytes, opened: OpenHops) -> Hop:
+    """A graph that stands for no file of the run: it is not judged."""
+    answer = open_graph(rounded_bytes(graph), opened.contract)
+    return Hop("rounding", EXPORT, FP16_GRAPH, "", ROUNDED, CPU, answer, "fp16")
 
 
 def reference_of(rundir: RunDirectory) -> Reference:

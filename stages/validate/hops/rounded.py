@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract
 from segpipe.runtime.preprocess import preprocess
+from stages.graphs.halving import to_half
 from stages.graphs.naming import describe, module_of
 from stages.graphs.ranges import measure
 from stages.graphs.reading import to_bytes
@@ -24,6 +25,21 @@ BACKEND = "onnxruntime-rounded"
 def rounded_bytes(graph: bytes) -> bytes:
     """The graph to run in place of the FP16 one: left to itself, ONNX Runtime's CPU provider hides overflows."""
     return to_bytes(rounded(onnx.load_model_from_string(graph)))
+
+
+def halved_anew(full: bytes, half: bytes | None) -> bytes:
+    """The FP16 graph as export makes it of the FP32 one, with the FP32 islands that `half` has, whatever else was done
+    to `half`: what rounding alone may do to the network."""
+    model = onnx.load_model_from_string(full)
+    islands = set() if half is None else _kept_wide(onnx.load_model_from_string(half), model)
+    return to_bytes(to_half(model, islands))
+
+
+def _kept_wide(half: onnx.ModelProto, full: onnx.ModelProto) -> set[str]:
+    """Nodes of both graphs whose results are FP32 in both."""
+    wide = {name for name, type_ in element_types(half).items() if type_ == onnx.TensorProto.FLOAT}
+    kept = {node.name for node in half.graph.node if node.op_type != "Cast" and wide.intersection(node.output)}
+    return kept & {node.name for node in full.graph.node}
 
 
 def rounded_side(graph: bytes, tensor: NDArray[Any], tensors: dict[str, str]) -> GraphSide:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from segpipe.contract.schema import Contract
 from segpipe.documents import Form
 from segpipe.errors import ArtifactMissingError, InputError, word
 from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
@@ -20,10 +21,16 @@ from segpipe.verdict import STAGE
 from stages.config.root import ValidateConfig
 from stages.results.gate import GateReport, read_report
 from stages.validate.hops.hop import Answered
-from stages.validate.hops.inputs import Image, frame_sha256
+from stages.validate.hops.inputs import RESIZED, Image, frame_sha256
+from stages.validate.hops.kept import WHOLE, Kept
 from stages.validate.judging.judge import Setup
+from stages.validate.judging.rounding import ImageRounding, Rounding
 
-_LATER_LIMITS = {"max_relative_l2_bf16", "max_stress_relative_l2_bf16"}
+_LATER_LIMITS = {
+    *("max_relative_l2_bf16", "max_stress_relative_l2_bf16", "rounding_factor", "min_resize_response"),
+    *("min_agreement_bf16", "min_image_agreement_bf16", "max_flips_inside_bf16"),
+    *("max_flips_boundary_bf16", "max_large_margin_flips_bf16", "max_iou_drop_bf16"),
+}
 """Unless set they do not count: verdicts that older versions gave rest on the same basis."""
 
 
@@ -37,6 +44,12 @@ class StoredImage(BaseModel):
     frame_sha256: str
     has_labels: bool
     has_scores: bool
+    scores_shape: tuple[int, ...] = ()
+    """Of scores that were too large to be kept whole; empty where they were not."""
+    scores_step: int = 1
+    """Which of their pixels were kept: every so many."""
+    rounding: ImageRounding | None = None
+    """What rounding alone did to the answer."""
 
 
 class StoredIndex(BaseModel):
@@ -61,18 +74,32 @@ class Keeper:
     """Collects images and answers while the gate runs: the first few images, and every stress input."""
 
     wanted: int
+    contract: Contract
+    large_margin: float
+    _count: int = 0
+    _numbers: list[int] = field(default_factory=list)
     _images: list[Image] = field(default_factory=list)
     _answers: list[Answered] = field(default_factory=list)
     _hashes: list[str] = field(default_factory=list)
 
     def add(self, image: Image, answered: Answered) -> None:
-        """Hash every image; keep a few."""
-        self._hashes.append(image.sha256)
+        """Hash every image but one that older versions did not make of the others; keep a few."""
+        if not (image.stress and image.name == RESIZED):
+            self._hashes.append(image.sha256)
         if image.labels is not None:
             self._hashes.append(sha256_of_bytes(np.ascontiguousarray(image.labels).tobytes()))
         if image.stress or sum(not kept.stress for kept in self._images) < self.wanted:
+            self._numbers.append(self._count)
             self._images.append(image)
-            self._answers.append(answered)
+            self._answers.append(self._reduced(answered))
+        self._count += 1
+
+    def _reduced(self, answered: Answered) -> Answered:
+        """Without large scores: eighteen of them would be more than all the rest of a run."""
+        if answered.scores is None or answered.scores.size <= WHOLE:
+            return answered
+        kept = Kept.of(answered.scores, answered.mask.shape[:2], self.contract, self.large_margin)
+        return Answered(answered.mask, None, kept)
 
     def basis_sha256(self, settings: ValidateConfig) -> str:
         """Hash of what was judged on: frames, labels, limits."""
@@ -81,21 +108,25 @@ class Keeper:
             del rules["limits"][name]
         return sha256_of_bytes(json.dumps([self._hashes, rules], sort_keys=True).encode())
 
-    def files(self, reference: str, setup: Setup) -> dict[str, bytes]:
-        """The stored reference as files by name."""
+    def files(self, reference: str, setup: Setup, roundings: Sequence[ImageRounding | None] = ()) -> dict[str, bytes]:
+        """The stored reference as files by name. `roundings`: of every image that was added, in order."""
+        known = [roundings[number] if roundings else None for number in self._numbers]
         index = StoredIndex(
             reference=reference,
             contract_sha256=setup.contract.sha256,
             basis_sha256=self.basis_sha256(setup.settings),
             settings=setup.settings,
             batches=setup.batches,
-            images=tuple(map(_described, self._images, self._answers)),
+            images=tuple(map(_described, self._images, self._answers, known)),
         )
         arrays: dict[str, NDArray[Any]] = {}
         for number, (image, answered) in enumerate(zip(self._images, self._answers, strict=True)):
             arrays[f"mask_{number}"] = answered.mask
             if answered.scores is not None:
                 arrays[f"scores_{number}"] = answered.scores
+            if answered.kept is not None:
+                arrays[f"sample_{number}"] = answered.kept.values
+                arrays[f"margins_{number}"] = answered.kept.codes
             if image.labels is not None:
                 arrays[f"labels_{number}"] = image.labels
         frames = {f"frame_{number}": image.frame for number, image in enumerate(self._images)}
@@ -132,7 +163,21 @@ class StoredReference:
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
         """What the reference said of these frames."""
         numbers = [self._numbers[frame_sha256(frame)] for frame in frames]
-        return [Answered(self._arrays[f"mask_{n}"], self._arrays.get(f"scores_{n}")) for n in numbers]
+        return [
+            Answered(self._arrays[f"mask_{number}"], self._arrays.get(f"scores_{number}"), self._kept(number))
+            for number in numbers
+        ]
+
+    def rounding(self) -> Rounding | None:
+        """What rounding alone does on these images; None where an older gate stored them."""
+        return Rounding.over([stored.rounding for stored in self.index.images])
+
+    def _kept(self, number: int) -> Kept | None:
+        stored = self.index.images[number]
+        if not stored.scores_shape:
+            return None
+        sample, codes = (self._arrays[f"{name}_{number}"] for name in ("sample", "margins"))
+        return Kept(stored.scores_shape, stored.scores_step, sample, codes)
 
 
 def stored_index(rundir: RunDirectory) -> StoredIndex:
@@ -145,13 +190,17 @@ def stored_report(rundir: RunDirectory) -> GateReport:
     return read_report(_read(rundir, REPORT), f"{STAGE}/{REPORT} of {rundir.path}", _again(rundir))
 
 
-def _described(image: Image, answered: Answered) -> StoredImage:
+def _described(image: Image, answered: Answered, rounding: ImageRounding | None) -> StoredImage:
+    kept = answered.kept
     return StoredImage(
         name=image.name,
         stress=image.stress,
         frame_sha256=image.sha256,
         has_labels=image.labels is not None,
-        has_scores=answered.scores is not None,
+        has_scores=answered.gives_scores,
+        scores_shape=kept.shape if kept else (),
+        scores_step=kept.step if kept else 1,
+        rounding=rounding,
     )
 
 

@@ -9,10 +9,13 @@ from stages.config.root import Limits
 from stages.measuring.masks import Agreement, MaskComparison, share
 from stages.measuring.tensors import FP16_MAX, TensorComparison
 from stages.results.gate import Status
+from stages.validate.judging.response import HEARD, Response
+from stages.validate.judging.rounding import Fitted, Rounding, fitted
 
-NO_SCORES = "the reference gives no scores"
+NO_SCORES, NO_IMAGES = "the reference gives no scores", "no images"
 OF_SCORES = {
-    "relative_l2", "non_finite", "stress_relative_l2", "stress_non_finite", "batch_relative_l2", "batch_non_finite"
+    "relative_l2", "non_finite", "stress_relative_l2", "stress_non_finite", "batch_relative_l2", "batch_non_finite",
+    "resize_response",
 }  # fmt: skip
 """Limits that mean nothing for a graph that keeps its scores inside."""
 _NEEDED = "agreement"
@@ -38,13 +41,16 @@ class Check:
     status: Status
     where: str = ""
     why_not: str = ""
+    fitted: str = ""
+    """What the limit was fitted to; empty where it is the setting's."""
 
     def line(self) -> str:
         """For a person."""
+        limit = f"limit {self.limit:g}{f', {self.fitted}' if self.fitted else ''}"
         if self.value is None:
-            return f"{self.name} (limit {self.limit:g}): not judged ({self.why_not})"
+            return f"{self.name} ({limit}): not judged ({self.why_not})"
         where = f" ({self.where})" if self.where else ""
-        return f"{self.name} {self.value:.6g} (limit {self.limit:g}): {self.status}{where}"
+        return f"{self.name} {self.value:.6g} ({limit}): {self.status}{where}"
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,34 @@ class Measured:
     stress: TensorComparison = field(default_factory=TensorComparison)
     batches: TensorComparison = field(default_factory=TensorComparison)
     batch_masks: Agreement = field(default_factory=Agreement)
+    response: Response = field(default_factory=Response)
     peak: Peak | None = None
+    rounding: Rounding | None = None
+    """What rounding alone does to the network; None where nothing is known of it."""
     unanswered: str = ""
     """What kept the hop from answering an image; then nothing more was asked of it."""
+
+
+@dataclass(frozen=True)
+class MaskLimits:
+    """Names in `validate.limits` of what masks may differ by."""
+
+    agreement: str = "min_agreement"
+    image_agreement: str = "min_image_agreement"
+    flips_inside: str = "max_flips_inside"
+    flips_boundary: str = "max_flips_boundary"
+    large_margin_flips: str = "max_large_margin_flips"
+    iou_drop: str = "max_iou_drop"
+
+
+_BF16_MASKS = MaskLimits(
+    "min_agreement_bf16",
+    "min_image_agreement_bf16",
+    "max_flips_inside_bf16",
+    "max_flips_boundary_bf16",
+    "max_large_margin_flips_bf16",
+    "max_iou_drop_bf16",
+)
 
 
 @dataclass(frozen=True)
@@ -78,25 +109,31 @@ class Allowed:
 
     relative_l2: str
     stress_relative_l2: str
+    masks: MaskLimits = MaskLimits()
     narrow: bool = False
     """Values may leave its range, so their size has a limit too."""
+    rounding: float | None = 1.0
+    """How much its rounding is of FP16's; None: too little to fit limits to."""
 
 
 ALLOWED: dict[Precision, Allowed] = {
-    "fp32": Allowed("max_relative_l2_fp32", "max_relative_l2_fp32"),  # nothing but the order of sums may differ
-    "tf32": Allowed("max_relative_l2", "max_stress_relative_l2"),
+    "fp32": Allowed("max_relative_l2_fp32", "max_relative_l2_fp32", rounding=None),  # only the order of sums may differ
+    "tf32": Allowed("max_relative_l2", "max_stress_relative_l2"),  # as many digits as FP16
     "fp16": Allowed("max_relative_l2", "max_stress_relative_l2", narrow=True),
-    "bf16": Allowed("max_relative_l2_bf16", "max_stress_relative_l2_bf16"),  # the range of FP32
+    "bf16": Allowed(  # the range of FP32, three bits less than FP16
+        "max_relative_l2_bf16", "max_stress_relative_l2_bf16", _BF16_MASKS, rounding=8.0
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a hop is held to."""
+    """What a hop is held to: limits of its precision, tightened to what rounding does to this network."""
 
     limits: Limits
     classes: tuple[str, ...]
     precision: Precision
+    rounding: Rounding | None = None
 
     @property
     def allowed(self) -> Allowed:
@@ -104,14 +141,32 @@ class Rules:
         return ALLOWED[self.precision]
 
     @property
-    def relative_l2(self) -> float:
+    def relative_l2(self) -> Fitted:
         """Of scores on images."""
-        return float(getattr(self.limits, self.allowed.relative_l2))
+        return self._fitted(self.named(self.allowed.relative_l2), "relative_l2")
 
     @property
-    def stress_relative_l2(self) -> float:
+    def stress_relative_l2(self) -> Fitted:
         """Of scores on stress inputs."""
-        return float(getattr(self.limits, self.allowed.stress_relative_l2))
+        return self._fitted(self.named(self.allowed.stress_relative_l2), "stress_relative_l2")
+
+    def most(self, setting: str, name: str) -> Fitted:
+        """The largest share of flips, fitted to those of rounding."""
+        return self._fitted(self.named(setting), name)
+
+    def least(self, setting: str, name: str) -> Fitted:
+        """The smallest agreement, likewise."""
+        found = self._fitted(1 - self.named(setting), name)
+        return Fitted(1 - found.limit, f"flips {found.words}") if found.words else Fitted(self.named(setting))
+
+    def named(self, setting: str) -> float:
+        """A limit as it is set."""
+        return float(getattr(self.limits, setting))
+
+    def _fitted(self, largest: float, name: str) -> Fitted:
+        if self.allowed.rounding is None:
+            return Fitted(largest)
+        return fitted(largest, self.rounding, name, self.limits.rounding_factor * self.allowed.rounding)
 
 
 def checks(measured: Measured, rules: Rules) -> list[Check]:
@@ -123,6 +178,7 @@ def checks(measured: Measured, rules: Rules) -> list[Check]:
         _finite("non_finite", measured.tensors, NO_SCORES),
         *([_fp16_range(measured, rules.limits)] if rules.allowed.narrow else ()),
         *_stress_checks(measured, rules),
+        _resize(measured, rules),
         *_batch_checks(measured, rules),
     ]
 
@@ -138,46 +194,62 @@ def verdict_of(held: Iterable[Judged]) -> Status:
     return "passed" if statuses.get(_NEEDED) == "passed" else "not judged"
 
 
-def at_least(name: str, value: float | None, limit: float, where: str = "", why_not: str = "no images") -> Check:
+def at_least(name: str, value: float | None, limit: float | Fitted, where: str = "", why_not: str = NO_IMAGES) -> Check:
     """A figure with a lower limit."""
+    held = limit if isinstance(limit, Fitted) else Fitted(limit)
     if value is None:
-        return Check(name, None, limit, "not judged", why_not=why_not)
-    return Check(name, value, limit, "passed") if value >= limit else Check(name, value, limit, "failed", where)
+        return _unjudged(name, held, why_not)
+    return _judged(name, value, held, where if not value >= held.limit else None)
 
 
-def at_most(name: str, value: float | None, limit: float, where: str = "", why_not: str = "no images") -> Check:
+def at_most(name: str, value: float | None, limit: float | Fitted, where: str = "", why_not: str = NO_IMAGES) -> Check:
     """A figure with an upper limit."""
+    held = limit if isinstance(limit, Fitted) else Fitted(limit)
     if value is None:
-        return Check(name, None, limit, "not judged", why_not=why_not)
-    return Check(name, value, limit, "passed") if value <= limit else Check(name, value, limit, "failed", where)
+        return _unjudged(name, held, why_not)
+    return _judged(name, value, held, where if not value <= held.limit else None)
+
+
+def _judged(name: str, value: float, held: Fitted, where: str | None) -> Check:
+    """`where` the failure is; None for a pass."""
+    status: Status = "passed" if where is None else "failed"
+    return Check(name, value, held.limit, status, where or "", fitted=held.words)
+
+
+def _unjudged(name: str, held: Fitted, why_not: str) -> Check:
+    return Check(name, None, held.limit, "not judged", why_not=why_not, fitted=held.words)
 
 
 def _mask_checks(masks: MaskComparison, rules: Rules) -> list[Check]:
-    limits = rules.limits
+    names = rules.allowed.masks
     inside_flips, inside = masks.flips - masks.band_flips, masks.pixels - masks.band_pixels
     flips, worst = common_flips(masks, rules.classes), masks.worst_agreement if masks.images else None
-    every_near, no_border = ("every pixel is near a boundary", "no boundaries") if masks.images else ("no images",) * 2
+    every_near, no_border = ("every pixel is near a boundary", "no boundaries") if masks.images else (NO_IMAGES,) * 2
+    agreement, image = rules.least(names.agreement, "flips"), rules.least(names.image_agreement, "image_flips")
+    most_inside = rules.most(names.flips_inside, "flips_inside")
+    most_near = rules.most(names.flips_boundary, "flips_boundary")
     return [
-        at_least("agreement", share(masks.pixels - masks.flips, masks.pixels), limits.min_agreement, flips),
-        at_least("image_agreement", worst, limits.min_image_agreement, f"worst {masks.worst_at}"),
-        at_most("flips_inside", share(inside_flips, inside), limits.max_flips_inside, flips, every_near),
-        at_most("flips_boundary", share(masks.band_flips, masks.band_pixels), limits.max_flips_boundary, "", no_border),
-        _large_margin_flips("large_margin_flips", masks, limits, "no images"),
+        at_least("agreement", share(masks.pixels - masks.flips, masks.pixels), agreement, flips),
+        at_least("image_agreement", worst, image, f"worst {masks.worst_at}"),
+        at_most("flips_inside", share(inside_flips, inside), most_inside, flips, every_near),
+        at_most("flips_boundary", share(masks.band_flips, masks.band_pixels), most_near, "", no_border),
+        _large_margin_flips("large_margin_flips", masks, rules, NO_IMAGES),
         _iou_drop(masks, rules),
     ]
 
 
 def _iou_drop(masks: MaskComparison, rules: Rules) -> Check:
-    drop, limit = masks.iou_drop(), rules.limits.max_iou_drop
+    drop, limit = masks.iou_drop(), rules.named(rules.allowed.masks.iou_drop)
     if drop is None:
         return at_most("iou_drop", None, limit, why_not="no labels")
     value, index = drop
     return at_most("iou_drop", value, limit, f"class '{rules.classes[index]}', {masks.labelled_pixels(index)} pixels")
 
 
-def _large_margin_flips(name: str, masks: MaskComparison, limits: Limits, nothing: str) -> Check:
+def _large_margin_flips(name: str, masks: MaskComparison, rules: Rules, nothing: str) -> Check:
     flips = share(masks.large_flips, masks.pixels) if masks.has_margins else None
-    return at_most(name, flips, limits.max_large_margin_flips, "", nothing if masks.has_margins else NO_SCORES)
+    limit = rules.named(rules.allowed.masks.large_margin_flips)
+    return at_most(name, flips, limit, "", nothing if masks.has_margins else NO_SCORES)
 
 
 def _stress_checks(measured: Measured, rules: Rules) -> list[Check]:
@@ -187,7 +259,7 @@ def _stress_checks(measured: Measured, rules: Rules) -> list[Check]:
     nothing = NO_SCORES if masks.images else "no stress inputs"
     return [
         _relative_l2("stress_relative_l2", tensors, rules.stress_relative_l2, nothing),
-        _large_margin_flips("stress_large_margin_flips", masks, rules.limits, nothing),
+        _large_margin_flips("stress_large_margin_flips", masks, rules, nothing),
         _finite("stress_non_finite", tensors, nothing),
     ]
 
@@ -195,12 +267,22 @@ def _stress_checks(measured: Measured, rules: Rules) -> list[Check]:
 def _batch_checks(measured: Measured, rules: Rules) -> list[Check]:
     one_by_one, batches = "no batches above 1", measured.batches
     against, nothing = "batches against single frames", NO_SCORES if measured.batch_masks.pixels else one_by_one
-    share_ = measured.batch_masks.share
+    least = rules.least(rules.allowed.masks.agreement, "flips")
     return [
-        at_least("batch_agreement", share_, rules.limits.min_agreement, against, one_by_one),
+        at_least("batch_agreement", measured.batch_masks.share, least, against, one_by_one),
         _relative_l2("batch_relative_l2", batches, rules.relative_l2, nothing),
         _finite("batch_non_finite", batches, nothing),
     ]
+
+
+def _resize(measured: Measured, rules: Rules) -> Check:
+    """Only where the network's own rounding does not drown it."""
+    response, limit = measured.response, rules.limits.min_resize_response
+    drowned = 0.0 if measured.rounding is None else measured.rounding.relative_l2 or 0.0
+    if response.follows is None or not (rules.allowed.rounding or 0.0) * drowned * HEARD < response.moved:
+        why_not = "no frame is resized" if response.follows is None else "the network's own rounding is larger"
+        return at_least("resize_response", None, limit, why_not=why_not)
+    return at_least("resize_response", response.follows, limit, "the resize looks rounded to whole pixel values")
 
 
 def common_flips(masks: MaskComparison, classes: tuple[str, ...]) -> str:
@@ -213,7 +295,7 @@ def common_flips(masks: MaskComparison, classes: tuple[str, ...]) -> str:
     return f"commonest: {part:.2%} of '{names[old]}' became '{names[new]}'"
 
 
-def _relative_l2(name: str, tensors: TensorComparison, limit: float, nothing: str) -> Check:
+def _relative_l2(name: str, tensors: TensorComparison, limit: Fitted, nothing: str) -> Check:
     """Of the worst input: among thousands a mean would hide it."""
     value = tensors.worst_relative_l2 if tensors.elements else None
     return at_most(name, value, limit, f"worst {tensors.worst_at}", "no finite scores" if tensors.pairs else nothing)

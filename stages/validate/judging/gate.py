@@ -27,7 +27,7 @@ from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect_labels
 from stages.validate.hops import opening, pytorch
 from stages.validate.hops.hop import Hop
-from stages.validate.hops.inputs import Image, Size, chosen, stress_images
+from stages.validate.hops.inputs import RESIZED, Image, Size, chosen, resized_beforehand, stress_images
 from stages.validate.hops.rounded import half_peak
 from stages.validate.hops.stored import Keeper
 from stages.validate.judging.checks import Check, at_least
@@ -58,12 +58,12 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
     images = list_images(config, base)
     settings = config.validate_
     worst = WorstImages(settings.pictures, contract, labels_of(config).palette)
-    keeper = Keeper(settings.reference_images)
+    keeper = Keeper(settings.reference_images, contract, settings.large_margin)
     with opening.OpenHops(rundir, contract) as opened:
         reference = pytorch.open_everything(opened, rundir)
         setup = make_setup(rundir, config, [image.frame for image in islice(images(), PROBED)])
         setup = replace(setup, accuracy=True)
-        judge = Judge(setup, reference.answer, opened.hops, worst)
+        judge = Judge(setup, reference.answer, opened.hops, worst, reference.rounded)
         for image in with_stress(images(), setup):
             keeper.add(image, judge.add(image))
         judge.finish()
@@ -86,7 +86,7 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
         measure_seconds=round(judge.measure_seconds, 3),
     )
     verdicts = merged(kept_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
-    files = keeper.files(reference.name, setup) | _pages(report, worst.sorted(), verdicts)
+    files = keeper.files(reference.name, setup, judge.roundings()) | _pages(report, worst.sorted(), verdicts)
     return Judgement(report, tuple(verdicts), figures_of(report), files)
 
 
@@ -150,6 +150,9 @@ def with_stress(images: Iterable[Image], setup: Setup) -> Iterator[Image]:
         yield image
     if first is not None and setup.settings.stress:
         yield from stress_images(setup.contract, first.frame, setup.sizes)
+        resized = resized_beforehand(setup.contract, first.frame)
+        if resized is not None:
+            yield Image(RESIZED, resized, stress=True)
 
 
 def _explained(

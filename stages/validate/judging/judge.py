@@ -4,21 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import cycle, islice
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import Contract
-from segpipe.errors import InputError, SegpipeError
+from segpipe.errors import SegpipeError
 from stages.config.root import ValidateConfig
 from stages.measuring.masks import Agreement, Flips, Truth
 from stages.measuring.tensors import TensorComparison
 from stages.tasks import GateTask, gate_task_of
 from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import Image, Size
+from stages.validate.judging.adding import OwnRounding, add_answer, add_scores
+from stages.validate.judging.again import Repeat, add_batch, answered_by, answered_twice
 from stages.validate.judging.checks import Check, Measured, Peak, verdict_of
+from stages.validate.judging.rounding import ImageRounding, Rounding
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Setup:
     """Of the profiles, where the network follows the frame's."""
     peak: Peak | None = None
     """What the FP16 graph holds in FP16 gets this large."""
+    rounding: Rounding | None = None
+    """What rounding alone does on the images, where the gate that stored them has measured it."""
     accuracy: bool = False
     """Whether the images are all of the gate's, so that the floors of accuracy mean something."""
 
@@ -58,21 +61,6 @@ class Seen:
         return (self.flips.inside, self.flips.count)
 
 
-@dataclass(frozen=True)
-class Repeat:
-    """What a second run of the same frame gave."""
-
-    image: str
-    differing_pixels: int
-    differing_scores: int
-    largest_difference: float
-
-    @property
-    def same(self) -> bool:
-        """Byte for byte."""
-        return not self.differing_pixels and not self.differing_scores
-
-
 @dataclass
 class HopState:
     """Everything measured of one hop so far."""
@@ -84,6 +72,8 @@ class HopState:
     before_name: str = "reference"
     stress_errors: dict[str, str] = field(default_factory=dict)
     repeats: list[Repeat] = field(default_factory=list)
+    batch_order: tuple[int, ...] = ()
+    """Whose answer each frame of a batch got, where they got each other's."""
     worst: Seen | None = None
     worst_stress: Seen | None = None
 
@@ -110,19 +100,32 @@ Watcher = Callable[[Seen], None]
 class Judge:
     """Feed it images with `add`, then read `states`. Each image is answered once by every hop."""
 
-    def __init__(self, setup: Setup, reference: Answer, hops: Sequence[Hop], watch: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        reference: Answer,
+        hops: Sequence[Hop],
+        watch: Watcher | None = None,
+        rounded: Hop | None = None,
+    ) -> None:
+        """`rounded`: the network with nothing but its results rounded, one of the hops or beside them."""
         self.states = {hop.name: HopState(hop, setup.gate.nothing(setup.peak)) for hop in hops}
         self.network_seconds = self.measure_seconds = 0.0
         self._setup, self._reference, self._watch = setup, reference, watch
         self._batch: list[NDArray[Any]] = []
+        self._rounded, self._own = rounded, OwnRounding(setup.gate.nothing(None))
 
     def add(self, image: Image) -> Answered:
         """One image through everything; returns the reference's answer."""
         started = time.perf_counter()
         answered = self._reference([image.frame])[0]
         candidates = {name: self._answer(state, image) for name, state in self.states.items() if state.answers}
+        rounded = self._answer_rounded(image, candidates)
         between = time.perf_counter()
-        self._measure(image, answered, candidates)
+        truth = self._setup.gate.truth(answered, image.labels)
+        self._measure(image, answered, candidates, truth)
+        if self._rounded is not None:
+            self._own.add(truth, answered, rounded, image.stress)
         if not image.stress and len(self._batch) < max(self._setup.batches, default=1):
             self._batch.append(image.frame)
         self.network_seconds += between - started
@@ -130,15 +133,21 @@ class Judge:
         return answered
 
     def finish(self) -> None:
-        """Batches against single frames, and the same frame twice."""
+        """Batches against single frames, the same frame twice, and what rounding alone has done."""
+        known = Rounding.over(self.roundings()) if self._rounded else self._setup.rounding
         for state in self.states.values():
+            state.measured.rounding = known
             if state.answers and self._batch:
-                self._finish_hop(state)
+                _finish_hop(state, self._batch, self._setup.batches)
+
+    def roundings(self) -> tuple[ImageRounding | None, ...]:
+        """What rounding did to each image, in their order; None where nothing is known of it."""
+        return self._own.images()
 
     def _answer(self, state: HopState, image: Image) -> Answered | None:
         """None where the hop refused the frame. A refused stress input is told; a refused image breaks the hop."""
         try:
-            return _answered(state.hop, [image.frame])[0]
+            return answered_by(state.hop, [image.frame])[0]
         except SegpipeError as error:
             if image.stress:
                 state.stress_errors[image.name] = str(error)
@@ -146,14 +155,25 @@ class Judge:
                 state.measured.unanswered = f"{image.name}: {error}"
             return None
 
-    def _measure(self, image: Image, answered: Answered, candidates: dict[str, Answered | None]) -> None:
-        truth = self._setup.gate.truth(answered, image.labels)
+    def _answer_rounded(self, image: Image, candidates: dict[str, Answered | None]) -> Answered | None:
+        if self._rounded is None:
+            return None
+        if self._rounded.name in self.states:
+            return candidates.get(self._rounded.name)
+        try:
+            return answered_by(self._rounded, [image.frame])[0]
+        except SegpipeError:  # limits stay as they are set
+            return None
+
+    def _measure(self, image: Image, answered: Answered, candidates: dict[str, Answered | None], truth: Truth) -> None:
         before, before_name = answered, "reference"
         for name, candidate in candidates.items():
             if candidate is None:
                 continue
             state = self.states[name]
-            flips = _add(state, truth, image, answered, candidate)
+            ours = answered if state.hop.gives_scores else Answered(answered.mask, None)
+            state.measured.response.add(image, ours, candidate, self._setup.contract)
+            flips = add_answer(state.measured, truth, ours, candidate, (image.name, image.stress))
             _add_before(state, before, before_name, candidate, image.name)
             seen = Seen(name, image, answered, candidate, flips)
             _keep_worst(state, seen)
@@ -161,49 +181,20 @@ class Judge:
                 self._watch(seen)
             before, before_name = candidate, name
 
-    def _finish_hop(self, state: HopState) -> None:
-        frames = [frame for frame in self._batch if frame.shape == self._batch[0].shape]
-        try:
-            alone = [_answered(state.hop, [frame])[0] for frame in frames]
-            state.repeats.append(_repeat(alone[0], _answered(state.hop, frames[:1])[0]))
-            for count in self._setup.batches:
-                if count > 1:
-                    together = _answered(state.hop, list(islice(cycle(frames), count)))
-                    _add_batch(state, list(islice(cycle(alone), count)), together)
-        except SegpipeError as error:
-            largest = max(self._setup.batches, default=1)
-            asked = f"a batch of up to {largest}" if largest > 1 else "the first image again"
-            state.measured.unanswered = f"{asked}: {error}"
 
-
-def _answered(hop: Hop, frames: Sequence[NDArray[Any]]) -> list[Answered]:
-    """An answer to each frame, of its size."""
-    found = hop.answer(frames)
-    wanted, given = [frame.shape[:2] for frame in frames], [answered.mask.shape for answered in found]
-    if wanted != given:
-        raise InputError(f"masks are {given} for frames of {wanted}", hint="report this as a bug")
-    return found
-
-
-def _add_batch(state: HopState, alone: Sequence[Answered], together: Sequence[Answered]) -> None:
-    for one, many in zip(alone, together, strict=True):
-        state.measured.batch_masks.add(one.mask, many.mask)
-        _add_scores(state.hop, state.measured.batches, (one, many), f"a batch of {len(together)}")
-
-
-def _add_scores(hop: Hop, tensors: TensorComparison, pair: tuple[Answered, Answered], where: str) -> None:
-    """A candidate that gives no scores where it should and the reference does is as wrong as can be."""
-    reference, candidate = pair
-    if hop.gives_scores and reference.scores is not None:
-        tensors.add(reference.scores, np.empty(0) if candidate.scores is None else candidate.scores, where)
-
-
-def _add(state: HopState, truth: Truth, image: Image, answered: Answered, candidate: Answered) -> Flips:
-    measured = state.measured
-    masks = measured.stress_masks if image.stress else measured.masks
-    tensors = measured.stress if image.stress else measured.tensors
-    _add_scores(state.hop, tensors, (answered, candidate), image.name)
-    return masks.add(truth, candidate.mask, image.name)
+def _finish_hop(state: HopState, frames: Sequence[NDArray[Any]], batches: Sequence[int]) -> None:
+    """The same frame twice, and batches of the frames that have one size."""
+    alike = [frame for frame in frames if frame.shape == frames[0].shape]
+    try:
+        state.repeats.append(answered_twice(state.hop, alike[0]))
+        for count in batches:
+            if count > 1:
+                order = add_batch(state.hop, alike, count, state.measured)
+                state.batch_order = state.batch_order or order
+    except SegpipeError as error:
+        largest = max(batches, default=1)
+        asked = f"a batch of up to {largest}" if largest > 1 else "the first image again"
+        state.measured.unanswered = f"{asked}: {error}"
 
 
 def _keep_worst(state: HopState, seen: Seen) -> None:
@@ -219,14 +210,5 @@ def _keep_worst(state: HopState, seen: Seen) -> None:
 def _add_before(state: HopState, before: Answered, name: str, candidate: Answered, image: str) -> None:
     state.before_name = name
     state.before_masks.add(before.mask, candidate.mask)
-    _add_scores(state.hop, state.before, (before, candidate), image)
-
-
-def _repeat(first: Answered, again: Answered) -> Repeat:
-    pixels = int((first.mask != again.mask).sum())
-    if first.scores is None or again.scores is None:
-        return Repeat("the first image", pixels, 0, 0.0)
-    different = ~((first.scores == again.scores) | (np.isnan(first.scores) & np.isnan(again.scores)))
-    with np.errstate(invalid="ignore"):  # Inf - Inf
-        largest = float(np.abs(first.scores.astype(np.float64) - again.scores).max(initial=0))
-    return Repeat("the first image", pixels, int(different.sum()), largest)
+    if state.hop.gives_scores:
+        add_scores(state.before, before, candidate, image)

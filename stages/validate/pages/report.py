@@ -22,8 +22,9 @@ from stages.results.gate import (
 )
 from stages.validate.explaining.suspects import suspect
 from stages.validate.hops.hop import NotRun
+from stages.validate.judging.again import Repeat
 from stages.validate.judging.checks import Check, verdict_of
-from stages.validate.judging.judge import HopState, Judge, Repeat, Setup
+from stages.validate.judging.judge import HopState, Judge, Setup
 
 
 def new_verdicts(report: GateReport) -> list[Verdict]:
