@@ -83,7 +83,8 @@ def test_bf16_has_limits_of_masks_of_its_own() -> None:
 
 
 def test_a_limit_says_what_it_was_fitted_to() -> None:
-    measured = Measured(*(MaskComparison(MaskShape(classes=2, boundary_px=1)) for _ in range(2)), rounding=OWN)
+    shape = MaskShape(classes=2, boundary_px=1)
+    measured = Measured(MaskComparison(shape), MaskComparison(shape), rounding=OWN)
     measured.tensors.add(np.ones(4), np.full(4, 1.005), "image-1")
     line = next(c.line() for c in checks(measured, Rules(LIMITS, NAMES, "fp16", OWN)) if c.name == "relative_l2")
 
