@@ -25,6 +25,9 @@ def serve(
         int, typer.Option(min=1, help="Refuse pictures of more megapixels, before they are decoded.")
     ] = 64,
     queue: Annotated[int, typer.Option(min=0, help="Pictures that may wait; the next one is answered 429.")] = 16,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look each second whether RUN has changed, or its link, and open it anew.")
+    ] = False,
     backend: Backend = "auto",
     precision: ComputedIn = None,
     allow_unvalidated: Unvalidated = False,
@@ -38,4 +41,4 @@ def serve(
             raise
         raise BackendMissingError(f"this needs {error.name}", hint="pip install 'segpipe[serve]'") from None
     source = Source(run, backend, precision, allow_unvalidated, max_megapixels * 1_000_000)
-    serve(Settings(source, host, port, token_file, max_bytes, queue))
+    serve(Settings(source, host, port, token_file, max_bytes, queue, watch))

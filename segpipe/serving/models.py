@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from typing import Any
 
 from segpipe.artifacts import AUTO, Precision, held_by
 from segpipe.errors import BackendError, InputError, SegpipeError
+from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.serving.memory import require_room, used_bytes
@@ -75,11 +76,17 @@ class _Slot:
 class Models:
     """Called from any thread."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, count_reload: Callable[[str], None] = lambda _: None) -> None:
+        self._source, self._count_reload = source, count_reload
         self._slot: _Slot | None = None
         self._lock, self._reloading = threading.Lock(), threading.Lock()
+        self._seen: object = None
         self.last_reload: Reload | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the source's link leads elsewhere, or its manifest is another, than when it was last opened."""
+        return _state(self._source.run) != self._seen
 
     @property
     def current(self) -> Model | None:
@@ -121,6 +128,7 @@ class Models:
             done = self._reloaded(asked_by)
         finally:
             self._reloading.release()
+        self._count_reload(done.outcome)
         level = logging.INFO if done.outcome == "accepted" else logging.ERROR
         _log.log(level, "reload asked by %s: %s: %s", asked_by, done.outcome, done.reason)
         return done
@@ -154,6 +162,7 @@ class Models:
 
     def _opened(self) -> Model:
         source = self._source
+        self._seen = _state(source.run)
         run = RunDirectory(source.run)
         size_bytes = _largest_artifact(run)
         if self.current is not None:
@@ -188,6 +197,16 @@ def _largest_artifact(run: RunDirectory) -> int:
     if not sizes:
         raise InputError(f"{run.path} holds no network", hint=run.how_to_make("export"))
     return max(sizes)
+
+
+def _state(run: Path) -> object:
+    """Something that changes when the run does; None where there is none."""
+    try:
+        path = run.resolve()
+        found = (path / manifest.FILE_NAME).stat()
+    except OSError:
+        return None
+    return path, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _now() -> str:

@@ -26,6 +26,7 @@ _HEAD_BYTES = 32 * 1024  # of a request line with its headers
 _HEAD_S = 10.0  # for all of them to come
 _GRACE_S = 1.0  # between the last accepted connection and the end of those on which nothing comes
 _LEAVE_S = 60.0  # for answers that nobody reads
+_WATCH_S = 1.0  # between two looks at the source
 _BACKLOG = 512
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class Settings:
     token_file: Path | None = None
     max_bytes: int = 64 << 20
     queue: int = 16
+    watch: bool = False
+    """Whether a source that has changed is opened by itself."""
     workers: int = 0
     """Threads that segment; 0: one a core."""
 
@@ -80,9 +83,9 @@ class _Process:
     """One run of the server, inside an event loop."""
 
     def __init__(self, settings: Settings, token: bytes) -> None:
-        self._models = Models(settings.source)
-        self._line = Line(settings.workers or usable_cores(), settings.queue)
         self._metrics = metrics = Metrics()
+        self._models, self._watches = Models(settings.source, metrics.count_reload), settings.watch
+        self._line = Line(settings.workers or usable_cores(), settings.queue)
         self._service = Service(self._models, self._line, metrics)
         held_bytes = settings.max_bytes * (settings.queue + self._line.workers)
         limits = Limits(token, settings.max_bytes, held_bytes)
@@ -103,6 +106,8 @@ class _Process:
         connections = server.server_state.connections
         self._metrics.watch("segpipe_connections", "Clients that are connected.", lambda: len(connections))
         self._start(self._open(server))
+        if self._watches:
+            self._start(self._watch())
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_on_signal)
         print("http://{}:{}".format(*_shown(listener)), flush=True)
         try:
@@ -129,6 +134,13 @@ class _Process:
     async def _reload(self, asked_by: str) -> None:
         with suppress(BusyError):
             await asyncio.to_thread(self._models.reload, asked_by)
+
+    async def _watch(self) -> None:
+        """What was refused is tried again when it has changed again."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self._models.current is not None and await asyncio.to_thread(lambda: self._models.is_behind):
+                await self._reload("the watch")
 
     def _start(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,0 +1,136 @@
+"""The line before the threads, and the guard's count of bytes: what is full says so, who has gone is forgotten."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+
+from segpipe.serving.answers import KINDS
+from segpipe.serving.guard import Guard, Limits
+from segpipe.serving.line import FullError, GoneError, Line
+from segpipe.serving.metrics import Metrics
+from segpipe.serving.models import Models, Source
+from segpipe.serving.service import Service
+
+
+async def stays() -> None:
+    """A client that waits."""
+    await asyncio.Event().wait()
+
+
+async def leaves() -> None:
+    """A client that has gone."""
+
+
+def with_a_busy_line(queue: int, then: Callable[[Line], Any]) -> Any:
+    """What `then` gives while the only thread is at work."""
+
+    async def story() -> Any:
+        line, end = Line(1, queue), Event()
+        busy = asyncio.create_task(line.run(end.wait, stays))
+        await asyncio.sleep(0)
+        try:
+            return await then(line)
+        finally:
+            end.set()
+            assert await busy
+            await asyncio.to_thread(line.close)
+
+    return asyncio.run(story())
+
+
+def test_who_finds_the_line_full_is_told_when_to_come_again() -> None:
+    async def third(line: Line) -> None:
+        second = asyncio.create_task(line.run(lambda: 2, stays))
+        await asyncio.sleep(0)
+        assert (line.inside, line.waiting) == (2, 1)
+        with pytest.raises(FullError) as full:
+            await line.run(lambda: 3, stays)
+        assert full.value.retry_after_s >= 1
+        second.cancel()
+
+    with_a_busy_line(1, third)
+
+
+def test_work_that_nobody_waits_for_is_not_begun() -> None:
+    begun = []
+
+    async def gone(line: Line) -> None:
+        with pytest.raises(GoneError):
+            await line.run(lambda: begun.append(1), leaves)
+
+    with_a_busy_line(1, gone)
+
+    assert begun == []
+
+
+def test_a_line_is_empty_after_errors_and_departures() -> None:
+    async def story() -> int:
+        line = Line(2, 2)
+        for left in (stays, leaves, stays):
+            with pytest.raises((ZeroDivisionError, GoneError)):
+                await line.run(lambda: 1 // 0, left)
+        await asyncio.to_thread(line.close)
+        await asyncio.sleep(0)
+        return line.inside
+
+    assert asyncio.run(story()) == 0
+
+
+def test_a_full_line_is_429_with_a_time_to_come_again(run: Path) -> None:
+    models = Models(Source(run))
+    models.open()
+
+    async def answer(line: Line) -> HTTPException:
+        with pytest.raises(HTTPException) as refused:
+            await Service(models, line, Metrics()).answer(b"", KINDS[0], stays)
+        return refused.value
+
+    refused = with_a_busy_line(0, answer)
+    models.close()
+
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_bodies_together_are_bounded_and_let_go() -> None:
+    sent: list[int] = []
+
+    async def story() -> None:
+        guard = Guard(application, Limits(max_bytes=100, held_bytes=150), Metrics(), lambda: "")
+        inside.clear()
+        first = asyncio.create_task(guard(scope(), body(100), note))
+        await asyncio.sleep(0.01)
+        await guard(scope(), body(100), note)
+        inside.set()
+        await first
+        await guard(scope(), body(100), note)
+
+    inside = asyncio.Event()
+
+    async def application(_: Any, receive: Any, send: Any) -> None:
+        await inside.wait()
+        await send({"type": "http.response.start", "status": 200})
+
+    async def note(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            sent.append(message["status"])
+
+    asyncio.run(story())
+
+    assert sent == [429, 200, 200]
+
+
+def scope() -> dict[str, Any]:
+    return {"type": "http", "path": "/segment", "headers": []}
+
+
+def body(size_bytes: int) -> Any:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(size_bytes), "more_body": False}
+
+    return receive
