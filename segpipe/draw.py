@@ -12,6 +12,7 @@ Palette = Sequence[tuple[int, int, int]]
 
 _IGNORED = (128, 128, 128)
 _LINE = 22  # height of a line of text in pixels
+_GAP = 4  # pixels between the pictures of a sheet
 
 
 def colourise(mask: NDArray[Any], palette: Palette) -> Image:
@@ -57,25 +58,25 @@ def legend(classes: Sequence[str], palette: Palette, width: int) -> Image:
 
 def contact_sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], below: Image | None = None) -> Image:
     """A grid of equally sized pictures under column titles, with a strip (a legend) below."""
-    gap = 4
     height, width = rows[0][0].shape[:2]
-    columns = len(titles)
-    sheet_width = columns * width + (columns + 1) * gap
-    head = np.full((_LINE, sheet_width, 3), 255, np.uint8)
+    foot, sheet_width = place_on_sheet(len(rows), len(titles), (height, width))
+    sheet = np.full((foot, sheet_width, 3), 255, np.uint8)
     for column, title in enumerate(titles):
-        _write(head, title, (gap + column * (width + gap), 16))
-    parts = [head]
-    for row in rows:
-        band = np.full((height + gap, sheet_width, 3), 255, np.uint8)
+        _write(sheet, title, (place_on_sheet(0, column, (height, width))[1], 16))
+    for number, row in enumerate(rows):
         for column, picture in enumerate(row):
-            left = gap + column * (width + gap)
-            band[:height, left : left + width] = picture
-        parts.append(band)
-    if below is not None:
-        strip = np.full((below.shape[0], sheet_width, 3), 255, np.uint8)
-        strip[:, : below.shape[1]] = below[:, :sheet_width]
-        parts.append(strip)
-    return np.concatenate(parts)
+            top, left = place_on_sheet(number, column, (height, width))
+            sheet[top : top + height, left : left + width] = picture
+    if below is None:
+        return sheet
+    strip = np.full((below.shape[0], sheet_width, 3), 255, np.uint8)
+    strip[:, : below.shape[1]] = below[:, :sheet_width]
+    return np.concatenate([sheet, strip])
+
+
+def place_on_sheet(row: int, column: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Where a contact sheet has the upper left corner of a picture, each of this height and width."""
+    return _LINE + row * (size[0] + _GAP), _GAP + column * (size[1] + _GAP)
 
 
 def _write(image: Image, text: str, at: tuple[int, int]) -> None:

@@ -15,11 +15,11 @@ from segpipe import testing
 from segpipe.cli import app
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
+from stages.pages.svg import new_axes, to_svg
 from stages.pipeline import Selection, run_stages
 from stages.report import write_comparison, write_report
 from stages.report.figures import lineage
-from stages.report.reading import Confusion, differences, read_facts
-from stages.report.svg import new_axes, to_svg
+from stages.report.reading import differences, read_facts
 from stages.results.gate import read_report as read_gate
 from stages.validate.pages.page import html
 from tests.children import ROOT
@@ -44,11 +44,13 @@ def test_the_page_needs_nothing_else(page: str) -> None:
 def test_the_page_tells_of_every_stage(page: str) -> None:
     for heading in ("What was made from what", "Accuracy", "Release gate", "Precision", "Speed", "hashes"):
         assert heading in page
-    for picture in ("What was made from what: train from", "Training over 3 epochs", "IoU by class", "Latency of every",
+    for picture in ("What was made from what: train from", "Training over 3 epochs", "Latency of every",
                     "Median time over ours", "Frames a second"):  # fmt: skip
         assert f'aria-label="{picture}' in page
     assert 'aria-label="Where a frame&#x27;s time goes' in page or "No budget: the steps took" in page
-    assert page.count("data:image/") >= 2 - ("No pixel differs on any image" in page)
+    for pictures in ("Worst images by IoU", "Best images by IoU", "What training saw", "the masks that were measured"):
+        assert pictures in page
+    assert re.search(r'alt="label \(grey: ignored\): shapes-test-\d+: IoU 0\.\d+"', page)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "segpipe.toml", "config.json", ".lock", "notes.txt"])
@@ -174,12 +176,36 @@ def test_names_cannot_inject_markup(run_copy: Path) -> None:
     assert "<b onclick" not in write_report(RunDirectory(run_copy)).read_text()
 
 
-def test_a_confusion_matrix_is_drawn_when_training_left_one() -> None:
-    from stages.report.figures import confusion
+def matrix_page(run: Path, classes: list[str], counts: list[list[int]]) -> str:
+    """The report of a run whose training left this confusion matrix."""
+    path = RunDirectory(run).artifact("train", "confusion.json")
+    content = json.dumps({"classes": classes, "val": counts, "test": counts})
+    replace_output(run, "train", path, content.encode())
+    return write_report(RunDirectory(run)).read_text()
 
-    svg = confusion(Confusion(("road", "sky"), np.array([[90, 10], [0, 0]])))
 
-    assert "road 90.0%, sky 0.0%" in svg
+def test_a_confusion_matrix_holds_shares_of_each_label(run_copy: Path) -> None:
+    text = matrix_page(run_copy, ["road", "<sky>"], [[90, 10], [0, 0]])
+
+    assert re.findall(r'<td style="--share:(\d+)">(\d*)</td>', text) == [
+        ("90", "90"),
+        ("10", "10"),
+        ("0", ""),
+        ("0", ""),
+    ]
+    assert "road for &lt;sky&gt; (10.0%)" in text
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(30, True), (400, False)])
+def test_a_confusion_matrix_of_many_classes_scrolls_in_its_own_box(run_copy: Path, classes: int, shown: bool) -> None:
+    counts = np.eye(classes, dtype=int)
+    counts[3, 2] = 1
+    text = matrix_page(run_copy, [f"class number {n}" for n in range(classes)], counts.tolist())
+
+    assert (text.count("<td style=") == classes**2) == shown
+    assert ('class="wide matrix" tabindex="0" role="region" aria-label="Confusion matrix"' in text) == shown
+    assert "class number 3 for class number 2 (50.0%)" in text
+    assert len(text.encode()) < LARGEST_BYTES
 
 
 def test_labels_that_fail_the_gate_fail_it_on_the_page(run_copy: Path) -> None:
@@ -206,7 +232,7 @@ def test_several_runs_are_compared_on_one_page(finished_run: Path, run_copy: Pat
     text = out.read_text()
 
     assert (result.exit_code, result.stdout.strip()) == (0, str(out))
-    assert "train.train.epochs" in text
+    assert '<th scope="row">train.epochs</th>' in text
     assert "<code>99</code>" in text
     assert "measured apart" in text
     assert len(text.encode()) < LARGEST_BYTES
@@ -218,6 +244,25 @@ def test_settings_of_stages_that_a_run_lacks_are_no_differences(finished_run: Pa
     (run_copy / "manifest.json").write_text(json.dumps(manifest))
 
     assert differences([read_facts(RunDirectory(run)) for run in (finished_run, run_copy)]) == {}
+
+
+def test_a_setting_of_several_stages_differs_once(finished_run: Path, run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    for stage, height in (("train", 99), ("validate", 99), ("benchmark", 98)):
+        manifest["stages"][stage]["params"]["data"]["height"] = height
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    apart = differences([read_facts(RunDirectory(run)) for run in (finished_run, run_copy)])
+    for stage in ("train", "validate", "benchmark"):
+        manifest["stages"][stage]["params"]["data"]["height"] = 99
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    once = differences([read_facts(RunDirectory(run)) for run in (finished_run, run_copy)])
+
+    assert once == {"data.height": ["48", "99"]}
+    assert apart == {
+        "data.height (train)": ["48", "99"],
+        "data.height (validate)": ["48", "99"],
+        "data.height (benchmark)": ["48", "98"],
+    }
 
 
 def test_runs_without_figures_can_be_compared(empty_run: RunDirectory, tmp_path: Path) -> None:
@@ -257,20 +302,21 @@ def replace_output(run: Path, stage: str, path: Path, data: bytes) -> None:
     (run / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_arrows_past_other_stages_stay_in_the_picture(finished_run: Path) -> None:
+def test_lines_past_other_stages_stay_in_the_picture(finished_run: Path) -> None:
     svg = lineage(read_facts(RunDirectory(finished_run)))
-    width = float(re.findall(r'viewBox="0 0 ([\d.]+)', svg)[0])
-    curves = re.findall(r"M ([\d.]+) [\d.]+ \nQ ([\d.]+) [\d.]+ ([\d.]+)", svg)
+    width, height = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)', svg)[0])
+    drawn = [path for path in re.findall(r' d="([^"]*)"', svg) if "L" in path and "z" not in path]
+    points = [pair for path in drawn for pair in re.findall(r"(-?[\d.]+) (-?[\d.]+)", path)]
 
-    assert curves
-    assert max((float(start) + 2 * float(bend) + float(end)) / 4 for start, bend, end in curves) < width - 5
+    assert len(points) > 20
+    assert all(2 < float(x) < width - 2 and 2 < float(y) < height - 2 for x, y in points)
 
 
 def test_where_nothing_differs_no_image_is_the_worst(run_copy: Path) -> None:
     run = RunDirectory(run_copy)
     gate = read_gate(run.artifact_bytes("validate", "report.json"), "report", "")
     same = tuple(picture.model_copy(update={"flips": 0, "flips_inside": 0}) for picture in gate.pictures)
-    pngs = {picture.file: b"" for picture in gate.pictures}
+    pngs = {picture.file: run.artifact_bytes("validate", picture.file) for picture in gate.pictures}
     apart = same[0].model_copy(update={"flips": 3})
 
     equal = html(gate.model_copy(update={"pictures": same}), [], pngs)

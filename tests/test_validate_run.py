@@ -52,11 +52,13 @@ def test_the_page_is_one_file_with_its_pictures(trained_run: Path) -> None:
     run = RunDirectory(trained_run)
     page = run.artifact_bytes(STAGE, "gate.html").decode()
     pictures = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json")).pictures
-    shown = len(pictures) * any(picture.flips for picture in pictures)  # some processors' FP16 moves no pixel here
+    shown = sum(picture.flips > 0 for picture in pictures)  # some processors' FP16 moves no pixel here
 
     assert len(pictures) == 2
-    assert page.count("data:image/png;base64,") == shown
+    assert page.count('alt="reference: ') >= shown
+    assert ("data:image/" in page) == bool(shown)
     assert shown or "No pixel differs" in page
+    assert 'href="../../report.html"' in page
     assert "http" not in page
     assert "Release gate: passed" in run.artifact_bytes(STAGE, "gate.md").decode()
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import draw
-from segpipe.media.images import encode_png
 from segpipe.palette import read_palette
 from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.contestants import Scene
+from stages.pages.sheets import Legend, Row, encode_sheet
 
 _SHOWN, _WIDTH = 3, 360  # frames, and pixels across each
 
@@ -20,16 +20,15 @@ _SHOWN, _WIDTH = 3, 360  # frames, and pixels across each
 def frame_sheet(rundir: RunDirectory, scene: Scene, segment: Callable[[NDArray[Any]], NDArray[Any]] | None) -> bytes:
     """A PNG: frame and overlay side by side, three frames, with the legend."""
     palette = read_palette(rundir, "export", scene.contract)
-    rows = []
+    rows: list[Row] = []
     for frame in scene.frames[:_SHOWN]:
         shown = draw.displayable(frame, scene.contract.value_range)
         laid = Result(segment(frame), scene.contract, palette).overlay(frame) if segment else shown
-        rows.append([_narrow(shown), _narrow(laid)])
-    first = rows[0][0].shape
-    same = [row for row in rows if row[0].shape == first]
-    legend = draw.legend(scene.contract.classes, palette, 2 * first[1])
-    sheet = draw.contact_sheet(same, ["frame", "what was measured"], legend)
-    return encode_png("frames.png", sheet)
+        rows.append(Row("", (_narrow(shown), _narrow(laid))))
+    height, width = (max(row.pictures[0].shape[side] for row in rows) for side in (0, 1))
+    return encode_sheet(
+        rows, ("frame", "what was measured"), [Legend(scene.contract.classes, palette)], (height, width)
+    )
 
 
 def _narrow(picture: draw.Image) -> draw.Image:

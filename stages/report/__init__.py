@@ -1,12 +1,9 @@
 """The report: one self-contained HTML page of what was built from what, with its figures and pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segpipe.errors import InputError, RunLockedError, StorageError
 from segpipe.rundir import latest
@@ -15,26 +12,28 @@ from segpipe.rundir.lock import FILE_NAME as LOCK_NAME
 from segpipe.rundir.manifest import FILE_NAME as MANIFEST_NAME
 from segpipe.rundir.ownership import FILE_NAME as FOLDERS_NAME
 from segpipe.rundir.storage import explained_refusals, read_bounded, write_atomically
-from stages.measuring.rounds import in_words
+from stages.pages.rendering import Link, link, render
+from stages.pages.sheets import ShownSheet, read_sheet
 from stages.report import figures
-from stages.report.images import picture
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
 from stages.results.figures import ValidateFigures, read
 
 FILE_NAME = latest.REPORT
+_GATE_PAGE = "gate.html"
 _OF_A_RUN = {MANIFEST_NAME, CONFIG_NAME, TOML_NAME, LOCK_NAME, FOLDERS_NAME}
 _START_BYTES = 256
 
 
 def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     """Write RUN/report.html from the manifest and the stages' own files; what a stage did not leave is left out."""
-    facts, images = rundir.at_one_moment(lambda: (read_facts(rundir), _images(rundir)))
-    page = _render("report.html.j2", facts=facts, pictures=_pictures(facts), images=images)
-    path = _write(out or rundir.path / FILE_NAME, page)
+    facts, sheets = rundir.at_one_moment(lambda: (read_facts(rundir), _sheets(rundir)))
+    page = out or rundir.path / FILE_NAME
+    links = (Link("Report"), *_gate_beside(rundir, page))
+    _write(page, render("report.html.j2", links, facts=facts, pictures=_pictures(facts), sheets=sheets))
     if out is None and not rundir.manifest.is_bundle:
         with suppress(RunLockedError, StorageError), rundir.writing():  # whoever writes there now copies it too
             latest.refresh(rundir.path, rundir.manifest.stages)
-    return path
+    return page
 
 
 def fresh_report(rundir: RunDirectory) -> Path:
@@ -52,8 +51,10 @@ def write_comparison(rundirs: Sequence[RunDirectory], out: Path) -> Path:
         "accuracy": figures.accuracy_by_run(runs),
         "latency": figures.latency_by_run(runs),
     }
-    page = _render(
-        "report_comparison.html.j2",
+    reports = [(run.name, rundir.path / FILE_NAME) for run, rundir in zip(runs, rundirs, strict=True)]
+    page = render(
+        "comparison.html.j2",
+        (Link("Comparison"), *(link(f"Report of {name}", path, out) for name, path in reports if path.is_file())),
         runs=runs,
         pictures={name: svg for name, svg in pictures.items() if svg},
         classes=list(dict.fromkeys(entry.name for run in runs for entry in run.classes)),
@@ -67,8 +68,6 @@ def _pictures(facts: Facts) -> dict[str, str]:
     drawn = {
         "lineage": figures.lineage(facts),
         "curves": figures.curves(facts.history),
-        "classes": figures.class_iou(facts.classes),
-        "confusion": figures.confusion(facts.confusion) if facts.confusion else "",
         **(_benchmark_pictures(facts.benchmark) if facts.benchmark else {}),
     }
     return {name: svg for name, svg in drawn.items() if svg}
@@ -83,34 +82,32 @@ def _benchmark_pictures(benchmark: Benchmarked) -> dict[str, str]:
     }
 
 
-def _images(rundir: RunDirectory) -> dict[str, str]:
-    """Photographs of what happened, as data URIs."""
+def _sheets(rundir: RunDirectory) -> dict[str, ShownSheet]:
+    """Photographs of what happened."""
     wanted = {
-        "samples": ("train", "samples.png"),
-        **({} if _nothing_differs(rundir) else {"worst": ("validate", "worst.png")}),
+        "worst": ("train", "worst.png"),
+        "best": ("train", "best.png"),
+        "samples": ("train", "augmentation.png"),
+        **({} if _nothing_differs(rundir) else {"flips": ("validate", "worst.png")}),
         "measured": ("benchmark", "frames.png"),
     }
-    found = {name: picture(rundir, stage, file) for name, (stage, file) in wanted.items()}
-    return {name: uri for name, uri in found.items() if uri}
+    kept = rundir.manifest.stages
+    there = {n: (stage, file) for n, (stage, file) in wanted.items() if stage in kept and file in kept[stage].outputs}
+    found = {name: read_sheet(rundir.artifact_bytes(stage, file)) for name, (stage, file) in there.items()}
+    return {name: sheet for name, sheet in found.items() if sheet and sheet.rows}
+
+
+def _gate_beside(rundir: RunDirectory, page: Path) -> Iterator[Link]:
+    """The gate's page, where both lie in the run."""
+    record = rundir.manifest.stages.get("validate")
+    if record and _GATE_PAGE in record.outputs and page.resolve().is_relative_to(rundir.path.resolve()):
+        yield link("Release gate", rundir.path / record.path / _GATE_PAGE, page)
 
 
 def _nothing_differs(rundir: RunDirectory) -> bool:
     """Whether every hop answered every image as the reference did."""
     judged = read(ValidateFigures, rundir.manifest.stages)
     return judged is not None and judged.all_equal
-
-
-def _render(template: str, **values: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("stages", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Callable[..., str]] = {"number": _number, "share": _share, "in_words": in_words}
-    environment.filters.update(filters)
-    return environment.get_template(template).render(**values)
 
 
 def _write(path: Path, page: str) -> Path:
@@ -132,11 +129,3 @@ def _refuse_other(path: Path) -> None:
         return
     if start and not start.startswith((b"<!doctype html", b"<html")):
         raise InputError(f"{path} is there already and is not an HTML page", hint=hint)
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "–" if value is None else format(value, form)  # noqa: RUF001 - the sign for no figure
-
-
-def _share(value: float | None, form: str = ".3%") -> str:
-    return _number(value, form)

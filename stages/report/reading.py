@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +21,8 @@ from stages.results.precision import Precision, form
 from stages.table import TABLE
 
 _T = TypeVar("_T")
+_MOST_CLASSES, _NARROW = 150, 10  # in a confusion matrix, and in one that fits into a column
+_MISTAKES, _MENTIONED = 5, 0.005  # how many of them are named, and from which share of a label on
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,34 @@ class Confusion:
     classes: tuple[str, ...]
     counts: NDArray[np.int64]
 
+    @property
+    def shown(self) -> bool:
+        """Whether a person could find anything in it."""
+        return len(self.classes) <= _MOST_CLASSES
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it fits beside something."""
+        return len(self.classes) <= _NARROW
+
+    def shares(self) -> NDArray[np.float64]:
+        """Of each label's pixels; zeros where a label has none."""
+        labelled = self.counts.sum(1, keepdims=True)
+        return np.divide(self.counts, labelled, out=np.zeros(self.counts.shape), where=labelled > 0)
+
+    def rows(self) -> Iterator[tuple[str, list[int]]]:
+        """Each label with its shares in whole percent."""
+        percents = np.rint(100 * self.shares()).astype(int)
+        return zip(self.classes, percents.tolist(), strict=True)
+
+    def mistakes(self) -> list[tuple[str, str, float]]:
+        """Label, answer and share of the largest few that are not right."""
+        wrong = self.shares()
+        np.fill_diagonal(wrong, 0)
+        largest = np.argsort(-wrong, axis=None, kind="stable")[:_MISTAKES]
+        found = (np.unravel_index(flat, wrong.shape) for flat in largest)
+        return [(self.classes[i], self.classes[k], float(wrong[i, k])) for i, k in found if wrong[i, k] >= _MENTIONED]
+
 
 @dataclass(frozen=True)
 class Benchmarked:
@@ -82,6 +112,8 @@ class Facts:
     name: str
     contract: str
     stages: dict[str, StageRecord]
+    headlines: dict[str, str]
+    """What came of each stage, in a line."""
     classes: tuple[ClassLine, ...]
     miou: float | None
     miou_of_all: float | None
@@ -129,6 +161,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
         name=rundir.path.resolve().name,
         contract=rundir.manifest.contract_sha256 or "",
         stages=stages,
+        headlines={stage.name: stage.headline(kept[stage.name].figures) for stage in TABLE if stage.name in kept},
         classes=_classes(trained.test_classes, matrix.classes if matrix else ()),
         miou=trained.test_miou,
         miou_of_all=trained.test_miou_of_all,
@@ -155,12 +188,23 @@ def producers(record: StageRecord) -> list[tuple[str, str]]:
 
 
 def differences(runs: Sequence[Facts]) -> dict[str, list[str]]:
-    """Settings that are not the same in all runs, of the stages that all of them have, by their dotted names."""
-    common = set.intersection(*(set(run.stages) for run in runs))
-    settings = [_leaves({name: run.stages[name].params for name in common}) for run in runs]
-    names = sorted({name for each in settings for name in each})
-    found = {name: [each.get(name, "default") for each in settings] for name in names}
-    return {name: values for name, values in found.items() if len(set(values)) > 1}
+    """Settings that are not the same in all runs, of the stages that all of them have, by their dotted names.
+
+    What several stages are made with stands there once; where they were made with different values, by stage.
+    """
+    common = [name for name in runs[0].stages if all(name in run.stages for run in runs)]
+    by_setting: dict[str, dict[str, tuple[str, ...]]] = {}
+    for stage in common:
+        settings = [_leaves(run.stages[stage].params) for run in runs]
+        for name in sorted({name for each in settings for name in each}):
+            values = tuple(each.get(name, "default") for each in settings)
+            if len(set(values)) > 1:
+                by_setting.setdefault(name, {})[stage] = values
+    found: dict[str, list[str]] = {}
+    for name, stages in by_setting.items():
+        once = "." in name and len(set(stages.values())) == 1  # without a dot it is of the stage, not of the config
+        found |= {name if once else f"{name} ({stage})": list(values) for stage, values in stages.items()}
+    return found
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, str]:

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from stages.measuring.rounds import in_words
+from stages.pages.svg import INK, MUTED, SERIES, new_axes, to_svg
 from stages.report.reading import Benchmarked, Facts
-from stages.report.svg import INK, MUTED, SERIES, new_axes, to_svg
 from stages.results.benchmark import Budget, Report, Throughput
 
 _DOTS = 160  # a contestant; beyond that every so-many-th, and the slowest ones all

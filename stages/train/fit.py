@@ -23,6 +23,7 @@ from stages.models.checkpoint import Trained
 from stages.models.pretrained import MatchReport, load_pretrained
 from stages.train import pictures
 from stages.train.accuracy import Accuracy, accuracy_on, test_figures, unscored_figures
+from stages.train.board import Board
 from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
 from stages.train.interrupts import Interrupts
@@ -113,7 +114,8 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
         full_memory_explained(config.train),
         lost_workers_explained(config.train),
     ):
-        trainer = trainer_of(config.train, points, folders, steps, interrupts)
+        board = [Board(labels.palette)] if config.train.tensorboard else []
+        trainer = trainer_of(config.train, points, folders, steps, [interrupts, *board])
         if config.train.learning_rate == "find":
             find_learning_rate(config.train, learner, data, folders.resume, interrupts)
         trainer.fit(learner, data, ckpt_path=newest, weights_only=True)

@@ -106,8 +106,8 @@ class Learner(LightningModule):
         self.losses += values
         self.log("loss", torch.tensor(values).mean(), prog_bar=True)
 
-    def validation_step(self, batch: tuple[NDArray[Any], NDArray[Any], int], batch_idx: int) -> None:
-        self.judge(*batch[:2])
+    def validation_step(self, batch: tuple[NDArray[Any], NDArray[Any], int], batch_idx: int) -> dict[str, Any]:
+        return {"answer": self.judge(*batch[:2])}
 
     def on_validation_epoch_end(self) -> None:
         """The task's headline, over the data set."""

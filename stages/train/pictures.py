@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from segpipe import draw
 from segpipe.contract.schema import Contract
-from segpipe.media.images import encode_png, write_image
+from segpipe.media.images import write_png
 from segpipe.metrics import Confusion
 from segpipe.result import Result
 from stages.config.root import Config
 from stages.data import Split
 from stages.models.checkpoint import Trained
+from stages.pages.sheets import Legend, Row, encode_sheet
 from stages.train.augment import shown
 from stages.train.dataset import TrainingSet
 
@@ -61,10 +62,10 @@ def write_sheet(path: Path, split: Split, contract: Contract, config: Config, pa
         image, labels, _ = samples[(number // len(split), number * len(split) // _SAMPLES % len(split))]
         pixels = draw.displayable(shown(image.numpy(), contract), contract.value_range)
         mask = labels.numpy().astype(contract.mask_dtype)
-        cells.append((_fitted(pixels), _fitted(draw.overlay(pixels, mask, palette))))
-    rows = [[*left, *right] for left, right in zip(cells[::2], cells[1::2], strict=True)]
-    legend = draw.legend(contract.classes, palette, 4 * _CELL[1])
-    write_image(path, draw.contact_sheet(rows, ("sample", "labels (grey: ignored)") * 2, legend))
+        cells.append((_resized(pixels), _resized(draw.overlay(pixels, mask, palette))))
+    rows = [Row("", (*left, *right)) for left, right in zip(cells[::2], cells[1::2], strict=True)]
+    titles = ("sample", "labels (grey: ignored)") * 2
+    write_png(path, encode_sheet(rows, titles, [Legend(contract.classes, palette)], _CELL))
 
 
 def curves_png(history: Sequence[dict[str, float]]) -> bytes:
@@ -96,31 +97,28 @@ def confusion_png(matrix: Confusion, classes: Sequence[str]) -> bytes:
 
 
 def overlays_png(shots: Sequence[tuple[float, Shot]], trained: Trained) -> bytes:
-    """Frame, labels, mask and the wrong pixels in red."""
+    """A row for each shot, under its name."""
     contract, palette = trained.contract, trained.palette
-    rows = []
-    for _, shot in shots:
-        frame = draw.displayable(shot.frame, contract.value_range)
-        wrong = frame // 3
-        wrong[(shot.labels != shot.mask) & (shot.labels != contract.ignore_index)] = (255, 40, 40)
-        labels, mask = (Result(numbers, contract, palette).overlay(shot.frame) for numbers in (shot.labels, shot.mask))
-        rows.append([_fitted(picture) for picture in (frame, labels, mask, wrong)])
-    if not rows:
-        return encode_png("overlays", np.full((*_CELL, 3), 255, np.uint8))
+    rows = [Row(f"{shot.name}: IoU {iou:.3f}", views_of(shot, contract, palette)) for iou, shot in shots]
     titles = ("frame", "label (grey: ignored)", "network", "wrong pixels")
-    legend = draw.legend(contract.classes, palette, 4 * _CELL[1])
-    return encode_png("overlays", draw.contact_sheet(rows, titles, legend))
+    return encode_sheet(rows, titles, [Legend(contract.classes, palette)], _CELL)
 
 
-def _fitted(picture: draw.Image) -> draw.Image:
-    """Any size to a cell's, the aspect ratio kept, on white."""
+def views_of(shot: Shot, contract: Contract, palette: draw.Palette) -> tuple[draw.Image, ...]:
+    """Frame, labels, mask, and the wrong pixels in red, all of one size."""
+    frame = draw.displayable(shot.frame, contract.value_range)
+    wrong = frame // 3
+    wrong[(shot.labels != shot.mask) & (shot.labels != contract.ignore_index)] = (255, 40, 40)
+    labels, mask = (Result(numbers, contract, palette).overlay(shot.frame) for numbers in (shot.labels, shot.mask))
+    return tuple(_resized(picture) for picture in (frame, labels, mask, wrong))
+
+
+def _resized(picture: draw.Image) -> draw.Image:
+    """Any size to the largest that a cell holds, the aspect ratio kept."""
     scale = min(_CELL[0] / picture.shape[0], _CELL[1] / picture.shape[1])
     height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-    cell = np.full((*_CELL, 3), 255, np.uint8)
-    top, left = (_CELL[0] - height) // 2, (_CELL[1] - width) // 2
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    cell[top : top + height, left : left + width] = cv2.resize(picture, (width, height), interpolation=interpolation)
-    return cell
+    return cv2.resize(picture, (width, height), interpolation=interpolation).astype(np.uint8)
 
 
 def _png(figure: Figure) -> bytes:

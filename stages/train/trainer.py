@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,10 @@ class _Patience(EarlyStopping):
 
 
 def trainer_of(
-    config: TrainConfig, points: ResumePoints, folders: Folders, steps: int, interrupts: Interrupts
+    config: TrainConfig, points: ResumePoints, folders: Folders, steps: int, watching: Sequence[Callback]
 ) -> Trainer:
-    """In this order the callbacks keep the validated weights, average, and write what all of them know."""
-    callbacks: list[Callback] = [interrupts, points, *averaging_of(config, steps)]
+    """In this order the callbacks watch, keep the validated weights, average, and write what all of them know."""
+    callbacks: list[Callback] = [*watching, points, *averaging_of(config, steps)]
     if config.patience:
         callbacks.append(_Patience(points.headline, mode="max", patience=config.patience, check_finite=False))
     bar = sys.stderr.isatty()
