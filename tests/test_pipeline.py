@@ -1,6 +1,7 @@
 """Every stage on the tiny run: what comes out, and what reruns."""
 
 import logging
+import re
 from pathlib import Path
 
 import onnx
@@ -152,5 +153,5 @@ def test_the_report_is_one_file_that_needs_nothing_else(run_copy: Path) -> None:
     page = write_report(RunDirectory(run_copy)).read_text()
 
     assert "Release gate" in page
-    assert "data:image/png;base64," in page
-    assert "http" not in page
+    assert "data:image/" in page
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", page)  # where chance spells it

@@ -35,7 +35,7 @@ def page(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_page_needs_nothing_else(page: str) -> None:
-    assert "http" not in page
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", page)  # where chance spells it
     assert not re.search(r"<script|@import|url\((?!#)", page)
     assert all(source.startswith("data:") for source in re.findall(r'(?:src|<link[^>]*href)="([^"]*)"', page))
     assert len(page.encode()) < LARGEST_BYTES

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_page_is_one_file_with_its_pictures(trained_run: Path) -> None:
     assert ("data:image/" in page) == bool(shown)
     assert shown or "No pixel differs" in page
     assert 'href="../../report.html"' in page
-    assert "http" not in page
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", page)  # where chance spells it
     assert "Release gate: passed" in run.artifact_bytes(STAGE, "gate.md").decode()
 
 
