@@ -7,6 +7,7 @@ from pathlib import Path
 from segpipe.errors import InputError, word
 from segpipe.rundir.directory import RunDirectory
 from stages import train
+from stages.config import user_code
 from stages.config.root import Config
 from stages.table import FIRST, LAST, NAMES, replaced, row
 from stages.train.processes import rank
@@ -33,6 +34,7 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
 
     Of the processes that torchrun or Lightning start for one training, only the first writes and goes on.
     """
+    user_code.look_beside(path)
     if rank():
         train.assist(path, config, base, selection.force)
     rundir = RunDirectory.create(path, frozenset(selection.names() if selection.force else ()))

@@ -9,7 +9,7 @@ from stages.config.file import load_config
 from stages.config.starter import write_starter
 from tests.tiny import TOML, tiny_config, write_tiny
 
-TEMPLATES = ["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet"]
+TEMPLATES = ["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained"]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

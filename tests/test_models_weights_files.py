@@ -15,7 +15,7 @@ from torch import Tensor
 from segpipe.errors import ConfigError, InputError
 from stages.config.root import ModelConfig
 from stages.models import weights_hash
-from stages.models.pretrained import read_weights
+from stages.models.weights_files import read_weights
 from tests.skipnet_weights import load, make, refused, same
 from tests.test_imports import HEAVY, modules_after
 
@@ -43,7 +43,7 @@ def test_files_without_named_tensors_are_refused(content: object, said: str, tmp
     torch.save(content, tmp_path / "odd.pth")
 
     with pytest.raises(InputError) as caught:
-        read_weights(tmp_path / "odd.pth")
+        read_weights(tmp_path / "odd.pth", "[model] weights")
     assert said in caught.value.message
     assert "save a state_dict" in caught.value.hint
 
@@ -71,7 +71,7 @@ def test_damaged_pickles_are_read_or_refused_and_nothing_else(data: st.DataObjec
         path.write_bytes(content)
 
         with suppress(InputError):
-            assert all(isinstance(tensor, Tensor) for tensor in read_weights(path).values())
+            assert all(isinstance(tensor, Tensor) for tensor in read_weights(path, "[model] weights").tensors.values())
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:

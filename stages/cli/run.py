@@ -52,7 +52,17 @@ def run(
 @app.command()
 def train(run: Run, force: Force = False, sets: Sets = None) -> None:
     """Train the network, or continue a training that was cut short."""
+    _require_trained(run, sets, False)
     print(run_config_stages(run, "train", "train", force, sets).artifact("train", CHECKPOINT))
+
+
+@app.command()
+def adopt(run: Run, force: Force = False, sets: Sets = None) -> None:
+    """Take a network that is trained already ([model] trained) and measure it on val and test."""
+    _require_trained(run, sets, True)
+    finished = run_config_stages(run, "train", "train", force, sets)
+    _tell_the_end(finished, "train")
+    print(finished.artifact("train", CHECKPOINT))
 
 
 @app.command()
@@ -97,6 +107,20 @@ def demo(
 
     settle(run, sets or [])
     print_lines(run_demo(run, sets or []))
+
+
+def _require_trained(run: Path, sets: list[str] | None, wanted: bool) -> None:
+    """Nothing is trained by the name of adopting, and nothing adopted by the name of training."""
+    from segpipe.errors import ConfigError, word
+    from stages.config.file import load_config
+
+    file = load_config(run, sets or []).model.trained
+    if file and not wanted:
+        hint = f"`segpipe adopt {word(run)}`; to train on from these weights, name them in [model] weights instead"
+        raise ConfigError(f"[model] trained = '{file}' is trained already", hint=hint)
+    if wanted and not file:
+        hint = 'set trained = "weights.pth" in [model], and name to the network that they are of'
+        raise ConfigError(f"{run / 'segpipe.toml'} names no trained weights", hint=hint)
 
 
 def _tell_the_end(finished: "RunDirectory", last: Name) -> None:

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 app = typer.Typer()
 data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Check labelled data before training on it.")
 
-Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet"]
+Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained"]
 
 
 @app.command()
@@ -29,8 +29,12 @@ def new(
     from stages.config.starter import write_starter
 
     print(path := write_starter(directory, template))
-    command = f"segpipe run {directory}" if template == "demo" else f"segpipe data check {directory}"
-    edit = "" if template == "demo" else f"edit [data] root{' and classes' * (template == 'folder')} in {path}, then "
+    command = {"demo": f"segpipe run {directory}", "trained": f"segpipe adopt {directory}"}.get(
+        template, f"segpipe data check {directory}"
+    )
+    edited = {"demo": "", "folder": "[data] root and classes", "trained": "[data], [input] and [model]"}
+    what = edited.get(template, "[data] root")
+    edit = f"edit {what} in {path}, then " if what else ""
     _log.info("next        %s%s", edit, command)
 
 

@@ -72,6 +72,15 @@ class ModelConfig(Section):
     """Pretrained weights: a .safetensors, .pth or .pt file relative to the TOML file (of the encoder or of the whole
     network), `imagenet` (downloaded by torchvision, smp or timm), `coco` for torchvision/..., or another published
     set's name. Empty: random."""
+    trained: str = ""
+    """The network is trained already: the file with all of its weights (.safetensors, .pth, .ckpt and the like),
+    relative to the TOML file. `segpipe adopt` and `run` take it as it is, and nothing is trained."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelConfig":
+        if self.weights and self.trained:
+            raise ValueError("weights (to train from) and trained (to take as it is) exclude each other")
+        return self
 
 
 class ExportConfig(Section):

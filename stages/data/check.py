@@ -46,8 +46,14 @@ class SplitReport:
 
 def check(config: Config, base: Path) -> dict[SplitName, SplitReport]:
     """Read every frame of every split with its labels."""
-    reports = {split: check_split(config, base, split) for split in SPLITS if not val_serves(config, base, split)}
-    return {split: reports.get(split, reports["val"]) for split in SPLITS}
+    splits = _needed(config)
+    reports = {split: check_split(config, base, split) for split in splits if not val_serves(config, base, split)}
+    return {split: reports.get(split, reports["val"]) for split in splits}
+
+
+def _needed(config: Config) -> tuple[SplitName, ...]:
+    """A network that is trained already needs no train split, and what its labels lack it once had elsewhere."""
+    return SPLITS[1:] if config.model.trained else SPLITS
 
 
 def val_serves(config: Config, base: Path, split: SplitName) -> bool:
@@ -79,7 +85,10 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
     for outcome in ordered(lambda index: _counted(frames, index, classes, split), range(len(frames)), usable_cores()):
         _add(report, outcome)
     if split != "test" and not report.offenders and not isinstance(config.data, ShapesData):
-        report.offenders += class_faults(config.data, split, report.pixels, report.ignored)
+        data = config.data
+        if config.model.trained:
+            data = data.model_copy(update={"absent_classes": labels_of(config).classes})
+        report.offenders += class_faults(data, split, report.pixels, report.ignored)
     return report
 
 
@@ -91,6 +100,7 @@ def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> 
     if isinstance(config.data, ShapesData):
         return
     decides = [VERSION, fingerprint, config.sections("data", "input"), config.data.absent_classes]
+    decides += [_needed(config)] if config.model.trained else []
     key = sha256_of_bytes(json.dumps(decides, sort_keys=True).encode())
     if cache.exists() and read_bounded(cache) == key.encode():
         return
@@ -167,8 +177,8 @@ def summary(config: Config, reports: dict[SplitName, SplitReport]) -> Iterator[l
     of all pixels that are ignored. Nothing where nothing could be read."""
     if not any(any(report.pixels) for report in reports.values()):
         return
-    train = reports["train"]
-    weights = [suggested_weights(train, how) for how in WEIGHTS] if any(train.pixels) else []
+    train = reports.get("train")
+    weights = [suggested_weights(train, how) for how in WEIGHTS] if train and any(train.pixels) else []
     for number, name in enumerate(labels_of(config).classes):
         shares = [_share(report.pixels[number], sum(report.pixels)) for report in reports.values()]
         yield [name, *shares, *(f"{weight[number]:.3f}" for weight in weights or ())] + ["-"] * (2 - len(weights))

@@ -143,6 +143,8 @@ def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
     remembered = _remembered(cache)
     lines, seen = [], {}
     for split in SPLITS:
+        if split == "train" and not _pairs(config, _root(config, base), split):
+            continue  # whoever trains refuses that; a network that is trained already needs none
         for sample in find_samples(config, base, split):
             for path in (sample.image, sample.mask):
                 stat = path.stat()

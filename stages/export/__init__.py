@@ -40,7 +40,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             if imported and (remark := prove_runs(file, imported_contract(rundir), config.build)):
                 _log.warning("export: %s", remark)
             source = imported_source(rundir) if imported else trained_source(file.read_bytes(), config.export.opset)
-            frames = _frames(config, base, source.contract, "val" if imported else "train")
+            frames = _frames(config, base, source.contract, "val" if imported or config.model.trained else "train")
             exported = export_files(source, config.export, config.build, frames)
             for name, data in exported.files.items():
                 step.path(name).write_bytes(data)

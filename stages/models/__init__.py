@@ -33,7 +33,8 @@ def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Modul
         )
     arguments = {"channels": channels, "classes": outputs, **config.options}
     user_code.refuse_other_arguments(factory, arguments, f"[model] {config.name}")
-    network: nn.Module = factory(**arguments)
+    with user_code.importable(config.name, "[model] name"):
+        network: nn.Module = factory(**arguments)
     return network
 
 
@@ -52,12 +53,19 @@ def weights_file(config: ModelConfig, base: Path) -> Path | None:
     """The file `[model] weights` names, relative to `base`; None for a published set or none at all."""
     if Path(config.weights).suffix not in _FILES:
         return None
-    path = base / config.weights
+    return _existing(base / config.weights, "[model] weights")
+
+
+def trained_file(config: ModelConfig, base: Path) -> Path:
+    """The file `[model] trained` names, relative to `base`."""
+    return _existing(base / config.trained, "[model] trained")
+
+
+def trained_hash(config: ModelConfig, base: Path) -> str:
+    """SHA-256 of the same file: an input of adopting."""
+    path = trained_file(config, base)
     with explained_reads(path):
-        found, state = path.is_file(), "is a folder" if path.is_dir() else "does not exist"
-    if not found:
-        raise ConfigError(f"[model] weights: {path} {state}", hint="name a file, relative to the TOML file")
-    return path
+        return sha256_of(path)
 
 
 def weights_hash(config: ModelConfig, base: Path) -> str | None:
@@ -69,7 +77,17 @@ def weights_hash(config: ModelConfig, base: Path) -> str | None:
         return sha256_of(path)
 
 
+def _existing(path: Path, setting: str) -> Path:
+    with explained_reads(path):
+        found, state = path.is_file(), "is a folder" if path.is_dir() else "does not exist"
+    if not found:
+        raise ConfigError(f"{setting}: {path} {state}", hint="name a file, relative to the TOML file")
+    return path
+
+
 def _resolve(name: str) -> Any:
+    if ":" in name:
+        return user_code.find_factory(name, "[model] name")
     factory = find_factory(name)
     module, _, attribute = factory.target.partition(":")
     try:

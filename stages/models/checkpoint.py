@@ -35,7 +35,7 @@ def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
     """Weights and description as one file's bytes; equal weights give equal bytes."""
     description = {
         "contract": trained.contract.model_dump(mode="json"),
-        "model": model.model_dump(mode="json", exclude={"weights"}),  # where training started from is in its record
+        "model": model.model_dump(mode="json", exclude={"weights", "trained"}),  # their file is in the record
         "palette": trained.palette,
     }
     data: bytes = save(_apart(trained.network.state_dict()), metadata={_KEY: json.dumps(description, sort_keys=True)})

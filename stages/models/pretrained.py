@@ -1,18 +1,12 @@
 """Loads pretrained weights, a file's or a library's, into a network, and reports what matched."""
 
 import logging
-import pickle
-import re
-import struct
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segpipe.errors import ConfigError, InputError
@@ -21,18 +15,11 @@ from stages.models import weights_file
 from stages.models.library import Library
 from stages.models.matching import Match, Target, match
 from stages.models.parts import encoder_parts, head_parts
+from stages.models.weights_files import read_weights, refuse_no_weights
 
 _log = logging.getLogger(__name__)
 
-_SAVE = "save a state_dict (torch.save(network.state_dict(), path) or safetensors)"
-_UNREADABLE = (
-    SafetensorError, pickle.UnpicklingError, struct.error, EOFError, RuntimeError, ValueError, LookupError, TypeError,
-    AttributeError, AssertionError, OverflowError, MemoryError,
-)  # fmt: skip
-"""What torch's reader of pickles raises on damaged ones, as 6,000 of them showed."""
-_NESTED = ("state_dict", "model_state_dict", "model_state", "model", "weights", "params_ema", "params")
-_DEEPEST = 4
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in PyTorch's messages
+_SETTING = "[model] weights"
 _TORCHVISION_BACKBONES = ("resnet50", "resnet101", "mobilenet_v3_large")
 
 
@@ -67,7 +54,7 @@ def load_pretrained(network: nn.Module, config: ModelConfig, base: Path, channel
     if not config.weights:
         return None
     path = weights_file(config, base)
-    state = read_weights(path) if path else _published(network, config, channels)
+    state = read_weights(path, _SETTING).tensors if path else _published(network, config, channels)
     report = fill(network, state, path.name if path else f"{config.weights} ({config.name})")
     _log.info("%s", report)
     return report
@@ -84,58 +71,10 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> MatchR
     )
     found = match({key: tuple(value.shape) for key, value in state.items()}, target, source)
     for key, original in found.taken.items():
-        _refuse_no_weights(original, state[original], own[key], source)
+        refuse_no_weights(state[original], own[key], f"{_SETTING}: '{original}' of {source}")
     chosen = {key: _fitted(state[original], own[key].shape) for key, original in found.taken.items()}
     network.load_state_dict(chosen, strict=False)
     return _report(source, found, target)
-
-
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a file. Pickles are opened with `weights_only`, so that they cannot run code."""
-    try:
-        as_tensors = path.suffix == ".safetensors" or _is_safetensors(path)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Validating sparse tensor")  # they are refused below
-            content = load_file(path) if as_tensors else torch.load(path, "cpu", weights_only=True)
-    except _UNREADABLE as error:
-        reason = _COLOURS.sub("", str(error)).partition("\n")[0]
-        raise InputError(
-            f"[model] weights: {path.name} cannot be read as weights: {reason}",
-            hint=_SAVE,
-        ) from error
-    for _ in range(_DEEPEST):
-        inner = (content[name] for name in _NESTED if isinstance(content, Mapping) and name in content)
-        content = next((value for value in inner if isinstance(value, Mapping)), content)
-    if not isinstance(content, Mapping):
-        raise InputError(
-            f"[model] weights: {path.name} holds a {type(content).__name__}, wanted names and tensors", hint=_SAVE
-        )
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise InputError(f"[model] weights: {path.name} holds no tensors by name", hint=_SAVE)
-    return tensors
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By its first bytes: a length, and the JSON it is the length of."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
-
-
-def _refuse_no_weights(key: str, found: Tensor, own: Tensor, source: str) -> None:
-    """Numbers that fit by name and shape alone."""
-    if found.is_meta:
-        problem = "has no values (device 'meta')"
-    elif found.is_quantized or found.layout != torch.strided:
-        problem = f"is {found.dtype} in layout {found.layout}, wanted a dense tensor"
-    elif found.is_complex() or (own.is_floating_point() and not found.is_floating_point()):
-        problem = f"is {found.dtype}, the network's is {own.dtype}"
-    elif found.is_floating_point() and bool(found.isnan().any()):
-        problem = "holds NaN"
-    else:
-        return
-    raise InputError(f"[model] weights: '{key}' of {source} {problem}", hint=_SAVE.replace("save a", "save a trained"))
 
 
 def adapt_stem(encoder: nn.Module, channels: int) -> None:

@@ -25,6 +25,9 @@ def next_line(rundir: RunDirectory, last: str) -> str:
     if not judged or not judged.warnings:
         return f"next        segpipe predict {word(rundir.path)} IMAGES -o OUT"
     check = f"segpipe data check {word(rundir.path)}"
+    trained = read(TrainFigures, rundir.manifest.stages)
+    if trained is not None and trained.adopted:
+        return f"next        {check}; then compare [input] with what the network was trained with"
     if TrainFigures.stage not in rundir.manifest.stages:
         return f"next        {check}"
     again = f"raise [train] epochs in {word(rundir.path / TOML_NAME)} and segpipe run {word(rundir.path)}"

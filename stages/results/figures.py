@@ -69,6 +69,8 @@ class TrainFigures(_Kept):
     test_miou_of_all: float | None = None
     test_pixel_accuracy: float | None = None
     test_classes: dict[str, ClassScores] = {}
+    adopted: dict[str, Any] | None = None
+    """Where the weights come from (`stages.models.adopted.Adopted`) that were trained elsewhere."""
     pretrained: dict[str, Any] | None = None
     """What published weights filled (`stages.models.pretrained.MatchReport`)."""
 
@@ -79,7 +81,8 @@ class TrainFigures(_Kept):
 
     def headline(self) -> str:
         """Accuracy on held-out frames, or on those of val where there are no others."""
-        return "" if self.test_miou is None else f"{self.test_split} {self.mean()}"
+        origin = f"adopted {self.adopted.get('file', '')}: " if self.adopted else ""
+        return "" if self.test_miou is None else f"{origin}{self.test_split} {self.mean()}"
 
     def lines(self) -> Iterator[str]:
         """The same, in words."""

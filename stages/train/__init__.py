@@ -13,17 +13,23 @@ from stages.config.losses import Ohem, OwnLoss
 from stages.config.root import Config, TrainConfig
 from stages.data import fingerprint
 from stages.data.check import refuse_broken
-from stages.models import source_hash, weights_hash
+from stages.models import source_hash, trained_hash, weights_hash
 
 STAGE = "train"
 VERSION = 2
+ADOPT_VERSION = 1
 _VERSION_OF_OHEM = 3
 """Of OHEM with class weights or smoothing: they used to decide what is hard. All else means what it did."""
 SHEET = "augmentation.png"
 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
-    """Train, or continue a training that was cut short, unless a network with the same key is already there."""
+    """Train, or continue a training that was cut short, unless a network with the same key is already there.
+
+    Where [model] names a trained network, that is taken as it is instead.
+    """
+    if config.model.trained:
+        return _adopt(rundir, config, base)
     inputs, params = _key_parts(config, base, rundir.path / ".fingerprints.json")
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
@@ -40,8 +46,32 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     return rundir.artifact(STAGE, CHECKPOINT)
 
 
+def _adopt(rundir: RunDirectory, config: Config, base: Path) -> Path:
+    """Somebody else's weights are what training would have left, unless they are already there."""
+    data = fingerprint(config, base, rundir.path / ".fingerprints.json")
+    inputs = {"data": data, "trained": trained_hash(config.model, base)}
+    if (source := source_hash(config.model)) is not None:
+        inputs["factory"] = source
+    output = {"output": config.train.output, "threshold": config.train.threshold}
+    params = {"stage_version": ADOPT_VERSION, **config.sections("data", "input", "model"), "answers": output}
+    with rundir.step(STAGE, inputs, params) as step:
+        if step.stale:
+            refuse_broken(config, base, rundir.path / ".data-check", data)
+            from stages.train.adopt import adopt
+
+            outcome = adopt(config, base)
+            for name, content in outcome.files.items():
+                step.path(name).write_bytes(content)
+            step.contract_sha256 = outcome.trained.contract.sha256
+            step.figures = outcome.figures
+            step.environment |= versions("torch", "torchvision", "numpy")
+    return rundir.artifact(STAGE, CHECKPOINT)
+
+
 def assist(path: Path, config: Config, base: Path, forced: bool) -> NoReturn:
     """What every process but the first does: train along, leave the run directory to the first, and end."""
+    if config.model.trained:
+        raise SystemExit(0)  # one process is enough to take a network as it is
     inputs, params = _key_parts(config, base, cache=None)
     key = manifest.stage_key(inputs, params)
     record = manifest.load(path).stages.get(STAGE) if (path / manifest.FILE_NAME).exists() else None

@@ -47,11 +47,12 @@ def refuse_crops_off_the_multiple(config: Config, contract: Contract) -> None:
 
 def refuse_broken_promises(network: nn.Module, config: Config, contract: Contract) -> None:
     """One frame of zeros: what the network gives must be what the contract says of it."""
-    size = crop_size(config.train, contract, 0)
+    size = crop_size(config.train, contract, 0) if not config.model.trained else _example_size(contract)
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
+    frame = torch.zeros(1, contract.channels, *size)
     with torch.inference_mode():
-        answer = network(torch.zeros(1, contract.channels, *size))
+        answer = _answer_of_others(network, frame, config) if config.model.trained else network(frame)
     for module, mode in modes:
         module.training = mode
     name = config.model.name
@@ -73,6 +74,24 @@ def refuse_broken_promises(network: nn.Module, config: Config, contract: Contrac
             f"[model] {name} gives {height} x {width} scores for {size[0]} x {size[1]} pixels, but {said}",
             hint=f"set the network's attribute `stride`, here {max(1, round(size[0] / height))}",
         )
+
+
+def _example_size(contract: Contract) -> tuple[int, int]:
+    """The network's size; with an open one, any that it should take."""
+    return contract.network_size or (8 * contract.size_multiple, 16 * contract.size_multiple)
+
+
+def _answer_of_others(network: nn.Module, frame: Tensor, config: Config) -> object:
+    """A network that was trained elsewhere may be one for other frames than [input] says."""
+    try:
+        return network(frame)
+    except Exception as error:  # whatever somebody else's code raises
+        shape = "x".join(map(str, frame.shape))
+        reason = (str(error).splitlines() or ["no reason given"])[0]
+        raise ConfigError(
+            f"[model] {config.model.name} takes no frame of {shape}: {type(error).__name__}: {reason}",
+            hint="set [input] height, width and channels to what it was trained with",
+        ) from error
 
 
 def _promised(network: nn.Module, name: str) -> int:

@@ -13,6 +13,7 @@ from segpipe.processor import processor
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
+from stages.config import user_code
 from stages.config.root import Config, FolderData
 from stages.data import labels_of
 from stages.data.agreeing import refuse_other_classes
@@ -107,6 +108,7 @@ def explain_run(rundir: RunDirectory, config: Config, base: Path) -> list[str]:
     """Where each hop parts from the reference, also of hops that pass."""
     from stages.validate.judging.gate import judge_run
 
+    user_code.look_beside(rundir.path)
     report = judge_run(rundir, config, base, explain=True).report
     return [line for hop in report.hops.values() for line in (*hop.suspicions, *hop.diverges)]
 
