@@ -28,6 +28,10 @@ def serve(
     watch: Annotated[
         bool, typer.Option("--watch", help="Look each second whether RUN has changed, or its link, and open it anew.")
     ] = False,
+    shadow: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of pictures that the FP32 graph answers too, to count what differs."),
+    ] = 0.0,
     backend: Backend = "auto",
     precision: ComputedIn = None,
     allow_unvalidated: Unvalidated = False,
@@ -40,5 +44,5 @@ def serve(
         if error.name is None or error.name.partition(".")[0] not in _SERVING:
             raise
         raise BackendMissingError(f"this needs {error.name}", hint="pip install 'segpipe[serve]'") from None
-    source = Source(run, backend, precision, allow_unvalidated, max_megapixels * 1_000_000)
+    source = Source(run, backend, precision, allow_unvalidated, max_megapixels * 1_000_000, shadow)
     serve(Settings(source, host, port, token_file, max_bytes, queue, watch))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.artifacts import AUTO, Precision
 from segpipe.contract.schema import Contract
-from segpipe.errors import InputError
+from segpipe.errors import InputError, SegpipeError
 from segpipe.media import MAX_MEGAPIXELS
 from segpipe.palette import Colours, read_palette
 from segpipe.processor import is_cpu
@@ -19,6 +19,7 @@ from segpipe.runtime.backends import Backend
 from segpipe.runtime.frames import Order, check_device_frame, lies_on_gpu, pixel_limit, pixels_of, require_order
 from segpipe.runtime.opening import Wanted, open_run, run_contract
 from segpipe.runtime.request import OpenOptions, Outputs
+from segpipe.runtime.shadow import Shadow, ShadowReport, open_shadow, require_share
 from segpipe.runtime.streaming import ordered
 from segpipe.runtime.tiling import Progress, Tiling
 from segpipe.tasks import task_of
@@ -47,6 +48,8 @@ class Segmenter:
         palette: Sequence[Sequence[int]],
         artifact_sha256: str = "",
         order: Order = "rgb",
+        *,
+        shadow: Shadow | None = None,
     ) -> None:
         require_order(order, contract)
         self.contract = contract
@@ -55,6 +58,7 @@ class Segmenter:
         self.artifact_sha256 = artifact_sha256
         self.palette = tuple((int(r), int(g), int(b)) for r, g, b in palette)
         self._backend: Backend | None = backend
+        self._shadow = shadow
         on_cpu = is_cpu(backend.device)
         self._workers = backend.describe().get("threads", _GPU_STREAMS) if on_cpu else _GPU_STREAMS
 
@@ -70,6 +74,7 @@ class Segmenter:
         cuda: Literal["auto", "pycuda", "cuda-python"] = "auto",
         allow_unvalidated: bool = False,
         order: Order = "rgb",
+        shadow: float = 0.0,
     ) -> Self:
         """Open a run directory or a bundle. Artifacts are hashed, and refused without a passed verdict of the gate.
 
@@ -85,17 +90,32 @@ class Segmenter:
             allow_unvalidated: Open what the gate has not passed, while developing.
             order: Channel order of frames that are arrays, and of the pictures that a `Result` draws: `bgr` for frames
                 of OpenCV. Files, encoded images and PIL images know theirs. On the host a frame is copied for it.
+            shadow: Share of the frames that also go through the FP32 graph on the CPU, in the background, one at a
+                time: `shadow_report` tells how many pixels differ.
         """
         directory, options = RunDirectory(Path(run)), OpenOptions(device, threads, cuda)
+        require_share(shadow)
 
-        def read() -> tuple[Backend, Contract, Colours, str]:
+        def read() -> tuple[Backend, Contract, Colours, str, Shadow | None]:
             contract = run_contract(directory)
             palette = read_palette(directory, "export", contract)
             require_order(order, contract)
             opened, sha256 = open_run(directory, Wanted(backend, precision, allow_unvalidated), options)
-            return opened, contract, palette, sha256
+            if not shadow:
+                return opened, contract, palette, sha256, None
+            try:
+                return opened, contract, palette, sha256, open_shadow(directory, sha256, shadow, allow_unvalidated)
+            except SegpipeError:
+                opened.close()
+                raise
 
-        return cls(*directory.at_one_moment(read, discard=lambda parts: parts[0].close()), order)
+        def discard(parts: tuple[Backend, Contract, Colours, str, Shadow | None]) -> None:
+            parts[0].close()
+            if parts[-1] is not None:
+                parts[-1].close()
+
+        opened, contract, palette, sha256, beside = directory.at_one_moment(read, discard)
+        return cls(opened, contract, palette, sha256, order, shadow=beside)
 
     @overload
     def __call__(self, frames: list[Any] | tuple[Any, ...]) -> list[Mask]: ...
@@ -186,9 +206,16 @@ class Segmenter:
             **backend.describe(),
         }
 
+    @property
+    def shadow_report(self) -> ShadowReport | None:
+        """What the shadow has seen; None where the segmenter was opened without one."""
+        return self._shadow.report if self._shadow else None
+
     def close(self) -> None:
         """Free the backend; calling it twice is harmless."""
         backend, self._backend = self._backend, None
+        if self._shadow is not None:
+            self._shadow.close()
         if backend is not None:
             backend.close()
 
@@ -200,7 +227,12 @@ class Segmenter:
 
     def _infer(self, frames: Sequence[Any], outputs: Outputs) -> list[Any]:
         backend = self._opened()
-        return backend.infer([self._checked(frame, backend) for frame in frames], outputs)
+        checked = [self._checked(frame, backend) for frame in frames]
+        answers = backend.infer(checked, outputs)
+        if self._shadow is not None and not outputs.at_network_size:
+            for frame, answer in zip(checked, answers, strict=True):
+                self._shadow.offer(frame, self._task.plain(answer))
+        return answers
 
     def _checked(self, frame: Any, backend: Backend) -> Any:
         """The frame as the backend takes it, or an error that says what was wanted."""

@@ -29,6 +29,8 @@ class Source:
     precision: Precision | None = None
     allow_unvalidated: bool = False
     max_pixels: int = Segmenter.max_pixels
+    shadow: float = 0.0
+    """Share of the pictures that the reference answers too."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Model:
             "opened_utc": self.opened_utc,
             "verdicts": [verdict.model_dump() for verdict in self.verdicts],
             "contract": self.segmenter.contract.model_dump(),
+            "shadow": asdict(shadow) if (shadow := self.segmenter.shadow_report) else None,
         }
 
 
@@ -170,7 +173,11 @@ class Models:
             require_room(max(grown, 2 * size_bytes))
         before = used_bytes()
         segmenter = Segmenter.open(
-            source.run, source.backend, precision=source.precision, allow_unvalidated=source.allow_unvalidated
+            source.run,
+            source.backend,
+            precision=source.precision,
+            allow_unvalidated=source.allow_unvalidated,
+            shadow=source.shadow,
         )
         try:
             segmenter.max_pixels = source.max_pixels

@@ -14,6 +14,7 @@ from segpipe.serving.answers import Kind
 from segpipe.serving.line import FullError, GoneError, Line
 from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import Models
+from segpipe.serving.shadowing import ShadowCollector
 
 _GONE = 499
 _SMALLER = "send a smaller picture, or start with a larger --max-megapixels"
@@ -36,6 +37,7 @@ class Service:
     def __init__(self, models: Models, line: Line, metrics: Metrics) -> None:
         self.models, self.line, self.metrics = models, line, metrics
         self.draining = False
+        metrics.collect_from(ShadowCollector(lambda: models.current))
         metrics.watch("segpipe_queue_depth", "Pictures that wait for a thread.", lambda: line.waiting)
         metrics.watch("segpipe_ready", "1 once a model is loaded and warm.", lambda: self.is_ready)
 
