@@ -4,11 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,6 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from examples.service import serve
 from segpipe import Segmenter, testing
 from tests.children import PATIENCE_S
 
@@ -90,30 +84,3 @@ def test_the_first_mask_is_the_runtimes(tmp_path: Path) -> None:
     with Segmenter.open(run) as segmenter:
         np.testing.assert_array_equal(cv2.imread(str(tmp_path / "mask.png"), -1), segmenter(frame))
     assert ended.stdout.count("%") == len(testing.PALETTE)
-
-
-@contextmanager
-def served(run: Path) -> Iterator[str]:
-    """The service, listening; its address."""
-    server = serve(str(run), 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_the_service_answers_with_a_mask_and_survives_what_is_no_picture(run: Path) -> None:
-    frame, _ = testing.make_frame(48, 64)
-    body = cv2.imencode(".png", frame[:, :, ::-1])[1].tobytes()
-
-    with served(run) as address:
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            urllib.request.urlopen(address, b"no picture", timeout=PATIENCE_S)
-        answered = urllib.request.urlopen(address, body, timeout=PATIENCE_S).read()
-        about = json.loads(urllib.request.urlopen(address, timeout=PATIENCE_S).read())
-
-    with Segmenter.open(run) as segmenter:
-        np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(answered, np.uint8), -1), segmenter(frame))
-    assert about["backend"] == "onnxruntime-cpu"

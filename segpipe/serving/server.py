@@ -27,6 +27,7 @@ _HEAD_S = 10.0  # for all of them to come
 _GRACE_S = 1.0  # between the last accepted connection and the end of those on which nothing comes
 _LEAVE_S = 60.0  # for answers that nobody reads
 _WATCH_S = 1.0  # between two looks at the source
+_IDLE_S = 75  # longer than proxies keep a connection, which else meets its end with a request
 _BACKLOG = 512
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class _Process:
         config = uvicorn.Config(
             self._guard, http=_PatientProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
             server_header=False, h11_max_incomplete_event_size=_HEAD_BYTES, backlog=_BACKLOG,
-            timeout_graceful_shutdown=int(_LEAVE_S),
+            timeout_graceful_shutdown=int(_LEAVE_S), timeout_keep_alive=_IDLE_S,
         )  # fmt: skip
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         server = _Server(config, self._drain)
