@@ -31,6 +31,11 @@ help: ## list the targets
 	.venv-triton/bin/uv pip install --quiet --python .venv-triton/bin/python -c constraints-triton.txt nvidia-pytriton 'tritonclient[http,grpc]'
 	touch $@
 
+.venv-web/.installed: pyproject.toml constraints.txt
+	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
+	.venv-web/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
+	touch $@
+
 demo: .venv/.installed ## train, export, build, validate, measure and use a small network (runs/demo)
 	$(BIN)/segpipe demo
 
@@ -45,6 +50,9 @@ docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in
 
 triton: .venv/.installed .venv-triton/.installed ## compare the masks of a real tritonserver with ours (CPU, an environment of its own)
 	$(BIN)/python -m tests.triton .venv-triton
+
+web: .venv/.installed .venv-web/.installed ## the page in a real Chromium, its masks beside the segmenter's (build/web; needs chromium and npm)
+	$(BIN)/python -m tests.web .venv-web/bin/python
 
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
@@ -63,6 +71,6 @@ format: .venv/.installed ## format and sort imports
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and caches, keep runs
-	rm -rf .venv .venv-docs .venv-triton build/docs .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-docs .venv-triton .venv-web build/docs build/web .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test docs triton soak matrix gpu gpu-pack format clean
+.PHONY: help demo test docs triton web soak matrix gpu gpu-pack format clean

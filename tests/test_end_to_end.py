@@ -49,6 +49,14 @@ CONTRACTS: dict[str, dict[str, Any]] = {
     },
     "probabilities": {**STRETCHED, "output_kind": "probabilities"},
     "sigmoid": {**LETTERBOXED, "output_kind": "sigmoid", "classes": ("ground", "thing"), "threshold": 0.3},
+    "one probability": {
+        **STRETCHED, "output_kind": "probabilities", "output_channels": 1, "classes": ("ground", "thing"),
+        "threshold": 0.4,
+    },
+    "grey bars": {**LETTERBOXED, "padding": 114.0, "channel_order": "bgr"},
+    "bars of pixels": {
+        **PADDED, "input_dtype": "uint8", "mean": (0, 0, 0), "std": (1, 1, 1), "value_range": (0, 1), "padding": 7,
+    },
     "labels": {**LETTERBOXED, "output_kind": "labels"},
     "labels of 16 bits": {**PADDED, "output_kind": "labels", "ignore_index": 999, "output_layout": "nhwc"},
 }  # fmt: skip
@@ -71,6 +79,8 @@ def network(contract: Contract, opset: int = 18) -> onnx.ModelProto:
         "logits": ("Identity", {}), "sigmoid": ("Identity", {}), "probabilities": ("Softmax", {"axis": 1}),
         "labels": ("ArgMax", {"axis": 1}),
     }  # fmt: skip
+    if contract.output_channels == 1:
+        kinds["probabilities"] = ("Sigmoid", {})
     operator, attributes = kinds[contract.output_kind]
     nodes.append(helper.make_node(operator, ["mask"], ["decided"], **attributes))
     last = ("Transpose", {"perm": [0, 2, 3, 1]}) if contract.output_layout == "nhwc" else ("Identity", {})
@@ -184,6 +194,24 @@ def test_older_operators_do(opset: int) -> None:
 
     check(whole, "the end-to-end graph")
     assert opened(whole).run(None, {"frame": frames_of(contract, 9, 7)})[0].shape == (2, 9, 7)
+
+
+def test_another_resize_is_refused() -> None:
+    contract = Contract(classes=CLASSES, network_size=(32, 48), resize="antialiased-8bit")
+
+    with pytest.raises(ExportError, match="resizes by 'half-pixel-bilinear', the contract says 'antialiased-8bit'"):
+        end_to_end(network(contract), contract, confidence=False)
+
+
+def test_every_field_of_the_contract_was_thought_of() -> None:
+    written = {
+        "channels", "channel_order", "dtype", "value_range", "mean", "std", "fit", "network_size", "size_multiple",
+        "padding", "input_layout", "input_dtype", "output_layout", "output_kind", "output_channels", "threshold",
+    }  # fmt: skip
+    refused, no_numbers = {"resize"}, {"version", "classes", "ignore_index", "input_name", "output_name", "unscored"}
+    by_shape = {"output_stride"}
+
+    assert set(Contract.model_fields) == written | refused | no_numbers | by_shape
 
 
 def test_an_opset_that_lacks_the_operators_is_refused() -> None:

@@ -192,3 +192,11 @@ def test_a_picture_of_the_camera_kind_is_answered_in_its_own_size(served: Served
     jpeg = cv2.imencode(".jpg", frame)[1].tobytes()
 
     assert served.segment(jpeg).mask.shape == (96, 128)
+
+
+def test_the_page_is_open_to_all_and_the_model_tells_its_colours(served: Served) -> None:
+    page, model = served.ask("GET", "/"), served.ask("GET", "/model", headers=BEARER)
+
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert b'id="drop"' in page.body
+    assert [tuple(colour) for colour in model.json["palette"]] == list(testing.PALETTE)

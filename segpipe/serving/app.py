@@ -11,6 +11,7 @@ from segpipe.serving.bodies import picture_of
 from segpipe.serving.models import BusyError
 from segpipe.serving.page import HEADERS, documentation
 from segpipe.serving.service import Service
+from segpipe.web.page import served_page
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {"picture": _BINARY["schema"]}, "required": ["picture"]}}
@@ -49,6 +50,10 @@ def build_app(service: Service, can_reload: bool = False) -> FastAPI:
     _add_model(app, service, can_reload)
     _add_probes(app, service)
 
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(served_page(), media_type="text/html")
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return Response(documentation(app.openapi()), media_type="text/html", headers=HEADERS)
@@ -84,7 +89,8 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
 def _add_model(app: FastAPI, service: Service, can_reload: bool) -> None:
     @app.get("/model", summary="Contract, hashes, verdicts, and how the last reload went", responses=_answers(401))
     async def model() -> dict[str, Any]:
-        return service.describe()
+        current = service.models.current
+        return {**service.describe(), "palette": current.segmenter.palette if current else ()}
 
     @app.post(
         "/reload",

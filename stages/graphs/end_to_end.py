@@ -3,13 +3,11 @@
 For programs that run ONNX and cannot run segpipe. Scores exist at the frame's size here, which the runtime avoids.
 """
 
-import math
-
 import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper
 
-from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.contract.schema import HALF_PIXEL, METADATA_KEY, Contract
 from segpipe.errors import ExportError
 from segpipe.runtime.preprocess import normalisation
 from stages.graphs.lines import Side, blend, frame_taps, nearest, score_taps, sides
@@ -34,6 +32,11 @@ def end_to_end(network: onnx.ModelProto, contract: Contract, confidence: bool) -
         raise ExportError(
             f"the end-to-end graph needs opset {_LEAST_OPSET} or later, the network has {opset}",
             hint=f"export the network with opset {_LEAST_OPSET} or later, or leave export.end_to_end off",
+        )
+    if contract.resize != HALF_PIXEL:
+        raise ExportError(
+            f"the end-to-end graph resizes by '{HALF_PIXEL}', the contract says '{contract.resize}'",
+            hint="leave export.end_to_end off: the runtime resizes as the contract says",
         )
     inner = compose.add_prefix(network, _PREFIX)
     sheet, source = Sheet(), inner.graph.input[0]
@@ -68,6 +71,8 @@ def _preprocess(sheet: Sheet, contract: Contract, placed: tuple[Side, Side], nam
         for axis, side in enumerate(placed, 1):
             values = blend(sheet, values, axis, frame_taps(sheet, side))
     values = sheet.cast(values, TensorProto.FLOAT)
+    if contract.padding is not None:
+        values = sheet("Pad", values, _bars(sheet, placed), np.float32(contract.padding))
     if contract.channel_order == "bgr":
         values = sheet("Gather", values, np.arange(contract.channels)[::-1].copy(), axis=3)
     if contract.input_dtype == "uint8":  # takes pixels as they are
@@ -75,7 +80,7 @@ def _preprocess(sheet: Sheet, contract: Contract, placed: tuple[Side, Side], nam
     else:
         scale, shift = normalisation(contract)
         values = sheet("Add", sheet("Mul", values, scale), shift)
-    if contract.fit != "stretch":
+    if contract.fit != "stretch" and contract.padding is None:
         values = sheet("Pad", values, _bars(sheet, placed))
     if contract.input_layout == "nchw":
         values = sheet("Transpose", values, perm=[0, 3, 1, 2])
@@ -103,8 +108,8 @@ def _answer(
         values = sheet("Transpose", values, perm=[0, 3, 1, 2])
     for axis, side in ((3, placed[1]), (2, placed[0])):  # columns first, while there are few rows
         values = blend(sheet, values, axis, score_taps(sheet, side, _length(sheet, values, axis)))
-    if contract.output_kind == "sigmoid":
-        first = sheet("GreaterOrEqual", values, _limit(contract))
+    if contract.limit is not None:
+        first = sheet("GreaterOrEqual", values, np.float32(contract.limit))
         decided = sheet("Squeeze", first, np.array([1]))
     else:
         decided = sheet("ArgMax", values, axis=1, keepdims=0)
@@ -117,10 +122,10 @@ def _answer(
 
 def _probability(sheet: Sheet, contract: Contract, values: str, opset: int) -> str:
     """Of the class that was decided on."""
-    if contract.output_kind == "sigmoid":
-        certain = sheet("Sigmoid", values)
-        return sheet("Where", sheet("GreaterOrEqual", values, _limit(contract)), certain,
-                     sheet("Sub", np.float32(1), certain))  # fmt: skip
+    if contract.limit is not None:
+        certain = sheet("Sigmoid", values) if contract.output_kind == "sigmoid" else values
+        is_first = sheet("GreaterOrEqual", values, np.float32(contract.limit))
+        return sheet("Where", is_first, certain, sheet("Sub", np.float32(1), certain))
     if opset < _AXES_AS_INPUT:
         best = sheet("ReduceMax", values, axes=[1], keepdims=1)
     else:
@@ -152,7 +157,3 @@ def _without_channel(sheet: Sheet, contract: Contract, output: onnx.ValueInfoPro
 
 def _length(sheet: Sheet, values: str, axis: int) -> str:
     return sheet("Gather", sheet("Shape", values), axis)
-
-
-def _limit(contract: Contract) -> np.float32:
-    return np.float32(math.log(contract.threshold / (1 - contract.threshold)))

@@ -1,0 +1,115 @@
+"""The browser's half of `make web`, in an environment that has playwright and nothing of segpipe.
+
+Reads what to open as JSON on stdin, and writes what it saw as JSON on stdout; masks and pictures go into files.
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+_ARGS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+_PATIENCE_MS = 60_000
+_FINAL = re.compile(" ms |could not|is no ")  # what the page says in the end, good or bad
+_SIZES = ({"width": 1440, "height": 900}, {"width": 375, "height": 812})
+
+
+def look(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Each page as a person would use it."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=wanted["chromium"], args=_ARGS)
+        found = {}
+        for name, url in wanted["pages"].items():
+            out = Path(wanted["out"], name)
+            out.mkdir(parents=True, exist_ok=True)
+            page, heard = _listened(browser.new_page(viewport=_SIZES[0]))
+            found[name] = {**_used(page, url, wanted, out), **heard}
+            page.close()
+            page, _ = _listened(browser.new_context(bypass_csp=True).new_page())  # or axe could not be put in
+            found[name] |= _shown(page, url, wanted, out)
+            page.close()
+        browser.close()
+    return found
+
+
+def _listened(page: Page) -> tuple[Page, dict[str, list[str]]]:
+    """A page, and what it says on its console and asks of the network."""
+    heard: dict[str, list[str]] = {"console": [], "requests": []}
+    page.on("console", lambda message: heard["console"].append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: heard["console"].append(f"error: {error}"))
+    page.on("request", lambda request: heard["requests"].append(f"{request.method} {request.url.partition('?')[0]}"))
+    return page, heard
+
+
+def _opened(page: Page, url: str, wanted: dict[str, Any]) -> float:
+    """Seconds until it is ready; a page that asks for a token gets it."""
+    started = time.monotonic()
+    page.goto(url)
+    page.wait_for_selector("html:not([data-state=opening])", timeout=_PATIENCE_MS)
+    if page.is_visible("#token"):
+        page.fill("#token", wanted["token"])
+        page.press("#token", "Tab")
+    page.wait_for_selector("html[data-state=ready]", timeout=_PATIENCE_MS)
+    return round(time.monotonic() - started, 2)
+
+
+def _segmented(page: Page, path: str) -> str:
+    page.set_input_files("#file", path)
+    page.locator("#status", has_text=_FINAL).filter(has_text=Path(path).name).wait_for(timeout=_PATIENCE_MS)
+    return page.inner_text("#status")
+
+
+def _used(page: Page, url: str, wanted: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Pictures and their masks, a file that is none, a video, the webcam, and the keyboard."""
+    seen: dict[str, Any] = {"ready_s": _opened(page, url, wanted), "status": [], "masks": []}
+    for path in wanted["pictures"]:
+        seen["status"].append(_segmented(page, path))
+        if "could not" in seen["status"][-1]:
+            sys.exit(f"{url}: {seen['status'][-1]}")
+        with page.expect_download() as download:
+            page.click("#save-mask")
+        download.value.save_as(out / download.value.suggested_filename)
+        seen["masks"].append(download.value.suggested_filename)
+    seen["description"] = page.get_attribute("#view", "aria-label")
+    page.focus("#view")
+    page.keyboard.press("ArrowRight")
+    seen["pixel"] = page.inner_text("#pixel")
+    page.focus("#legend button")
+    page.keyboard.press("Enter")
+    seen["pressed"] = page.get_attribute("#legend button", "aria-pressed")
+    page.set_input_files("#file", [{"name": "bad.png", "mimeType": "image/png", "buffer": b"no picture"}])
+    page.locator("#status", has_text="bad.png").wait_for(timeout=_PATIENCE_MS)
+    seen["bad"] = page.inner_text("#status")
+    seen["video"] = _segmented(page, wanted["video"])
+    page.click("#webcam")
+    page.locator("#status", has_text="Webcam: ").wait_for(timeout=_PATIENCE_MS)
+    seen["webcam"] = page.inner_text("#status")
+    page.click("#stop")
+    return seen
+
+
+def _shown(page: Page, url: str, wanted: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Pictures at two widths in both schemes, with what axe-core finds and how wide the page wants to be."""
+    page.set_viewport_size(_SIZES[0])
+    _opened(page, url, wanted)
+    _segmented(page, wanted["pictures"][-1])
+    page.add_script_tag(path=wanted["axe"])
+    violations, too_wide = [], []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for size in _SIZES:
+            page.set_viewport_size(size)
+            page.screenshot(path=out / f"{scheme}-{size['width']}.png", full_page=True)
+            found = page.evaluate("axe.run().then(found => found.violations.map(v => `${v.id}: ${v.nodes[0].html}`))")
+            violations += [f"{scheme} {size['width']}: {what}" for what in found]
+            needed = page.evaluate("document.documentElement.scrollWidth")
+            too_wide += [f"{scheme} {size['width']}: {needed}"] if needed > size["width"] else []
+    return {"axe": violations, "too_wide": too_wide}
+
+
+if __name__ == "__main__":
+    json.dump(look(json.load(sys.stdin)), sys.stdout)
