@@ -2,75 +2,30 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch.nn import functional as F
 
-from segpipe.artifacts import Precision
-from segpipe.contract.schema import Contract
-from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.opening import run_contract
 from stages.graphs.halving import to_half
 from stages.graphs.reading import to_bytes
-from stages.tasks import offline_task_of
-from stages.validate.hops.hop import Answer, Answered, Hop
-from stages.validate.hops.inputs import Image, resized_beforehand
-from stages.validate.hops.opening import open_graph
+from stages.validate.hops.hop import Answer, Answered
+from stages.validate.hops.inputs import resized_beforehand
 from stages.validate.hops.rounded import rounded_bytes
-from stages.validate.hops.stored import StoredReference
-from stages.validate.judging.judge import HopState, Judge, Setup
+from tests.good_run import Good, decided, embedded
+from tests.planted_around import (
+    asymmetric_resize,
+    gamma,
+    mirrored,
+    reversed_batches,
+    reversed_means,
+    softmax_for_logits,
+    stale_buffer,
+    stateful,
+    turned,
+)
 from tests.trained import edit_graph, larger_inside
-
-
-@dataclass(frozen=True)
-class Good:
-    """A good run's parts, from which defective hops are made."""
-
-    run: RunDirectory
-    contract: Contract
-    stored: StoredReference
-    images: list[Image]
-
-    @classmethod
-    def of(cls, path: Path) -> "Good":
-        """A validated run."""
-        run = RunDirectory(path)
-        stored = StoredReference(run)
-        return cls(run, run_contract(run), stored, stored.images())
-
-    def graph(self, name: str = "model.onnx") -> bytes:
-        """One of its graphs."""
-        return self.run.artifact_bytes("export", name)
-
-    def runtime(self, graph: bytes, contract: Contract | None = None) -> Answer:
-        """A graph through the runtime that production uses."""
-        return open_graph(graph, contract or self.contract)
-
-    def judge(self, answer: Answer, exact: bool = True, images: list[Image] | None = None) -> tuple[Judge, HopState]:
-        """Hold an answer to the stored reference."""
-        precision: Precision = "fp32" if exact else "fp16"
-        hop = Hop("planted", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", answer, precision)
-        judge = Judge(self.setup, self.stored, [hop])
-        for image in images or self.images:
-            judge.add(image)
-        judge.finish()
-        return judge, judge.states["planted"]
-
-    @property
-    def setup(self) -> Setup:
-        """As the run's own gate was set up."""
-        index = self.stored.index
-        return Setup(self.contract, index.settings, index.batches, rounding=self.stored.rounding())
-
-
-def embedded(good: Good, **changes: Any) -> Answer:
-    """The graph with a contract that was changed at deployment."""
-    contract = Contract.model_validate({**good.contract.model_dump(), **changes})
-    return good.runtime(edit_graph(good.graph(), lambda _, values: values, contract), contract)
 
 
 def wrong_mean(good: Good) -> Answer:
@@ -144,13 +99,6 @@ def rounded_resize(good: Good) -> Answer:
     return answer
 
 
-def decided(contract: Contract, scores: np.ndarray | None, frame: np.ndarray) -> Answered:
-    """Scores to a mask of the frame's size, by the definition."""
-    assert scores is not None
-    mask = offline_task_of(contract).decide(torch.from_numpy(scores)[None], contract.place(*frame.shape[:2]))
-    return Answered(mask, scores)
-
-
 def fp16_overflow(good: Good) -> Answer:
     """The same network in FP32, with activations of about 1e5, turned to FP16."""
     model = onnx.load_model_from_string(edit_graph(good.graph(), larger_inside))
@@ -201,6 +149,8 @@ class Defect:
     words: str = ""
 
 
+MASKS = frozenset({"agreement", "relative_l2"})
+
 DEFECTS = {
     "wrong mean and std": Defect(wrong_mean, True, frozenset({"agreement", "relative_l2"}), "relative_l2"),
     "BGR for RGB": Defect(bgr, True, frozenset({"agreement", "relative_l2"}), "red and blue look exchanged"),
@@ -223,6 +173,25 @@ DEFECTS = {
     ),
     "an engine of another checkpoint": Defect(
         another_checkpoint, True, frozenset({"agreement", "relative_l2"}), "relative_l2"
+    ),
+    "frames through a gamma of 2.2": Defect(gamma, True, MASKS, "a tone curve looks applied"),
+    "frames upside down": Defect(mirrored, True, MASKS, "frames or masks look mirrored top to bottom"),
+    "frames turned by 180 degrees": Defect(turned, True, MASKS, "frames or masks look turned by 180 degrees"),
+    "mean and std in another order": Defect(
+        reversed_means, True, frozenset({"relative_l2"}), "mean and std look taken in the order [2, 1, 0]"
+    ),
+    "the frame before is answered": Defect(
+        stale_buffer, True, MASKS, "each answer looks like that of the frame before"
+    ),
+    "every second answer is of BGR": Defect(stateful, True, MASKS, "it answers the same frame differently"),
+    "batches in another order": Defect(
+        reversed_batches, True, frozenset({"batch_agreement"}), "frames of a batch look exchanged: frame 0 got the"
+    ),
+    "softmax for logits": Defect(
+        softmax_for_logits, True, frozenset({"relative_l2"}), "scores look like softmax of the reference's"
+    ),
+    "a resize without half-pixel centres": Defect(
+        asymmetric_resize, True, frozenset({"relative_l2"}), "the resize looks asymmetric"
     ),
     "none: honest FP32": Defect(honest, True, frozenset()),
     "none: honest FP16": Defect(honest_half, False, frozenset()),

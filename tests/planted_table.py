@@ -20,7 +20,8 @@ from stages.validate.explaining.suspects import suspect
 from stages.validate.hops.inputs import Image
 from stages.validate.judging.gate import judge_labels
 from stages.validate.without_pytorch import validate_hop
-from tests.planted import DEFECTS, Good, honest
+from tests.good_run import Good
+from tests.planted import DEFECTS, honest
 from tests.trained import edit_graph, replace_output, trained_config
 
 
@@ -42,7 +43,7 @@ def judged(good: Good, name: str) -> Row:
     held = state.checks(good.setup)
     status: Status = "failed" if state.differs(good.setup) else "passed"
     failed = tuple(check.name for check in held if check.status == "failed")
-    suspicions = suspect(state, good.contract.classes) if failed else ()
+    suspicions = suspect(state, good.contract) if failed else ()
     said = "; ".join([*suspicions, *(check.line() for check in held if check.status == "failed")])
     as_wanted = bool(failed) == bool(defect.limits) and defect.limits <= set(failed) and defect.words in said
     return Row(name, status, failed, said, as_wanted)

@@ -19,7 +19,7 @@ from segpipe.testing import CONTRACT
 from stages.benchmark import _PACKAGES as MEASURED_WITH
 from stages.config.root import Limits, Target
 from stages.environment import COMPUTING
-from stages.validate.judging.checks import ALLOWED
+from stages.validate.judging.rules import ALLOWED
 from tests.calling import call
 
 ROWS = list(ARTIFACTS.values())

@@ -9,7 +9,8 @@ from segpipe.metrics import confusion, scores
 from stages.config.root import Limits
 from stages.measuring.masks import Flips, MaskComparison, MaskShape, Truth, boundary_band
 from stages.measuring.tensors import TensorComparison
-from stages.validate.judging.checks import Check, Measured, Rules, checks, verdict_of
+from stages.validate.judging.checks import Check, Measured, checks, verdict_of
+from stages.validate.judging.rules import Rules
 
 LIMITS = Limits()
 SHAPE = MaskShape(classes=2, boundary_px=3)

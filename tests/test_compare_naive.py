@@ -15,7 +15,8 @@ from stages.config.root import Limits
 from stages.measuring.masks import MaskComparison, MaskShape, Truth, boundary_band
 from stages.measuring.tensors import TensorComparison
 from stages.validate.hops.margins import margins_at
-from stages.validate.judging.checks import Measured, Rules, checks, verdict_of
+from stages.validate.judging.checks import Measured, checks, verdict_of
+from stages.validate.judging.rules import Rules
 from tests.tiny import contract_fields
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -13,8 +13,9 @@ from stages.config.root import Limits, ValidateConfig
 from stages.measuring.masks import MaskComparison, MaskShape, Truth
 from stages.measuring.tensors import TensorComparison
 from stages.validate.hops.stored import Keeper
-from stages.validate.judging.checks import Measured, Rules, checks
+from stages.validate.judging.checks import Measured, checks
 from stages.validate.judging.rounding import LEAST, ImageRounding, Rounding, fitted
+from stages.validate.judging.rules import Rules
 from tests.tiny import contract_fields
 
 LIMITS = Limits()

@@ -11,7 +11,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.status import run_status
 from stages.graphs.islands import choose
@@ -131,7 +130,7 @@ def needing(*needed: str) -> tuple[list[Islands], object]:
         asked.append(islands)
         missing = [name for name in needed if name not in islands]
         proposal = missing[0] if missing else ""
-        return Trial(islands, ("non_finite 3",) if missing else (), proposal)
+        return Trial(islands, ("non_finite 3",) if missing else (), (proposal,))
 
     return asked, judge
 
@@ -144,9 +143,32 @@ def test_the_search_adds_what_is_named_and_drops_what_is_not_needed() -> None:
     assert not trials[-1].failed
 
 
-def test_a_search_without_a_way_out_fails_with_the_reason() -> None:
-    with pytest.raises(GateFailedError, match=r"no FP32 islands make the FP16 hop pass.*non_finite"):
-        search(lambda islands: Trial(islands, ("non_finite 3",), ""))
+def test_a_search_without_a_way_out_keeps_the_best_and_tries_nothing_twice() -> None:
+    """Each set proposes what the one before it had; the best is in the middle."""
+    excess = {(): 9.0, ("a",): 2.0, ("a", "b"): 4.0}
+    told: list[Trial] = []
+
+    def judge(islands: Islands) -> Trial:
+        return Trial(islands, ("relative_l2 1",), ("a", "b"), excess=excess[islands])
+
+    trials = search(judge, (), told.append)
+
+    assert [trial.islands for trial in told] == [(), ("a",), ("a", "b")]
+    assert trials[-1].islands == ("a",)
+    assert trials[-1].failed
+
+
+def test_islands_that_are_not_enough_are_kept_and_told(trained_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing passes a limit of 1e-12: the command fails with the best that it found, again without a search."""
+    monkeypatch.setattr("stages.validate.explaining.search.MAX_ISLANDS", 1)  # two trials are enough here
+    tight = ("run", trained_copy, "--from", "export", "--until", "validate", "--auto-islands", "--set")
+    first, again = (call(*tight, "validate.limits.max_relative_l2=1e-12") for _ in range(2))
+
+    assert first[0] == again[0] == 3
+    assert "islands: with []: relative_l2" in first[2]
+    assert "no FP32 islands make the FP16 hop pass; the best that was tried, export.fp32_islands=[" in first[2]
+    assert "islands: fresh, nothing to do" in again[2]
+    assert again[2].splitlines()[-1] == first[2].splitlines()[-1]
 
 
 def test_auto_islands_repair_an_overflow_and_record_how(trained_copy: Path) -> None:

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segpipe.artifacts import Precision
 from segpipe.errors import BackendError
+from stages.config.root import Limits, ValidateConfig
 from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect
 from stages.validate.hops.hop import Answer, Answered, Hop
-from stages.validate.hops.pytorch import trained_reference
+from stages.validate.hops.margins import margins_at
+from stages.validate.hops.pytorch import Reference, trained_reference
 from stages.validate.judging.gate import judge_labels
 from stages.validate.judging.judge import Judge
-from tests.planted import DEFECTS, Good, honest, wrong_mean
+from tests.good_run import Good
+from tests.planted import DEFECTS, honest, wrong_mean
 from tests.planted_table import REFUSED, judged, refused, shifted_labels
 
 
@@ -47,7 +51,7 @@ def test_labels_shifted_by_one_class_are_told(good: Good, step: int) -> None:
 def test_the_good_run_raises_no_suspicion(good: Good) -> None:
     judge, state = good.judge(honest(good))
 
-    assert suspect(state, good.contract.classes) == ()
+    assert suspect(state, good.contract) == ()
     assert judge_labels(good.run, judge, good.setup)[0][0].status == "passed"
 
 
@@ -69,6 +73,45 @@ def test_what_bf16_makes_of_a_good_graph_is_not_blamed_on_what_lies_around_it(go
     assert found is not None
     assert "the FP32 graph agrees layer by layer: what differs is the backend's bf16" in found.lines()[0]
     assert "pre-" not in found.lines()[0]
+
+
+def near_tie(good: Good) -> Answer:
+    """One pixel of each image flips, where the network hardly decides."""
+    inner = good.runtime(good.graph())
+
+    def answer(frames: Sequence[np.ndarray]) -> list[Answered]:
+        found = inner(frames)
+        for one in found:
+            pixels = np.arange(one.mask.size)
+            at = np.unravel_index(
+                margins_at(one.scores, one.mask.shape, good.contract, pixels).argmin(), one.mask.shape
+            )
+            one.mask[at] = (one.mask[at] + 1) % len(good.contract.classes)
+        return found
+
+    return answer
+
+
+def test_narrow_margins_are_not_blamed_on_preprocessing(good: Good) -> None:
+    _, state = good.judge(near_tie(good), exact=False)
+    strict = ValidateConfig(limits=Limits(min_agreement=1.0))
+
+    found = explain_hop(good.run, state, replace(good.setup, settings=strict), trained_reference(good.run))
+
+    assert found is not None
+    assert "masks flip where the network itself hardly decides" in found.lines()[0]
+    assert "pre-" not in found.lines()[0]
+
+
+@pytest.mark.parametrize(("precision", "words"), [("bf16", "the backend's bf16"), ("tf32", "the backend's arithmetic")])
+def test_a_hop_of_an_imported_graph_is_explained_too(good: Good, precision: Precision, words: str) -> None:
+    _, state = good.judge(wrong_mean(good))
+    state.hop = replace(state.hop, precision=precision)
+
+    found = explain_hop(good.run, state, good.setup, Reference("ONNX FP32", honest(good), None))
+
+    assert found is not None
+    assert f"the reference runs the same graph: what differs is {words}" in found.lines()[0]
 
 
 def test_an_answer_that_differs_the_second_time_is_reported(good: Good) -> None:

@@ -22,7 +22,7 @@ from segpipe.palette import read_palette
 from segpipe.runtime.trt.building import BuildRequest, ShapeRange, build_engine
 from stages.pipeline import Selection, run_stages
 from stages.validate.explaining.suspects import suspect
-from tests.planted import Good
+from tests.good_run import Good
 from tests.trained import edit_graph, trained_config
 
 PICTURES = Path(__file__).parents[1] / "pictures"

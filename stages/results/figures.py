@@ -240,10 +240,14 @@ class IslandsFigures(_Kept):
 
     islands: tuple[str, ...]
     trials: int
+    failed: tuple[str, ...] = ()
+    """Limits that the best islands still fail."""
 
     def headline(self) -> str:
         """How many, and how long it took to know."""
         tries = "1 trial" if self.trials == 1 else f"{self.trials} trials"
+        if self.failed:
+            return f"none make the FP16 hop pass; the best of {tries} keep {len(self.islands)} in FP32"
         return f"{len(self.islands)} in FP32 after {tries}"
 
 

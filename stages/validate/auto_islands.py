@@ -2,10 +2,13 @@
 
 import json
 import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from segpipe.artifacts import EXPORT, FP32_GRAPH
+from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
 from stages.config.root import Config
 from stages.results.figures import IslandsFigures, require
@@ -32,10 +35,27 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path) -> str:
             from stages.validate.explaining.trials import Bench
 
             judge = Bench(rundir, config, base).judge
-            trials = search(judge, tuple(name for name in config.export.fp32_islands if name not in PROBES))
-            step.path(FILE_NAME).write_text(json.dumps([asdict(trial) for trial in trials], indent=2))
-            step.figures = IslandsFigures(islands=trials[-1].islands, trials=len(trials)).as_record()
-    islands = json.dumps(require(IslandsFigures, rundir).islands, ensure_ascii=False)  # TOML has no surrogate pairs
-    setting = f"export.fp32_islands={islands}"
+            first = tuple(name for name in config.export.fp32_islands if name not in PROBES)
+            trials = search(judge, first, lambda trial: _log.info("islands: %s", trial.line()))
+            found = [{**asdict(trial), "excess": _json(trial.excess)} for trial in trials]
+            step.path(FILE_NAME).write_text(json.dumps(found, indent=2))
+            kept: dict[str, Any] = {"failed": trials[-1].failed} if trials[-1].failed else {}
+            step.figures = IslandsFigures(islands=trials[-1].islands, trials=len(trials), **kept).as_record()
+    return _setting(rundir)
+
+
+def _setting(rundir: RunDirectory) -> str:
+    """What was found, as a setting; where that is not enough, an error that keeps it."""
+    found = require(IslandsFigures, rundir)
+    setting = f"export.fp32_islands={json.dumps(found.islands, ensure_ascii=False)}"  # TOML has no surrogate pairs
+    if found.failed:
+        raise GateFailedError(
+            f"no FP32 islands make the FP16 hop pass; the best that was tried, {setting}: {'; '.join(found.failed)}",
+            hint=f"build with build.precision = 'fp32'; every trial is in {rundir.artifact(STAGE, FILE_NAME)}",
+        )
     _log.info("islands: %s (keep it: write it into segpipe.toml)", setting)
     return setting
+
+
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -29,10 +29,22 @@ _HALF_AGREES = "given the reference's tensor every layer stays within FP16's rou
 _GRAPH_AGREES = "given the reference's tensor the graph agrees layer by layer"
 _ENGINE_AGREES = "the graph that the engine was built from agrees layer by layer: what differs is the engine itself"
 _ELSEWHERE = ": what differs is pre- or post-processing (mean and std, channel order, resize, upsampling)"
+_NARROW = (
+    ", and scores are as near as rounding leaves them: masks flip where the network itself hardly decides; "
+    "train longer, keep the last layers in FP32, or set limits of masks for this network"
+)
+_SAME_GRAPH = (
+    "the reference runs the same graph: what differs is the backend's arithmetic, or what lies around the network"
+)
+_SAME_GRAPH_BF16 = "the reference runs the same graph: what differs is the backend's bf16"
 _BF16_AGREES = "the FP32 graph agrees layer by layer: what differs is the backend's bf16"
 _FP32_ADVICE = "its weights or its arithmetic in the graph are not the trained ones: export again, and compare them"
 _FP32_LAYER, _FP16_LAYER = 1e-6, 5e-4
 """Relative errors that one layer honestly makes."""
+
+
+_NEAR_TIES = {"agreement", "image_agreement", "flips_inside", "flips_boundary", "iou_drop", "batch_agreement"}
+"""Limits that flips against narrow margins can fail."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,8 @@ class Case:
     """The hop is a TensorRT engine: only the graph that it was built from can be opened up."""
     narrowed: bool = False
     """The backend computes the FP32 graph in bf16: only the graph itself can be opened up."""
+    narrow: bool = False
+    """Scores are within their limit and no flip is against a wide margin."""
     allowed: float = math.inf
     """Relative L2 that the hop's limit was fitted to."""
 
@@ -98,7 +112,8 @@ class Case:
         """No layer diverges: then it is the backend's own arithmetic, or what lies around the network."""
         if self.narrowed:
             return Explanation(self.hop, self.image.name, runs, advice=_BF16_AGREES)
-        return Explanation(self.hop, self.image.name, runs, advice=agrees + (_ELSEWHERE if self.failed else ""))
+        why = (_NARROW if self.narrow else _ELSEWHERE) if self.failed else ""
+        return Explanation(self.hop, self.image.name, runs, advice=agrees + why)
 
 
 def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: Reference) -> Explanation | None:
@@ -109,12 +124,25 @@ def explain_hop(rundir: RunDirectory, state: HopState, setup: Setup, reference: 
     failed, found = state.differs(setup), None
     for seen in (state.worst, state.worst_stress if failed else None):
         if seen is not None and (found is None or found.divergence is None):
-            graph = partial(rundir.artifact_bytes, EXPORT)
-            engine, narrowed = state.hop.stage == BUILD, state.hop.precision == "bf16"
-            allowed = setup.gate.rules(state.measured, state.hop).relative_l2.limit
-            case = Case(state.hop.name, seen.image, setup, graph, failed, engine, narrowed, allowed)
+            case = _case(rundir, state, seen.image, setup)
             found = _explain(case, rundir, state, reference) or found
     return found
+
+
+def _case(rundir: RunDirectory, state: HopState, image: Image, setup: Setup) -> Case:
+    """What is asked of one hop on one image."""
+    failed = {check.name for check in state.checks(setup) if check.status == "failed"}
+    return Case(
+        state.hop.name,
+        image,
+        setup,
+        partial(rundir.artifact_bytes, EXPORT),
+        failed=state.differs(setup),
+        engine=state.hop.stage == BUILD,
+        narrowed=state.hop.precision == "bf16",
+        narrow=state.hop.gives_scores and bool(failed) and failed <= _NEAR_TIES,
+        allowed=setup.gate.rules(state.measured, state.hop).relative_l2.limit,
+    )
 
 
 def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
@@ -122,7 +150,10 @@ def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Refer
     name = FP16_GRAPH if half else FP32_GRAPH
     if name not in rundir.record(EXPORT).outputs:
         return None
-    return explain_graph(case, reference.network, name) if reference.network is not None or half else None
+    if reference.network is None and not half:
+        advice = _SAME_GRAPH_BF16 if case.narrowed else _SAME_GRAPH
+        return Explanation(case.hop, case.image.name, 0, advice=advice)
+    return explain_graph(case, reference.network, name)
 
 
 def explain_graph(case: Case, network: nn.Module | None, name: str) -> Explanation:

@@ -1,5 +1,6 @@
 """Judges the FP16 graph with chosen FP32 islands, in memory, as export would write it: what the search asks."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -24,6 +25,7 @@ from stages.validate.hops.hop import Answered, Hop
 from stages.validate.hops.inputs import Image, frame_sha256
 from stages.validate.hops.opening import open_graph
 from stages.validate.hops.rounded import BACKEND, half_peak, rounded_bytes
+from stages.validate.judging.checks import Check
 from stages.validate.judging.gate import PROBED, list_images, make_setup, with_stress
 from stages.validate.judging.judge import HopState, Judge, Setup
 
@@ -53,14 +55,15 @@ class Bench:
         judge = Judge(setup, self._answers, [hop])
         for image in self._images:
             judge.add(image)
-        failed = tuple(check.line() for check in judge.states[hop.name].checks(setup) if check.status == "failed")
+        failed = [check for check in judge.states[hop.name].checks(setup) if check.status == "failed"]
         if not failed:
             return Trial(islands, ())
         found = self._explained(judge.states[hop.name], setup, {FP32_GRAPH: self._full, FP16_GRAPH: graph})
         proposals = [name for name in found.islands if not _covered(name, islands)]
         if peak is not None and not peak.value <= largest_half(setup):
             proposals.append(peak.module or peak.node)
-        return Trial(islands, failed, next(iter(proposals), ""), "; ".join(found.lines()))
+        lines, excess = tuple(check.line() for check in failed), max(map(_excess, failed))
+        return Trial(islands, lines, tuple(proposals), "; ".join(found.lines()), excess)
 
     def _halved(self, islands: Islands) -> bytes:
         """The FP16 graph with these islands."""
@@ -88,6 +91,15 @@ class Bench:
 
     def _answers(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
         return [self._known[frame_sha256(frame)] for frame in frames]
+
+
+def _excess(check: Check) -> float:
+    """A failed figure as a multiple of its limit; of an agreement, what is left to 1."""
+    value, limit = check.value if check.value is not None else math.inf, check.limit
+    if check.name in {"agreement", "image_agreement", "batch_agreement"}:
+        value, limit = 1 - value, 1 - limit
+    found = value / limit if limit else math.inf
+    return math.inf if math.isnan(found) else found
 
 
 def _covered(name: str, islands: Islands) -> bool:

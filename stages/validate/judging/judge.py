@@ -72,6 +72,8 @@ class HopState:
     before_name: str = "reference"
     stress_errors: dict[str, str] = field(default_factory=dict)
     repeats: list[Repeat] = field(default_factory=list)
+    late: Agreement = field(default_factory=Agreement)
+    """With what the reference answered to the image before."""
     batch_order: tuple[int, ...] = ()
     """Whose answer each frame of a batch got, where they got each other's."""
     worst: Seen | None = None
@@ -113,6 +115,7 @@ class Judge:
         self.network_seconds = self.measure_seconds = 0.0
         self._setup, self._reference, self._watch = setup, reference, watch
         self._batch: list[NDArray[Any]] = []
+        self._before: NDArray[Any] | None = None
         self._rounded, self._own = rounded, OwnRounding(setup.gate.nothing(None))
 
     def add(self, image: Image) -> Answered:
@@ -175,11 +178,14 @@ class Judge:
             state.measured.response.add(image, ours, candidate, self._setup.contract)
             flips = add_answer(state.measured, truth, ours, candidate, (image.name, image.stress))
             _add_before(state, before, before_name, candidate, image.name)
+            if not image.stress and self._before is not None and self._before.shape == candidate.mask.shape:
+                state.late.add(self._before, candidate.mask)
             seen = Seen(name, image, answered, candidate, flips)
             _keep_worst(state, seen)
             if self._watch and not image.stress:
                 self._watch(seen)
             before, before_name = candidate, name
+        self._before = answered.mask
 
 
 def _finish_hop(state: HopState, frames: Sequence[NDArray[Any]], batches: Sequence[int]) -> None:

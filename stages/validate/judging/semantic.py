@@ -11,7 +11,8 @@ from stages.measuring.masks import Margins, MaskComparison, MaskShape, Truth
 from stages.validate.hops.hop import Answered, Hop
 from stages.validate.hops.margins import margins_at
 from stages.validate.judging.accuracy import hop_accuracy, reference_accuracy
-from stages.validate.judging.checks import OF_SCORES, Check, Measured, Peak, Rules, checks
+from stages.validate.judging.checks import OF_SCORES, Check, Measured, Peak, checks
+from stages.validate.judging.rules import Rules
 
 _QUIETEST = 0.1
 """Root mean square of probabilities. One channel decides at about half; a picture without foreground has next to 0."""

@@ -92,7 +92,7 @@ def hop_reports(judge: Judge, setup: Setup, explained: Mapping[str, Sequence[str
     """A report of every hop."""
     reports = {}
     for name, state in judge.states.items():
-        suspicions = suspect(state, setup.contract.classes) if state.differs(setup) else ()
+        suspicions = suspect(state, setup.contract) if state.differs(setup) else ()
         reports[name] = _hop_report(state, setup, suspicions, tuple(explained.get(name, ())))
     return reports
 
