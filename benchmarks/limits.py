@@ -68,8 +68,8 @@ class Subjects:
         """What a validated run holds."""
         run = RunDirectory(path)
         images = [image for image in StoredReference(run).images() if image.name != RESIZED]
-        graphs = (run.artifact_bytes(EXPORT, name) for name in (FP32_GRAPH, FP16_GRAPH))
-        return cls(path.name, run_contract(run), *graphs, _with_resized(run_contract(run), images))
+        full, half = (run.artifact_bytes(EXPORT, name) for name in (FP32_GRAPH, FP16_GRAPH))
+        return cls(path.name, run_contract(run), full, half, _with_resized(run_contract(run), images))
 
     @classmethod
     def of_network(cls, name: str) -> "Subjects":

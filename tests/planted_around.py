@@ -40,13 +40,13 @@ class StaleBuffer:
     """Answers each call with what the call before asked for."""
 
     def __init__(self, inner: Answer) -> None:
-        self._inner, self._kept = inner, None
+        self._inner = inner
+        self._kept: list[Answered] = []
 
     def __call__(self, frames: Sequence[np.ndarray]) -> list[Answered]:
-        found = self._inner(frames)
-        fits = self._kept is not None and [one.mask.shape for one in self._kept] == [one.mask.shape for one in found]
-        given, self._kept = (self._kept if fits else found), found
-        return given or found
+        found, before = self._inner(frames), self._kept
+        self._kept = found
+        return before if [one.mask.shape for one in before] == [one.mask.shape for one in found] else found
 
 
 def stale_buffer(good: Good) -> Answer:

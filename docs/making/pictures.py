@@ -52,7 +52,7 @@ def draw_gate(good: Good) -> Path:
     after = [answered.mask for answered in answer([image.frame for image in frames])]
     shown = max(range(len(frames)), key=lambda number: _telling(frames[number].labels, before[number], after[number]))
     failed = [check.line() for check in state.checks(good.setup) if check.status == "failed"]
-    words = next(text for text in suspect(state, good.contract.classes) if "red and blue" in text)
+    words = next(text for text in suspect(state, good.contract) if "red and blue" in text)
     palette = read_palette(good.run, "export", good.contract)
     views = [
         ("frame", frames[shown].frame, _INK),
