@@ -42,7 +42,7 @@ class Kept:
         """At flat source pixels, to the middle of a rung."""
         rungs = _ladder(large_margin)
         values = np.concatenate([[0.0], np.sqrt(rungs[:-1] * rungs[1:]), [1.1 * rungs[-1]]])
-        found: NDArray[np.float64] = values[self.codes.reshape(-1)[pixels]]
+        found: NDArray[np.float64] = values.take(self.codes.reshape(-1)[pixels], mode="clip")
         return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter
 
 from segpipe.contract.schema import Contract
 from segpipe.documents import Form
@@ -46,7 +46,7 @@ class StoredImage(BaseModel):
     has_scores: bool
     scores_shape: tuple[int, ...] = ()
     """Of scores that were too large to be kept whole; empty where they were not."""
-    scores_step: int = 1
+    scores_step: PositiveInt = 1
     """Which of their pixels were kept: every so many."""
     rounding: ImageRounding | None = None
     """What rounding alone did to the answer."""
