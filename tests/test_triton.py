@@ -19,7 +19,7 @@ from segpipe.triton.answers import masks_of
 from segpipe.triton.config import Instances, ModelConfig, Tensor
 from segpipe.triton.repository import Request, write_repository
 from tests.calling import call
-from tests.triton.runs import CONTRACT, LARGEST, with_engine
+from tests.triton.runs import CONTRACT, LARGEST, with_end_to_end, with_engine
 
 ON_GPU = Request(backend="gpu", instances=Instances(on_gpu=True), bare=True)
 
@@ -104,11 +104,23 @@ def test_variants_are_written_for_what_passed(tmp_path: Path) -> None:
     assert "dims: [4, 8, 16]" in plan
 
 
+def test_the_one_graph_is_a_variant_that_takes_frames(tmp_path: Path) -> None:
+    run = RunDirectory(with_end_to_end(tmp_path / "run"))
+
+    written = write_repository(run, tmp_path / "models", Request(bare=True))
+
+    assert [version.parent.name for version in written] == ["segpipe", "segpipe_net", "segpipe_graph"]
+    graph = config_of(written[2].parent)
+    assert (written[2] / "model.onnx").read_bytes() == run.artifact_bytes("export", "model.e2e.onnx")
+    assert 'name: "frame"\n  data_type: TYPE_UINT8\n  dims: [-1, -1, 3]' in graph
+    assert 'name: "confidence"\n  data_type: TYPE_FP32\n  dims: [-1, -1]' in graph
+
+
 def test_what_passed_nowhere_gets_no_variant(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     written = write_repository(RunDirectory(run), tmp_path, ON_GPU)
 
     assert [version.parent.name for version in written] == ["segpipe"]
-    assert "triton: no model of onnxruntime-cuda" in caplog.text
+    assert "triton: no model of model.onnx" in caplog.text
 
 
 def test_a_bundle_gives_a_repository_too_and_its_engine_one_frame_at_a_time(tmp_path: Path) -> None:

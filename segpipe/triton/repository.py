@@ -68,7 +68,7 @@ def write_repository(run: RunDirectory, out: Path, request: Request) -> list[Pat
         )
     contract = run_contract(run)
     whole = request.config(contract)
-    bare = list(bare_models(run, contract, whole)) if request.bare else []
+    bare = list(bare_models(run, whole)) if request.bare else []
     for config in (whole, *(config for config, _, _ in bare)):
         _require_of_contract(out / config.name, contract)
     written = [_write_version(out, whole, {"model.py": _MODEL.encode()}, run)]

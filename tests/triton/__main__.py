@@ -15,7 +15,7 @@ import numpy as np
 from segpipe import RunDirectory, Segmenter, testing
 from segpipe.triton.config import Instances
 from segpipe.triton.repository import Request, write_repository
-from tests.triton.runs import CONTRACT, with_engine
+from tests.triton.runs import CONTRACT, with_end_to_end, with_engine
 from tests.triton.server import Environment, serving
 
 COUNT = 100
@@ -52,14 +52,16 @@ def main(environment: Path, work: Path) -> None:
 
 
 def parsed(server: Environment, work: Path) -> dict[str, Any]:
-    """Of a GPU's repository with all variants; there is no backend for them in that wheel, so they are only read."""
-    run = RunDirectory(with_engine(work / "with-engine"))
-    versions = write_repository(
-        run, work / "gpu", Request(MODEL, "gpu", instances=Instances(2, on_gpu=True), bare=True)
-    )
+    """Of all variants; there is no backend for them in that wheel, so they are only read."""
+    runs = {True: with_engine(work / "with-engine"), False: with_end_to_end(work / "with-graph")}
+    versions: list[Path] = []
+    for on_gpu, run in runs.items():
+        request = Request(f"{MODEL}-{'gpu' if on_gpu else 'cpu'}", instances=Instances(2, on_gpu), bare=True)
+        versions += write_repository(RunDirectory(run), work / "variants", request)
     configs = [str(version.parent / "config.pbtxt") for version in versions]
     found: dict[str, str] = server.ask(work, model=MODEL, addresses={}, configs=configs)["parsed"]
-    require(sorted(found.values()) == ["onnxruntime", "python", "tensorrt_plan"], "each variant must be there")
+    wanted = ["onnxruntime", "onnxruntime", "onnxruntime", "python", "python", "tensorrt_plan"]
+    require(sorted(found.values()) == wanted, "each variant must be there")
     return found
 
 
