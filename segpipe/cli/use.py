@@ -19,7 +19,12 @@ app = typer.Typer()
 @app.command()
 def predict(
     run: RunOrBundle,
-    inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders, globs; - reads raw frames.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images, videos, folders, globs; one stream (rtsp://...) or camera (/dev/video0); - reads raw frames."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for masks/, overlays/ ...; - writes raw masks.")],
     backend: Backend = "auto",
     precision: ComputedIn = None,
@@ -37,12 +42,21 @@ def predict(
     max_megapixels: Annotated[
         int, typer.Option(min=1, help="Refuse images of more megapixels, before they are decoded.")
     ] = (MAX_MEGAPIXELS),
+    drop_late: Annotated[
+        bool,
+        typer.Option("--drop-late", help="Of a stream or camera, drop what waits too long instead of falling behind."),
+    ] = False,
+    reconnect: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Try for so long to open a stream again that broke off.")
+    ] = 0,
     allow_unvalidated: Unvalidated = False,
 ) -> None:
-    """Segment images, videos or a raw stream with the runtime that production uses."""
+    """Segment images, videos, a raw stream or a live one with the runtime that production uses."""
     from segpipe.console import frame_progress
+    from segpipe.media.address import is_live, live_address
     from segpipe.predicting.inputs import find_inputs
-    from segpipe.predicting.job import Job
+    from segpipe.predicting.job import Job, Live
+    from segpipe.predicting.live import predict_live
     from segpipe.predicting.predict import predict_files
     from segpipe.predicting.raw import predict_raw
     from segpipe.predicting.video import VIDEO_SUFFIXES, count_frames
@@ -51,15 +65,25 @@ def predict(
     raw = inputs == ["-"]
     if raw != (str(out) == "-") or raw != (size is not None) or (size is not None and min(size) < 1):
         raise typer.BadParameter("a raw stream is `- -o - --size HEIGHT WIDTH`, all three, of one pixel or more")
+    live = any(map(is_live, inputs))
+    if live and len(inputs) > 1:
+        raise typer.BadParameter("a stream or camera is predicted alone: start a command for each")
+    if not live and (drop_late or reconnect):
+        raise typer.BadParameter("--drop-late and --reconnect are for a stream or camera")
+    address = live_address(inputs[0]) if live else None
     job = Job(out, overlay, colour, tiled, force, max_megapixels * 1_000_000)
-    files = [] if raw else find_inputs(inputs)
-    total = None if raw else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
+    files = [] if raw or live else find_inputs(inputs)
+    total = None if raw or live else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
     with (
         Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,
         frame_progress(total) as tick,
     ):
         if raw and size is not None:
             predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, job=job, tick=tick)
+            return
+        if address is not None:
+            predict_live(segmenter, address, job, Live(drop_late, reconnect), tick)
+            print(out)
             return
         done, broken = predict_files(segmenter, files, job, tick)
     print(out)

@@ -38,8 +38,9 @@ _KEYWORD = b"segpipe\0"
 class Source:
     """The file that was segmented."""
 
-    path: Path
-    """Where it lay, from the root. One that moved is the same source; one that broke is known again by its place."""
+    path: Path | str
+    """Where it lay, from the root. One that moved is the same source; one that broke is known again by its place. A
+    live source's address, without its password."""
     size_bytes: int
     sha256: str
 

@@ -13,6 +13,8 @@ from segpipe.runtime.segmenter import Segmenter
 
 MASKS, OVERLAYS, COLOURS, VIDEOS = "masks", "overlays", "colours", "videos"
 """Folders of what is written."""
+TIMES = "times"
+"""Of a live source: when each frame was."""
 
 
 class Advance(Protocol):
@@ -68,6 +70,16 @@ class Job:
     def _is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
         """Whether a frame of this size is cut into tiles."""
         return self.tiled or height * width > segmenter.max_pixels
+
+
+@dataclass(frozen=True)
+class Live:
+    """How to keep up with a source that does not wait."""
+
+    drop_late: bool = False
+    """Drop the oldest frame that waits where a new one has no place. Otherwise the source is made to wait."""
+    reconnect_s: float = 0.0
+    """How long to try again when it broke off; 0: not at all."""
 
 
 @dataclass(frozen=True)

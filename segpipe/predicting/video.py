@@ -27,7 +27,8 @@ from segpipe.runtime.segmenter import Segmenter
 _log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
-_DEFAULT_FPS = 25.0  # for files that do not tell
+DEFAULT_FPS = 25.0
+"""Of what does not tell."""
 _CODEC = "mp4v"  # MPEG-4 part 2: the one that every OpenCV wheel can write
 
 
@@ -45,7 +46,7 @@ def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Advance) -> 
 
     All is written aside, and gets its name when the video was read to its end.
     """
-    _require_contract(path, segmenter)
+    require_contract(str(path), segmenter)
     targets = _targets(job, path)
     predicted = Predicted(path, targets[MASKS], targets[VIDEOS])
     wanted = {folder: targets[folder] for folder in (*[VIDEOS] * job.overlay, *[COLOURS] * job.colour, MASKS)}
@@ -77,11 +78,12 @@ def remove_video(path: Path, job: Job) -> bool:
     return any(removed)
 
 
-def _require_contract(path: Path, segmenter: Segmenter) -> None:
+def require_contract(name: str, segmenter: Segmenter) -> None:
+    """Refuse a network whose frames no video gives."""
     contract = segmenter.contract
     if (contract.channels, contract.dtype) != (3, "uint8"):
         raise InputError(
-            f"{path} has 3 channels of uint8, the network takes {contract.channels} of {contract.dtype}",
+            f"{name} has 3 channels of uint8, the network takes {contract.channels} of {contract.dtype}",
             hint="convert it to images that the contract describes",
         )
 
@@ -119,7 +121,7 @@ class _Parts:
 def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Advance) -> int:
     waiting: deque[NDArray[Any]] = deque()
     count = 0
-    with capture, _Writer(parts.places.get(VIDEOS, Path()), capture.fps) as writer:
+    with capture, Writer(parts.places.get(VIDEOS, Path()), capture.fps) as writer:
         require_pixels(f"a frame of {capture.path}", *capture.size, job.max_pixels)
         for mask in job.masks(segmenter, _kept(capture.frames(), waiting), capture.size):
             frame = waiting.popleft()
@@ -178,7 +180,7 @@ class _Capture:
         self._capture = cv2.VideoCapture(f"/dev/fd/{file.fileno()}")
         if not self._capture.isOpened():
             raise InputError(f"{path} is not a video that OpenCV can read", hint="convert it to MP4")
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or _DEFAULT_FPS
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or DEFAULT_FPS
         self.count = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         """Frames that the file says it has; 0 when it does not say."""
         self.least_count = least_frames(file, self.count)
@@ -201,7 +203,7 @@ class _Capture:
         self._capture.release()
 
 
-class _Writer:
+class Writer:
     """A video file being written, once there is a picture, whose size it takes."""
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -225,9 +227,13 @@ class _Writer:
             raise InputError(f"OpenCV cannot write {self._path}", hint="check the folder and what OpenCV can write")
         return writer
 
-    def __enter__(self) -> "_Writer":
+    def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """No picture comes any more."""
         if self._writer is not None:
             self._writer.release()
