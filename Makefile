@@ -54,6 +54,9 @@ triton: .venv/.installed .venv-triton/.installed ## compare the masks of a real 
 web: .venv/.installed .venv-web/.installed ## the page in a real Chromium, its masks beside the segmenter's (build/web; needs chromium and npm)
 	$(BIN)/python -m tests.web .venv-web/bin/python
 
+deploy: .venv/.installed ## hold examples/deploy/kubernetes.yaml to Kubernetes' schemas
+	$(BIN)/uv tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict examples/deploy/kubernetes.yaml
+
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
 
@@ -73,4 +76,4 @@ format: .venv/.installed ## format and sort imports
 clean: ## remove the virtual environment and caches, keep runs
 	rm -rf .venv .venv-docs .venv-triton .venv-web build/docs build/web .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test docs triton web soak matrix gpu gpu-pack format clean
+.PHONY: help demo test docs triton deploy web soak matrix gpu gpu-pack format clean
