@@ -20,7 +20,8 @@ from tests.triton.server import Environment, serving
 
 COUNT = 100
 SIZES = ((32, 32), (48, 64), (120, 160), (37, 53))
-MODEL = "street"
+LARGE = (480, 640)
+MODEL, NARROW = "street", "narrow"
 
 
 def main(environment: Path, work: Path) -> None:
@@ -28,15 +29,20 @@ def main(environment: Path, work: Path) -> None:
     run = RunDirectory(testing.make_run(work / "run", CONTRACT))
     request = Request(MODEL, threads=1)
     write_repository(run, repository, request)
+    write_repository(run, repository, Request(NARROW, threads=1, instances=Instances(max_batch=1, queue=1)))
     store_pairs(run, work / "pairs.npz")
     report("configs that the server's protobuf read (parsed, not served)", **parsed(server, work))
     with serving(server, repository, MODEL, work / "server.log") as addresses:
         asked: dict[str, Any] = {"model": MODEL, "addresses": addresses, "configs": []}
-        found = server.ask(work, **asked, count=COUNT)
+        found = server.ask(work, **asked, count=COUNT, narrow=NARROW)
         report("masks equal to Segmenter's", **{name: f"{found[name]} of {COUNT}" for name in ("http", "grpc")})
-        report(f"{COUNT} frames at once", equal=found["at_once"], calls=found["calls_at_once"])
+        report("large frames at once", **found["crowd"], calls=found["calls"])
+        report("the same, of which one may wait", **found["narrow"])
         report("a frame without pixels", refusal=found["refusal"])
-        require(found["http"] == found["grpc"] == found["at_once"] == COUNT, "every mask must be Segmenter's")
+        require(found["http"] == found["grpc"] == COUNT, "every mask must be Segmenter's")
+        require({*found["crowd"]} == {"equal"}, "so must those of a crowd")
+        require(found["calls"] < found["crowd"]["equal"], "frames that wait together must share a call")
+        require({*found["narrow"]} == {"equal", "503"}, "what finds the queue full must be refused")
         require("frame" in found["refusal"] and "answered" not in found["refusal"], "a bad frame must be refused")
         second = write_repository(run, repository, request)[0]
         found = server.ask(work, **asked, load=True)
@@ -48,7 +54,8 @@ def main(environment: Path, work: Path) -> None:
         found = server.ask(work, **asked, load=True)
         report("after a damaged third one", refused=found["refused"].splitlines()[0], ready=found["ready"])
         require(bool(found["refused"]) and found["ready"] == ["2"], "the second version must serve on")
-        require(server.ask(work, **asked, count=COUNT)["http"] == COUNT, "and with the same masks")
+        found = server.ask(work, **asked, count=COUNT, narrow=NARROW)
+        require(found["http"] == COUNT, "and with the same masks")
 
 
 def parsed(server: Environment, work: Path) -> dict[str, Any]:
@@ -68,12 +75,14 @@ def parsed(server: Environment, work: Path) -> dict[str, Any]:
 def store_pairs(run: RunDirectory, path: Path) -> None:
     """Frames of several sizes, and the masks that Segmenter gives."""
     frames = [testing.make_frame(*SIZES[number % len(SIZES)], number)[0] for number in range(COUNT)]
+    large = testing.make_frame(*LARGE)[0]
     with Segmenter.open(run.path, "cpu", threads=1) as segmenter:
         masks = [segmenter(frame) for frame in frames]
+        large_mask = segmenter(large)
     require(len({mask.tobytes() for mask in masks}) > COUNT // 2, "the masks must differ from each other")
     named = {f"{kind}{number}": array for kind, arrays in (("frame", frames), ("mask", masks))
              for number, array in enumerate(arrays)}  # fmt: skip
-    np.savez(path, **named)  # type: ignore[arg-type]  # its stubs take the names for options
+    np.savez(path, large_frame=large, large_mask=large_mask, **named)  # type: ignore[arg-type]  # its stubs take the names for options
 
 
 def report(what: str, **found: Any) -> None:

@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 PROTOCOLS: dict[str, Any] = {"http": tritonclient.http, "grpc": tritonclient.grpc}
-AT_ONCE = 16
+CROWD = 48
 
 
 def ask(client: Any, protocol: Any, model: str, frames: Any) -> Any:
@@ -32,15 +33,19 @@ def equal_masks(address: str, protocol: Any, model: str, pairs: list[Any]) -> in
         return sum(np.array_equal(ask(client, protocol, model, frame[None])[0], mask) for frame, mask in pairs)
 
 
-def equal_at_once(address: str, model: str, pairs: list[Any]) -> int:
-    """The same by many clients at a time, which the server may put into one call."""
+def crowd(address: str, model: str, pairs: list[Any]) -> dict[str, int]:
+    """Requests that come at once, counted by their answer: `equal` to the wanted mask, or a refusal's status."""
 
-    def one(pair: Any) -> bool:
+    def one(pair: Any) -> str:
         with tritonclient.http.InferenceServerClient(address) as client:
-            return np.array_equal(ask(client, tritonclient.http, model, pair[0][None])[0], pair[1])
+            try:
+                mask = ask(client, tritonclient.http, model, pair[0][None])[0]
+            except InferenceServerException as error:
+                return str(error.status())
+        return "equal" if np.array_equal(mask, pair[1]) else "unlike"
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return sum(pool.map(one, pairs))
+    with ThreadPoolExecutor(len(pairs)) as pool:
+        return dict(Counter(pool.map(one, pairs)))
 
 
 def refusal(address: str, model: str) -> str:
@@ -53,11 +58,10 @@ def refusal(address: str, model: str) -> str:
     return "it was answered"
 
 
-def executions(address: str, model: str) -> tuple[int, int]:
-    """Frames that were answered, and calls that it took."""
+def executions(address: str, model: str) -> int:
+    """Calls of the model so far."""
     with tritonclient.http.InferenceServerClient(address) as client:
-        stats = client.get_inference_statistics(model)["model_stats"][-1]
-    return stats["inference_count"], stats["execution_count"]
+        return int(client.get_inference_statistics(model)["model_stats"][-1]["execution_count"])
 
 
 def load(address: str, model: str) -> tuple[str, list[str]]:
@@ -86,10 +90,12 @@ def main(folder: Path) -> None:
         stored = np.load(folder / "pairs.npz")
         pairs = [(stored[f"frame{n}"], stored[f"mask{n}"]) for n in range(asked["count"])]
         found |= {name: equal_masks(address[name], protocol, model, pairs) for name, protocol in PROTOCOLS.items()}
+        large = [(stored["large_frame"], stored["large_mask"])] * CROWD
         before = executions(address["http"], model)
-        found["at_once"] = equal_at_once(address["http"], model, pairs)
-        after = executions(address["http"], model)
-        found["calls_at_once"] = after[1] - before[1]
+        found["crowd"] = crowd(address["http"], model, large)
+        found["calls"] = executions(address["http"], model) - before
+        load(address["http"], asked["narrow"])
+        found["narrow"] = crowd(address["http"], asked["narrow"], large)
         found["refusal"] = refusal(address["http"], model)
     if asked.get("load"):
         found["refused"], found["ready"] = load(address["http"], model)
