@@ -17,6 +17,7 @@ from segpipe.errors import BackendError, InputError
 from segpipe.media import live as live_module
 from segpipe.media.address import live_address
 from segpipe.media.images import read_image
+from segpipe.predicting import recording as recording_module
 from segpipe.predicting.job import Job, Live
 from segpipe.predicting.live import predict_live
 from segpipe.predicting.recording import Recording
@@ -260,6 +261,29 @@ def test_ending_it_closes_the_recording(run: Path, tmp_path: Path, long_content:
     assert not [name for name in names_below(out) if "partial" in name]
 
 
+def test_ctrl_c_before_the_first_frame_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        server(silent) as clients,
+        child(*SEGPIPE, "predict", str(run), clients.address, "-o", str(out)) as process,
+    ):
+        wait_until(lambda: clients.count > 0 and (out / "masks").exists(), process)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+
+    assert process.returncode == 130, err
+    assert "no frame came" in err
+    assert names_below(out) == []
+
+
+def test_nothing_of_before_is_replaced(run: Path, tmp_path: Path) -> None:
+    taken = [tmp_path / name for name in ("masks/cam", "times/cam-2.csv", "videos/cam-3.mp4", "colours/cam-4")]
+    for path in taken:
+        path.mkdir(parents=True)
+
+    assert recording_module._new_folder(tmp_path, "cam") == tmp_path / "masks/cam-5"
+
+
 # --- what can be asked for -------------------------------------------------------------------------------------------
 
 
@@ -272,6 +296,8 @@ def test_ending_it_closes_the_recording(run: Path, tmp_path: Path, long_content:
         ("rtsp://cam/user=u_password=p_channel=1.sdp", "rtsp://cam", "cam"),
         ("udp://@:5000", "udp://:5000", "5000"),
         ("/dev/video0", "/dev/video0", "dev-video0"),
+        (f"rtsp://{'a' * 300}/b", f"rtsp://{'a' * 300}/b", "a" * 100),
+        ("rtsp://é", "rtsp://é", "stream"),
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(address: str, shown: str, name: str) -> None:

@@ -73,6 +73,14 @@ def test_another_contract_is_no_version(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "models/segpipe/2").exists()
 
 
+def test_a_model_of_another_backend_gets_no_version(run: Path, tmp_path: Path) -> None:
+    write_repository(RunDirectory(run), tmp_path, Request(bare=True))
+
+    with pytest.raises(InputError, match="another contract or backend"):
+        write_repository(RunDirectory(run), tmp_path, Request("segpipe_net"))
+    assert not (tmp_path / "segpipe_net/2").exists()
+
+
 @pytest.mark.parametrize("name", ["../out", "", ".hidden", "a/b", "a\nb", "x" * 101])
 def test_a_name_that_leaves_the_repository_is_refused(run: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="a model cannot be called"):

@@ -11,6 +11,7 @@ SCHEMES = ("rtsp", "rtsps", "tcp", "udp")
 _CAMERA = re.compile(r"/dev/video\d+", re.ASCII)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PLAIN_PATH = re.compile(r"/[\w./-]{1,80}", re.ASCII)
+_LONGEST_NAME = 100
 _NO_NAME = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -27,7 +28,8 @@ class Address:
     @property
     def name(self) -> str:
         """As a part of a file's name."""
-        return _NO_NAME.sub("-", self.shown.partition("://")[2] or self.shown).strip("-")
+        plain = _NO_NAME.sub("-", self.shown.partition("://")[2] or self.shown).strip("-")
+        return plain[:_LONGEST_NAME].strip("-") or "stream"
 
 
 def is_live(text: str) -> bool:

@@ -26,7 +26,7 @@ _OPTIONS = {
     "rtsp": {"rtsp_flags": "prefer_tcp", "protocol_whitelist": "rtsp,rtp,tcp,udp"},
     "rtsps": {"rtsp_flags": "prefer_tcp", "protocol_whitelist": "rtsp,rtsps,rtp,srtp,tcp,tls,udp,crypto"},
     "tcp": {"protocol_whitelist": "tcp"},
-    "udp": {"protocol_whitelist": "udp"},
+    "udp": {"protocol_whitelist": "udp", "overrun_nonfatal": "1"},
     "camera": {},
 }
 _FORMATS = {"rtsp": "rtsp", "rtsps": "rtsp", "tcp": _TRANSPORT, "udp": _TRANSPORT, "camera": "v4l2"}
@@ -92,7 +92,9 @@ class Connection:
                     raise BrokenOffError(
                         f"{self._shown} sends data, and for {_STALL_S:g} s no frame", hint="look at it with ffplay"
                     )
-        except (FFmpegError, OSError) as error:
+        except InputError:
+            raise
+        except (FFmpegError, OSError, ValueError) as error:
             raise self._broken(error) from None
 
     def __enter__(self) -> "Connection":

@@ -4,8 +4,10 @@ A recording cannot be made again: each has a name of its own, with the moment it
 """
 
 import csv
+import itertools
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from segpipe.media.address import Address
 from segpipe.media.images import encode_png, write_png
 from segpipe.predicting.done import RECORD, Source, seal, seal_video
 from segpipe.predicting.job import COLOURS, MASKS, TIMES, VIDEOS, Job
-from segpipe.predicting.video import Writer
+from segpipe.predicting.video import Writer, require_written
 from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, write_atomically
 from segpipe.runtime.segmenter import Segmenter
@@ -35,7 +37,7 @@ class Recording:
     def __init__(self, segmenter: Segmenter, address: Address, job: Job) -> None:
         self._segmenter, self._address, self._job = segmenter, address, job
         with explained_refusals(str(job.out)):
-            self.masks = _new_folder(job.out / MASKS, f"{address.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+            self.masks = _new_folder(job.out, f"{address.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
             self.times = job.out / TIMES / f"{self.masks.name}.csv"
             self.times.parent.mkdir(exist_ok=True)
             self._table = self.times.open("x", encoding="utf-8", newline="", buffering=1)
@@ -80,14 +82,15 @@ class Recording:
 
     def close(self, **counts: int) -> None:
         """Give the video its name and write the record; a recording without frames leaves nothing."""
-        self._table.close()
-        if not self.frames:
-            self.times.unlink()
-            self.masks.rmdir()
-            return
         with explained_refusals(str(self.masks)):
+            self._table.close()
+            if not self.frames:
+                self.times.unlink()
+                self.masks.rmdir()
+                return
             if self._writer is not None:
                 self._writer.close()
+                require_written(self.video, self._part, self.frames)
                 seal_video(self._part, self._origins[VIDEOS])
                 self._part.rename(self.video)
             record = self._origins[MASKS].as_dict() | {"live": {"frames": self.frames, **counts}}
@@ -105,15 +108,16 @@ class Recording:
         return self._writer
 
 
-def _new_folder(parent: Path, name: str) -> Path:
-    """Two recordings may begin in one second."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+def _new_folder(out: Path, name: str) -> Path:
+    """The masks' folder, of a name that nothing has: two recordings may begin in one second."""
+    (out / MASKS).mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = name if number == 1 else f"{name}-{number}"
+        if any(
+            (out / taken).exists() for taken in (f"{TIMES}/{free}.csv", f"{VIDEOS}/{free}.mp4", f"{COLOURS}/{free}")
+        ):
+            continue
+        with suppress(FileExistsError):
+            (out / MASKS / free).mkdir()
+            break
+    return out / MASKS / free

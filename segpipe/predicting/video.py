@@ -144,15 +144,19 @@ def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts,
 
 
 def _require_written(parts: Mapping[str, Path], targets: Mapping[str, Path], frames: int) -> None:
-    """Look at what was written: OpenCV says nothing of a disk that refused a video's bytes."""
     for folder, part in parts.items():
-        written = _whole_frames(part) if folder == VIDEOS else len(list(part.glob("*.png")))
-        if written != frames:
-            cause = OSError(errno.EIO, f"{written} of {frames} frames were written")
-            raise StorageError(
-                f"cannot write {targets[folder]}: of {frames} frames {written} can be read again",
-                hint="free some space or raise the file size limit (ulimit -f), and run the same command again",
-            ) from cause
+        require_written(targets[folder], part, frames)
+
+
+def require_written(target: Path, part: Path, frames: int) -> None:
+    """Look at what was written, pictures or a video: OpenCV says nothing of a disk that refused a video's bytes."""
+    written = len(list(part.glob("*.png"))) if part.is_dir() else _whole_frames(part)
+    if written != frames:
+        cause = OSError(errno.EIO, f"{written} of {frames} frames were written")
+        raise StorageError(
+            f"cannot write {target}: of {frames} frames {written} can be read again",
+            hint="free some space or raise the file size limit (ulimit -f), and run the same command again",
+        ) from cause
 
 
 def _whole_frames(video: Path) -> int:

@@ -101,9 +101,11 @@ class ModelConfig:
         return [("name", "one"), ("batch_size", 1), ("inputs", inputs)]
 
 
-def contract_line(contract: Contract) -> str:
-    """The line by which a written config is known to be of this contract."""
-    return next(iter(_lines([("string_value", contract.sha256)], _INDENT * 2)))
+def known_by(config: ModelConfig) -> tuple[str, ...]:
+    """Lines by which a written config is known to be of this contract and kind."""
+    contract: Message = [("string_value", config.contract.sha256)]
+    backend: Message = [("backend", config.backend)]
+    return (*_lines(contract, _INDENT * 2), *_lines(backend, ""))
 
 
 def _contract(contract: Contract) -> Iterable[tuple[str, str]]:

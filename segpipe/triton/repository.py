@@ -14,7 +14,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import explained_refusals, read_text_file, write_atomically
 from segpipe.runtime.opening import run_contract
 from segpipe.triton.bare import bare_models
-from segpipe.triton.config import FRAME, MASK, Instances, ModelConfig, Tensor, contract_line
+from segpipe.triton.config import FRAME, MASK, Instances, ModelConfig, Tensor, known_by
 
 _log = logging.getLogger(__name__)
 
@@ -70,12 +70,12 @@ def write_repository(run: RunDirectory, out: Path, request: Request) -> list[Pat
     whole = request.config(contract)
     bare = list(bare_models(run, whole)) if request.bare else []
     for config in (whole, *(config for config, _, _ in bare)):
-        _require_of_contract(out / config.name, contract)
+        _require_next_version(out / config.name, config)
     written = [_write_version(out, whole, {"model.py": _MODEL.encode()}, run)]
     return written + [_write_version(out, config, {name: data}) for config, name, data in bare]
 
 
-def _require_of_contract(folder: Path, contract: Contract) -> None:
+def _require_next_version(folder: Path, config: ModelConfig) -> None:
     """Refuse a folder that is somebody's, or a model of another contract: its clients would be told wrong classes."""
     if not folder.exists():
         return
@@ -83,9 +83,10 @@ def _require_of_contract(folder: Path, contract: Contract) -> None:
         if folder.is_dir() and not any(folder.iterdir()):
             return
         raise InputError(f"{folder} is there and holds no {CONFIG}", hint="give another --name, or move it")
-    if contract_line(contract) not in read_text_file(folder / CONFIG, InputError):
+    written = read_text_file(folder / CONFIG, InputError).splitlines(keepends=True)
+    if not {*known_by(config)} <= {*written}:
         raise InputError(
-            f"{folder} is a model of another contract", hint=f"give another --name, or delete {word(folder)}"
+            f"{folder} is a model of another contract or backend", hint=f"give another --name, or delete {word(folder)}"
         )
 
 
