@@ -106,6 +106,17 @@ def test_pairs_can_be_listed(folder: Path, suffix: str) -> None:
     assert len(open_split(config, folder, "val")) == 1
 
 
+def test_a_tab_lets_listed_names_hold_spaces(folder: Path) -> None:
+    write_pair(folder / "data", "val", "val 1", np.eye(8, dtype=np.uint8))
+    (folder / "data/val.txt").write_text("val/images/val 1.png\tval/masks/val 1.png\n")
+    (folder / "data/train.txt").write_text("val/images/val 1.png val/masks/val 1.png\n")
+    config = folder_config(pairs="{split}.txt")
+
+    assert open_split(config, folder, "val").name(0) == "val 1"
+    with pytest.raises(DataError, match="a tab between them where a name holds spaces"):
+        open_split(config, folder, "train")
+
+
 def test_cityscapes_and_voc_are_found_by_their_layout(tmp_path: Path) -> None:
     frame, mask = np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 7, np.uint8)
     write_image(tmp_path / "leftImg8bit/val/ulm/ulm_000000_leftImg8bit.png", frame)

@@ -65,7 +65,7 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
         if name != "kind" and next(_models(field.annotation), None) is None
     ]
     if rows:
-        yield "\n".join([_HEAD, *rows])
+        yield "\n".join(['<div class="stacked" markdown>\n', _HEAD, *rows, "\n</div>"])
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

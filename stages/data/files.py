@@ -211,12 +211,15 @@ def _paired_by_name(config: FolderData, root: Path, split: str) -> list[Sample]:
 
 
 def _listed(root: Path, file: Path) -> list[Sample]:
-    """Pairs from a text file, a line each."""
+    """Pairs from a text file, a line each; a tab lets names hold spaces."""
     samples = []
     for line in _names(file):
-        parts = line.split()
+        parts = line.split("\t") if "\t" in line else line.split()
         if len(parts) != 2:
-            raise DataError(f"{file}: '{line}' is not an image and a mask", hint="write two paths a line")
+            raise DataError(
+                f"{file}: '{line}' is not an image and a mask",
+                hint="write two paths a line, with a tab between them where a name holds spaces",
+            )
         samples.append(Sample(root / parts[0], root / parts[1]))
     return samples
 
