@@ -103,7 +103,7 @@ def test_a_kill_before_every_single_file_operation(harness: Harness, tmp_path: P
         run_harness_to_end(path, 3)
         assert assert_whole(path) == 3
         assert verify(RunDirectory(path))[1] == []
-        assert (path / FOLDER / "export-picture.png").read_bytes() == b"export 3"
+        assert (path / FOLDER / "export" / "picture.png").read_bytes() == b"export 3"
         assert not list(path.rglob(".*tmp"))
 
     assert operation > 30, "a pass has dozens of file operations"

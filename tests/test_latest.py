@@ -10,7 +10,6 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.latest import FOLDER
 from segpipe.rundir.status import run_status
 from segpipe.rundir.verify import verify
-from stages.report import write_report
 from tests.old_runs import unpack
 
 
@@ -26,19 +25,21 @@ def make(run: RunDirectory, picture: str, **more: str) -> None:
 
 def shown(run: RunDirectory) -> dict[str, str]:
     """What a person finds there."""
-    return {path.name: path.read_text() for path in (run.path / FOLDER).iterdir() if not path.name.startswith(".")}
+    found = (run.path / FOLDER / "train").iterdir()
+    return {path.name: path.read_text() for path in found if not path.name.startswith(".")}
 
 
 def test_pages_and_pictures_of_a_finished_run_have_plain_names(run_copy: Path) -> None:
-    write_report(RunDirectory(run_copy))
+    with RunDirectory(run_copy).step("islands", {}, {}) as step:
+        step.path("islands.json").write_text("[]")
     latest = run_copy / FOLDER
 
     for stage, name in [("train", "curves.png"), ("validate", "gate.html"), ("benchmark", "frames.png")]:
         made = RunDirectory(run_copy).artifact(stage, name)
-        assert (latest / f"{stage}-{name}").read_bytes() == made.read_bytes()
-    assert (latest / "report.html").read_bytes() == (run_copy / "report.html").read_bytes()
-    assert {path.suffix for path in latest.glob("[!.]*")} == {".html", ".png"}
-    assert not any(path.is_symlink() for path in latest.iterdir())
+        assert (latest / stage / name).read_bytes() == made.read_bytes()
+    assert {path.suffix for path in latest.glob("*/[!.]*")} == {".html", ".png"}
+    assert {path.name for path in latest.iterdir()} == {"train", "validate", "benchmark"}
+    assert not any(path.is_symlink() for path in latest.rglob("*"))
 
 
 def test_a_stage_made_anew_replaces_its_pictures_and_removes_those_it_no_longer_leaves(empty_run: RunDirectory) -> None:
@@ -46,8 +47,8 @@ def test_a_stage_made_anew_replaces_its_pictures_and_removes_those_it_no_longer_
     before = shown(empty_run)
     make(empty_run, "two")
 
-    assert before == {"train-curves.png": "one", "train-best.png": "b"}
-    assert shown(empty_run) == {"train-curves.png": "two"}
+    assert before == {"curves.png": "one", "best.png": "b"}
+    assert shown(empty_run) == {"curves.png": "two"}
 
 
 def test_a_fresh_run_gets_back_what_was_deleted(empty_run: RunDirectory) -> None:
@@ -55,15 +56,15 @@ def test_a_fresh_run_gets_back_what_was_deleted(empty_run: RunDirectory) -> None
     shutil.rmtree(empty_run.path / FOLDER)
     make(empty_run, "one")
 
-    assert shown(empty_run) == {"train-curves.png": "one"}
+    assert shown(empty_run) == {"curves.png": "one"}
 
 
-@pytest.mark.parametrize("name", ["train-curves.png", "train-best.png", "mine.txt"])
+@pytest.mark.parametrize("name", ["curves.png", "best.png", "mine.txt"])
 def test_what_somebody_wrote_there_is_kept_and_said_once(
     name: str, empty_run: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(empty_run, "one", best="b")
-    (empty_run.path / FOLDER / name).write_text("mine")
+    (empty_run.path / FOLDER / "train" / name).write_text("mine")
     caplog.set_level("INFO")
     make(empty_run, "two", best="c")
     make(empty_run, "two", best="c")
@@ -75,10 +76,11 @@ def test_what_somebody_wrote_there_is_kept_and_said_once(
 
 def test_a_copy_of_a_copy_under_another_name_is_kept(empty_run: RunDirectory) -> None:
     make(empty_run, "one")
-    shutil.copy(empty_run.path / FOLDER / "train-curves.png", empty_run.path / FOLDER / "before.png")
+    folder = empty_run.path / FOLDER / "train"
+    shutil.copy(folder / "curves.png", folder / "before.png")
     make(empty_run, "two")
 
-    assert shown(empty_run) == {"train-curves.png": "two", "before.png": "one"}
+    assert shown(empty_run) == {"curves.png": "two", "before.png": "one"}
 
 
 def test_a_run_that_was_moved_or_zipped_goes_on_as_before(empty_run: RunDirectory, tmp_path: Path) -> None:
@@ -87,24 +89,23 @@ def test_a_run_that_was_moved_or_zipped_goes_on_as_before(empty_run: RunDirector
     shutil.unpack_archive(tmp_path / "sent.zip", tmp_path / "received")
     received = RunDirectory(tmp_path / "received")
 
-    assert shown(received) == {"train-curves.png": "one"}
+    assert shown(received) == {"curves.png": "one"}
     make(received, "two")
-    assert shown(received) == {"train-curves.png": "two"}
+    assert shown(received) == {"curves.png": "two"}
 
 
-@pytest.mark.parametrize("kind", ["link", "file", "links inside", "hashes of another"])
+@pytest.mark.parametrize("kind", ["latest", "stage", "file", "picture", "record"])
 def test_nothing_outside_is_written_and_no_command_fails(kind: str, empty_run: RunDirectory, tmp_path: Path) -> None:
-    folder, outside = empty_run.path / FOLDER, tmp_path / "outside"
+    latest, outside = empty_run.path / FOLDER, tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("mine")
-    if kind == "link":
-        folder.symlink_to(outside)
-    elif kind == "file":
-        folder.write_text("mine")
+    places = {"latest": latest, "stage": latest / "train", "file": latest}
+    places |= {"picture": latest / "train/curves.png", "record": latest / "train/.segpipe-made"}
+    places[kind].parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        latest.write_text("mine")
     else:
-        folder.mkdir()
-        place = ".segpipe-made" if kind == "hashes of another" else "train-curves.png"
-        (folder / place).symlink_to(outside / "precious")
+        places[kind].symlink_to(outside if kind in {"latest", "stage"} else outside / "precious")
     make(empty_run, "one")
     make(empty_run, "two")
 
@@ -116,8 +117,8 @@ def test_nothing_outside_is_written_and_no_command_fails(kind: str, empty_run: R
 def test_names_in_its_record_reach_nothing_outside(empty_run: RunDirectory, tmp_path: Path) -> None:
     make(empty_run, "one")
     (tmp_path / "precious").write_text("one")
-    record = empty_run.path / FOLDER / ".segpipe-made"
-    record.write_text(record.read_text().replace("train-curves.png", "../../precious"))
+    record = empty_run.path / FOLDER / "train/.segpipe-made"
+    record.write_text(record.read_text().replace("curves.png", "../../../precious"))
     make(empty_run, "two")
 
     assert (tmp_path / "precious").read_text() == "one"
@@ -137,27 +138,19 @@ def test_a_damaged_picture_is_not_copied(empty_run: RunDirectory) -> None:
 def test_what_looks_after_a_run_passes_over_it(run_copy: Path, tmp_path: Path) -> None:
     run = RunDirectory(run_copy)
     checked = verify(run)[0]
-    write_report(run)
-    (run_copy / FOLDER / "train-curves.png").write_text("drawn on")
+    with run.step("train", run.record("train").inputs, run.record("train").params) as step:
+        assert not step.stale
+    (run_copy / FOLDER / "train/curves.png").write_text("drawn on")
 
     assert verify(run) == (checked, [])
     assert {line.state for line in run_status(run)} == {"fresh"}
     assert not (write_bundle(run, tmp_path / "bundle") / FOLDER).exists()
 
 
-def test_a_report_of_an_old_run_gives_it_one(tmp_path: Path) -> None:
+def test_a_run_of_an_old_version_gets_one_with_its_next_command(tmp_path: Path) -> None:
     run = RunDirectory(unpack("run", tmp_path))
-    write_report(run)
+    with run.step("train", run.record("train").inputs, run.record("train").params) as step:
+        assert not step.stale
 
-    assert {"report.html", "train-curves.png", "validate-gate.html"} <= shown_names(run)
-
-
-def shown_names(run: RunDirectory) -> set[str]:
-    return {path.name for path in (run.path / FOLDER).iterdir()}
-
-
-def test_a_bundle_gets_none(tmp_path: Path) -> None:
-    bundle = unpack("bundle", tmp_path)
-    write_report(RunDirectory(bundle))
-
-    assert not (bundle / FOLDER).exists()
+    assert (run.path / FOLDER / "train/curves.png").is_file()
+    assert (run.path / FOLDER / "validate/gate.html").is_file()

@@ -1,7 +1,8 @@
-"""RUN/latest: copies of the pages and pictures of a run's finished stages, by plain names. Nothing reads them again.
+"""RUN/latest/STAGE: copies of a finished stage's pages and pictures, without the hash in between.
 
-Copies, because they outlive moving, zipping and file systems without links, and may be drawn on without damaging what a
-record vouches for. What segpipe did not write there, or what was changed since, is kept.
+Nothing reads them again. They are copies, because these outlive moving, zipping and file systems without links, and
+may be drawn on without damaging what a record vouches for. What segpipe did not write there, or what was changed since,
+is kept.
 """
 
 import logging
@@ -20,8 +21,6 @@ from segpipe.rundir.storage import (
 )
 
 FOLDER = "latest"
-REPORT = "report.html"
-"""The one page that lies in the run itself."""
 
 _MADE = ".segpipe-made"
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")  # as sha256sum writes it
@@ -32,31 +31,29 @@ _log = logging.getLogger(__name__)
 
 def refresh(run: Path, stages: Mapping[str, StageRecord]) -> None:
     """Bring the folder up to date. The caller holds the writer's lock. It fails no command: these are copies."""
-    folder = run / FOLDER
+    latest = run / FOLDER
     try:
-        if not folder.is_symlink():
-            _refresh(folder, _wanted(run, stages))
+        for stage, record in stages.items():
+            if not latest.is_symlink() and not (latest / stage).is_symlink():
+                _refresh(latest / stage, _wanted(run, record))
     except OSError as error:
-        _log.warning("%s is not up to date: %s", folder, error)
+        _log.warning("%s is not up to date: %s", latest, error)
 
 
-def _wanted(run: Path, stages: Mapping[str, StageRecord]) -> dict[str, tuple[Path, str]]:
-    """What belongs there: the file and its hash by the copy's name, which says the stage too."""
-    wanted = {
-        f"{stage}-{name.replace('/', '-')}": (run / record.path / name, output.sha256)
-        for stage, record in stages.items()
+def _wanted(run: Path, record: StageRecord) -> dict[str, tuple[Path, str]]:
+    """What belongs there: the file and its hash by the copy's name."""
+    return {
+        name.replace("/", "-"): (run / record.path / name, output.sha256)
         for name, output in record.outputs.items()
         if name.endswith(_LOOKED_AT)
     }
-    report = _hash_of(run / REPORT)
-    return wanted | ({REPORT: (run / REPORT, report)} if report else {})
 
 
 def _refresh(folder: Path, wanted: Mapping[str, tuple[Path, str]]) -> None:
     made = _made(folder)
     if not wanted and not made:
         return
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     sweep_temporaries(folder)
     present = {path.name: _hash_of(path) for path in folder.iterdir()}
     own = {(digest, name) for digest, name in made if present.get(name) == digest}

@@ -1,12 +1,10 @@
 """The report: one self-contained HTML page of what was built from what, with its figures and pictures."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from segpipe.errors import InputError, RunLockedError, StorageError
-from segpipe.rundir import latest
+from segpipe.errors import InputError
 from segpipe.rundir.directory import CONFIG_NAME, TOML_NAME, RunDirectory
 from segpipe.rundir.lock import FILE_NAME as LOCK_NAME
 from segpipe.rundir.manifest import FILE_NAME as MANIFEST_NAME
@@ -18,7 +16,7 @@ from stages.report import figures
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
 from stages.results.figures import ValidateFigures, read
 
-FILE_NAME = latest.REPORT
+FILE_NAME = "report.html"
 _GATE_PAGE = "gate.html"
 _OF_A_RUN = {MANIFEST_NAME, CONFIG_NAME, TOML_NAME, LOCK_NAME, FOLDERS_NAME}
 _START_BYTES = 256
@@ -29,11 +27,7 @@ def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     facts, sheets = rundir.at_one_moment(lambda: (read_facts(rundir), _sheets(rundir)))
     page = out or rundir.path / FILE_NAME
     links = (Link("Report"), *_gate_beside(rundir, page))
-    _write(page, render("report.html.j2", links, facts=facts, pictures=_pictures(facts), sheets=sheets))
-    if out is None and not rundir.manifest.is_bundle:
-        with suppress(RunLockedError, StorageError), rundir.writing():  # whoever writes there now copies it too
-            latest.refresh(rundir.path, rundir.manifest.stages)
-    return page
+    return _write(page, render("report.html.j2", links, facts=facts, pictures=_pictures(facts), sheets=sheets))
 
 
 def fresh_report(rundir: RunDirectory) -> Path:
