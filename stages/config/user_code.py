@@ -35,7 +35,7 @@ def find_factory(name: str, setting: str) -> Any:
     try:
         with importable(name, setting):
             return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         hint = "write package.module:factory; the module lies in the run's folder, the working directory or PYTHONPATH"
         raise ConfigError(f"{setting} = '{name}': {error}", hint=hint) from error
 
@@ -71,13 +71,15 @@ def importable(name: str, setting: str) -> Iterator[None]:
         yield
         return
     _forget_others(folder)
-    before = set(sys.modules)
+    before, bytecode = set(sys.modules), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # a run's folder holds what a run leaves, and no caches
     sys.path.append(str(folder))
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        sys.dont_write_bytecode = bytecode
         new = {key: getattr(sys.modules[key], "__file__", None) for key in set(sys.modules) - before}
         _loaded.update({key: folder for key, file in new.items() if file and Path(file).is_relative_to(folder)})
 

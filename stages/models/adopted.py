@@ -73,7 +73,7 @@ def _placed(file: _Shapes, network: _Shapes, source: str) -> _Fit:
     )
     missing = [name for name in network if name not in fit.taken and not name.endswith(_COUNTER)]
     others = [name for name, key in fit.taken.items() if file[key] != network[name]]
-    if len(others) == len(fit.taken):
+    if len(others) == len(fit.taken) and (missing or fit.unknown):
         held, wanted = _listed(_shown(file, file)), _listed(_shown(network, network))
         raise _refusal(f"no tensor of {source} fits this network: it holds {held}; the network has {wanted}")
     if not (missing or fit.unknown or others):
