@@ -1,6 +1,7 @@
 """The line before the threads, and the guard's count of bytes: what is full says so, who has gone is forgotten."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -14,7 +15,16 @@ from segpipe.serving.guard import Guard, Limits
 from segpipe.serving.line import FullError, GoneError, Line
 from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import Models, Source
+from segpipe.serving.server import listening
 from segpipe.serving.service import Service
+
+
+def test_what_is_written_leaves_at_once() -> None:
+    """Else head and body of an answer are 40 ms apart: the second waits until the first is acknowledged."""
+    with listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def stays() -> None:
