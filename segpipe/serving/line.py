@@ -54,6 +54,7 @@ class Line:
             return answer.result()
         finally:
             gone.cancel()
+            job.cancel()  # at once: by way of `answer` it would be the loop's next turn, and a thread may be quicker
             answer.cancel()
 
     def close(self) -> None:
