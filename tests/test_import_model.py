@@ -16,9 +16,12 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from stages import import_model
 from stages.config.data import FolderData
-from stages.config.file import load_config
+from stages.config.file import load_config, parse_config
+from stages.data import fingerprint
+from stages.data.check import refuse_broken
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
+from stages.results.gate import read_report as read_gate
 from tests.calling import call
 from tests.children import PATIENCE_S, ROOT, SEGPIPE
 from tests.importing import CLASSES, imported, write
@@ -199,3 +202,38 @@ def test_without_images_the_gate_says_what_to_write_and_then_judges(tmp_path: Pa
     assert str(run / "segpipe.toml") in caught.value.hint
     assert (code, err) == (1, f"error: {caught.value}\n")
     assert done.record("validate").figures["judged"] == "fidelity, not accuracy"
+
+
+def test_images_without_masks_or_a_train_split_serve_the_probe_and_the_gate_and_nothing_else(tmp_path: Path) -> None:
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 24, 3), np.uint8)
+        write_image(tmp_path / "frames" / "val" / "images" / f"{number}.png", pixels)
+    run = imported(tmp_path, plain(), data={"kind": "folder", "root": "frames", "masks": ""}).path
+
+    done = run_stages(run, load_config(run, ["build.targets=[]"]), run, Selection(last="validate"))
+    checked = call("data", "check", run)
+    evaluated = call("evaluate", run)
+
+    report = read_gate(done.artifact_bytes("validate", "report.json"), "it", "again")
+    unjudged = {check.name: check.why_not for hop in report.hops.values() for check in hop.checks if check.why_not}
+    assert load_config(run).export.fp32_islands == ("auto",)
+    assert done.record("validate").figures["judged"] == "fidelity, not accuracy"
+    assert "no labels" in unjudged["iou_drop"]
+    assert checked[0] == 0, checked
+    assert evaluated[0] == 1
+    assert "evaluate needs masks, and [data] masks is empty" in evaluated[2]
+
+
+def test_training_needs_masks_and_a_train_split(tmp_path: Path) -> None:
+    classes = {"kind": "folder", "root": "frames", "classes": ["a", "b"]}
+    frames = {"height": 16, "width": 24}
+    write_image(tmp_path / "frames" / "val" / "images" / "a.png", np.zeros((16, 24, 3), np.uint8))
+    write_image(tmp_path / "frames" / "val" / "masks" / "a.png", np.zeros((16, 24), np.uint8))
+    without = parse_config({"data": {**classes, "masks": ""}, "input": frames}, "it")
+    labelled = parse_config({"data": classes, "input": frames}, "it")
+    cache = tmp_path / "checked"
+
+    with pytest.raises(DataError, match=r"training needs masks"):
+        refuse_broken(without, tmp_path, cache, fingerprint(without, tmp_path, None))
+    with pytest.raises(DataError, match=r"the train split in .* is empty"):
+        refuse_broken(labelled, tmp_path, cache, fingerprint(labelled, tmp_path, None))

@@ -172,10 +172,12 @@ def evaluate(
     from stages.config.file import load_config
     from stages.data import open_split
     from stages.data.check import val_serves
+    from stages.data.files import require_labels
     from stages.validate import require_frames
 
     config, directory = load_config(run, sets or []), RunDirectory(run)
     require_frames(directory, config, run)
+    require_labels(config.data, "evaluate")
     samples = open_split(config, run, split)
     used = "val split, which serves as test" if val_serves(config, run, split) else f"{split} split"
     with (

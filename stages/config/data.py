@@ -54,7 +54,8 @@ class FolderData(FileData):
     images: str = "{split}/images"
     """Where the images of a split lie below root."""
     masks: str = "{split}/masks"
-    """Where its masks lie."""
+    """Where its masks lie. Empty: there are none, and the images serve the range probe and the gate of an imported
+    network; nothing is trained or evaluated on them."""
     pairs: str = ""
     """A text file a split (`{split}.txt`), an image and a mask a line; empty: pair the folders."""
     names: str = ""
@@ -69,6 +70,11 @@ class FolderData(FileData):
     """A colour [red, green, blue] for each class; empty: colours that differ."""
     ignore_index: Annotated[int, Field(ge=0, le=65535)] = 255
     """The label value that counts nowhere."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether images come with labels."""
+        return bool(self.masks or self.pairs)
 
     @model_validator(mode="after")
     def _only_the_split_is_filled_in(self) -> "FolderData":

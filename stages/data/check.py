@@ -44,9 +44,9 @@ class SplitReport:
         return {**vars(self), "offenders": [f"{fault.message}. {fault.hint}" for fault in self.offenders]}
 
 
-def check(config: Config, base: Path) -> dict[SplitName, SplitReport]:
-    """Read every frame of every split with its labels."""
-    splits = _needed(config)
+def check(config: Config, base: Path, trains: bool = True) -> dict[SplitName, SplitReport]:
+    """Read every frame of every split with its labels. Where nothing trains, a missing train split is left out."""
+    splits = _needed(config) if trains or not _lacks_train(config, base) else SPLITS[1:]
     reports = {split: check_split(config, base, split) for split in splits if not val_serves(config, base, split)}
     return {split: reports.get(split, reports["val"]) for split in splits}
 
@@ -54,6 +54,13 @@ def check(config: Config, base: Path) -> dict[SplitName, SplitReport]:
 def _needed(config: Config) -> tuple[SplitName, ...]:
     """A network that is trained already needs no train split, and what its labels lack it once had elsewhere."""
     return SPLITS[1:] if config.model.trained else SPLITS
+
+
+def _lacks_train(config: Config, base: Path) -> bool:
+    try:
+        return not isinstance(config.data, ShapesData) and files.lacks_train(config.data, base)
+    except DataError:  # no folder at all: the splits tell
+        return False
 
 
 def val_serves(config: Config, base: Path, split: SplitName) -> bool:
@@ -84,7 +91,9 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
     report.frames = len(frames)
     for outcome in ordered(lambda index: _counted(frames, index, classes, split), range(len(frames)), usable_cores()):
         _add(report, outcome)
-    if split != "test" and not report.offenders and not isinstance(config.data, ShapesData):
+    if isinstance(config.data, ShapesData) or not files.has_labels(config.data):
+        return report
+    if split != "test" and not report.offenders:
         data = config.data
         if config.model.trained:
             data = data.model_copy(update={"absent_classes": labels_of(config).classes})
@@ -99,6 +108,7 @@ def refuse_broken(config: Config, base: Path, cache: Path, fingerprint: str) -> 
     """
     if isinstance(config.data, ShapesData):
         return
+    files.require_labels(config.data, "training")
     decides = [VERSION, fingerprint, config.sections("data", "input"), config.data.absent_classes]
     decides += [_needed(config)] if config.model.trained else []
     key = sha256_of_bytes(json.dumps(decides, sort_keys=True).encode())

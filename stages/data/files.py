@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import DataError
@@ -18,7 +19,7 @@ from segpipe.rundir.storage import (
     sha256_of_bytes,
     write_atomically,
 )
-from stages.config.root import CamVidData, CityscapesData, FolderData, InputConfig, PetData, VocData
+from stages.config.root import CamVidData, CityscapesData, FolderData, InputConfig, PetData, ShapesData, VocData
 from stages.data import known
 from stages.data.faults import Fault
 from stages.data.layout import FilesConfig, empty_split, listing, no_masks
@@ -30,10 +31,15 @@ _LIST_LIMIT_BYTES = 1 << 30  # of what has a line for each file of a set
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its mask."""
+    """One image and its mask, where there are masks."""
 
     image: Path
-    mask: Path
+    mask: Path | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What must be there."""
+        return (self.image,) if self.mask is None else (self.image, self.mask)
 
 
 class FileSplit:
@@ -53,8 +59,11 @@ class FileSplit:
         return self._samples[index].image.stem
 
     def sample(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Frame and labels; refused when they are not of one size."""
+        """Frame and labels; refused when they are not of one size. Without masks every label is the ignore index."""
         sample = self._samples[index]
+        if sample.mask is None:
+            frame = read_frame(sample.image, self._frames)
+            return frame, np.full(frame.shape[:2], self._labels.ignore_index, np.uint16)
         frame, labels = read_frame(sample.image, self._frames), self._classes(sample.mask)
         if frame.shape[:2] != labels.shape:
             raise DataError(
@@ -100,14 +109,14 @@ def find_samples(config: FilesConfig, base: Path, split: str, complete: bool = T
         return find_samples(config, base, "val", complete)
     if not samples:
         raise empty_split(config, root, split)
-    absent = [path for sample in samples for path in (sample.image, sample.mask) if not path.is_file()]
+    absent = [path for sample in samples for path in sample.files if not path.is_file()]
     if absent and complete:
         _refuse_absent_masks(config, root, split, samples)
         raise DataError(
             f"{len(absent)} files of the {split} split are missing, first {absent[0]}",
             hint=f"complete the set; `segpipe data check {base}` names them",
         )
-    return [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
+    return [sample for sample in samples if all(path.is_file() for path in sample.files)]
 
 
 def val_serves_as_test(config: FilesConfig, base: Path) -> bool:
@@ -115,14 +124,30 @@ def val_serves_as_test(config: FilesConfig, base: Path) -> bool:
     return not _pairs(config, _root(config, base), "test")
 
 
+def has_labels(config: FilesConfig | ShapesData) -> bool:
+    """Whether frames come with masks."""
+    return not isinstance(config, FolderData) or config.has_masks
+
+
+def require_labels(config: FilesConfig | ShapesData, what: str) -> None:
+    """DataError where there is nothing that `what` could be held to."""
+    if not has_labels(config):
+        raise DataError(f"{what} needs masks, and [data] masks is empty", hint="set it to where the masks lie")
+
+
+def lacks_train(config: FilesConfig, base: Path) -> bool:
+    """Whether there is no train split: where nothing trains, none is needed."""
+    return not _pairs(config, _root(config, base), "train")
+
+
 def unpaired(config: FilesConfig, base: Path, split: str) -> list[Fault]:
     """What each file without a partner lacks; raises where every image lacks its mask."""
     root = _root(config, base)
     samples = _pairs(config, root, split)
     _refuse_absent_masks(config, root, split, samples)
-    absent = [path for sample in samples for path in (sample.image, sample.mask) if not path.is_file()]
+    absent = [path for sample in samples for path in sample.files if not path.is_file()]
     faults = [Fault(f"{path} is missing", "complete the set, or take its partner out", path.name) for path in absent]
-    if isinstance(config, FolderData) and not listing(config, split):
+    if isinstance(config, FolderData) and config.has_masks and not listing(config, split):
         masks = root / config.masks.format(split=split)
         wanted = {sample.mask for sample in samples}
         orphans = [mask for mask in sorted(masks.glob("*.png")) if samples and mask not in wanted]
@@ -132,21 +157,22 @@ def unpaired(config: FilesConfig, base: Path, split: str) -> list[Fault]:
 
 def _refuse_absent_masks(config: FilesConfig, root: Path, split: str, samples: list[Sample]) -> None:
     """Raise when images are there and no mask is."""
-    with_image = [sample for sample in samples if sample.image.is_file()]
-    if with_image and not any(sample.mask.is_file() for sample in samples):
-        raise no_masks(config, root, split, len(with_image), with_image[0].mask)
+    masks = [sample.mask for sample in samples if sample.image.is_file() and sample.mask is not None]
+    if masks and not any(sample.mask is not None and sample.mask.is_file() for sample in samples):
+        raise no_masks(config, root, split, len(masks), masks[0])
 
 
 def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
-    """Hash of the file list with contents; with a cache, contents are hashed again only when size or time changed."""
+    """Hash of the file list with contents; with a cache, contents are hashed again only when size or time changed.
+
+    A train split that is not there counts as empty: whoever trains will miss it.
+    """
     root = base / config.root
     remembered = _remembered(cache)
     lines, seen = [], {}
-    for split in SPLITS:
-        if split == "train" and not _pairs(config, _root(config, base), split):
-            continue  # whoever trains refuses that; a network that is trained already needs none
+    for split in SPLITS[1:] if lacks_train(config, base) else SPLITS:
         for sample in find_samples(config, base, split):
-            for path in (sample.image, sample.mask):
+            for path in sample.files:
                 stat = path.stat()
                 name = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
                 entry = remembered.get(name, [0, 0, ""])
@@ -204,10 +230,10 @@ def _pairs(config: FilesConfig, root: Path, split: str) -> list[Sample]:
 def _paired_by_name(config: FolderData, root: Path, split: str) -> list[Sample]:
     images, masks = root / config.images.format(split=split), root / config.masks.format(split=split)
     found = {path.stem: path for path in sorted(images.glob("*")) if path.suffix.lower() in SUFFIXES}
-    if not config.names:
-        return [Sample(image, masks / f"{name}.png") for name, image in found.items()]
-    names = _names(root / listing(config, split))
-    return [Sample(found.get(name, images / f"{name}.png"), masks / f"{name}.png") for name in names]
+    if config.names:
+        names = _names(root / listing(config, split))
+        found = {name: found.get(name, images / f"{name}.png") for name in names}
+    return [Sample(image, masks / f"{name}.png" if config.masks else None) for name, image in found.items()]
 
 
 def _listed(root: Path, file: Path) -> list[Sample]:

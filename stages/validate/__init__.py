@@ -68,7 +68,8 @@ def require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
         raise DataError(
             f"an imported network is judged on images, and [data] root = '{config.data.root}' is not a folder",
             hint=f'in {rundir.path / TOML_NAME}, under [data], write root = "FOLDER", images = "images" and '
-            'masks = "masks": FOLDER/images holds frames, FOLDER/masks a PNG of class numbers with the name of each; '
+            'masks = "masks": FOLDER/images holds frames, FOLDER/masks a PNG of class numbers with the name of each, '
+            'or masks = "" without any; '
             'under [export] write fp32_islands = "auto"',
         )
 

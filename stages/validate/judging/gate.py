@@ -19,6 +19,7 @@ from segpipe.runtime.trt.building import ShapeRange
 from segpipe.verdict import Verdict, merged, stored_verdicts
 from stages.config.root import Config, DeployConfig
 from stages.data import labels_of, open_split
+from stages.data.files import has_labels
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
 from stages.results.figures import TrainFigures, ValidateFigures, read
@@ -131,13 +132,13 @@ def sizes_of(contract: Contract, profiles: Sequence[ShapeRange]) -> tuple[Size, 
 
 def list_images(config: Config, base: Path) -> Any:
     """A function that reads the chosen images of the validation split, one at a time."""
-    split = open_split(config, base, "val")
+    split, labelled = open_split(config, base, "val"), has_labels(config.data)
     indices = chosen(len(split), config.validate_.images)
 
     def read() -> Iterator[Image]:
         for index in indices:
             frame, labels = split.sample(index)
-            yield Image(split.name(index), frame, labels)
+            yield Image(split.name(index), frame, labels if labelled else None)
 
     return read
 
