@@ -20,6 +20,8 @@ from segpipe.rundir.storage import read_text_file, sha256_of_bytes, write_atomic
 from stages.config.file import FILE_NAME, parse_config, parse_toml, refuse_extremes
 from stages.data import known, labels_of
 from stages.data.agreeing import refuse_other_classes
+from stages.graphs.facts import Facts
+from stages.presets import contract_fields, remarks
 
 STAGE = "import"
 VERSION = 1
@@ -39,13 +41,25 @@ class Description:
     data: dict[str, Any] | None
 
 
-def run(path: Path, model: Path, contract: Path) -> Path:
+@dataclass(frozen=True)
+class Chosen:
+    """A preset, and what the file tells of itself."""
+
+    name: str
+    facts: Facts
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def run(path: Path, model: Path, contract: Path | None, preset: Chosen | None = None) -> Path:
     """Start (or refresh) the run directory `path`, and write a segpipe.toml for the later stages if there is none."""
     from stages.graphs.foreign import adopted_apart
 
-    described = read_description(contract)
+    described = read_description(contract, preset)
     lacks_toml = not (path / FILE_NAME).exists()
-    starter = _starter(described, contract.parent, path, str(contract)) if lacks_toml else None
+    home, source = (model.parent, f"preset {preset}") if contract is None else (contract.parent, str(contract))
+    starter = _starter(described, home, path, source) if lacks_toml else None
     graph = adopted_apart(model, described.contract)
     rundir = RunDirectory.create(path)
     if "train" in rundir.manifest.stages:
@@ -65,9 +79,14 @@ def run(path: Path, model: Path, contract: Path) -> Path:
     return rundir.artifact(STAGE, FP32_GRAPH)
 
 
-def read_description(path: Path) -> Description:
-    """Parse contract.toml, or name the first thing wrong with it."""
-    content = _toml_of(path)
+def read_description(path: Path | None, preset: Chosen | None = None) -> Description:
+    """What contract.toml says, over what a preset says, or the first thing that is wrong with it."""
+    content = {} if path is None else _toml_of(path)
+    if preset is not None:
+        content = contract_fields(preset.name, preset.facts, content)
+        for line in remarks(preset.name, content):
+            _log.info("preset %s: %s", preset, line)
+    path = path or Path(f"preset {preset}")
     data, palette = content.pop("data", None), content.pop("palette", None)
     if not isinstance(data, dict | None):
         raise ContractError(f"{path}: data = {data!r} is not a table", hint="write [data] and its settings below it")

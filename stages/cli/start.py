@@ -3,18 +3,23 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from segpipe.cli.conventions import AsJson, Commands, Sets
 from segpipe.console import print_json, print_table
+from stages.presets import PRESETS
 
 _log = logging.getLogger(__name__)
 
 app = typer.Typer()
 data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Check labelled data before training on it.")
 
+if TYPE_CHECKING:
+    PresetName = str
+else:
+    PresetName = Literal[tuple(PRESETS)]  # for Typer: the choices of --preset
 Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained"]
 
 
@@ -43,13 +48,20 @@ def import_model(
     model: Annotated[
         Path, typer.Argument(help="ONNX file of a trained network, from any framework.", show_default=False)
     ],
-    contract: Annotated[Path, typer.Option(help="contract.toml, which says what the network's input and output mean.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory to create.")],
+    contract: Annotated[
+        Path | None, typer.Option(help="contract.toml, which says what the network's input and output mean.")
+    ] = None,
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(help="What exported the file; contract.toml then needs to say only what differs."),
+    ] = None,
 ) -> None:
     """Start a run from an ONNX file; `segpipe run RUN` does the rest."""
+    from stages.cli.presets import chosen
     from stages.import_model import run
 
-    print(run(out, model, contract))
+    print(run(out, model, contract, chosen(model, contract, preset)))
 
 
 @app.command()
@@ -78,6 +90,13 @@ def models(
     return None
 
 
+def _is_imported(run: Path) -> bool:
+    """Whether nothing trains there."""
+    from segpipe.rundir import manifest
+
+    return (run / manifest.FILE_NAME).is_file() and "import" in manifest.load(run).stages
+
+
 @data_commands.command("check")
 def data_check(
     run: Annotated[Path, typer.Argument(help="Run directory, or the TOML file with its settings.", show_default=False)],
@@ -92,7 +111,7 @@ def data_check(
 
     loaded = load_config(run, sets or [])
     base = run.parent if run.suffix == ".toml" else run
-    reports = check.check(loaded, base)
+    reports = check.check(loaded, base, trains=not _is_imported(base))
     if as_json:
         print_json({split: report.as_dict() for split, report in reports.items()})
     else:

@@ -22,7 +22,7 @@ foreground, behind a second softmax no class certain."""
 
 def refuse_activation(graph: onnx.GraphProto, contract: Contract, source: str) -> None:
     """ContractError with what to write instead."""
-    maker = _last_maker(graph, contract.output_name)
+    maker = last_maker(graph, contract.output_name)
     if hint := _WRONG.get((contract.output_kind, maker)):
         raise ContractError(
             f"{source}: output '{contract.output_name}' has gone through a {maker}, "
@@ -31,7 +31,7 @@ def refuse_activation(graph: onnx.GraphProto, contract: Contract, source: str) -
         )
 
 
-def _last_maker(graph: onnx.GraphProto, name: str) -> str:
+def last_maker(graph: onnx.GraphProto, name: str) -> str:
     """The operator that computed the numbers of a tensor; empty for the input's or a weight's own."""
     makers = {output: node for node in graph.node for output in node.output}
     while node := makers.get(name):

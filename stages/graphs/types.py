@@ -48,6 +48,11 @@ def at_own_batch(model: onnx.ModelProto, tensor: NDArray[Any]) -> NDArray[Any]:
     return tensor if batch is None or len(tensor) >= batch else np.resize(tensor, (batch, *tensor.shape[1:]))
 
 
+def is_any_float(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input or output is FP32 or FP16."""
+    return value.type.tensor_type.elem_type in {TensorProto.FLOAT, TensorProto.FLOAT16}
+
+
 def is_float(types: dict[str, int], name: str) -> bool:
     """Whether a tensor is FP32."""
     return types.get(name) == TensorProto.FLOAT
