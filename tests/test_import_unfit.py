@@ -16,6 +16,7 @@ from stages.config.root import BuildConfig
 from stages.graphs.answers import remark_on
 from stages.graphs.foreign import prove_runs
 from stages.graphs.reading import check
+from stages.graphs.sorting import names_inside
 from tests.calling import call
 from tests.importing import CLASSES, CONTRACT, adopted_here, imported
 from tests.tiny_graphs import FLOAT, constant, conv, graph, image, plain, run, weights
@@ -118,6 +119,15 @@ def test_nodes_in_any_order_are_sorted(make: Callable[[], onnx.ModelProto], tmp_
     check(found, "it")
     if make is plain:
         np.testing.assert_array_equal(run(found, image()), run(plain(), image()))
+
+
+def test_a_name_that_a_branch_makes_for_itself_is_not_taken_from_around_it() -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Neg", ["a"], ["late"])], "branch", [], [helper.make_tensor_value_info("late", FLOAT, None)]
+    )
+    either = helper.make_node("If", ["yes"], ["b"], then_branch=inner, else_branch=inner)
+
+    assert names_inside(either) == {"a"}
 
 
 def test_sorted_nodes_stay_where_they_are(tmp_path: Path) -> None:

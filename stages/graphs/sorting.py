@@ -16,14 +16,15 @@ def sort_graph(model: onnx.ModelProto, source: str) -> None:
 
 
 def names_inside(node: onnx.NodeProto) -> set[str]:
-    """Every name used by a node's subgraphs."""
+    """Every name that a node's subgraphs take from around them."""
     names: set[str] = set()
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
-            names.update(value.name for value in attribute.g.output)
+            used = {value.name for value in attribute.g.output}
             for inner in attribute.g.node:
-                names.update(inner.input)
-                names |= names_inside(inner)
+                used.update(inner.input)
+                used |= names_inside(inner)
+            names |= used - {name for inner in attribute.g.node for name in inner.output}
     return names
 
 
