@@ -116,7 +116,7 @@ def contract_fields(name: str, facts: Facts, given: Mapping[str, Any]) -> dict[s
     told |= {"network_size": size} if (size := _size(source, preset.layout, facts)) else {}
     told |= {"output_stride": stride} if (stride := _stride(source, target, preset.layout)) else {}
     told |= {"classes": classes} if (classes := _classes(facts, target, preset.layout)) else {}
-    fields = told | given
+    fields = told | {**given}
     for key, what in (("classes", '["background", ...]'), ("network_size", "[height, width]")):
         if key not in fields and (key == "classes" or fields["fit"] != "pad"):
             raise ContractError(f"preset '{name}': the file does not tell {key} = {what}", hint=_TOML)

@@ -3,7 +3,7 @@
 The graphs are made anew here, small, and the ways are written from the exporters' documentation, without segpipe.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def file(
     nodes: list[onnx.NodeProto],
     tensors: list[TensorProto],
     source: tuple[str, Shape],
-    outputs: list[tuple[str, int, Shape]],
+    outputs: Sequence[tuple[str, int, Shape]],
     producer: str = "pytorch",
     **metadata: str,
 ) -> onnx.ModelProto:
@@ -139,6 +139,7 @@ def paddleseg(last: str) -> Case:
     node, weight = conv("x", "scores", 4)
     shares = helper.make_node("Softmax", ["scores"], ["shares"], axis=1)
     labels = helper.make_node("ArgMax", ["scores"], ["labels"], axis=1, keepdims=0)
+    output: tuple[str, int, Shape]
     if last == "Softmax":
         ends, output = [shares], ("fetch_name_0", FLOAT, (1, 4, *SIZE))
         shares.output[0] = "fetch_name_0"
