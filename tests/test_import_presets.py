@@ -6,7 +6,7 @@ The graphs are made anew here, small, and the ways are written from the exporter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from segpipe.errors import ContractError
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.request import OpenOptions, Outputs
+from stages.cli.start import PresetName
 from stages.graphs.adopting import adopt
 from stages.graphs.facts import facts_of
 from stages.import_model import Chosen, read_description
@@ -169,7 +170,7 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def test_every_preset_has_a_case() -> None:
-    assert {case.preset for case in CASES.values()} == set(PRESETS)
+    assert {case.preset for case in CASES.values()} == set(PRESETS) == set(get_args(PresetName))
 
 
 @every_case

@@ -3,23 +3,19 @@
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from segpipe.cli.conventions import AsJson, Commands, Sets
 from segpipe.console import print_json, print_table
-from stages.presets import PRESETS
 
 _log = logging.getLogger(__name__)
 
 app = typer.Typer()
 data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Check labelled data before training on it.")
 
-if TYPE_CHECKING:
-    PresetName = str
-else:
-    PresetName = Literal[tuple(PRESETS)]  # for Typer: the choices of --preset
+PresetName = Literal["ultralytics", "segformer", "torchvision", "keras", "paddleseg"]
 Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained"]
 
 
