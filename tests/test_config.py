@@ -16,7 +16,8 @@ TEMPLATES = ["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet
 def test_every_template_is_valid_and_commented(template: str, tmp_path: Path) -> None:
     path = write_starter(tmp_path / "run", template)
 
-    assert load_config(tmp_path / "run").data.kind == ("shapes" if template == "demo" else template.partition("-")[0])
+    kind = {"demo": "shapes", "trained": "folder"}.get(template, template.partition("-")[0])
+    assert load_config(tmp_path / "run").data.kind == kind
     assert path.read_text().startswith("# ")
 
 

@@ -136,8 +136,9 @@ def require_labels(config: FilesConfig | ShapesData, what: str) -> None:
 
 
 def lacks_train(config: FilesConfig, base: Path) -> bool:
-    """Whether there is no train split: where nothing trains, none is needed."""
-    return not _pairs(config, _root(config, base), "train")
+    """Whether there is a val split and no train split: where nothing trains, none is needed."""
+    root = _root(config, base)
+    return not _pairs(config, root, "train") and bool(_pairs(config, root, "val"))
 
 
 def unpaired(config: FilesConfig, base: Path, split: str) -> list[Fault]:

@@ -15,8 +15,6 @@ from segpipe.runtime.cuda.driver_library import gpus
 from segpipe.verdict import FILE_NAME, STAGE, VERDICTS
 from stages.config import user_code
 from stages.config.root import Config, FolderData
-from stages.data import labels_of
-from stages.data.agreeing import refuse_other_classes
 from stages.environment import COMPUTING, driver
 from stages.models import factory_inputs
 from stages.results.figures import ValidateFigures, require
@@ -63,6 +61,9 @@ def require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
     if "import" not in rundir.manifest.stages:
         return
     contract = Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+    from stages.data import labels_of  # Pillow loads here
+    from stages.data.agreeing import refuse_other_classes
+
     refuse_other_classes(contract, labels_of(config), str(rundir.path / TOML_NAME))
     if isinstance(config.data, FolderData) and not (base / config.data.root).is_dir():
         raise DataError(
