@@ -15,6 +15,7 @@ from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import Manifest
 from segpipe.runtime.shadow import Limits, Shadow, ShadowReport, limits_of
+from stages.config.root import Limits as GateLimits
 from tests import half_rows
 from tests.children import wait_until
 from tests.half_rows import ROW, make_run
@@ -187,3 +188,7 @@ def test_serve_tells_of_a_planted_wrong_artifact(planted: Any) -> None:
     assert metrics[f'segpipe_shadow_flips_total{{artifact="{sha256}"}}'] == told["flips"] > 0
     assert code == 0
     assert "shadow: drift: of the last 1 frames" in said
+
+
+def test_the_limits_of_a_run_that_was_told_none_are_the_gates() -> None:
+    assert Limits().model_dump().items() <= GateLimits().model_dump().items()

@@ -9,7 +9,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ class Shadow:
         mean_is_low = len(self._latest) >= _FEWEST and flips / pixels > 1 - self._limits.min_agreement
         drifting = mean_is_low or worst > 1 - self._limits.min_image_agreement
         if drifting != self._report.drifting:
-            self._report = _changed(self._report, drifting=drifting)
+            self._report = replace(self._report, drifting=drifting)
             _log.log(
                 logging.ERROR if drifting else logging.INFO,
                 "shadow: %s: of the last %d frames %.3f %% of the pixels differ from the reference's, of the worst"
@@ -159,14 +159,10 @@ class Shadow:
 
     def _note(self, **more: int) -> None:
         """Under the lock."""
-        self._report = _changed(self._report, **{name: getattr(self._report, name) + n for name, n in more.items()})
+        self._report = replace(self._report, **{name: getattr(self._report, name) + n for name, n in more.items()})
 
 
 def require_share(share: float) -> None:
     """Refuse what is no share."""
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise InputError(f"shadow is {share!r}", hint="give the share of frames, such as 0.001")
-
-
-def _changed(report: ShadowReport, **values: Any) -> ShadowReport:
-    return ShadowReport(**{**vars(report), **values})

@@ -1,7 +1,7 @@
 """Checks a data set before anything rests on it: every broken frame, how often each class occurs, class weights."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from stages.config.root import Config, ShapesData
 from stages.data import Split, SplitName, files, labels_of, open_split
 from stages.data.classes import class_faults
 from stages.data.faults import Fault, lines
+from stages.data.layout import FilesConfig
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 SHOWN = 20  # lines of faults that `segpipe data check` prints
@@ -46,7 +47,7 @@ class SplitReport:
 
 def check(config: Config, base: Path, trains: bool = True) -> dict[SplitName, SplitReport]:
     """Read every frame of every split with its labels. Where nothing trains, a missing train split is left out."""
-    splits = _needed(config) if trains or not _lacks_train(config, base) else SPLITS[1:]
+    splits = _needed(config) if trains or not _is_so(files.lacks_train, config, base) else SPLITS[1:]
     reports = {split: check_split(config, base, split) for split in splits if not val_serves(config, base, split)}
     return {split: reports.get(split, reports["val"]) for split in splits}
 
@@ -56,19 +57,15 @@ def _needed(config: Config) -> tuple[SplitName, ...]:
     return SPLITS[1:] if config.model.trained else SPLITS
 
 
-def _lacks_train(config: Config, base: Path) -> bool:
-    try:
-        return not isinstance(config.data, ShapesData) and files.lacks_train(config.data, base)
-    except DataError:  # no folder at all: the splits tell
-        return False
-
-
 def val_serves(config: Config, base: Path, split: SplitName) -> bool:
     """Whether this is the test split of a set that has none, so that val is used."""
-    if split != "test" or isinstance(config.data, ShapesData):
-        return False
+    return split == "test" and _is_so(files.val_serves_as_test, config, base)
+
+
+def _is_so(question: Callable[[FilesConfig, Path], bool], config: Config, base: Path) -> bool:
+    """Asked of a set of files; one without a folder is no, for the splits tell of it."""
     try:
-        return files.val_serves_as_test(config.data, base)
+        return not isinstance(config.data, ShapesData) and question(config.data, base)
     except DataError:
         return False
 
