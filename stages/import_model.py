@@ -21,7 +21,7 @@ from stages.config.file import FILE_NAME, parse_config, parse_toml, refuse_extre
 from stages.data import known, labels_of
 from stages.data.agreeing import refuse_other_classes
 from stages.graphs.facts import Facts
-from stages.presets import contract_fields, remarks
+from stages.graphs.presets import contract_fields, remarks
 
 STAGE = "import"
 VERSION = 1

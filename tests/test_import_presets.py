@@ -22,8 +22,8 @@ from segpipe.runtime.request import OpenOptions, Outputs
 from stages.cli.start import PresetName
 from stages.graphs.adopting import adopt
 from stages.graphs.facts import facts_of
+from stages.graphs.presets import PRESETS, contract_fields, guessed, remarks
 from stages.import_model import Chosen, read_description
-from stages.presets import PRESETS, contract_fields, guessed, remarks
 from tests.calling import call
 from tests.children import SEGPIPE
 from tests.terminal import in_terminal

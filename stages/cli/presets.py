@@ -9,8 +9,8 @@ import typer
 from segpipe.console import plain
 from segpipe.errors import ContractError
 from stages.graphs.facts import facts_apart
+from stages.graphs.presets import PRESETS, contract_fields, guessed
 from stages.import_model import Chosen
-from stages.presets import PRESETS, contract_fields, guessed
 
 _log = logging.getLogger(__name__)
 _WAYS = "describe it in a contract.toml and give that with --contract, or name what exported it with --preset"
