@@ -11,6 +11,7 @@ from stages.results.benchmark import Report
 PAGE = Path(__file__).parents[1] / "docs/speed.md"
 CPU_START, CPU_END = "<!-- cpu: made by `python -m benchmarks.speed_table` -->", "<!-- /cpu -->"
 START, END = "<!-- speeds: made by `python -m benchmarks.speed_table` -->", "<!-- /speeds -->"
+TARGETS = {"openvino-bf16": ">= 1.6"}
 _NONE = "No figures are kept yet: `segpipe benchmark RUN`, then `python -m benchmarks.keep RUN NAME`."
 _HEAD = "| contestant | p50 ms | 95 % interval | times ours | same masks |\n|---|---:|---:|---:|---:|"
 
@@ -23,11 +24,11 @@ def table(results: Path = RESULTS) -> str:
 
 
 def cpu_table(results: Path = RESULTS) -> str:
-    """The CPU runtime's targets and what was measured; empty until `benchmarks.runtime_cpu` was run."""
-    path = results / "runtime_cpu.json"
-    if not path.is_file():
-        return ""
-    report = json.loads(path.read_bytes())
+    """The CPU runtime's targets and what was measured, one table for each processor that was measured."""
+    return "\n\n".join(_cpu(json.loads(path.read_bytes())) for path in sorted(results.glob("runtime_cpu*.json")))
+
+
+def _cpu(report: dict[str, Any]) -> str:
     head = f"{report['machine']['processor']}, {report['threads']} threads, {report['rounds']} interleaved rounds; "
     rows = [f"| {what} | {target} | {found} |" for what, target, found in _cpu_rows(report)]
     command = "`python -m benchmarks.runtime_cpu runs/demo`. Medians, with 95 % intervals."
@@ -51,6 +52,7 @@ def _cpu_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What, target (that was set), measured."""
     eleven, nineteen = (report[f"whole frame, {classes} classes"] for classes in (11, 19))
     post = report["post-processing alone, 19 classes"]
+    openvino = report.get("by OpenVINO, 19 classes", {"faster": {}})["faster"]
     return [
         ("pre- and post-processing of the bare call, 11 classes", "<= 0.25", _ratio(eleven["pre_and_post_of_bare"])),
         ("the same, 19 classes", "", _ratio(nineteen["pre_and_post_of_bare"])),
@@ -61,12 +63,16 @@ def _cpu_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("pixels of its mask unlike torch's", "0", str(post["pixels_unlike_torch"])),
         ("`stream` over a plain loop", ">= 1.15", _ratio(report["stream, 11 classes"]["stream_over_loop"])),
         ("opening a run, beside its backend", "< 1000 ms", f"{report['opening']['beside_the_backend_ms']:.1f} ms"),
+        *(
+            (f"{name} over ONNX Runtime, 19 classes", TARGETS.get(name, ""), _ratio(openvino[name]))
+            for name in openvino
+        ),
     ]
 
 
 def _ratio(measured: list[float]) -> str:
     ratio, low, high = measured
-    return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+    return f"{ratio:.2f} ({in_words(low, high)})"
 
 
 def _one(name: str, report: Report) -> str:
