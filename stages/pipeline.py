@@ -40,6 +40,7 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
     rundir = RunDirectory.create(path, frozenset(selection.names() if selection.force else ()))
     if replaced(selection.last, rundir.manifest.stages):
         raise InputError(f"{path} holds an imported network", hint=f"run `segpipe run {word(path)} --from export`")
+    _refuse_no_weights(rundir, config)
     with rundir.writing():
         trained_with = selection.overrides if "train" in selection.names() else rundir.trained_with()
         described = {**config.stored(), "toml_sha256": rundir.toml_sha256(), "trained_with": trained_with}
@@ -50,3 +51,13 @@ def run_stages(path: Path, config: Config, base: Path, selection: Selection) -> 
                 continue
             row(name).run(rundir, config, base)
     return rundir
+
+
+def _refuse_no_weights(rundir: RunDirectory, config: Config) -> None:
+    """An imported graph has none that could be trained."""
+    if config.retrained and replaced("train", rundir.manifest.stages):
+        raise InputError(
+            f"[compress.{config.retrained[0]}] trains, and {rundir.path} holds an imported network: a graph without "
+            "weights to train",
+            hint="leave it out, or start a run from the network in PyTorch ([model] name and weights)",
+        )

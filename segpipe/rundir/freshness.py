@@ -38,8 +38,8 @@ def stale_against_config(manifest: Manifest, stage: str, config: Mapping[str, An
     changed = [
         line
         for section, recorded in record.params.items()
-        if config is not None and section in config
-        for line in changed_values(recorded, config[section], section)
+        if config is not None and section.partition(".")[0] in config
+        for line in changed_values(recorded, _table(config, section), section)
     ]
     changed += [f"{name} changed" for name in moved_inputs(manifest, stage)]
     return "; ".join(changed[:3]) or None
@@ -65,6 +65,13 @@ def moved_inputs(manifest: Manifest, stage: str) -> list[str]:
     """The inputs of a finished stage that this run no longer holds as they were."""
     inputs = manifest.stages[stage].inputs
     return [logical_name(path) for path, digest in inputs.items() if _moved(manifest, path, digest)]
+
+
+def _table(config: Mapping[str, Any], name: str) -> Any:
+    """A table of the config; `compress.prune` is one inside another, and empty where nothing of it was chosen."""
+    for part in name.split("."):
+        config = config.get(part, {})
+    return config
 
 
 def _sources(record: StageRecord) -> list[str]:

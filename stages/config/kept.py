@@ -12,6 +12,7 @@ from segpipe.errors import ConfigError, SegpipeError
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.rundir.freshness import changed_values
+from segpipe.rundir.manifest import StageRecord
 from segpipe.rundir.storage import read_text_file, write_atomically
 from stages.config.file import apply_override, load_config
 
@@ -36,13 +37,19 @@ def forgotten(run: Path, overrides: Sequence[str]) -> Forgotten | None:
     record, before = rundir.manifest.stages.get("train"), rundir.trained_with()
     if record is None or not before or list(overrides) == list(before):
         return None
-    trained = {name: record.params.get(name, {}) for name in _TRAINING}
-    changes = changed_values(trained, load_config(run, overrides).sections(*_TRAINING))
+    trained = _tables(record)
+    changes = changed_values(trained, load_config(run, overrides).training())
     try:
-        made_so = load_config(run, [*before, *overrides]).sections(*_TRAINING) == trained
+        made_so = load_config(run, [*before, *overrides]).training() == trained
     except SegpipeError:
         return None  # the file has changed so much that the old settings fit no more
     return Forgotten(tuple(before), tuple(changes)) if changes and made_so else None
+
+
+def _tables(record: StageRecord) -> dict[str, Any]:
+    """What a training was given, as `Config.training` tells it."""
+    compress = {name: table for name, table in record.params.items() if name.startswith("compress.")}
+    return {name: record.params.get(name, {}) for name in _TRAINING} | compress
 
 
 def keep(run: Path, overrides: Sequence[str]) -> None:

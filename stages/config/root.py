@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from segpipe.artifacts import Precision
+from stages.config.compress import CompressConfig
 from stages.config.data import (
     CamVidData,
     CityscapesData,
@@ -266,11 +267,23 @@ class Config(Section):
     input: InputConfig
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    compress: CompressConfig = CompressConfig()
     export: ExportConfig = ExportConfig()
     build: BuildConfig = BuildConfig()
     validate_: Annotated[ValidateConfig, Field(alias="validate")] = ValidateConfig()
     deploy: DeployConfig = DeployConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    @model_validator(mode="after")
+    def _trains(self) -> "Config":
+        if self.model.trained and self.retrained:
+            raise ValueError(f"[compress.{self.retrained[0]}] trains, and [model] trained is taken as it is")
+        return self
+
+    @property
+    def retrained(self) -> tuple[str, ...]:
+        """The tables of [compress] that change weights by training."""
+        return tuple(name for name in TRAINED_COMPRESSION if getattr(self.compress, name) is not None)
 
     def stored(self) -> dict[str, Any]:
         """What the run directory keeps: `resolved` for people, `chosen` (all that is no default) for freshness."""
@@ -280,6 +293,12 @@ class Config(Section):
         """Some tables as a stage's parameters. Defaults are left out, so that a new option retrains nothing."""
         chosen = self._chosen()
         return {name: chosen.get(name, {}) for name in names}
+
+    def training(self) -> dict[str, Any]:
+        """All tables that decide the weights. [compress] is not training's alone: its tables come one by one."""
+        chosen = self._chosen().get("compress", {})
+        compress = {f"compress.{name}": chosen[name] for name in self.retrained}
+        return {**self.sections("data", "input", "model", "train"), **compress}
 
     def chosen_deploy(self) -> dict[str, Any]:
         """[deploy] as parameters; nothing at all at its defaults, as before there was one."""
@@ -295,10 +314,13 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_WITHOUT_EFFECT)
 
 
+TRAINED_COMPRESSION = ("distil",)
+"""What of [compress] changes the weights."""
 _WITHOUT_EFFECT: Any = {
     "data": {"root", "absent_classes"},
+    "compress": {"distil": {"teacher"}},
     "train": {"workers", "threads", "devices", "nodes", "compile", "tensorboard"},
     "benchmark": {"threads"},
     "build": {"timing_cache"},
 }
-"""Settings that say where, how fast and what is put up with, not what: data is known by its fingerprint."""
+"""Settings that say where, how fast and what is put up with, not what: data and teachers are known by hashes."""

@@ -54,7 +54,7 @@ def worded(errors: Sequence[ErrorDetails]) -> tuple[str, str]:
         case "missing":
             return f"'{name}' is missing", "add it, or start from a template: segpipe new DIR --template folder"
         case "value_error":
-            return f"[{name}] {error['msg'].removeprefix('Value error, ')}", _CHANGE
+            return (f"[{name}] " if name else "") + error["msg"].removeprefix("Value error, "), _CHANGE
     deepest = max(
         (_place(other["loc"])[0] for other in errors), key=lambda found: (found[: len(names)] == names, len(found))
     )

@@ -52,6 +52,22 @@ class ClassScores(_Kept):
     recall: float | None = None
 
 
+class Distilled(_Kept):
+    """Who taught a network, and how."""
+
+    teacher: str
+    """Name of its run."""
+    kind: str
+    teacher_sha256: str = ""
+    teacher_val_miou: float | None = None
+    """On the frames that chose the student's weights."""
+
+    def plain(self) -> str:
+        """In words."""
+        known = "" if self.teacher_val_miou is None else f", whose val mIoU is {self.teacher_val_miou:.4f}"
+        return f"distilled ({self.kind}) from {self.teacher}{known}"
+
+
 class TrainFigures(_Kept):
     """The best weights by validation, measured on the test split."""
 
@@ -73,6 +89,8 @@ class TrainFigures(_Kept):
     """Where the weights come from (`stages.models.adopted.Adopted`) that were trained elsewhere."""
     pretrained: dict[str, Any] | None = None
     """What published weights filled (`stages.models.pretrained.MatchReport`)."""
+    distilled: Distilled | None = None
+    """Where a teacher helped."""
 
     @property
     def frames(self) -> str:
@@ -82,12 +100,15 @@ class TrainFigures(_Kept):
     def headline(self) -> str:
         """Accuracy on held-out frames, or on those of val where there are no others."""
         origin = f"adopted {self.adopted.get('file', '')}: " if self.adopted else ""
-        return "" if self.test_miou is None else f"{origin}{self.test_split} {self.mean()}"
+        taught = f", {self.distilled.plain()}" if self.distilled else ""
+        return "" if self.test_miou is None else f"{origin}{self.test_split} {self.mean()}{taught}"
 
     def lines(self) -> Iterator[str]:
         """The same, in words."""
         if self.test_miou is not None:
             yield f"accuracy    {self.mean()} on {self.frames}"
+        if self.distilled is not None:
+            yield f"teacher     {self.distilled.plain()}"
 
     def mean(self) -> str:
         """The mean IoU on these frames, and where some classes are not scored that over all."""

@@ -14,6 +14,7 @@ from stages.config.root import Config, TrainConfig
 from stages.data import fingerprint
 from stages.data.check import refuse_broken
 from stages.models import source_hash, trained_hash, weights_hash
+from stages.train.teachers import teacher_file
 
 STAGE = "train"
 VERSION = 2
@@ -95,7 +96,9 @@ def _key_parts(config: Config, base: Path, cache: Path | None) -> tuple[dict[str
             inputs[f"loss {term.kind}"] = user_code.source_hash(term.kind, "train.loss kind")
     if (weights := weights_hash(config.model, base)) is not None:
         inputs["weights"] = weights
-    return inputs, {"stage_version": _version(config.train), **config.sections("data", "input", "model", "train")}
+    if (teacher := teacher_file(config, base)) is not None:
+        inputs["teacher"] = teacher.sha256
+    return inputs, {"stage_version": _version(config.train), **config.training()}
 
 
 def _version(config: TrainConfig) -> int:

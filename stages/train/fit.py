@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
+from segpipe.metrics import scores
 from stages.config.root import Config
 from stages.data import labels_of, open_split
 from stages.data.check import class_weights, val_serves
@@ -26,10 +28,12 @@ from stages.train.accuracy import Accuracy, accuracy_on, test_figures, unscored_
 from stages.train.board import Board
 from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
+from stages.train.distillation import Guidance, open_guidance
 from stages.train.interrupts import Interrupts
 from stages.train.learner import Learner, TrainingPlan
 from stages.train.processes import rank
 from stages.train.resume import ResumePoints, drop_other_numberings, newest_resume_point
+from stages.train.teachers import TeacherFile, teacher_file
 from stages.train.trainer import (
     Folders,
     find_learning_rate,
@@ -38,6 +42,8 @@ from stages.train.trainer import (
     quiet_lightning,
     trainer_of,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Learned:
     points: ResumePoints
     palette: tuple[tuple[int, int, int], ...]
     pretrained: MatchReport | None
+    teacher: TeacherFile | None
+    guidance: Guidance | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ def fit(config: Config, base: Path, folders: Folders) -> Outcome:
         figures["test_split"] = "val"
     if learned.pretrained is not None:
         figures["pretrained"] = learned.pretrained.as_dict()
+    figures |= _taught(learned, config, base)
     return Outcome(trained, figures, _files(learned, trained, tested, config))
 
 
@@ -97,9 +106,10 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     batches = batches_an_epoch(len(data.train), config.train)
     steps = config.train.epochs * math.ceil(batches / config.train.accumulate)
     network.to(memory_format=torch.channels_last)
-    learner = Learner(
-        network, contract, config.train, TrainingPlan(steps, class_weights(config, base), data.train.name)
-    )
+    teacher = teacher_file(config, base)
+    guidance = None if teacher is None else open_guidance(teacher, config, contract)
+    plan = TrainingPlan(steps, class_weights(config, base), data.train.name, guidance)
+    learner = Learner(network, contract, config.train, plan)
     if config.train.compile:
         network.compile()
     points = ResumePoints(folders.resume, config.train.epochs, learner.task.headline)
@@ -119,7 +129,7 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
         if config.train.learning_rate == "find":
             find_learning_rate(config.train, learner, data, folders.resume, interrupts)
         trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
-    return Learned(learner, points, labels.palette, pretrained)
+    return Learned(learner, points, labels.palette, pretrained, teacher, guidance)
 
 
 class _Data(LightningDataModule):
@@ -149,6 +159,20 @@ def _test(learner: Learner, config: Config, base: Path) -> Accuracy:
     learner.to("cuda" if torch.cuda.is_available() else "cpu")
     with lost_workers_explained(config.train):
         return accuracy_on(open_split(config, base, "test"), learner.segment, learner.contract, config.train.workers)
+
+
+def _taught(learned: Learned, config: Config, base: Path) -> dict[str, Any]:
+    """Who taught, and how good the teacher is on the frames by which epochs are chosen; nothing without one."""
+    if learned.guidance is None or learned.teacher is None or config.compress.distil is None:
+        return {}
+    teacher, contract = learned.guidance.teacher, learned.learner.contract
+    with lost_workers_explained(config.train):
+        found = accuracy_on(open_split(config, base, "val"), teacher.segment, contract, config.train.workers)
+    miou = scores(found.matrix, contract.unscored_numbers).mean_iou
+    if miou <= learned.points.best["val_miou"]:
+        _log.warning("train: the teacher's val mIoU is %.4f, no better than this network's: learn from another", miou)
+    return {"distilled": {"teacher": learned.teacher.name, "kind": config.compress.distil.kind,
+                          "teacher_sha256": learned.teacher.sha256, "teacher_val_miou": round(miou, 6)}}  # fmt: skip
 
 
 def _files(learned: Learned, trained: Trained, tested: Accuracy, config: Config) -> dict[str, bytes]:

@@ -33,6 +33,8 @@ class TrainingPlan:
     class_weights: tuple[float, ...] | None
     name: Callable[[int], str]
     """Of a training frame, for messages."""
+    guidance: Callable[[Tensor, Tensor], Tensor] | None = None
+    """What a teacher adds to the loss of a batch: of its crops and the network's first output."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Learner(LightningModule):
         loss: Tensor = losses[0]
         for auxiliary in losses[1:]:
             loss = loss + self._config.auxiliary_weight * auxiliary
+        if self._plan.guidance is not None:
+            loss = loss + self._plan.guidance(images, outputs[0])
         self._unseen.append(_Step(batch_idx, loss.detach(), indices))
         return loss
 
