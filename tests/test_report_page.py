@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -310,6 +311,45 @@ def test_lines_past_other_stages_stay_in_the_picture(finished_run: Path) -> None
 
     assert len(points) > 20
     assert all(2 < float(x) < width - 2 and 2 < float(y) < height - 2 for x, y in points)
+
+
+def hrefs(page: Path) -> list[Path]:
+    """The files that a page leads to."""
+    found = re.findall(r'<a href="([^"#]+)', page.read_text())
+    return [page.parent / unquote(href) for href in found]
+
+
+def test_every_page_of_a_run_leads_only_to_files_that_are_there(run_copy: Path, tmp_path: Path) -> None:
+    run = RunDirectory(run_copy)
+    by_key = run.artifact("validate", "gate.html")
+    comparison = write_comparison([run, run], tmp_path / "pages/both runs.html")
+    report = write_report(run)
+    pages = [report, by_key, run_copy / "latest/validate/gate.html", comparison]
+
+    found = {page: hrefs(page) for page in pages}
+
+    assert {*run_copy.rglob("*.html")} <= {*pages}
+    assert all(found.values())
+    assert [(page, href) for page in pages for href in found[page] if not href.is_file()] == []
+    assert {path.resolve() for path in found[by_key]} == {report.resolve()}
+
+
+def test_a_link_to_a_report_that_is_not_yet_written_says_so(run_copy: Path) -> None:
+    page = run_copy / "latest/validate/gate.html"
+
+    unsaid = [href for href in hrefs(page) if not href.is_file() and href.name != "report.html"]
+
+    assert unsaid == []
+    assert 'report.html">Report</a> <span class="muted">(once segpipe report has written it)' in page.read_text()
+
+
+def test_a_report_leads_to_the_gate_of_the_next_verdict_too(run_copy: Path) -> None:
+    report = write_report(RunDirectory(run_copy))
+    with RunDirectory(run_copy).step("validate", {}, {"judged": "anew"}) as step:
+        step.path("gate.html").write_text("<!doctype html>another verdict")
+
+    (gate,) = hrefs(report)
+    assert gate.read_text() == "<!doctype html>another verdict"
 
 
 def test_where_nothing_differs_no_image_is_the_worst(run_copy: Path) -> None:

@@ -54,6 +54,7 @@ def predict(
     """Segment images, videos, a raw stream or a live one with the runtime that production uses."""
     from segpipe.console import frame_progress
     from segpipe.media.address import is_live, live_address
+    from segpipe.media.video_file import why_browsers_do_not_play
     from segpipe.predicting.inputs import find_inputs
     from segpipe.predicting.job import Job, Live
     from segpipe.predicting.live import predict_live
@@ -91,6 +92,9 @@ def predict(
         if answer.image.suffix.lower() in VIDEO_SUFFIXES:
             beside = f", frames beside overlays in {answer.overlay}" if overlay else ""
             _log.info("%s: masks in %s%s", answer.image, answer.mask, beside)
+    written = [answer for answer in done if answer.image.suffix.lower() in VIDEO_SUFFIXES and not answer.skipped]
+    if overlay and written and (why := why_browsers_do_not_play()):
+        _log.info("VLC and mpv play these videos, browsers do not (H.264 is not here): %s; then --force", why)
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} inputs could not be segmented", hint="see the lines above")
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from segpipe.errors import InputError
 from segpipe.media.address import Address
 from segpipe.media.images import encode_png, write_png
+from segpipe.media.video_file import Writer
 from segpipe.predicting.done import RECORD, Source, seal, seal_video
 from segpipe.predicting.job import COLOURS, MASKS, TIMES, VIDEOS, Job
-from segpipe.predicting.video import Writer, require_written
+from segpipe.predicting.video import require_written
 from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, write_atomically
 from segpipe.runtime.segmenter import Segmenter
@@ -104,7 +105,7 @@ class Recording:
         if self._writer is None:
             with explained_refusals(str(self.video)):
                 self._part.parent.mkdir(exist_ok=True)
-            self._writer = Writer(self._part, fps)
+            self._writer = Writer(self._part, fps, self.video)
         return self._writer
 
 

@@ -17,6 +17,7 @@ from segpipe.errors import InputError, StorageError
 from segpipe.media.container import least_frames, require_whole
 from segpipe.media.files import open_regular
 from segpipe.media.images import encode_png, require_pixels, write_png
+from segpipe.media.video_file import Writer
 from segpipe.predicting.done import Origin, Source, recorded_outputs, seal
 from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Advance, Job, Predicted
 from segpipe.predicting.ownership import remove_made_of, require_ours
@@ -29,7 +30,6 @@ _log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 DEFAULT_FPS = 25.0
 """Of what does not tell."""
-_CODEC = "mp4v"  # MPEG-4 part 2: the one that every OpenCV wheel can write
 
 
 def count_frames(path: Path) -> int:
@@ -62,7 +62,7 @@ def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Advance) -> 
             for target in wanted.values():
                 require_ours(target, job.out)
             origins = {folder: job.origin(segmenter, source, folder) for folder in (MASKS, COLOURS)}
-            frames = _segment(segmenter, _Capture(path, file), job, _Parts(parts, origins), tick)
+            frames = _segment(segmenter, _Capture(path, file), job, _Parts(parts, targets, origins), tick)
             _require_written(parts, targets, frames)
             after = os.fstat(file.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -109,6 +109,8 @@ class _Parts:
     """Where the outputs of one video are written until they are whole."""
 
     places: Mapping[str, Path]
+    names: Mapping[str, Path]
+    """What they are called then."""
     origins: Mapping[str, Origin]
     """What the pictures of a folder are made from."""
 
@@ -121,7 +123,7 @@ class _Parts:
 def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Advance) -> int:
     waiting: deque[NDArray[Any]] = deque()
     count = 0
-    with capture, Writer(parts.places.get(VIDEOS, Path()), capture.fps) as writer:
+    with capture, Writer(parts.places.get(VIDEOS, Path()), capture.fps, parts.names[VIDEOS]) as writer:
         require_pixels(f"a frame of {capture.path}", *capture.size, job.max_pixels)
         for mask in job.masks(segmenter, _kept(capture.frames(), waiting), capture.size):
             frame = waiting.popleft()
@@ -205,39 +207,3 @@ class _Capture:
 
     def __exit__(self, *exception: object) -> None:
         self._capture.release()
-
-
-class Writer:
-    """A video file being written, once there is a picture, whose size it takes."""
-
-    def __init__(self, path: Path, fps: float) -> None:
-        self._path, self._fps = path, fps
-        self._writer: cv2.VideoWriter | None = None
-
-    def write(self, picture: NDArray[Any]) -> None:
-        """Append an RGB picture."""
-        if self._writer is None:
-            self._writer = self._opened(picture.shape[1], picture.shape[0])
-        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-
-    def _opened(self, width: int, height: int) -> cv2.VideoWriter:
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            name = f"/dev/fd/{folder}/{self._path.name}"
-            writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*_CODEC), self._fps, (width, height))
-        finally:
-            os.close(folder)
-        if not writer.isOpened():
-            raise InputError(f"OpenCV cannot write {self._path}", hint="check the folder and what OpenCV can write")
-        return writer
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """No picture comes any more."""
-        if self._writer is not None:
-            self._writer.release()

@@ -21,6 +21,8 @@ class Link:
 
     name: str
     href: str = ""
+    note: str = ""
+    """What a reader has to know before going there."""
 
 
 def link(name: str, to: Path, page: Path) -> Link:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segpipe.errors import InputError
 from segpipe.rundir.directory import CONFIG_NAME, TOML_NAME, RunDirectory
+from segpipe.rundir.latest import FOLDER
 from segpipe.rundir.lock import FILE_NAME as LOCK_NAME
 from segpipe.rundir.manifest import FILE_NAME as MANIFEST_NAME
 from segpipe.rundir.ownership import FILE_NAME as FOLDERS_NAME
@@ -50,6 +51,7 @@ def write_comparison(rundirs: Sequence[RunDirectory], out: Path) -> Path:
         "comparison.html.j2",
         (Link("Comparison"), *(link(f"Report of {name}", path, out) for name, path in reports if path.is_file())),
         runs=runs,
+        gates=[link("", gate, out).href if (gate := _gate_page(rundir)) else "" for rundir in rundirs],
         pictures={name: svg for name, svg in pictures.items() if svg},
         classes=list(dict.fromkeys(entry.name for run in runs for entry in run.classes)),
         differences=differences(runs),
@@ -93,9 +95,18 @@ def _sheets(rundir: RunDirectory) -> dict[str, ShownSheet]:
 
 def _gate_beside(rundir: RunDirectory, page: Path) -> Iterator[Link]:
     """The gate's page, where both lie in the run."""
+    gate = _gate_page(rundir)
+    if gate and page.resolve().is_relative_to(rundir.path.resolve()):
+        yield link("Release gate", gate, page)
+
+
+def _gate_page(rundir: RunDirectory) -> Path | None:
+    """By its plain name, which the next verdict keeps; a run that was not opened since has it by its key alone."""
     record = rundir.manifest.stages.get("validate")
-    if record and _GATE_PAGE in record.outputs and page.resolve().is_relative_to(rundir.path.resolve()):
-        yield link("Release gate", rundir.path / record.path / _GATE_PAGE, page)
+    if record is None or _GATE_PAGE not in record.outputs:
+        return None
+    latest = rundir.path / FOLDER / "validate" / _GATE_PAGE
+    return latest if latest.is_file() else rundir.path / record.path / _GATE_PAGE
 
 
 def _nothing_differs(rundir: RunDirectory) -> bool:

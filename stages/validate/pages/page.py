@@ -7,8 +7,8 @@ from stages.pages.rendering import Link, render
 from stages.pages.sheets import read_sheet
 from stages.results.gate import GateReport
 
-_LINKS = (Link("Report", "../../report.html"), Link("Release gate"))
-"""The page lies in RUN/validate/KEY, the report in RUN."""
+_LINKS = (Link("Report", "../../report.html", "once segpipe report has written it"), Link("Release gate"))
+"""The page lies in RUN/validate/KEY and RUN/latest/validate, the report in RUN, later."""
 
 
 def markdown(report: GateReport, verdicts: Sequence[Verdict]) -> str:
