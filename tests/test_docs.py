@@ -238,6 +238,22 @@ def test_pages_lead_only_to_pages_that_are_there(tmp_path: Path) -> None:
     assert [*broken(tmp_path / "pages")] == []
 
 
+def test_the_readme_leads_only_to_files_that_are_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"\]\((?!https?:)([^)\s#]+)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+
+    assert len(found) > 20
+    assert [name for name in found if not (ROOT / name).is_file()] == []
+
+
+def test_every_picture_has_a_twin_for_the_dark_scheme() -> None:
+    for page in pages():
+        light = re.findall(r"pictures/([\w-]+)\.png", page.read_text())
+        assert {name for name in light if not name.endswith("-dark")} == {
+            name.removesuffix("-dark") for name in light if name.endswith("-dark")
+        }, page.name
+
+
 def test_a_link_to_a_page_that_is_not_in_the_clone_says_so() -> None:
     names = "|".join(map(re.escape, GENERATED))
     unsaid = re.compile(rf"\]\((?:\.\./)?(?:{names})\)(?!{re.escape(IN_A_CLONE)})")

@@ -7,7 +7,7 @@ and the words are the gate's own.
 import sys
 import tempfile
 import textwrap
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,43 @@ from tests.good_run import Good
 from tests.trained import edit_graph, trained_config
 
 PICTURES = Path(__file__).parents[1] / "pictures"
-_INK, _PASS, _FAIL = "#24292f", "#1a7f37", "#cf222e"
 _COLUMNS = 58  # of text, large enough to be read where the picture is as wide as a telephone
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Colours of a picture's file: of its paper ("none": the page's own), its words, and of good and bad news."""
+
+    file: str
+    paper: str
+    ink: str
+    passed: str
+    failed: str
+
+
+LIGHT = Scheme("gate.png", "#ffffff", "#24292f", "#1a7f37", "#cf222e")
+DARK = Scheme("gate-dark.png", "none", "#e6edf3", "#3fb950", "#ff7b72")
+Said = tuple[str, str]
+"""Words, and the name of their colour in a scheme."""
 
 
 def main(arguments: list[str]) -> int:
     """All of them."""
     if arguments:
-        print(draw_gate(Good.of(Path(arguments[0]))))
+        print(*draw_gate(Good.of(Path(arguments[0]))), sep="\n")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
         run_stages(path, trained_config(path), path, Selection(last="validate"))
-        print(draw_gate(Good.of(path)))
+        print(*draw_gate(Good.of(path)), sep="\n")
     return 0
 
 
-def draw_gate(good: Good) -> Path:
-    """An exchanged channel: what a plain build says of it, what it does to a mask, and what the gate says."""
+def draw_gate(good: Good) -> list[Path]:
+    """An exchanged channel: what a plain build says of it, what it does to a mask, and what the gate says.
+
+    Once for each colour scheme.
+    """
     graph = exchanged(good.graph())
     answer = good.runtime(graph)
     _, state = good.judge(answer)
@@ -55,19 +74,20 @@ def draw_gate(good: Good) -> Path:
     words = next(text for text in suspect(state, good.contract) if "red and blue" in text)
     palette = read_palette(good.run, "export", good.contract)
     views = [
-        ("frame", frames[shown].frame, _INK),
-        ("trained network", colourise(before[shown], palette), _INK),
-        ("to be deployed", colourise(after[shown], palette), _FAIL),
+        ("frame", frames[shown].frame, "ink"),
+        ("trained network", colourise(before[shown], palette), "ink"),
+        ("to be deployed", colourise(after[shown], palette), "failed"),
     ]
     said = [
-        (f"TensorRT for RTX: {built(graph, good)}", _PASS),
-        ("ONNX Runtime: opens it and runs", _PASS),
-        *((f"segpipe validate: {line.partition(' (commonest')[0]}", _FAIL) for line in failed[:1]),
-        (f"  and {len(failed) - 1} more limits failed; exit code 3", _FAIL),
-        (f"  {words}", _FAIL),
+        (f"TensorRT for RTX: {built(graph, good)}", "passed"),
+        ("ONNX Runtime: opens it and runs", "passed"),
+        *((f"segpipe validate: {line.partition(' (commonest')[0]}", "failed") for line in failed[:1]),
+        (f"  and {len(failed) - 1} more limits failed; exit code 3", "failed"),
+        (f"  {words}", "failed"),
     ]
     wrapped = ((line, ink) for text, ink in said for line in textwrap.wrap(text, _COLUMNS, subsequent_indent="  "))
-    return _page(views, list(wrapped))
+    lines = list(wrapped)
+    return [_page(views, lines, scheme) for scheme in (LIGHT, DARK)]
 
 
 def _telling(labels: NDArray[Any] | None, before: NDArray[Any], after: NDArray[Any]) -> tuple[bool, float]:
@@ -89,25 +109,24 @@ def built(graph: bytes, good: Good) -> str:
     size = good.contract.network_size
     assert size is not None, "draw from a run whose network has a size"
     shape = (1, good.contract.channels, *size)
-    started = time.monotonic()
     engine = build_engine(
         "tensorrt-rtx", BuildRequest(graph, good.contract.input_name, [ShapeRange(shape, shape, shape)], ["8.9"])
     )
     warned = f"{len(engine.warnings)} warnings" if engine.warnings else "no warning"
-    return f"engine in {time.monotonic() - started:.1f} s, {len(engine.plan) / 2**20:.1f} MB, {warned}"
+    return f"an engine of {len(engine.plan) / 2**20:.1f} MB, {warned}"
 
 
-def _page(views: list[tuple[str, NDArray[Any], str]], lines: list[tuple[str, str]]) -> Path:
+def _page(views: list[tuple[str, NDArray[Any], str]], lines: list[Said], scheme: Scheme) -> Path:
     mpl.use("Agg")
-    figure = plt.figure(figsize=(10, 5.5), dpi=120, facecolor="white")
+    figure = plt.figure(figsize=(10, 5.3), dpi=120, facecolor=scheme.paper)
     for number, (title, picture, ink) in enumerate(views):
         axes = figure.add_axes((0.01 + number * 0.33, 0.50, 0.32, 0.42))
         axes.imshow(np.asarray(picture), interpolation="nearest", aspect="auto")
-        axes.set_title(title, fontsize=20, color=ink)
+        axes.set_title(title, fontsize=20, color=getattr(scheme, ink))
         axes.set_axis_off()
     for number, (line, ink) in enumerate(lines):
-        figure.text(0.012, 0.42 - number * 0.067, line, family="monospace", fontsize=19.5, color=ink)
-    path = PICTURES / "gate.png"
+        figure.text(0.012, 0.42 - number * 0.067, line, family="monospace", fontsize=19.5, color=getattr(scheme, ink))
+    path = PICTURES / scheme.file
     figure.savefig(path, pil_kwargs={"optimize": True}, metadata={"Software": ""})
     plt.close(figure)
     return path
