@@ -51,7 +51,7 @@ docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in
 triton: .venv/.installed .venv-triton/.installed ## compare the masks of a real tritonserver with ours (CPU, an environment of its own)
 	$(BIN)/python -m tests.triton .venv-triton
 
-web: .venv/.installed .venv-web/.installed ## the page in a real Chromium, its masks beside the segmenter's (build/web; needs chromium and npm)
+web: .venv/.installed .venv-web/.installed ## the pages in a real Chromium, looked at by axe-core; its masks beside the segmenter's (build/web; needs chromium and npm)
 	$(BIN)/python -m tests.web .venv-web/bin/python
 
 deploy: .venv/.installed ## hold examples/deploy/kubernetes.yaml to Kubernetes' schemas

@@ -1,1 +1,1 @@
-"""`make web`: the page in a real Chromium, its masks beside the segmenter's. Needs npm packages, so it is no test."""
+"""`make web`: pages in a real Chromium, masks of one beside the segmenter's. Needs npm packages, so it is no test."""

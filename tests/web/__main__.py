@@ -20,6 +20,7 @@ from stages.pipeline import Selection, run_stages
 from tests.serving import TOKEN, serving, token_file
 from tests.tiny import write_toml
 from tests.trained import TOML
+from tests.web import pages
 
 OUT = Path("build/web")
 LOOK = str(Path(__file__).with_name("look.py"))
@@ -51,6 +52,7 @@ def main(browser_python: str) -> int:
         seen["pixels_differ"] = [_differing(OUT / name / mask, run) for mask in seen["masks"]]
     (OUT / "found.json").write_text(json.dumps(found, indent=2) + "\n")
     wrong = [line for name, seen in found.items() for line in problems(name, seen)]
+    wrong += pages.problems(run, OUT / "pages", browser_python, CHROMIUM, _axe())
     print("\n".join(wrong or [_summary(name, seen) for name, seen in found.items()]))
     return bool(wrong)
 
