@@ -209,6 +209,19 @@ def test_a_confusion_matrix_of_many_classes_scrolls_in_its_own_box(run_copy: Pat
     assert len(text.encode()) < LARGEST_BYTES
 
 
+@pytest.mark.parametrize(("count", "tables"), [(0, 0), (12, 1), (13, 2), (30, 3)])
+def test_many_classes_are_tables_that_fill_both_columns(run_copy: Path, count: int, tables: int) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    figures = manifest["stages"]["train"]["figures"]
+    scores = next(iter(figures["test_classes"].values()))
+    figures["test_classes"] = {f"class number {n}": scores for n in range(count)}
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+    text = write_report(RunDirectory(run_copy)).read_text()
+
+    assert len(re.findall(r'aria-label="Accuracy by class(?:, part \d)?"', text)) == tables
+    assert len(re.findall(r'<th scope="row">class number \d+', text)) == count
+
+
 def test_labels_that_fail_the_gate_fail_it_on_the_page(run_copy: Path) -> None:
     path = RunDirectory(run_copy).artifact("validate", "report.json")
     gate = json.loads(path.read_text())
