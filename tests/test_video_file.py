@@ -74,7 +74,9 @@ def test_pictures_with_odd_sides_lose_no_pixel(tmp_path: Path, height: int, widt
     np.testing.assert_allclose(pictures[-1][:height, :width].astype(int), picture, atol=COLOUR_LEVELS)
 
 
-@pytest.mark.parametrize("fps", [0.0001, 10, 23.976, 29.97002997002997, 90_000.0])
+@pytest.mark.parametrize(
+    "fps", [0.0, 1e-12, 0.0001, 23.976, 29.97002997002997, 90_000.0, 1e12, float("inf"), float("nan")]
+)
 def test_every_rate_that_a_source_may_say_keeps_every_picture(tmp_path: Path, fps: float) -> None:
     picture = np.zeros((32, 32, 3), np.uint8)
 

@@ -20,6 +20,7 @@ _MUXER = {"movflags": "+faststart"}  # the index first
 _FORMAT = "yuv420p"  # browsers decode no other one; two by two pixels share their colour, so sides are even
 _BT709 = 1  # of colours, as H.264 numbers it; untold, players guess by the picture's size
 _FINEST = 65535  # of a rate's denominator
+_FASTEST_FPS, _SOME_FPS = 100_000.0, 25.0  # what a source may say that is damaged is anything
 
 
 def is_built_in() -> bool:
@@ -34,8 +35,7 @@ class H264File:
         self._name, self._count = name, 0
         height, width = size
         self._container = av.open(str(path.absolute()), "w", format="mp4", options=_MUXER)
-        rate = Fraction(fps).limit_denominator(_FINEST)
-        self._stream = self._container.add_stream(_ENCODER, rate=rate, options=_OPTIONS)
+        self._stream = self._container.add_stream(_ENCODER, rate=_rate(fps), options=_OPTIONS)
         self._stream.height, self._stream.width, self._stream.pix_fmt = height + height % 2, width + width % 2, _FORMAT
         context = self._stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = _BT709
@@ -86,3 +86,8 @@ class H264File:
                 f"cannot write {self._name}: {error.strerror or type(error).__name__}",
                 hint="free some space or raise the file size limit (ulimit -f), and run the same command again",
             ) from error
+
+
+def _rate(fps: float) -> Fraction:
+    usable = min(fps, _FASTEST_FPS) if fps > 1 / _FINEST else _SOME_FPS
+    return Fraction(usable).limit_denominator(_FINEST)
