@@ -23,6 +23,8 @@ FAMILIES = (AUTO, "gpu", "cpu")
 _SHOWN = 40  # characters of a name that somebody else chose
 CHECKPOINT = "model.safetensors"
 FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
+INT8_GRAPH, INT8_CPU_GRAPH = "model.int8.onnx", "model.int8.cpu.onnx"
+"""What engines are built from, and what CPUs run: they want numbers of other kinds."""
 END_TO_END_GRAPH, END_TO_END = "model.e2e.onnx", "onnxruntime-e2e"
 """The graph from frame to mask, and what verdicts call the way to run it. No row: it is for other programs, not for
 the runtime, which does the same around the bare network and faster."""
@@ -94,6 +96,8 @@ _ROWS = (
     Artifact("onnxruntime-cpu", "onnxruntime-cpu", "fp32", EXPORT, FP32_GRAPH),
     Artifact("openvino", "openvino", "fp32", EXPORT, FP32_GRAPH),
     Artifact("openvino-bf16", "openvino", "bf16", EXPORT, FP32_GRAPH),
+    Artifact("onnxruntime-cpu-int8", "onnxruntime-cpu", "int8", EXPORT, INT8_CPU_GRAPH),
+    Artifact("openvino-int8", "openvino", "int8", EXPORT, INT8_CPU_GRAPH),
 )
 ARTIFACTS = {row.name: row for row in _ROWS}
 """By name, in the order in which `auto` tries them."""

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from segpipe import local_verdicts, ranking, verdict
-from segpipe.artifacts import BUILD, END_TO_END_GRAPH, EXPORT, FP32_GRAPH
+from segpipe.artifacts import BUILD, END_TO_END_GRAPH, EXPORT, FP32_GRAPH, INT8_CPU_GRAPH
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, InputError, word
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
@@ -14,7 +14,7 @@ from segpipe.runtime.built import needed
 from segpipe.runtime.opening import engines_of
 from segpipe.verdict import Verdict
 
-_EXPORT = ("contract.json", "palette.json", FP32_GRAPH, END_TO_END_GRAPH)
+_EXPORT = ("contract.json", "palette.json", FP32_GRAPH, INT8_CPU_GRAPH, END_TO_END_GRAPH)
 """Those that the run has."""
 
 _log = logging.getLogger(__name__)

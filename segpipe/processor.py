@@ -14,13 +14,20 @@ _VECTORS = ("amx", "avx", "f16c", "fma", "asimd", "sve", "bf16", "i8mm")
 _INFO = Path("/proc/cpuinfo")
 _SETS: dict[Precision, dict[str, str]] = {
     "bf16": {"amx_bf16": "amx-bf16", "avx512_bf16": "avx512-bf16", "bf16": "arm-bf16"},
-}
+    "int8": {
+        "amx_int8": "amx-int8", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni", "avx512bw": "avx512",
+        "avx2": "avx2", "i8mm": "arm-i8mm", "asimddp": "arm-dotprod", "asimd": "arm",
+    },
+}  # fmt: skip
 """The kernel's name of each instruction set, fastest first, and what it is called here."""
 _LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Variables by which people keep oneDNN, which computes bf16, from instructions that the processor has."""
 _ALLOWING = {
     "avx512_bf16": ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10"),
     "amx_bf16": ("AVX512_CORE_AMX",),
+    "amx_int8": ("AVX512_CORE_AMX",),
+    "avx512_vnni": ("AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10"),
+    "avx512bw": ("AVX512_CORE", "AVX10"),
 }
 """How limits begin that still allow a set."""
 

@@ -1,10 +1,15 @@
-"""[compress]: what makes a network smaller or better than plain training would."""
+"""[compress]: what makes a network smaller, faster or better than plain training and FP16 would."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from stages.config.section import Section
+
+
+def _listed(value: Any) -> Any:
+    """One string is a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
 class DistilConfig(Section):
@@ -18,6 +23,25 @@ class DistilConfig(Section):
 
 
 class CompressConfig(Section):
-    """Smaller and better networks. Without its tables, nothing here happens."""
+    """Smaller, faster and better networks. Nothing of it happens unless it is asked for."""
 
+    int8: Literal["off", "ptq"] = "off"
+    """`ptq`: export also writes model.int8.cpu.onnx for CPUs and model.int8.onnx for engines, quantised after training
+    with ranges seen on calibration frames. They run only for those who ask for them."""
+    calibration_images: PositiveInt = 48
+    """Frames that the ranges are taken from: of the train split, and never those that the gate judges by."""
+    calibration: Literal["minmax", "percentile"] = "minmax"
+    """What a range spans: all that was seen, or, of each frame, all but 0.01 %: for networks with rare huge values."""
+    keep: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("auto",)
+    """Layers that stay in floats: "auto" (those that one by one cost most, until the limits of INT8 hold on train
+    frames), and names of modules or nodes, also as patterns (`head.*`). They add up."""
     distil: DistilConfig | None = None
+
+    @property
+    def quantises(self) -> bool:
+        """Whether there is anything to do after training."""
+        return self.int8 != "off"
+
+
+INT8_SETTINGS = ("int8", "calibration_images", "calibration", "keep")
+"""Those that export reads."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from segpipe.artifacts import Precision
-from stages.config.compress import CompressConfig
+from stages.config.compress import INT8_SETTINGS, CompressConfig
 from stages.config.data import (
     CamVidData,
     CityscapesData,
@@ -25,6 +25,7 @@ __all__ = [
     "BuildConfig",
     "CamVidData",
     "CityscapesData",
+    "CompressConfig",
     "Config",
     "ExportConfig",
     "FolderData",
@@ -196,6 +197,25 @@ class Limits(Section):
     """`max_large_margin_flips` of the same."""
     max_iou_drop_bf16: Share = 0.02
     """`max_iou_drop` of the same."""
+    max_relative_l2_int8: PositiveFloat = 0.10
+    """`max_relative_l2` of hops that compute in INT8 or FP8: 8 bits give 0.02 to 0.06, a wrong range or scale more."""
+    max_stress_relative_l2_int8: PositiveFloat = 1.0
+    """`max_stress_relative_l2` of the same. What leaves the calibrated ranges is cut off there, as it should be."""
+    min_agreement_int8: Share = 0.98
+    """`min_agreement` of the same."""
+    min_image_agreement_int8: Share = 0.95
+    """`min_image_agreement` of the same: a range that fits most images and not all breaks single ones."""
+    max_flips_inside_int8: Share = 0.005
+    """`max_flips_inside` of the same."""
+    max_flips_boundary_int8: Share = 0.12
+    """`max_flips_boundary` of the same. A shift by one pixel still flips one in six."""
+    max_large_margin_flips_int8: Share = 0.01
+    """`max_large_margin_flips` of the same: errors of 8 bits reach a tenth of the scores' spread."""
+    max_iou_drop_int8: Share = 0.03
+    """`max_iou_drop` of the same, of a single class."""
+    max_miou_drop_int8: Share = 0.010
+    """Of INT8 and FP8 hops: the upper end of the 95 % interval of the drop in mean IoU, by drawing blocks of labelled
+    images again and again. Without labels such a hop cannot pass: equal masks are not expected of it."""
     max_fp16_range: Share = 0.25
     """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than
     those tried. What stays in FP32 does not count."""
@@ -304,6 +324,14 @@ class Config(Section):
         """[deploy] as parameters; nothing at all at its defaults, as before there was one."""
         chosen = self._chosen()
         return {"deploy": chosen["deploy"]} if "deploy" in chosen else {}
+
+    def chosen_int8(self) -> dict[str, Any]:
+        """What decides the INT8 graphs, as parameters; nothing at all where none are made."""
+        if not self.compress.quantises:
+            return {}
+        chosen = self._chosen()
+        own = {name: value for name, value in chosen["compress"].items() if name in INT8_SETTINGS}
+        return {"compress": own, "limits": chosen.get("validate", {}).get("limits", {})}
 
     def shapes(self) -> dict[str, Any]:
         """The batches and sizes that engines are for, which graphs are proved and judged at, as parameters."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.artifacts import CHECKPOINT, FP32_GRAPH
 from segpipe.contract.schema import Contract
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError
 from segpipe.installed import versions
 from segpipe.rundir.directory import RunDirectory
 from stages.config.root import Config
@@ -28,9 +30,10 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     imported = "import" in rundir.manifest.stages
     file = rundir.artifact("import", FP32_GRAPH) if imported else rundir.artifact("train", CHECKPOINT)
     inputs = {rundir.relative(file): rundir.recorded_sha256(file), **factory_inputs(rundir, config.model)}
-    if _AUTO in config.export.fp32_islands:  # the frames decide what stays FP32
+    if _AUTO in config.export.fp32_islands or config.compress.quantises:  # the frames decide what stays FP32
         inputs["data"] = fingerprint(config, base, rundir.path / ".fingerprints.json")
     params = {"stage_version": VERSION, **config.sections("export"), **config.shapes()}
+    params |= config.chosen_int8()
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             from stages.export.files import export_files
@@ -41,13 +44,28 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                 _log.warning("export: %s", remark)
             source = imported_source(rundir) if imported else trained_source(file.read_bytes(), config.export.opset)
             frames = _frames(config, base, source.contract, "val" if imported or config.model.trained else "train")
-            exported = export_files(source, config.export, config.build, frames)
+            int8 = None
+            if config.compress.quantises:
+                from stages.export.calibration import frames_for
+                from stages.export.int8 import int8_files
+
+                seen = frames_for(config, base, source.contract, not (imported or config.model.trained))
+                int8 = partial(int8_files, config=config, frames=seen, before=_last_ranking(rundir))
+            exported = export_files(source, config.export, config.build, frames, int8)
             for name, data in exported.files.items():
                 step.path(name).write_bytes(data)
             step.contract_sha256 = exported.contract_sha256
             step.figures = exported.figures
             step.environment |= versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
     return rundir.artifact(STAGE, FP32_GRAPH)
+
+
+def _last_ranking(rundir: RunDirectory) -> bytes | None:
+    """quantisation.json of the export that this one replaces; None where there is none, or it was changed."""
+    try:
+        return rundir.artifact_bytes(STAGE, "quantisation.json")
+    except (ArtifactDamagedError, ArtifactMissingError):
+        return None
 
 
 def _frames(config: Config, base: Path, contract: Contract, split: SplitName) -> Callable[[], Iterable[NDArray[Any]]]:

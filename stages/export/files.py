@@ -17,6 +17,7 @@ from segpipe.errors import ExportError
 from stages.config.root import BuildConfig, ExportConfig
 from stages.export.clean import clean
 from stages.export.equality import Network, difference, random_tensors, require_equal, session
+from stages.export.int8 import Graphs, Int8
 from stages.export.source import ExportSource
 from stages.graphs.end_to_end import blended_values, end_to_end
 from stages.graphs.halving import to_half
@@ -44,9 +45,15 @@ class Exported:
 
 
 def export_files(
-    source: ExportSource, config: ExportConfig, build: BuildConfig, frames: Callable[[], Iterable[NDArray[Any]]]
+    source: ExportSource,
+    config: ExportConfig,
+    build: BuildConfig,
+    frames: Callable[[], Iterable[NDArray[Any]]],
+    int8: Callable[[Graphs], Int8] | None = None,
 ) -> Exported:
-    """Both graphs, what they promise, and why some nodes are FP32. `frames` gives real input tensors, batch 1."""
+    """Both graphs, what they promise, and why some nodes are FP32; with `int8` its graphs too.
+
+    `frames` gives real input tensors, batch 1."""
     contract = source.contract
     full = _described(clean(source.graph), contract)
     name_nodes(full)
@@ -71,6 +78,10 @@ def export_files(
         "fp32_islands": len(islands),
         **judged,
     }
+    if int8 is not None:
+        narrow = int8(Graphs(full, half, contract.input_name))
+        files |= narrow.files
+        figures |= narrow.figures
     files["contract.json"] = contract.to_json().encode()
     files["palette.json"] = json.dumps(source.palette).encode()
     files["precision.json"] = _report(full, islands, config, judged)

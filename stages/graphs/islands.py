@@ -50,7 +50,7 @@ def choose(
         reasons |= _reasons(model, unsafe_weights(model))
     for name in wanted:
         if name not in PROBES:
-            for node in _named(model, name):  # names may overlap: a module and its child, a name and a pattern
+            for node in named_nodes(model, name, "export.fp32_islands"):  # names may overlap: a module and its child
                 reasons.setdefault(node, f"named in export.fp32_islands: {name}")
     return [
         Island(node.name, node.op_type, naming.module_of(node), reasons[node.name])
@@ -59,7 +59,7 @@ def choose(
     ]
 
 
-def _named(model: onnx.ModelProto, name: str) -> list[str]:
+def named_nodes(model: onnx.ModelProto, name: str, setting: str) -> list[str]:
     """Nodes that the name or pattern of a module or node means."""
     nodes = model.graph.node
     found = [node.name for node in nodes if naming.belongs_to(node, name) or _matches(node, name)]
@@ -67,7 +67,7 @@ def _named(model: onnx.ModelProto, name: str) -> list[str]:
         modules = list(dict.fromkeys(module for node in nodes for module in naming.modules_of(node)[:1]))
         known = modules or [node.name for node in nodes[:12]]
         raise ConfigError(
-            f"export.fp32_islands: the network has no module or node '{name}'",
+            f"{setting}: the network has no module or node '{name}'",
             hint=f"it has {', '.join(known)}",
         )
     return found

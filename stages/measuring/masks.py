@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.metrics import Confusion, confusion, scores
+from stages.measuring.bootstrap import Drop, Pairs
 
 MARGIN_EDGES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Lower edges of the margin histogram, in spreads (standard deviations) of the reference's scores."""
@@ -85,6 +86,7 @@ class MaskComparison:
     """Flipped pixels only: reference class by candidate class. The last row and column stand for no class."""
     _reference: Confusion = field(init=False)
     _candidate: Confusion = field(init=False)
+    _pairs: Pairs = field(default_factory=Pairs)
 
     def __post_init__(self) -> None:
         classes = self.shape.classes
@@ -125,12 +127,12 @@ class MaskComparison:
         self.class_pixels += np.bincount(_at_most(truth.mask.reshape(-1), classes), minlength=classes + 1)
         old, new = (_at_most(mask.reshape(-1)[at], classes) for mask in (truth.mask, candidate))
         self.pairs += np.bincount(old * (classes + 1) + new, minlength=(classes + 1) ** 2).reshape(self.pairs.shape)
-        self._reference += truth.label_counts
-        self._candidate += truth.label_counts
         if truth.labels is not None:
             labels = truth.labels.reshape(-1)[at]
-            self._candidate += confusion(labels, new, classes)
-            self._candidate -= confusion(labels, old, classes)
+            counts = truth.label_counts + confusion(labels, new, classes) - confusion(labels, old, classes)
+            self._reference += truth.label_counts
+            self._candidate += counts
+            self._pairs.add(truth.label_counts, counts)
 
     @property
     def labelled(self) -> NDArray[np.int64]:
@@ -170,6 +172,10 @@ class MaskComparison:
         drops = (reference - candidate)[self.labelled]
         worst = int(drops.argmax())
         return float(drops[worst]), int(self.labelled[worst])
+
+    def miou_drop(self) -> Drop | None:
+        """How far the mean IoU fell over the labelled classes, with its interval; None for too few labelled images."""
+        return self._pairs.drop(self.labelled)
 
     def labelled_pixels(self, index: int) -> int:
         """Of one class."""

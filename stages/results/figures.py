@@ -134,10 +134,16 @@ class ExportFigures(_Kept):
     fp32_islands: int | None = None
     fp16_relative_error: float | None = None
     fp16_agreement: float | None = None
+    int8_layers: int | None = None
+    int8_kept: int | None = None
+    int8_noise_db: float | None = None
+    int8_size_ratio: float | None = None
 
     def headline(self) -> str:
         """What FP16 saves."""
-        return "" if self.fp16_size_ratio is None else f"FP16 file {self.fp16_size_ratio:.0%} of FP32"
+        sizes = {"FP16": self.fp16_size_ratio, "INT8": self.int8_size_ratio}
+        parts = [f"{name} file {ratio:.0%}" for name, ratio in sizes.items() if ratio is not None]
+        return f"{', '.join(parts)} of FP32" if parts else ""
 
 
 class EngineFigures(_Kept):

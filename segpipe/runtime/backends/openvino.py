@@ -24,7 +24,11 @@ from segpipe.runtime.backends.host import HostBackend, Tensors, failed, open_on_
 from segpipe.runtime.request import OpenOptions
 
 _LIBRARY = "OpenVINO"
-_TYPES: dict[Precision, openvino.Type] = {"fp32": openvino.Type.f32, "bf16": openvino.Type.bf16}
+_TYPES: dict[Precision, openvino.Type] = {
+    "fp32": openvino.Type.f32,
+    "bf16": openvino.Type.bf16,
+    "int8": openvino.Type.f32,  # what the graph says is INT8; the rest stays as it is
+}
 _PRECISION = "INFERENCE_PRECISION_HINT"
 _METADATA = "framework"  # where its ONNX reader keeps what the file says about itself
 _FAILURES = (RuntimeError, MemoryError, UnicodeError)  # the last where its message quotes bytes that are no text

@@ -20,6 +20,7 @@ from stages.graphs.types import element_types
 from stages.measuring.tensors import FP16_MAX
 from stages.validate.explaining.bisect import Divergence, Tolerance, first_divergence
 from stages.validate.explaining.inner_tensors import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
+from stages.validate.explaining.int8 import worst_layer
 from stages.validate.hops.inputs import Image
 from stages.validate.hops.pytorch import Reference
 from stages.validate.hops.rounded import rounded_side
@@ -146,6 +147,9 @@ def _case(rundir: RunDirectory, state: HopState, image: Image, setup: Setup) -> 
 
 
 def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
+    if state.hop.precision == "int8":
+        advice = worst_layer(state.hop, case.graph, case.tensor)
+        return Explanation(case.hop, case.image.name, 1, advice=advice)
     half = state.hop.precision == "fp16"
     name = FP16_GRAPH if half else FP32_GRAPH
     if name not in rundir.record(EXPORT).outputs:

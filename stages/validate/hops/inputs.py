@@ -38,13 +38,6 @@ def frame_sha256(frame: NDArray[Any]) -> str:
     return sha256_of_bytes(head + np.ascontiguousarray(frame).tobytes())
 
 
-def chosen(count: int, wanted: int) -> list[int]:
-    """Which images: all, or as many as wanted, the same ones every time."""
-    if wanted >= count:
-        return list(range(count))
-    return sorted(np.random.default_rng(_SEED).permutation(count)[:wanted].tolist())
-
-
 def stress_images(contract: Contract, example: NDArray[Any], sizes: Sequence[Size] = ()) -> Iterator[Image]:
     """Made-up frames of the example's type; each says by its name what it is. `sizes`: of the engine's profiles, where
     the network follows the frame's size."""

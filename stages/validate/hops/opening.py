@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -12,8 +13,10 @@ from segpipe.artifacts import (
     END_TO_END_GRAPH,
     EXPORT,
     FP16_GRAPH,
+    INT8_GRAPH,
     ON_CPU,
     Artifact,
+    Precision,
     held_by,
 )
 from segpipe.contract.schema import Contract
@@ -27,6 +30,22 @@ from segpipe.runtime.request import OpenOptions, Outputs
 from stages.validate.hops.hop import Answer, Answered, Hop, NotRun
 
 _ON_CPU_HINT = f"pip install 'segpipe[{ON_CPU.spec.extra}]'"
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A graph that stands for the engines that are built from it: the hop's name, the file and its precision."""
+
+    name: Literal["fp16", "int8"]
+    file: str
+
+    @property
+    def precision(self) -> Precision:
+        """It is called after it."""
+        return self.name
+
+
+STANDS = (Stand("fp16", FP16_GRAPH), Stand("int8", INT8_GRAPH))
 
 
 class BackendAnswer:
@@ -73,11 +92,11 @@ class OpenHops:
         hop = Hop(name or row.name, row.stage, row.file, sha256, row.name, opened.device, answer, row.precision)
         return self._add(hop)
 
-    def open_rounded(self, name: str, graph: bytes, backend: str) -> Hop:
-        """Add the FP16 graph in its rounded form, under a backend's name of its own."""
-        sha256 = self._rundir.recorded(EXPORT, FP16_GRAPH).sha256
+    def open_rounded(self, row: Stand, graph: bytes, backend: str) -> Hop:
+        """Add a graph of engines in its rounded form, under a backend's name of its own."""
+        sha256 = self._rundir.recorded(EXPORT, row.file).sha256
         opened = load_opener(ON_CPU.name)(graph, self.contract, OpenOptions())
-        return self._add(Hop(name, EXPORT, FP16_GRAPH, sha256, backend, CPU, self._answer(opened), "fp16"))
+        return self._add(Hop(row.name, EXPORT, row.file, sha256, backend, CPU, self._answer(opened), row.precision))
 
     def open_deployed(self, wanted: str | None = None) -> None:
         """Everything that the runtime could open in this run, in the order of the hops.

@@ -17,7 +17,7 @@ from segpipe.runtime.opening import run_contract
 from stages.models import checkpoint, reference
 from stages.tasks import offline_task_of
 from stages.validate.hops.hop import Answer, Answered, Hop
-from stages.validate.hops.opening import OpenHops, open_graph
+from stages.validate.hops.opening import STANDS, OpenHops, open_graph
 from stages.validate.hops.rounded import BACKEND as ROUNDED
 from stages.validate.hops.rounded import halved_anew, rounded_bytes
 
@@ -67,8 +67,9 @@ def open_everything(opened: OpenHops, rundir: RunDirectory) -> Reference:
         reason = opened.not_run[-1].reason
         raise BackendError(f"the reference of an imported run, ONNX FP32, is {reason}", hint="segpipe doctor")
     reference_ = reference_of(rundir)
-    half = rundir.artifact_bytes(EXPORT, FP16_GRAPH) if FP16_GRAPH in rundir.record(EXPORT).outputs else None
-    shipped = None if half is None else opened.open_rounded("fp16", rounded_bytes(half), ROUNDED)
+    held = {row: rundir.artifact_bytes(EXPORT, row.file) for row in STANDS if row.file in rundir.record(EXPORT).outputs}
+    stands = {row.file: opened.open_rounded(row, rounded_bytes(graph), ROUNDED) for row, graph in held.items()}
+    half, shipped = next((graph for row, graph in held.items() if row.file == FP16_GRAPH), None), stands.get(FP16_GRAPH)
     opened.open_deployed()
     if any(hop.precision != "fp32" for hop in opened.hops):
         anew = halved_anew(rundir.artifact_bytes(EXPORT, FP32_GRAPH), half)

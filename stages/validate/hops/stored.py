@@ -18,7 +18,7 @@ from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.verdict import STAGE
-from stages.config.root import ValidateConfig
+from stages.config.root import Limits, ValidateConfig
 from stages.results.gate import GateReport, read_report
 from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import RESIZED, Image, frame_sha256
@@ -30,6 +30,7 @@ _LATER_LIMITS = {
     *("max_relative_l2_bf16", "max_stress_relative_l2_bf16", "rounding_factor", "min_resize_response"),
     *("min_agreement_bf16", "min_image_agreement_bf16", "max_flips_inside_bf16"),
     *("max_flips_boundary_bf16", "max_large_margin_flips_bf16", "max_iou_drop_bf16"),
+    *(name for name in Limits.model_fields if name.endswith("_int8")),
 }
 """Unless set they do not count: verdicts that older versions gave rest on the same basis."""
 

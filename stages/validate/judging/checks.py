@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stages.config.root import Limits
+from stages.measuring.bootstrap import LEAST
 from stages.measuring.masks import Agreement, MaskComparison, share
 from stages.measuring.tensors import FP16_MAX, TensorComparison
 from stages.results.gate import Status
@@ -18,8 +19,9 @@ OF_SCORES = {
     "resize_response",
 }  # fmt: skip
 """Limits that mean nothing for a graph that keeps its scores inside."""
-_NEEDED = "agreement"
-"""The limit without which a hop is not judged, whatever else passed: masks on images are what is deployed."""
+_NEEDED = {"agreement", "miou_drop"}
+"""Limits without which a hop that has them is not judged, whatever else passed: masks on images are what is deployed,
+and of those that are not to be equal only labels tell how good they are."""
 
 
 class Judged(Protocol):
@@ -86,6 +88,7 @@ def checks(measured: Measured, rules: Rules) -> list[Check]:
     return [
         at_most("unanswered", float(bool(measured.unanswered)), 0.0, measured.unanswered),
         *_mask_checks(measured.masks, rules),
+        *([_miou_drop(measured.masks, rules)] if rules.allowed.miou_drop else ()),
         _relative_l2("relative_l2", measured.tensors, rules.relative_l2, NO_SCORES),
         _finite("non_finite", measured.tensors, NO_SCORES),
         *([_fp16_range(measured, rules.limits)] if rules.allowed.narrow else ()),
@@ -103,7 +106,8 @@ def verdict_of(held: Iterable[Judged]) -> Status:
     statuses = {check.name: check.status for check in held}
     if "failed" in statuses.values():
         return "failed"
-    return "passed" if statuses.get(_NEEDED) == "passed" else "not judged"
+    needed = {statuses[name] for name in _NEEDED & statuses.keys()}
+    return "passed" if needed == {"passed"} else "not judged"
 
 
 def at_least(name: str, value: float | None, limit: float | Fitted, where: str = "", why_not: str = NO_IMAGES) -> Check:
@@ -158,6 +162,15 @@ def _iou_drop(masks: MaskComparison, rules: Rules) -> Check:
     return at_most("iou_drop", value, limit, f"class '{rules.classes[index]}', {masks.labelled_pixels(index)} pixels")
 
 
+def _miou_drop(masks: MaskComparison, rules: Rules) -> Check:
+    """The upper end of the 95 % interval: a few images on which it went well prove nothing."""
+    limit, drop = rules.named(rules.allowed.miou_drop), masks.miou_drop()
+    if drop is None:
+        return at_most("miou_drop", None, limit, why_not=f"it takes {LEAST} labelled images")
+    where = f"dropped by {drop.value:.4f}, 95 % interval {drop.low:.4f} to {drop.high:.4f}"
+    return at_most("miou_drop", drop.high, limit, where)
+
+
 def _large_margin_flips(name: str, masks: MaskComparison, rules: Rules, nothing: str) -> Check:
     flips = share(masks.large_flips, masks.pixels) if masks.has_margins else None
     limit = rules.named(rules.allowed.masks.large_margin_flips)
@@ -171,9 +184,17 @@ def _stress_checks(measured: Measured, rules: Rules) -> list[Check]:
     nothing = NO_SCORES if masks.images else "no stress inputs"
     return [
         _relative_l2("stress_relative_l2", tensors, rules.stress_relative_l2, nothing),
-        _large_margin_flips("stress_large_margin_flips", masks, rules, nothing),
+        _stress_margin_flips(masks, rules, nothing),
         _finite("stress_non_finite", tensors, nothing),
     ]
+
+
+def _stress_margin_flips(masks: MaskComparison, rules: Rules, nothing: str) -> Check:
+    name = "stress_large_margin_flips"
+    if rules.allowed.miou_drop:
+        limit = rules.named(rules.allowed.masks.large_margin_flips)
+        return at_most(name, None, limit, why_not="8 bits hold what frames show, and these are none")
+    return _large_margin_flips(name, masks, rules, nothing)
 
 
 def _batch_checks(measured: Measured, rules: Rules) -> list[Check]:
@@ -190,6 +211,8 @@ def _batch_checks(measured: Measured, rules: Rules) -> list[Check]:
 def _resize(measured: Measured, rules: Rules) -> Check:
     """Only where the network's own rounding does not drown it."""
     response, limit = measured.response, rules.limits.min_resize_response
+    if rules.allowed.miou_drop:
+        return at_least("resize_response", None, limit, why_not="steps of 8 bits are larger")
     drowned = 0.0 if measured.rounding is None else measured.rounding.relative_l2 or 0.0
     if response.follows is None or not (rules.allowed.rounding or 0.0) * drowned * HEARD < response.moved:
         why_not = "no frame is resized" if response.follows is None else "the network's own rounding is larger"

@@ -19,6 +19,7 @@ from segpipe.runtime.trt.building import ShapeRange
 from segpipe.verdict import Verdict, merged, stored_verdicts
 from stages.config.root import Config, DeployConfig
 from stages.data import labels_of, open_split
+from stages.data.choosing import chosen
 from stages.data.files import has_labels
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
@@ -28,7 +29,7 @@ from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect_labels
 from stages.validate.hops import opening, pytorch
 from stages.validate.hops.hop import Hop
-from stages.validate.hops.inputs import RESIZED, Image, Size, chosen, resized_beforehand, stress_images
+from stages.validate.hops.inputs import RESIZED, Image, Size, resized_beforehand, stress_images
 from stages.validate.hops.rounded import half_peak
 from stages.validate.hops.stored import Keeper
 from stages.validate.judging.checks import Check, at_least

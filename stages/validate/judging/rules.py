@@ -39,8 +39,25 @@ class Allowed:
     narrow: bool = False
     """Values may leave its range, so their size has a limit too."""
     rounding: float | None = 1.0
-    """How much its rounding is of FP16's; None: too little to fit limits to."""
+    """How much its rounding is of FP16's; None: too little to fit limits to, or of another kind."""
+    miou_drop: str = ""
+    """Name of the limit that the upper end of the drop in mIoU has, where steps are so coarse that only labels tell."""
 
+
+_EIGHT_BITS = Allowed(
+    "max_relative_l2_int8",
+    "max_stress_relative_l2_int8",
+    MaskLimits(
+        "min_agreement_int8",
+        "min_image_agreement_int8",
+        "max_flips_inside_int8",
+        "max_flips_boundary_int8",
+        "max_large_margin_flips_int8",
+        "max_iou_drop_int8",
+    ),
+    rounding=None,
+    miou_drop="max_miou_drop_int8",
+)
 
 ALLOWED: dict[Precision, Allowed] = {
     "fp32": Allowed("max_relative_l2_fp32", "max_relative_l2_fp32", rounding=None),  # only the order of sums may differ
@@ -49,6 +66,8 @@ ALLOWED: dict[Precision, Allowed] = {
     "bf16": Allowed(  # the range of FP32, three bits less than FP16
         "max_relative_l2_bf16", "max_stress_relative_l2_bf16", _BF16_MASKS, rounding=8.0
     ),
+    "int8": _EIGHT_BITS,
+    "fp8": _EIGHT_BITS,
 }
 
 

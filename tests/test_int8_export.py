@@ -1,0 +1,167 @@
+"""A run with [compress] int8: what export leaves, what judges and opens it, and that nobody gets it unasked."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segpipe import Segmenter, processor
+from segpipe.artifacts import ARTIFACTS, INT8_CPU_GRAPH, INT8_GRAPH
+from segpipe.errors import ConfigError, DataError, NotValidatedError
+from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.backends import load_opener
+from segpipe.runtime.opening import run_contract
+from segpipe.runtime.request import OpenOptions
+from segpipe.verdict import LocalVerdict, local_files
+from stages.config.root import Config
+from stages.data import Split, SplitName, open_split
+from stages.export.calibration import frames_for
+from stages.export.int8 import FILE_NAME
+from stages.pipeline import Selection, run_stages
+from stages.validate.without_pytorch import validate_hop
+from tests.int8_run import Narrow, narrow
+from tests.trained import trained_config
+
+CPU_ROWS = [name for name, row in ARTIFACTS.items() if row.precision == "int8" and not row.needs_gpu]
+SETTINGS = ('compress.int8="ptq"', "compress.calibration_images=8")
+
+
+@pytest.fixture(scope="module")
+def made(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Narrow:
+    return narrow(trained_run, tmp_path_factory.mktemp("int8"))
+
+
+@pytest.fixture(scope="module")
+def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported again with INT8, and each INT8 hop that runs here judged by the stored reference."""
+    run = Path(shutil.copytree(trained_run, tmp_path_factory.mktemp("int8") / "run"))
+    run_stages(run, trained_config(run, *SETTINGS), run, Selection("export", "export"))
+    for name in CPU_ROWS:
+        validate_hop(RunDirectory(run), name)
+    return run
+
+
+def test_export_writes_both_graphs_and_says_what_became_of_each_layer(exported: Path) -> None:
+    run = RunDirectory(exported)
+    report = json.loads(run.artifact_bytes("export", FILE_NAME))
+    figures = run.record("export").figures
+
+    assert {INT8_GRAPH, INT8_CPU_GRAPH, FILE_NAME} <= set(run.record("export").outputs)
+    assert report["frames"]["split"] == "train"
+    assert set(report["graphs"]) == {INT8_GRAPH, INT8_CPU_GRAPH}
+    assert len(report["layers"]) == figures["int8_layers"] > 0
+    assert all(layer["noise_db"] is not None for layer in report["layers"])
+    assert figures["int8_size_ratio"] < 0.5
+
+
+def test_an_export_with_int8_is_fresh_and_one_without_it_is_as_ever(
+    exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = trained_config(exported, *SETTINGS)
+
+    run_stages(exported, config, exported, Selection("export", "export"))
+
+    assert "export: fresh, nothing to do" in caplog.messages
+    assert "compress" not in trained_config(exported).sections("export")
+    assert trained_config(exported, "compress.calibration_images=3").chosen_int8() == {}
+
+
+@pytest.mark.parametrize("name", CPU_ROWS)
+def test_its_verdict_names_the_instructions_and_it_opens_when_it_is_asked_for(name: str, exported: Path) -> None:
+    verdicts = [found.verdict for _, found in local_files(RunDirectory(exported)) if isinstance(found, LocalVerdict)]
+    device = next(verdict.device for verdict in verdicts if verdict.backend == name)
+
+    with Segmenter.open(exported, ARTIFACTS[name].backend, precision="int8") as segmenter:
+        mask = segmenter(np.zeros((48, 80, 3), np.uint8))
+        told = segmenter.describe()["backend"]
+
+    assert device == processor.device_name("int8") != "cpu"
+    assert (mask.shape, told) == ((48, 80), name)
+
+
+def test_nobody_gets_it_unasked(exported: Path) -> None:
+    with Segmenter.open(exported, "cpu") as segmenter:
+        assert segmenter.describe()["backend"] not in CPU_ROWS
+
+
+def test_without_a_verdict_it_stays_closed(exported: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(exported, tmp_path / "run"))
+    for path, _ in [*local_files(RunDirectory(run))]:
+        path.unlink()
+
+    with pytest.raises(NotValidatedError, match="--hop onnxruntime-cpu-int8"):
+        Segmenter.open(run, "onnxruntime-cpu", precision="int8")
+
+
+def test_made_again_from_the_same_the_bytes_are_the_same_and_the_ranking_is_kept(
+    made: Narrow, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    again = made.again(made.made.files[FILE_NAME])
+
+    assert again.files == made.made.files
+    assert any("the ranking of layers is the last export's" in message for message in caplog.messages)
+
+
+def test_layers_that_are_named_stay_in_floats_and_others_do_not(made: Narrow) -> None:
+    report = json.loads(made.again(keep=("head", "down4.*")).files[FILE_NAME])
+    kept = {layer["module"] for layer in report["layers"] if layer["kept_for_cpus"]}
+
+    assert kept == {"head", "down4.1", "down4.4"}
+    assert {layer["noise_db"] for layer in report["layers"]} == {None}
+
+
+def test_a_name_that_no_layer_has_is_refused_with_the_names(made: Narrow) -> None:
+    with pytest.raises(ConfigError, match=r"compress.keep: the network has no module or node 'hand'.*head"):
+        made.again(keep=("hand",))
+
+
+def test_a_network_that_is_quantised_already_is_left_alone(made: Narrow) -> None:
+    import onnx
+
+    from stages.export.int8 import Graphs, int8_files
+
+    full = onnx.load_model_from_string(made.cpu)
+    with pytest.raises(ConfigError, match=r"came with INT8 inside.*compress.int8 = .off."):
+        int8_files(Graphs(full, full, made.graphs.input_name), made.config, made.frames, None)
+
+
+def test_a_network_from_elsewhere_is_calibrated_on_what_the_gate_leaves_of_val(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = open_split
+    contract = run_contract(RunDirectory(trained_run))
+
+    def without_train(config: Config, base: Path, split: SplitName) -> Split:
+        if split == "train":
+            raise DataError("there is none", hint="")
+        return usual(config, base, split)
+
+    monkeypatch.setattr("stages.export.calibration.open_split", without_train)
+    frames = frames_for(trained_config(tmp_path, "validate.images=5"), tmp_path, contract, trained_here=False)
+
+    assert (frames.name, len(frames.calibrated)) == ("val", 3)
+    with pytest.raises(DataError, match="the gate judges by all 8 frames of val"):
+        frames_for(trained_config(tmp_path), tmp_path, contract, trained_here=False)
+
+
+def test_weights_have_seven_bits_because_eight_saturate_where_products_are_added_in_16() -> None:
+    """What AVX2 does without VNNI: two products of u8 and s8 in one sum of 16 bits."""
+    largest = np.iinfo(np.int16).max
+
+    assert largest < 2 * 255 * 127
+    assert largest >= 2 * 255 * 64
+
+
+@pytest.mark.parametrize("name", CPU_ROWS)
+def test_a_processor_without_any_instructions_for_it_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "features", frozenset)
+
+    assert processor.computes("int8") is False
+    assert callable(load_opener(name))
+    assert OpenOptions().precision == "fp32"
