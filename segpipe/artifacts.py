@@ -92,6 +92,8 @@ _ROWS = (
     Artifact("onnxruntime-cuda-fp16", "onnxruntime-cuda", "fp16", EXPORT, FP16_GRAPH),
     Artifact("tensorrt-tf32", "tensorrt", "tf32", BUILD, "model.tensorrt.tf32.engine"),
     Artifact("tensorrt-rtx-tf32", "tensorrt-rtx", "tf32", BUILD, "model.rtx.tf32.engine"),
+    Artifact("tensorrt-int8", "tensorrt", "int8", BUILD, "model.tensorrt.int8.engine"),
+    Artifact("tensorrt-rtx-int8", "tensorrt-rtx", "int8", BUILD, "model.rtx.int8.engine"),
     Artifact("onnxruntime-cuda", "onnxruntime-cuda", "tf32", EXPORT, FP32_GRAPH),  # its convolutions take TF32
     Artifact("onnxruntime-cpu", "onnxruntime-cpu", "fp32", EXPORT, FP32_GRAPH),
     Artifact("openvino", "openvino", "fp32", EXPORT, FP32_GRAPH),
@@ -123,7 +125,9 @@ def artifacts_of(backend: str) -> list[Artifact]:
 
 
 def engine_for(backend: str, graph: Precision, alone: bool) -> Artifact:
-    """The row of an engine of the FP32 or FP16 graph. The only precision that was built has the backend's own name."""
+    """The row of an engine of a graph. Of FP16 and FP32 the only one that was built has the backend's own name."""
+    if graph == "int8":
+        return next(row for row in artifacts_of(backend) if row.precision == graph)
     if alone or graph == ARTIFACTS[backend].precision:
         return ARTIFACTS[backend]
     return next(row for row in artifacts_of(backend) if row.precision == "tf32")

@@ -19,8 +19,8 @@ from segpipe.verdict import LocalVerdict, local_files
 from stages.config.root import Config
 from stages.data import Split, SplitName, open_split
 from stages.export.calibration import frames_for
-from stages.export.int8 import FILE_NAME
 from stages.pipeline import Selection, run_stages
+from stages.results.quantisation import FILE_NAME
 from stages.validate.without_pytorch import validate_hop
 from tests.int8_run import Narrow, narrow
 from tests.trained import trained_config

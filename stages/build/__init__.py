@@ -3,23 +3,32 @@
 from pathlib import Path
 
 from segpipe.artifacts import BUILD as STAGE
-from segpipe.artifacts import EXPORT
+from segpipe.artifacts import EXPORT, INT8_GRAPH
+from segpipe.errors import ConfigError, word
 from segpipe.rundir.directory import RunDirectory
 from stages.build.kernels import kernels_key
 from stages.build.target import GRAPHS, describe_target, wanted_engines
 from stages.config.root import Config
+from stages.results.quantisation import FILE_NAME
 
 VERSION = 2
 
 
 def run(rundir: RunDirectory, config: Config, _base: Path) -> list[Path]:
     """Build an engine for every target, unless engines with the same key are already there."""
+    if "int8" in config.build.precisions and INT8_GRAPH not in rundir.record(EXPORT).outputs:
+        raise ConfigError(
+            f"build.precision names int8, and the export holds no {INT8_GRAPH}",
+            hint=f'set compress.int8 = "ptq", then run `segpipe run {word(rundir.path)} --from export`',
+        )
     graphs = [rundir.artifact(EXPORT, GRAPHS[precision]) for precision in config.build.precisions]
-    report = rundir.artifact(EXPORT, "precision.json")
+    reports = [rundir.artifact(EXPORT, "precision.json")]
+    if "int8" in config.build.precisions:
+        reports.append(rundir.artifact(EXPORT, FILE_NAME))
     here = not config.build.compute_capabilities
     target = {flavour: describe_target(flavour, here) for flavour in config.build.targets}
     params = {"stage_version": VERSION, "target": target, "kernels": kernels_key(), **config.sections("build")}
-    with rundir.step(STAGE, [*graphs, report], params) as step:
+    with rundir.step(STAGE, [*graphs, *reports], params) as step:
         if step.stale:
             from stages.build.engines import build_engines
 

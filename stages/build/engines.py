@@ -4,13 +4,14 @@ import logging
 import platform
 import resource
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from segpipe.artifacts import EXPORT
+from segpipe.artifacts import EXPORT, engine_for
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, BuildError
 from segpipe.rundir.directory import RunDirectory
@@ -21,13 +22,14 @@ from segpipe.runtime.trt import Flavour, load
 from segpipe.runtime.trt.building import BuildRequest, BuiltEngine, GraphRefusedError, ShapeRange, build_engine
 from segpipe.runtime.trt.inspecting import inspect_engine
 from stages.build.kernels import compile_kernels
-from stages.build.precision import island_nodes, judge_precision
+from stages.build.precision import island_nodes, judge_precision, kept_nodes, refuse_larger
 from stages.build.problems import explained
 from stages.build.progress import shown
 from stages.build.target import GRAPHS, describe_target, timing_cache_path, wanted_engines
-from stages.config.root import BuildConfig
+from stages.config.root import BuildConfig, EnginePrecision
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
+from stages.results.quantisation import FILE_NAME
 
 _log = logging.getLogger(__name__)
 
@@ -55,11 +57,27 @@ def build_engines(rundir: RunDirectory, config: BuildConfig) -> Built:
         own = config.model_copy(update={"precision": wanted.graph})
         shapes = shape_ranges(contract, own, dimensions(onnx.load_model_from_string(graph).graph.input[0]))
         request = make_request(wanted.flavour, graph, contract.input_name, shapes, own)
-        kept = islands if wanted.graph == "fp16" else frozenset()
-        engine, found = build_one(wanted.flavour, request, own, kept)
+        engine, found = build_one(wanted.flavour, request, own, _left_out(rundir, wanted.graph, islands))
+        if wanted.graph == "int8":
+            half = rundir.artifact_bytes(EXPORT, GRAPHS["fp16"])
+            found["fp16_engine_bytes"] = _half_bytes(wanted.flavour, engines, replace(request, onnx=half))
+            refuse_larger(len(engine.plan), found["fp16_engine_bytes"])
         engines[wanted.row.file] = engine.plan
         figures[wanted.row.name] = {**found, "built_for": asdict(built_for(wanted.flavour, own, gpu_name()))}
     return Built(engines, _kernels(), figures, contract.sha256)
+
+
+def _left_out(rundir: RunDirectory, graph: EnginePrecision, islands: frozenset[str]) -> frozenset[str]:
+    """Layers that need not compute in the engine's precision."""
+    if graph == "int8":
+        return islands | kept_nodes(rundir.artifact_bytes(EXPORT, FILE_NAME))
+    return islands if graph == "fp16" else frozenset()
+
+
+def _half_bytes(flavour: Flavour, engines: Mapping[str, bytes], request: BuildRequest) -> int:
+    """How large FP16's engine is, which was just built, or is built to know."""
+    file = engine_for(flavour, "fp16", alone=True).file
+    return len(engines[file] if file in engines else build_engine(flavour, request).plan)
 
 
 def make_request(
@@ -104,7 +122,8 @@ def build_one(
     }
     if inspected is not None:
         figures["device_memory_bytes"] = inspected.device_memory_bytes
-    _log.info("build: %s in %.1f s, %.0f %% FP16", flavour, seconds, 100 * figures["fp16_share"])
+    kind = "int8" if config.precision == "int8" else "fp16"
+    _log.info("build: %s in %.1f s, %.0f %% %s", flavour, seconds, 100 * figures[f"{kind}_share"], kind.upper())
     return engine, figures
 
 

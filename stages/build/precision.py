@@ -8,11 +8,13 @@ from segpipe.runtime.trt.building import BuiltEngine, Layer
 from segpipe.runtime.trt.inspecting import half_nodes
 from stages.config.root import BuildConfig
 from stages.results.precision import form
+from stages.results.quantisation import form as quantisation_form
 
 _NAMED = 12  # layers named in an error
 
 
 _FORM = form(BuildError)
+_QUANTISATION = quantisation_form(BuildError)
 
 
 def island_nodes(report: bytes) -> frozenset[str]:
@@ -32,6 +34,8 @@ def judge_precision(
         "fp32_island_layers": len(engine.layers) - len(compute),
         "fp16_share": _share(len(compute) - len(wrong), len(compute)),
     }
+    if config.precision == "int8":
+        return figures | _judge_int8(engine, config, islands)
     if config.precision == "fp16":
         _refuse_too_little(figures["fp16_share"], compute, wrong, config, "the parsed network")
     if inspected is not None:
@@ -42,6 +46,37 @@ def judge_precision(
         if config.precision == "fp16" and said:
             _refuse_too_little(figures["inspected_fp16_share"], said, slow, config, "the engine inspector")
     return figures
+
+
+def kept_nodes(report: bytes) -> frozenset[str]:
+    """Layers that export left out of INT8, from its quantisation.json."""
+    described = _QUANTISATION.read(report, "the export's quantisation.json", "export the network again")
+    return frozenset(layer.node for layer in described.layers if layer.kept_for_engines)
+
+
+def refuse_larger(plan_bytes: int, half_bytes: int) -> None:
+    """INT8 that is larger than FP16 is slower too: the builder has unrolled what it has no INT8 kernel for."""
+    if plan_bytes > half_bytes:
+        raise BuildError(
+            f"the INT8 engine has {plan_bytes / 1e6:.2f} MB, FP16's {half_bytes / 1e6:.2f} MB",
+            hint="likely grouped convolutions in INT8, which TensorRT unrolls: name them in compress.keep and export "
+            "again, or leave int8 out of build.precision",
+        )
+
+
+def _judge_int8(engine: BuiltEngine, config: BuildConfig, kept: frozenset[str]) -> dict[str, Any]:
+    """Counted by what feeds each layer. Whether its kernel is INT8 only a GPU's inspector could tell."""
+    meant = [layer for layer in engine.layers if layer.node not in kept]
+    lacking = [layer.name for layer in meant if not layer.quantised]
+    share = _share(len(meant) - len(lacking), len(meant))
+    if share < config.min_int8_share:
+        named = ", ".join(lacking[:_NAMED]) + (f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else "")
+        raise BuildError(
+            f"{share:.0%} of {len(meant)} compute layers are INT8, build.min_int8_share is "
+            f"{config.min_int8_share:.0%}; not in INT8: {named}",
+            hint="export again, name them in compress.keep if they must be floats, or lower build.min_int8_share",
+        )
+    return {"int8_share": share, "int8_layers": sum(layer.quantised for layer in engine.layers)}
 
 
 def _refuse_too_little(

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH, Artifact, engine_for
+from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH, INT8_GRAPH, Artifact, engine_for
 from segpipe.runtime.cuda.driver_library import gpu_name
 from segpipe.runtime.trt import Flavour, installed_version
 from segpipe.user_cache import user_cache
 from stages.config.root import BuildConfig, EnginePrecision
 
-GRAPHS: dict[EnginePrecision, str] = {"fp16": FP16_GRAPH, "fp32": FP32_GRAPH}
+GRAPHS: dict[EnginePrecision, str] = {"fp16": FP16_GRAPH, "fp32": FP32_GRAPH, "int8": INT8_GRAPH}
 
 
 @dataclass(frozen=True)

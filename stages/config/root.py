@@ -50,7 +50,7 @@ Target = Literal["tensorrt-rtx", "tensorrt"]
 Peer = Literal["eager", "half", "compile", "onnxruntime", "onnxruntime-cuda", "openvino"]
 
 
-EnginePrecision = Literal["fp16", "fp32"]
+EnginePrecision = Literal["fp16", "fp32", "int8"]
 
 
 def _unlisted(value: Any) -> Any:
@@ -128,8 +128,8 @@ class BuildConfig(Section):
     targets: tuple[Target, ...] = ("tensorrt-rtx",)
     """Which engines are built: tensorrt-rtx on any machine, tensorrt on the GPU it will run on."""
     precision: Annotated[EnginePrecision | tuple[EnginePrecision, ...], BeforeValidator(_unlisted)] = "fp16"
-    """What engines are built from: the graph of this precision, or of each in a list. FP32 is computed in TF32."""
-    """Of the graph that engines are built from."""
+    """What engines are built from: the graph of this precision, or of each in a list. FP32 is computed in TF32; int8
+    needs compress.int8."""
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
     """GPUs that a tensorrt-rtx engine is built for."""
     max_batch: PositiveInt = 8
@@ -138,6 +138,8 @@ class BuildConfig(Section):
     """Several optimisation profiles, for instance one for single frames and one for batches."""
     min_fp16_share: Share = 0.9
     """Least share of convolutions, deconvolutions and matrix products, islands apart, that must be in FP16."""
+    min_int8_share: Share = 0.9
+    """The same of an INT8 engine: those both of whose inputs are INT8, of all that export has not kept in floats."""
     workspace_mb: PositiveInt | None = None
     """Most scratch memory that a layer may use on the GPU; without it, all there is."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3

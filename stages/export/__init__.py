@@ -17,6 +17,7 @@ from segpipe.rundir.directory import RunDirectory
 from stages.config.root import Config
 from stages.data import SplitName, fingerprint, open_split
 from stages.models import factory_inputs
+from stages.results.quantisation import FILE_NAME as QUANTISATION
 
 STAGE = "export"
 VERSION = 4
@@ -63,7 +64,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
 def _last_ranking(rundir: RunDirectory) -> bytes | None:
     """quantisation.json of the export that this one replaces; None where there is none, or it was changed."""
     try:
-        return rundir.artifact_bytes(STAGE, "quantisation.json")
+        return rundir.artifact_bytes(STAGE, QUANTISATION)
     except (ArtifactDamagedError, ArtifactMissingError):
         return None
 

@@ -29,8 +29,8 @@ from stages.graphs.quantising_cpu import LEAST_OPSET, quantised_for_cpu
 from stages.graphs.reading import check, to_bytes
 from stages.graphs.rounding import rounded
 from stages.graphs.types import element_types
+from stages.results.quantisation import FILE_NAME
 
-FILE_NAME = "quantisation.json"
 _AUTO = "auto"
 _PROBED = 2  # calibration frames that layers are ranked on
 _DEPTHWISE = "depthwise: an engine in INT8 would be larger and no faster"

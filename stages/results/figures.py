@@ -153,6 +153,10 @@ class EngineFigures(_Kept):
     compute_layers: int
     engine_bytes: int
     fp32_island_layers: int | None = None
+    int8_share: float | None = None
+    int8_layers: int | None = None
+    fp16_engine_bytes: int | None = None
+    """Of the FP16 engine that an INT8 one must not be larger than."""
     inspected_layers: int | None = None
     inspected_fp16_share: float | None = None
     seconds: float | None = None
@@ -163,9 +167,16 @@ class EngineFigures(_Kept):
     warnings: int = 0
     built_for: BuiltFor | None = None
 
+    def share(self) -> str:
+        """How much of it is in its precision."""
+        return f"{self.fp16_share:.0%} FP16" if self.int8_share is None else f"{self.int8_share:.0%} INT8"
+
     def plain(self) -> str:
         """Its precision and size."""
-        share = f"{self.fp16_share:.0%} of {self.compute_layers} compute layers in FP16"
+        if self.int8_share is not None:
+            share = f"{self.int8_layers} of {self.compute_layers} compute layers in INT8"
+        else:
+            share = f"{self.fp16_share:.0%} of {self.compute_layers} compute layers in FP16"
         return f"{share}, {self.engine_bytes / 1e6:.1f} MB"
 
 
@@ -180,7 +191,7 @@ class BuildFigures(RootModel[dict[str, EngineFigures]], StageFigures):
 
     def headline(self) -> str:
         """How much of each is FP16."""
-        return ", ".join(f"{name} {engine.fp16_share:.0%} FP16" for name, engine in self.root.items())
+        return ", ".join(f"{name} {engine.share()}" for name, engine in self.root.items())
 
     def lines(self) -> Iterator[str]:
         """Each engine's precision and size."""

@@ -1,6 +1,6 @@
 """ONNX graphs to serialised engines, in either flavour."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -58,6 +58,8 @@ class Layer:
     kind: str
     dtype: str
     node: str
+    quantised: bool = False
+    """Whether both factors come from 8 bits. The type of the result does not tell: it is what follows them."""
 
 
 @dataclass(frozen=True)
@@ -186,12 +188,19 @@ def _monitor(trt: Any, progress: Progress) -> Any:
 
 def _compute_layers(network: Any) -> list[Layer]:
     """The layers that do the arithmetic, with the type of their output."""
-    layers = (network.get_layer(index) for index in range(network.num_layers))
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantised = {layer.get_output(0).name for layer in layers if layer.type.name == "DEQUANTIZE"}
     return [
-        Layer(layer.name, layer.type.name, layer.get_output(0).dtype.name, _node_of(layer))
+        Layer(layer.name, layer.type.name, layer.get_output(0).dtype.name, _node_of(layer), _reads(layer, dequantised))
         for layer in layers
         if layer.type.name in _COMPUTE_LAYERS
     ]
+
+
+def _reads(layer: Any, tensors: Set[str]) -> bool:
+    """Whether both of a layer's factors are among those tensors."""
+    factors = [layer.get_input(index) for index in range(min(2, layer.num_inputs))]
+    return len(factors) == 2 and all(factor is not None and factor.name in tensors for factor in factors)
 
 
 def _node_of(layer: Any) -> str:
