@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,18 @@ from segpipe.runtime.backends import load_opener
 from segpipe.runtime.opening import run_contract
 from segpipe.runtime.request import OpenOptions
 from segpipe.verdict import LocalVerdict, local_files
-from stages.config.root import Config
+from stages.config.root import Config, DeployConfig
 from stages.data import Split, SplitName, open_split
 from stages.export.calibration import frames_for
 from stages.pipeline import Selection, run_stages
 from stages.results.quantisation import FILE_NAME
+from stages.validate.hops.opening import STANDS, OpenHops
+from stages.validate.hops.rounded import BACKEND, rounded_bytes
+from stages.validate.judging.checks import verdict_of
+from stages.validate.judging.gate import _is_by_name_only
+from stages.validate.judging.judge import Judge
 from stages.validate.without_pytorch import validate_hop
+from tests.good_run import Good
 from tests.int8_run import Narrow, narrow
 from tests.trained import trained_config
 
@@ -83,6 +90,20 @@ def test_its_verdict_names_the_instructions_and_it_opens_when_it_is_asked_for(na
     assert (mask.shape, told) == ((48, 80), name)
 
 
+def test_the_graph_that_engines_are_built_from_is_judged_too_and_fails_no_run(exported: Path) -> None:
+    run, good = RunDirectory(exported), Good.of(exported)
+    with OpenHops(run, good.contract) as opened:
+        hop = opened.open_rounded(STANDS[1], rounded_bytes(run.artifact_bytes("export", INT8_GRAPH)), BACKEND)
+        judge = Judge(good.setup, good.stored, [hop])
+        for image in good.images:
+            judge.add(image)
+        judge.finish()
+
+    assert (hop.name, hop.artifact, hop.precision) == ("int8", INT8_GRAPH, "int8")
+    assert verdict_of(judge.states["int8"].checks(good.setup)) == "passed"
+    assert _is_by_name_only(hop, DeployConfig())
+
+
 def test_nobody_gets_it_unasked(exported: Path) -> None:
     with Segmenter.open(exported, "cpu") as segmenter:
         assert segmenter.describe()["backend"] not in CPU_ROWS
@@ -129,6 +150,22 @@ def test_a_network_that_is_quantised_already_is_left_alone(made: Narrow) -> None
     full = onnx.load_model_from_string(made.cpu)
     with pytest.raises(ConfigError, match=r"came with INT8 inside.*compress.int8 = .off."):
         int8_files(Graphs(full, full, made.graphs.input_name), made.config, made.frames, None)
+
+
+def test_limits_that_no_choice_meets_leave_every_layer_in_floats_and_say_so(
+    made: Narrow, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = made.config.validate_.limits.model_copy(update={"max_miou_drop_int8": -1.0})
+    strict = made.config.validate_.model_copy(update={"limits": limits})
+    impossible = replace(made, config=made.config.model_copy(update={"validate_": strict}))
+
+    report = json.loads(impossible.again(made.made.files[FILE_NAME]).files[FILE_NAME])
+
+    tried = [trial["kept"] for trial in report["graphs"][INT8_CPU_GRAPH]["trials"]]
+    assert tried == sorted(tried)
+    assert tried[-1] == len(report["layers"])
+    assert "the limits need it" in report["layers"][0]["kept_for_cpus"]
+    assert any("INT8 does not hold for this network: miou_drop" in message for message in caplog.messages)
 
 
 def test_a_network_from_elsewhere_is_calibrated_on_what_the_gate_leaves_of_val(

@@ -14,6 +14,7 @@ from segpipe.errors import DataError, ExportError
 from segpipe.runtime.backends.session import open_session
 from stages.data.choosing import spread
 from stages.graphs.calibrating import Span, spans
+from stages.graphs.folding import fold
 from stages.graphs.halving import half_suffix, to_half
 from stages.graphs.int8_alone import noise_of_layers
 from stages.graphs.int8_layers import is_quantised, layers_of, residuals
@@ -187,14 +188,6 @@ def test_channels_too_quiet_for_an_fp16_scale_get_the_least_one_and_are_counted(
     assert np.isfinite(scales).all()
 
 
-def test_fp8_is_written_with_its_own_type() -> None:
-    model = branched()
-    narrow = quantised(model, ranges(model), {"a", "e"}, kind="fp8").model
-
-    check(narrow, "it")
-    assert onnx.TensorProto.FLOAT8E4M3FN in {tensor.data_type for tensor in narrow.graph.initializer}
-
-
 def test_the_layer_that_8_bits_hurt_most_ranks_lowest() -> None:
     model = branched()
     values = numpy_helper.to_array(model.graph.initializer[2]).copy()
@@ -228,6 +221,17 @@ def test_a_quantised_graph_is_known_as_one() -> None:
 
     assert not is_quantised(model)
     assert is_quantised(quantised(model, ranges(model), {"a"}).model)
+
+
+def test_int8_of_others_stays_int8_when_it_is_imported() -> None:
+    model = branched()
+    theirs = quantised_for_cpu(model, ranges(model), ())
+
+    folded = fold(theirs)
+
+    kinds = [[node.op_type for node in graph.graph.node] for graph in (theirs, folded)]
+    assert sorted(kinds[0]) == sorted(kinds[1])
+    assert error(theirs, folded) == 0
 
 
 @pytest.mark.parametrize("images", [LEAST, 64, 1000])

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segpipe import processor, testing
-from segpipe.artifacts import ARTIFACTS
+from segpipe.artifacts import ARTIFACTS, held_by
 from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import BackendError, ContractError, InputError
 from segpipe.rundir.directory import RunDirectory
@@ -190,7 +190,7 @@ def test_a_closed_backend_says_so(backend: HostBackend) -> None:
 def test_the_gate_judges_each_precision_by_itself_and_what_it_passed_opens(trained_run: Path) -> None:
     run = RunDirectory(trained_run)
     hops = GateReport.model_validate_json(run.artifact_bytes(STAGE, "report.json")).hops
-    rows = [ARTIFACTS[name] for name in NAMES if processor.computes(ARTIFACTS[name].precision)]
+    rows = [row for row in held_by(run.manifest) if row.name in NAMES and processor.computes(row.precision)]
 
     for row in rows:
         assert hops[row.name].device == processor.device_name(row.precision)

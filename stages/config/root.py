@@ -200,7 +200,7 @@ class Limits(Section):
     max_iou_drop_bf16: Share = 0.02
     """`max_iou_drop` of the same."""
     max_relative_l2_int8: PositiveFloat = 0.10
-    """`max_relative_l2` of hops that compute in INT8 or FP8: 8 bits give 0.02 to 0.06, a wrong range or scale more."""
+    """`max_relative_l2` of hops that compute in INT8: 8 bits give 0.02 to 0.06, a wrong range or scale more."""
     max_stress_relative_l2_int8: PositiveFloat = 1.0
     """`max_stress_relative_l2` of the same. What leaves the calibrated ranges is cut off there, as it should be."""
     min_agreement_int8: Share = 0.98
@@ -216,7 +216,7 @@ class Limits(Section):
     max_iou_drop_int8: Share = 0.03
     """`max_iou_drop` of the same, of a single class."""
     max_miou_drop_int8: Share = 0.010
-    """Of INT8 and FP8 hops: the upper end of the 95 % interval of the drop in mean IoU, by drawing blocks of labelled
+    """Of INT8 hops: the upper end of the 95 % interval of the drop in mean IoU, by drawing blocks of labelled
     images again and again. Without labels such a hop cannot pass: equal masks are not expected of it."""
     max_fp16_range: Share = 0.25
     """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than

@@ -78,6 +78,8 @@ def int8_files(graphs: Graphs, config: Config, frames: Frames, before: bytes | N
     settings = config.compress
     if is_quantised(graphs.full):
         raise ConfigError("this network came with INT8 inside", hint='set compress.int8 = "off": it is deployed so')
+    if not layers_of(graphs.full):
+        raise ConfigError("no layer of this network multiplies by stored weights", hint='set compress.int8 = "off"')
     layers, probe = layers_of(graphs.full), list(islice(frames.tensors(), _PROBED))
     seen = counted("calibrating", frames.tensors(), len(frames.calibrated))
     ranges = spans(graphs.full, seen, graphs.input_name, settings.calibration)
@@ -128,6 +130,8 @@ class _Search:
             check(model, "the INT8 graph")
             trials.append(self.bench.judge(to_bytes(_runnable(model)), len(kept)))
             _log.info("export: INT8 with %d of %d layers in floats: %s", len(kept), len(self.layers), _said(trials[-1]))
+            if not rest and trials[-1].failed:
+                _log.warning("export: INT8 does not hold for this network: %s", ", ".join(trials[-1].failed))
             if not trials[-1].failed or not rest:
                 found = answers(_runnable(model), self.probe)
                 return _Made(model, kept, tuple(trials), noise_db(answers(self.graphs.full, self.probe), found))

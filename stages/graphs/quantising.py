@@ -1,4 +1,4 @@
-"""A graph -> INT8 or FP8 for engines: explicit pairs of Q and DQ, symmetric, zero point 0, per-channel weights.
+"""A graph -> INT8 for engines: explicit pairs of Q and DQ, symmetric, zero point 0, per-channel weights.
 
 The type of a scale is the type that a DQ gives, so on an FP16 graph scales are FP16 and whatever lies between pairs
 stays FP16. Biases stay floats: TensorRT refuses them as integers.
@@ -6,9 +6,8 @@ stays FP16. Biases stay floats: TensorRT refuses them as integers.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -18,11 +17,10 @@ from stages.graphs.calibrating import Span
 from stages.graphs.int8_layers import Layer, along, layers_of, per_channel, residuals
 from stages.graphs.types import element_types, opset_of
 
-Kind = Literal["int8", "fp8"]
-
 LEAST_SCALE = 2.0**-14
 """The smallest number that FP16 holds with all its digits: quieter channels get this scale, and fewer steps."""
-_LARGEST: dict[Kind, float] = {"int8": 127.0, "fp8": 448.0}
+_LARGEST = 127.0
+"""The same on both sides of 0, for zero points are 0."""
 _TYPED_SCALES = 19  # the opset from which on scales may be FP16
 _NEWEST_UNCHANGED = 18  # from here to 19 operators only gained what nobody has to use
 
@@ -35,16 +33,14 @@ class Written:
     quiet: dict[str, int]
 
 
-def quantised(
-    model: onnx.ModelProto, spans: Mapping[str, Span], chosen: Collection[str], suffix: str = "", kind: Kind = "int8"
-) -> Written:
-    """A new model in which the layers named in `chosen` multiply INT8 (or FP8) numbers.
+def quantised(model: onnx.ModelProto, spans: Mapping[str, Span], chosen: Collection[str], suffix: str = "") -> Written:
+    """A new model in which the layers named in `chosen` multiply INT8 numbers.
 
     `spans`: of the FP32 graph's tensors; `suffix`: what an FP16 tensor's name has after theirs.
     """
     half = TensorProto.FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
-    copy = at_opset(model, _TYPED_SCALES if half or kind == "fp8" else opset_of(model))
-    writer = _Writer(copy, spans, suffix, kind)
+    copy = at_opset(model, _TYPED_SCALES if half else opset_of(model))
+    writer = _Writer(copy, spans, suffix)
     for layer in layers_of(copy):
         if layer.name in chosen:
             writer.quantise(layer)
@@ -78,7 +74,6 @@ class _Writer:
     model: onnx.ModelProto
     spans: Mapping[str, Span]
     suffix: str
-    kind: Kind
     quiet: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +120,7 @@ class _Writer:
         """A tensor through 8 bits and back, once for all that read it."""
         if name not in self._pairs:
             largest = self.spans[self._name(name)].largest
-            scale = self._scale(np.asarray(largest / _LARGEST[self.kind], np.float32), self._types[name])
+            scale = self._scale(np.asarray(largest / _LARGEST, np.float32), self._types[name])
             self._tensors += [
                 numpy_helper.from_array(scale, f"{name} scale"),
                 self._narrow(np.zeros((), np.float32), f"{name} zero"),
@@ -144,7 +139,7 @@ class _Writer:
         if name not in self._weights:
             tensor = self._stored[name]
             values = numpy_helper.to_array(tensor).astype(np.float32)
-            wanted = per_channel(values, layer.axis) / _LARGEST[self.kind]
+            wanted = per_channel(values, layer.axis) / _LARGEST
             scale = self._scale(wanted, tensor.data_type)
             if scale.dtype == np.float16 and (quiet := int(((wanted > 0) & (wanted < LEAST_SCALE)).sum())):
                 self.quiet[layer.name] = quiet
@@ -167,11 +162,7 @@ class _Writer:
         return np.asarray(np.maximum(wanted, 1e-30), np.float32)
 
     def _narrow(self, steps: NDArray[np.float32], name: str) -> TensorProto:
-        top = _LARGEST[self.kind]
-        if self.kind == "int8":
-            return numpy_helper.from_array(np.rint(steps).clip(-top, top).astype(np.int8), name)
-        narrow = steps.clip(-top, top).astype(ml_dtypes.float8_e4m3fn)
-        return helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, narrow.shape, narrow.tobytes(), raw=True)
+        return numpy_helper.from_array(np.rint(steps).clip(-_LARGEST, _LARGEST).astype(np.int8), name)
 
     def _name(self, name: str) -> str:
         """As the FP32 graph calls it."""

@@ -67,7 +67,6 @@ ALLOWED: dict[Precision, Allowed] = {
         "max_relative_l2_bf16", "max_stress_relative_l2_bf16", _BF16_MASKS, rounding=8.0
     ),
     "int8": _EIGHT_BITS,
-    "fp8": _EIGHT_BITS,
 }
 
 
