@@ -19,6 +19,7 @@ from segpipe.media.address import live_address
 from segpipe.media.images import read_image
 from segpipe.predicting import recording as recording_module
 from segpipe.predicting.job import Job, Live
+from segpipe.predicting.killed import remove_killed
 from segpipe.predicting.live import predict_live
 from segpipe.predicting.recording import Recording
 from segpipe.runtime.segmenter import Segmenter
@@ -259,6 +260,33 @@ def test_ending_it_closes_the_recording(run: Path, tmp_path: Path, long_content:
     assert "Traceback" not in err
     assert len(list(masks.glob("*.png"))) == counts["frames"] == video.get(cv2.CAP_PROP_FRAME_COUNT)
     assert not [name for name in names_below(out) if "partial" in name]
+
+
+def test_the_next_recording_removes_a_killed_ones_half_written_video_and_nothing_else(
+    run: Path, tmp_path: Path, long_content: bytes, content: bytes
+) -> None:
+    def parts() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "videos").glob(".*"))
+
+    with (
+        server(sending(long_content, silent)) as clients,
+        child(*SEGPIPE, "predict", str(run), clients.address, "-o", str(tmp_path)) as process,
+    ):
+        wait_until(lambda: len([*tmp_path.rglob("*.png")]) > 3, process)
+        others = [tmp_path / "videos" / name for name in (".mine.partial.mp4", ".0123456789abcdef.partial.mp4")]
+        for other in others:
+            other.write_bytes(b"somebody's")
+        remove_killed(tmp_path)
+        while_it_lives = parts()
+        process.kill()
+        process.wait()
+    killed = names_below(tmp_path / "masks")
+    with server(sending(content)) as clients, Segmenter.open(run) as segmenter:
+        record(segmenter, clients.address, tmp_path, overlay=False)
+
+    assert len(while_it_lives) == 3
+    assert parts() == sorted(other.name for other in others)
+    assert {*killed} <= {*names_below(tmp_path / "masks")}
 
 
 def test_ctrl_c_before_the_first_frame_leaves_nothing(run: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from segpipe.errors import BackendMissingError, word
 from segpipe.media.address import Address
 from segpipe.predicting.job import Advance, Job, Live
+from segpipe.predicting.killed import remove_killed
 from segpipe.predicting.recording import Recording
 from segpipe.predicting.video import DEFAULT_FPS, require_contract
 from segpipe.runtime.segmenter import Segmenter
@@ -30,6 +31,7 @@ def predict_live(segmenter: Segmenter, address: Address, job: Job, live: Live, t
     """
     require_contract(address.shown, segmenter)
     feed = _feed(address, live, job.max_pixels)
+    remove_killed(job.out)
     with _ended_by(feed.stop) as asked:
         with feed:
             recording = Recording(segmenter, address, job)

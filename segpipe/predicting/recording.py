@@ -21,6 +21,7 @@ from segpipe.media.images import encode_png, write_png
 from segpipe.media.video_file import Writer
 from segpipe.predicting.done import RECORD, Source, seal, seal_video
 from segpipe.predicting.job import COLOURS, MASKS, TIMES, VIDEOS, Job
+from segpipe.predicting.killed import hold, part_of, picture_name
 from segpipe.predicting.video import require_written
 from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, write_atomically
@@ -42,9 +43,10 @@ class Recording:
             self.times = job.out / TIMES / f"{self.masks.name}.csv"
             self.times.parent.mkdir(exist_ok=True)
             self._table = self.times.open("x", encoding="utf-8", newline="", buffering=1)
+            hold(self._table.fileno())
             self._table.write(",".join(_COLUMNS) + "\n")
         self.video = job.out / VIDEOS / f"{self.masks.name}.mp4"
-        self._part = self.video.with_name(f".{self.video.stem}.partial.mp4")
+        self._part = part_of(self.video)
         self._writer: Writer | None = None
         source = Source(address.shown, 0, "")
         self._origins = {folder: job.origin(segmenter, source, folder) for folder in (MASKS, COLOURS, VIDEOS)}
@@ -83,8 +85,7 @@ class Recording:
 
     def close(self, **counts: int) -> None:
         """Give the video its name and write the record; a recording without frames leaves nothing."""
-        with explained_refusals(str(self.masks)):
-            self._table.close()
+        with explained_refusals(str(self.masks)), self._table:  # closed last: who holds it is alive
             if not self.frames:
                 self.times.unlink()
                 self.masks.rmdir()
@@ -98,7 +99,7 @@ class Recording:
             write_atomically(self.masks / RECORD, json.dumps(record, indent=2, sort_keys=True).encode("ascii"))
 
     def _picture(self, folder: str, pixels: NDArray[Any]) -> None:
-        file = self._job.out / folder / self.masks.name / f"{self.frames:06d}.png"
+        file = self._job.out / folder / self.masks.name / picture_name(self.frames)
         write_png(file, seal(encode_png(file, pixels), self._origins[folder]))
 
     def _opened_writer(self, fps: float) -> Writer:
