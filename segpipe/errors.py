@@ -74,6 +74,10 @@ class BackendError(SegpipeError, RuntimeError):
     """A backend cannot be opened or failed while it ran."""
 
 
+class UnfitFrameError(BackendError):
+    """The network, as it was exported or built, takes no frame of this size."""
+
+
 class BackendMissingError(SegpipeError, ImportError):
     """A package that a backend or stage needs is not installed."""
 

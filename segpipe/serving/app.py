@@ -4,13 +4,14 @@ import asyncio
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 
 from segpipe import __version__
 from segpipe.serving.answers import KINDS, chosen
 from segpipe.serving.bodies import picture_of
 from segpipe.serving.models import BusyError
 from segpipe.serving.page import HEADERS, documentation
-from segpipe.serving.service import Service
+from segpipe.serving.service import LOST, Service
 from segpipe.web.page import served_page
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -35,7 +36,8 @@ _WHY = {
     415: "The body is of a type that is not taken.",
     422: "The picture cannot be segmented, or the gate refused the model: why, in the runtime's words.",
     429: "The queue is full; Retry-After says when to come again.",
-    503: "No model is loaded and warm yet, or the server is about to end.",
+    500: "A bug of segpipe's; its log has the traceback.",
+    503: "No model is loaded and warm yet, or the backend failed on this picture: why, in the runtime's words.",
 }
 _QUIET = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False, "auto_configure": False}
 """FastAPI would tell OpenTelemetry, and by it whoever the environment names."""
@@ -49,6 +51,10 @@ def build_app(service: Service, can_reload: bool = False) -> FastAPI:
     _add_pictures(app, service)
     _add_model(app, service, can_reload)
     _add_probes(app, service)
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": f"a bug: {type(error).__name__}. The server's log has more"}, 500)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -75,7 +81,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         "/segment",
         summary="Segment one picture",
         description=f"Accept chooses the answer:\n\n{what}",
-        responses=_answers(400, 401, 406, 408, 413, 415, 422, 429, 503, description="The answer.", content=kinds),
+        responses=_answers(400, 401, 406, 408, 413, 415, 422, 429, 500, 503, description="The answer.", content=kinds),
         openapi_extra={"requestBody": _PICTURE},
         response_class=Response,
     )
@@ -110,14 +116,16 @@ def _add_model(app: FastAPI, service: Service, can_reload: bool) -> None:
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the process lives")
+    @app.get("/healthz", summary="Whether the process lives, and has not lost its GPU", responses=_answers(503))
     async def healthz() -> dict[str, str]:
+        if service.is_lost:
+            raise HTTPException(503, LOST)
         return {"status": "alive"}
 
     @app.get("/readyz", summary="Whether a model is loaded and warm", responses=_answers(503))
     async def readyz() -> dict[str, str]:
-        if not service.is_ready:
-            raise HTTPException(503, "about to end" if service.draining else "the model is being opened")
+        if service.not_ready:
+            raise HTTPException(503, service.not_ready)
         return {"status": "ready"}
 
     @app.get("/metrics", summary="Prometheus", response_class=Response)

@@ -36,6 +36,9 @@ class Metrics:
             buckets=_MILLISECONDS,
             registry=self._registry,
         )
+        self._failures = Counter(
+            "segpipe_backend_failures", "Pictures on which the backend failed.", registry=self._registry
+        )
         self._reloads = Counter(
             "segpipe_reloads", "Reloads, by whether the new model took over.", ["outcome"], registry=self._registry
         )
@@ -50,6 +53,10 @@ class Metrics:
         """One answered picture."""
         for stage, value in milliseconds.items():
             self._stages.labels(stage, artifact).observe(value)
+
+    def count_failure(self) -> None:
+        """One picture that was answered 503 for the backend's sake."""
+        self._failures.inc()
 
     def count_reload(self, outcome: str) -> None:
         """One that was tried."""

@@ -1,5 +1,6 @@
 """Service: one picture in, one answer out, by whichever model serves; and what is told about it."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -8,15 +9,20 @@ from typing import Any
 import numpy as np
 from fastapi import HTTPException, Response
 
-from segpipe.errors import InputError
+from segpipe.errors import BackendError, InputError, UnfitFrameError
+from segpipe.runtime.cuda.device import DeviceLostError
 from segpipe.runtime.frames import pixel_limit, pixels_of
 from segpipe.serving.answers import Kind
 from segpipe.serving.line import FullError, GoneError, Line
 from segpipe.serving.metrics import Metrics
-from segpipe.serving.models import Models
+from segpipe.serving.models import Model, Models
 from segpipe.serving.shadowing import ShadowCollector
 
+_log = logging.getLogger(__name__)
+
 _GONE = 499
+_AGAIN = {"retry-after": "1"}
+LOST = "the GPU is lost to this process: it has to be restarted"
 _SMALLER = "send a smaller picture, or start with a larger --max-megapixels"
 
 
@@ -37,14 +43,25 @@ class Service:
     def __init__(self, models: Models, line: Line, metrics: Metrics) -> None:
         self.models, self.line, self.metrics = models, line, metrics
         self.draining = False
+        self._lost: Model | None = None
+        """The model whose GPU was lost; another one may take over."""
         metrics.collect_from(ShadowCollector(lambda: models.current))
         metrics.watch("segpipe_queue_depth", "Pictures that wait for a thread.", lambda: line.waiting)
-        metrics.watch("segpipe_ready", "1 once a model is loaded and warm.", lambda: self.is_ready)
+        metrics.watch("segpipe_ready", "1 once a model is loaded and warm.", lambda: not self.not_ready)
 
     @property
-    def is_ready(self) -> bool:
-        """Whether pictures are taken: a model is loaded and warm, and nobody has asked us to end."""
-        return self.models.current is not None and not self.draining
+    def not_ready(self) -> str:
+        """Why no further pictures should be sent; empty where they should."""
+        if self.models.current is None:
+            return "the model is being opened: /readyz tells when it is"
+        if self.is_lost:
+            return LOST
+        return "about to end" if self.draining else ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing but a restart helps."""
+        return self._lost is not None and self._lost is self.models.current
 
     def describe(self) -> dict[str, Any]:
         """For /model."""
@@ -52,8 +69,8 @@ class Service:
 
     async def answer(self, picture: bytes, kind: Kind, left: Callable[[], Awaitable[object]]) -> Response:
         """The picture's answer, or the status that says why there is none."""
-        if self.models.current is None:
-            raise HTTPException(503, "the model is being opened: /readyz tells when it is", {"retry-after": "1"})
+        if self.models.current is None or self.is_lost:
+            raise HTTPException(503, self.not_ready, _AGAIN)
         asked = perf_counter()
         try:
             made = await self.line.run(lambda: self._make(picture, kind, asked), left)
@@ -62,8 +79,12 @@ class Service:
             raise HTTPException(429, f"{self.line.queue} pictures wait already", {"retry-after": wait}) from None
         except GoneError:
             return Response(status_code=_GONE)
-        except InputError as error:
+        except (InputError, UnfitFrameError) as error:
             raise HTTPException(422, str(error)) from None
+        except (BackendError, MemoryError) as error:
+            self.metrics.count_failure()
+            _log.error("a picture failed: %s", _told(error))
+            raise HTTPException(503, _told(error), _AGAIN) from None
         self.metrics.time_stages(made.milliseconds, made.artifact)
         headers = {"x-segpipe-artifact": made.artifact, "x-segpipe-mask": made.mask, "vary": "accept"}
         headers["server-timing"] = ", ".join(f"{name};dur={ms:.2f}" for name, ms in made.milliseconds.items())
@@ -77,13 +98,21 @@ class Service:
             fits = pixel_limit(segmenter.max_pixels, _SMALLER)
             frame = pixels_of(picture, segmenter.contract, "rgb", fits)
             times.append(perf_counter())
-            result = segmenter.detail(frame)
+            try:
+                result = segmenter.detail(frame)
+            except DeviceLostError:
+                self._lost = model
+                raise
             times.append(perf_counter())
             body = kind.make(result, frame)
             times.append(perf_counter())
         names = ("wait", "decode", "segment", "encode")
         spent = {name: 1000 * (to - at) for name, at, to in zip(names, times, times[1:], strict=False)}
         return Made(body, segmenter.artifact_sha256, _described(result.mask), spent)
+
+
+def _told(error: Exception) -> str:
+    return f"memory ran out: {error}" if isinstance(error, MemoryError) else str(error)
 
 
 def _described(mask: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as server
 
-from segpipe.errors import InputError
+from segpipe.errors import InputError, UnfitFrameError
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.triton.answers import Answer, masks_of
 from segpipe.triton.config import FRAME, MASK
@@ -45,5 +45,6 @@ def _response(answer: Answer) -> Any:
     if isinstance(answer, np.ndarray):
         # by DLPack: with numpy 2, Tensor(name, array) of older servers holds 0 bytes and says nothing
         return server.InferenceResponse([server.Tensor.from_dlpack(MASK, answer)])
-    code = server.TritonError.INVALID_ARG if isinstance(answer, InputError) else server.TritonError.INTERNAL
+    is_theirs = isinstance(answer, (InputError, UnfitFrameError))
+    code = server.TritonError.INVALID_ARG if is_theirs else server.TritonError.INTERNAL
     return server.InferenceResponse(error=server.TritonError(str(answer), code))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import FrameContract, Placement
 from segpipe.cores import usable_cores
-from segpipe.errors import BackendError, InputError
+from segpipe.errors import BackendError, InputError, UnfitFrameError
 from segpipe.processor import device_name
 from segpipe.runtime.backends.external_data import refuse_external_data
 from segpipe.runtime.preprocess import preprocess, tensor_shape
@@ -172,10 +172,10 @@ def _require_threads(threads: int) -> None:
         )
 
 
-def refused(tensors: Tensors, reason: str) -> BackendError:
+def refused(tensors: Tensors, reason: str) -> UnfitFrameError:
     """The error for tensors whose shapes the network does not take."""
     message = f"the network does not take input {_shapes(tensors)}: {reason}"
-    return BackendError(message, hint="export with sizes that cover this frame")
+    return UnfitFrameError(message, hint="export with sizes that cover this frame")
 
 
 def failed(library: str, tensors: Tensors, reason: str) -> BackendError:

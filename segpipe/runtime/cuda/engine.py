@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from segpipe.errors import BackendError
+from segpipe.errors import UnfitFrameError
 
 Shape = tuple[int, ...]
 
@@ -73,7 +73,7 @@ def divide(profiles: Sequence[Profile], item: Shape, frames: int) -> Iterator[tu
     ]
     if not ranges:
         told = " or ".join(f"{profile.smallest} to {profile.largest}" for profile in profiles)
-        raise BackendError(
+        raise UnfitFrameError(
             f"the engine takes inputs of {told}, this frame needs {('batch', *item)}",
             hint="segment huge frames in tiles, or build the engine for larger sizes",
         )

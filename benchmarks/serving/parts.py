@@ -1,0 +1,193 @@
+"""The parts: each starts a server of its own, measures, and says what should be."""
+
+import asyncio
+import http.client
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks.serving.load import ask
+from benchmarks.serving.page import Outcome
+from segpipe import Segmenter, testing
+from segpipe.cores import usable_cores
+from segpipe.media.images import encode_png
+from tests.serving import Served, picture, serving
+from tests.test_serve_swap import OTHER, lead, sha256
+
+SIZES = ((160, 240), (1024, 2048))
+MOST_MS = 3.0  # that HTTP may take beyond reader, network and PNG writer in one process
+WARM, TURNS = 10, 100
+QUEUE = 16
+SPREAD = 1.5  # of the slowest answers over the mean of a full queue
+MOST_GROWTH = 2.0  # percent
+REQUESTS = 20_000
+REFUSED_DOOR = "ClientConnectorError"
+
+
+def overhead(folder: Path) -> Outcome:
+    """The same bytes in one process and over HTTP, in turns that change their order."""
+    lines = [
+        "| frame | in one process, ms | over HTTP, ms | more, ms | of it around the server's stages, ms |",
+        "|---|---|---|---|---|",
+    ]
+    targets = {}
+    run = testing.make_run(folder / "run")
+    with (
+        Segmenter.open(run) as segmenter,
+        serving(run) as server,
+        closing(http.client.HTTPConnection(server.host, server.port)) as connection,
+    ):
+        for height, width in SIZES:
+            body = picture(height, width)
+            turns = [_turn(segmenter, connection, body, turn % 2 == 0) for turn in range(WARM + TURNS)][WARM:]
+            alone, served, around = ([turn[place] for turn in turns] for place in range(3))
+            more = [http - own for own, http in zip(alone, served, strict=True)]
+            median = [f"{statistics.median(values):.2f}" for values in (alone, served, more, around)]
+            lines.append(f"| {height}x{width}, {len(body)} bytes | {' | '.join(median)} |")
+            targets[f"{height}x{width} takes at most {MOST_MS:g} ms more"] = statistics.median(more) <= MOST_MS
+    return Outcome(lines, targets)
+
+
+def _turn(
+    segmenter: Segmenter, connection: http.client.HTTPConnection, body: bytes, own_first: bool
+) -> tuple[float, float, float]:
+    """Milliseconds in this process, over HTTP, and of those outside the stages that the server tells."""
+    stages_ms = 0.0
+
+    def own() -> None:
+        encode_png("mask", segmenter(body))
+
+    def served() -> None:
+        nonlocal stages_ms
+        connection.request("POST", "/segment", body, {"content-type": "image/png"})
+        answer = connection.getresponse()
+        answer.read()
+        told = (part.partition(";dur=") for part in answer.headers["server-timing"].split(", "))
+        stages_ms = sum(float(ms) for name, _, ms in told if name != "wait")
+
+    taken = {work: _milliseconds(work) for work in ((own, served) if own_first else (served, own))}
+    return taken[own], taken[served], taken[served] - stages_ms
+
+
+def _milliseconds(work: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - begun)
+
+
+def overload(folder: Path) -> Outcome:
+    """Capacity with as many callers as threads, then four times as many as there is room for."""
+    body, cores = picture(480, 640), usable_cores()
+    callers = 4 * (cores + QUEUE)
+    with serving(testing.make_run(folder / "run"), "--queue", QUEUE) as server:
+        within = ask(server, body, 300, cores)
+        before = _stage_ms(server)
+        beyond = ask(server, body, 2000, callers)
+        after = _stage_ms(server)
+    mean = (after[0] - before[0]) / (after[1] - before[1])
+    bound, slowest = (cores + QUEUE) / cores * mean, beyond.percentile(0.99)
+    lines = [
+        f"- {cores} callers: {within.shown()}; p50 {within.percentile(0.5):.1f} ms, "
+        f"p99 {within.percentile(0.99):.1f} ms",
+        f"- {callers} callers: {beyond.shown()}; p50 of the 200s {beyond.percentile(0.5):.1f} ms, "
+        f"p99 {slowest:.1f} ms; a full queue takes {bound:.1f} ms at the {mean:.1f} ms that a picture took then",
+    ]
+    return Outcome(
+        lines,
+        {
+            "only 200 and 429": {*beyond.statuses} == {"200", "429"} and {*within.statuses} == {"200"},
+            f"p99 of the 200s within {SPREAD:g} full queues": slowest <= SPREAD * bound,
+        },
+    )
+
+
+def _stage_ms(server: Served) -> tuple[float, float]:
+    """Milliseconds of all stages but the wait, and the number of pictures."""
+    told = server.metrics()
+
+    def total(kind: str, *stages: str) -> float:
+        start = f"segpipe_stage_milliseconds_{kind}"
+        return sum(
+            value
+            for name, value in told.items()
+            if name.startswith(start) and any(f'stage="{stage}"' in name for stage in stages)
+        )
+
+    return total("sum", "decode", "segment", "encode"), total("count", "segment")
+
+
+def swap(folder: Path) -> Outcome:
+    """A reload in the middle, of a run that passed and of one that did not."""
+    names = {"first": testing.CONTRACT, "second": OTHER, "failed": testing.CONTRACT}
+    for name, contract in names.items():
+        testing.make_run(folder / name, contract, status="failed" if name == "failed" else "passed")
+    lead(folder, "first")
+    lines = [f"- hashes: {', '.join(f'{name} {sha256(folder / name)[:12]}' for name in names)}"]
+    targets = {}
+    with serving(folder / "current") as server:
+        for name, outcome, artifacts in (("second", "accepted", 2), ("failed", "refused", 1)):
+
+            async def change(name: str = name) -> None:
+                await asyncio.sleep(0.5)
+                lead(folder, name)
+                server.process.send_signal(signal.SIGHUP)
+
+            found = ask(server, picture(), 700, 4, change)
+            told = server.ask("GET", "/model").json["last_reload"]
+            by = ", ".join(f"{number} by {artifact}" for artifact, number in found.artifacts.items())
+            lines.append(f"- reload of {name} ({told['outcome']}): {found.shown()}; {by}")
+            targets[f"700 of 700 over a reload that is {outcome}"] = (
+                found.statuses == Counter({"200": 700})
+                and told["outcome"] == outcome
+                and len(found.artifacts) == artifacts
+            )
+    return Outcome(lines, targets)
+
+
+def memory(folder: Path) -> Outcome:
+    """Resident memory after the first requests and after the last ones."""
+    body, rounds = picture(), 10
+    with serving(testing.make_run(folder / "run")) as server:
+        seen, statuses = [], Counter[str]()
+        for _ in range(rounds):
+            statuses += ask(server, body, REQUESTS // rounds, 4).statuses
+            seen.append(server.metrics()["process_resident_memory_bytes"] / 2**20)
+    grown = 100 * (seen[-1] / seen[0] - 1)
+    shown = ", ".join(f"{value:.1f}" for value in seen)
+    line = (
+        f"- {dict(statuses)}; MiB after each {REQUESTS // rounds}: {shown}; {grown:+.2f} % from the first to the last"
+    )
+    return Outcome(
+        [line],
+        {
+            f"{REQUESTS} of {REQUESTS} answered": statuses == Counter({"200": REQUESTS}),
+            f"memory flat within {MOST_GROWTH:g} %": grown <= MOST_GROWTH,
+        },
+    )
+
+
+def drain(folder: Path) -> Outcome:
+    """SIGTERM under load: every request that was begun on a connection has its answer, later ones find no door."""
+    with serving(testing.make_run(folder / "run"), "--queue", 64) as server:
+
+        async def stop() -> None:
+            await asyncio.sleep(1)
+            server.process.send_signal(signal.SIGTERM)
+
+        found = ask(server, picture(240, 320), 1500, 8, stop)
+        server.process.wait()
+    code = server.process.returncode
+    return Outcome(
+        [f"- {found.shown()}; exit code {code}"],
+        {
+            "none lost that was accepted": {*found.statuses} == {"200", REFUSED_DOOR},
+            "exit code 0": code == 0,
+        },
+    )
+
+
+PARTS = {part.__name__: part for part in (overhead, overload, swap, memory, drain)}

@@ -1,0 +1,81 @@
+"""What fails behind `segpipe serve` is told apart: the picture's fault, the backend's for a moment, for good, a bug."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Served, picture, serving
+
+PLANTED = """
+from segpipe.errors import BackendError, UnfitFrameError
+from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError
+from segpipe.runtime.segmenter import Segmenter
+
+whole, by_width = Segmenter.detail, {
+    41: UnfitFrameError("the engine takes others", hint="build it for more"),
+    42: OutOfMemoryError("allocating 9 bytes failed", hint="close other programs"),
+    43: MemoryError("9 bytes"),
+    44: BackendError("the library failed"),
+    45: ZeroDivisionError("no words for clients"),
+    46: DeviceLostError("cuLaunch failed", hint="the GPU was lost"),
+}
+
+def detail(self, frame, *rest):
+    if planted := by_width.get(frame.shape[1]):
+        raise planted
+    return whole(self, frame, *rest)
+
+Segmenter.detail = detail
+"""
+"""Frames of these widths fail, as the backends say it."""
+
+
+@pytest.fixture(scope="module")
+def served(run: Path) -> Iterator[Served]:
+    with serving(run, before=PLANTED) as server:
+        yield server
+
+
+def failures(served: Served) -> float:
+    return served.metrics()["segpipe_backend_failures_total"]
+
+
+@pytest.mark.parametrize(
+    ("width", "status", "said"),
+    [
+        (41, 422, "the engine takes others. build it for more"),
+        (42, 503, "allocating 9 bytes failed. close other programs"),
+        (43, 503, "memory ran out: 9 bytes"),
+        (44, 503, "the library failed"),
+        (45, 500, "a bug: ZeroDivisionError. The server's log has more"),
+    ],
+)
+def test_one_picture_fails_in_the_runtimes_words_and_the_next_is_answered(
+    served: Served, width: int, status: int, said: str
+) -> None:
+    before = failures(served)
+
+    answer = served.segment(picture(40, width))
+
+    assert (answer.status, answer.json["detail"]) == (status, said)
+    assert ("retry-after" in answer.headers) == (status == 503)
+    assert failures(served) - before == (status == 503)
+    assert any(f'status="{status}"' in name for name in served.metrics())
+    assert served.segment(picture()).status == 200
+    assert [served.ask("GET", path).status for path in ("/readyz", "/healthz")] == [200, 200]
+
+
+def test_a_lost_gpu_takes_the_server_out_of_service_and_says_what_helps(run: Path) -> None:
+    with serving(run, before=PLANTED) as served:
+        first, later = served.segment(picture(40, 46)), served.segment(picture())
+        probes = [served.ask("GET", path) for path in ("/readyz", "/healthz")]
+        ready, counted = served.metrics()["segpipe_ready"], failures(served)
+        code, said = served.end()
+
+    assert (first.status, first.json["detail"]) == (503, "cuLaunch failed. the GPU was lost")
+    assert "has to be restarted" in later.json["detail"]
+    assert [probe.status for probe in (later, *probes)] == [503, 503, 503]
+    assert (ready, counted, code) == (0, 1, 0)
+    assert "a picture failed: cuLaunch failed. the GPU was lost" in said
+    assert "Traceback" not in said
