@@ -173,7 +173,7 @@ def test_a_connection_that_breaks_leaves_nothing_behind(served: Served, sent: by
 @pytest.fixture
 def slow(run: Path) -> Iterator[Callable[[bytes], bytes]]:
     """A server whose patience is short; what comes back for bytes after which nothing follows."""
-    hurry = "from segpipe.serving import guard, server\nguard._PATIENCE_S = server._HEAD_S = 0.3"
+    hurry = "from segpipe.serving import guard, protocol\nguard._PATIENCE_S = protocol._HEAD_S = 0.3"
     with serving(run, before=hurry) as server:
         yield server.raw
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -15,8 +15,10 @@ from segpipe.serving.guard import Guard, Limits
 from segpipe.serving.line import FullError, GoneError, Line
 from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import Models, Source
+from segpipe.serving.protocol import _Joining
 from segpipe.serving.server import listening
 from segpipe.serving.service import Service
+from tests.children import PATIENCE_S
 
 
 def test_what_is_written_leaves_at_once() -> None:
@@ -25,6 +27,33 @@ def test_what_is_written_leaves_at_once() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_head_and_body_of_an_answer_leave_together_and_nothing_is_lost_at_the_end() -> None:
+    class Sent:
+        """A transport."""
+
+        def __init__(self) -> None:
+            self.seen: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.seen.append(data)
+
+        def close(self) -> None:
+            self.seen.append(b"closed")
+
+    async def story() -> list[bytes]:
+        sent = Sent()
+        joining = _Joining(sent, asyncio.get_running_loop())  # type: ignore[arg-type]
+        for part in (b"head", b"", b"body"):
+            joining.write(part)
+        await asyncio.sleep(0)
+        joining.write(b"last")
+        joining.close()
+        await asyncio.sleep(0)
+        return sent.seen
+
+    assert asyncio.run(story()) == [b"headbody", b"last", b"closed"]
 
 
 async def stays() -> None:
@@ -76,6 +105,27 @@ def test_work_that_nobody_waits_for_is_not_begun() -> None:
     with_a_busy_line(1, gone)
 
     assert begun == []
+
+
+def test_what_waits_is_done_in_its_order_by_as_many_threads_as_there_are() -> None:
+    begun: list[int] = []
+    meet = Barrier(2, timeout=PATIENCE_S)
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number < 4:
+            meet.wait()  # passed by two at a time alone
+        return number
+
+    async def story() -> list[int]:
+        line = Line(2, 8)
+        answers = await asyncio.gather(*(line.run(lambda number=number: work(number), stays) for number in range(10)))
+        await asyncio.to_thread(line.close)
+        return answers
+
+    assert asyncio.run(story()) == [*range(10)]
+    assert {*begun[:2]} == {0, 1}
+    assert {*begun[2:4]} == {2, 3}
 
 
 def test_a_line_is_empty_after_errors_and_departures() -> None:

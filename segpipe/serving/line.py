@@ -2,8 +2,11 @@
 
 import asyncio
 import math
+import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -24,15 +27,28 @@ class GoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
+class _Job:
+    """Work for a thread, and the answer that a coroutine awaits."""
+
+    def __init__(self, work: Callable[[], Any], answer: "asyncio.Future[Any]") -> None:
+        self.work, self.answer, self.loop = work, answer, answer.get_loop()
+
+
 class Line:
-    """Called from one event loop; the work runs in threads."""
+    """Called from one event loop; the work runs in threads.
+
+    A thread wakes the loop once an answer: each further time costs more than all else that is done here. The thread
+    that was idle last is the next at work, since its memory is still in the caches.
+    """
 
     def __init__(self, workers: int, queue: int) -> None:
         self.workers, self.queue = workers, queue
         self.inside = 0
         """In work or waiting."""
         self._mean_s = 0.0
-        self._pool = ThreadPoolExecutor(workers, "segpipe-serve")
+        self._waiting: deque[_Job] = deque()
+        self._idle = [_Worker(self._waiting, self._done) for _ in range(workers)]
+        self._threads = [*self._idle]
 
     @property
     def waiting(self) -> int:
@@ -43,41 +59,83 @@ class Line:
         """The work's answer. `left` comes back when the client has gone: work that has not begun is dropped then."""
         if self.inside >= self.workers + self.queue:
             raise FullError(max(1, math.ceil(self.inside * self._mean_s / self.workers)))
-        job = self._submit(work)
-        answer: asyncio.Future[T] = asyncio.wrap_future(job)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        job = _Job(work, answer)
+        self._begin(job)
         gone: asyncio.Future[Any] = asyncio.ensure_future(left())
+        gone.add_done_callback(lambda _: answer.done() or answer.set_exception(GoneError()))
         try:
-            either: set[asyncio.Future[Any]] = {answer, gone}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise GoneError
-            return answer.result()
+            return await answer
         finally:
             gone.cancel()
-            job.cancel()  # at once: by way of `answer` it would be the loop's next turn, and a thread may be quicker
-            answer.cancel()
+            self._drop(job)
 
     def close(self) -> None:
         """Wait for the threads."""
-        self._pool.shutdown()
+        for thread in self._threads:
+            thread.jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _submit(self, work: Callable[[], T]) -> "Future[T]":
-        loop = asyncio.get_running_loop()
-
-        def timed() -> T:
-            begun = perf_counter()
-            try:
-                return work()
-            finally:
-                loop.call_soon_threadsafe(self._note, perf_counter() - begun)
-
+    def _begin(self, job: _Job) -> None:
         self.inside += 1
-        job = self._pool.submit(timed)
-        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
-        return job
+        if self._idle:
+            self._idle.pop().jobs.put(job)
+        else:
+            self._waiting.append(job)
 
-    def _note(self, seconds: float) -> None:
-        self._mean_s += (seconds - self._mean_s) * (_NEWEST if self._mean_s else 1)
+    def _drop(self, job: _Job) -> None:
+        """What no thread has taken is out of the line."""
+        with suppress(ValueError):
+            self._waiting.remove(job)
+            self.inside -= 1
 
-    def _leave(self, *_: Any) -> None:
+    def _done(
+        self, worker: "_Worker | None", job: _Job, seconds: float, value: Any, error: BaseException | None
+    ) -> None:
+        """In the loop; `worker` where that thread has nothing more to do."""
         self.inside -= 1
+        self._mean_s += (seconds - self._mean_s) * (_NEWEST if self._mean_s else 1)
+        if worker is not None:
+            if self._waiting:
+                worker.jobs.put(self._waiting.popleft())
+            else:
+                self._idle.append(worker)
+        if job.answer.done():
+            return
+        if error is None:
+            job.answer.set_result(value)
+        else:
+            job.answer.set_exception(error)
+
+
+class _Worker(threading.Thread):
+    """Does the jobs that it is given, each time with those that wait after it."""
+
+    def __init__(self, waiting: "deque[_Job]", done: Callable[..., None]) -> None:
+        super().__init__(name="segpipe-serve", daemon=True)
+        self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._waiting, self._done = waiting, done
+        self.start()
+
+    def run(self) -> None:
+        """Until there is None."""
+        while (job := self.jobs.get()) is not None:
+            self._do(job)
+            del job  # or an idle thread would keep the last picture
+
+    def _do(self, job: _Job) -> None:
+        following: _Job | None = job
+        while following is not None:
+            job, value, error, begun = following, None, None, perf_counter()
+            try:
+                value = job.work()
+            except BaseException as raised:  # noqa: BLE001 - raised where the answer is awaited
+                error = raised
+            seconds = perf_counter() - begun
+            with suppress(IndexError):
+                following = None
+                following = self._waiting.popleft()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                job.loop.call_soon_threadsafe(self._done, None if following else self, job, seconds, value, error)
+            value = error = None  # an error's traceback holds this frame, which would hold the error

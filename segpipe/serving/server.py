@@ -11,7 +11,6 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from segpipe.cores import usable_cores
 from segpipe.errors import InputError
@@ -20,10 +19,10 @@ from segpipe.serving.guard import Guard, Limits
 from segpipe.serving.line import Line
 from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import BusyError, Models, Source
+from segpipe.serving.protocol import Protocol
 from segpipe.serving.service import Service
 
 _HEAD_BYTES = 32 * 1024  # of a request line with its headers
-_HEAD_S = 10.0  # for all of them to come
 _GRACE_S = 1.0  # between the last accepted connection and the end of those on which nothing comes
 _LEAVE_S = 60.0  # for answers that nobody reads
 _WATCH_S = 1.0  # between two looks at the source
@@ -100,7 +99,7 @@ class _Process:
 
     async def run(self, listener: socket.socket) -> None:
         config = uvicorn.Config(
-            self._guard, http=_PatientProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
+            self._guard, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
             server_header=False, h11_max_incomplete_event_size=_HEAD_BYTES, backlog=_BACKLOG,
             timeout_graceful_shutdown=int(_LEAVE_S), timeout_keep_alive=_IDLE_S,
         )  # fmt: skip
@@ -181,35 +180,6 @@ class _Server(uvicorn.Server):
         while self.server_state.connections and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
-
-
-class _PatientProtocol(H11Protocol):
-    """Ends connections on which no whole head of a request comes in time."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_waiting()
-        elif self._timer is None:
-            self._wait_for_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _wait_for_head(self) -> None:
-        self._timer = self.loop.call_later(_HEAD_S, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 def _shown(listener: socket.socket) -> tuple[str, int]:
