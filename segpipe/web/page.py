@@ -22,7 +22,8 @@ from segpipe.runtime.opening import run_contract
 from segpipe.verdict import require_passed
 from segpipe.web.runtime import PACKAGE, WebRuntime, read_runtime
 
-_SCRIPTS = ("png.js", "engine.js", "picture.js", "page.js")
+_WORKER = ("png.js", "engine.js", "picture.js", "worker.js")  # what takes long, on a thread of its own
+_SCRIPT = "page.js"
 _MOST_PIXELS = 8_000_000  # larger pictures are reduced: a browser has a few GB for the page
 _MOST_VALUES = 40_000_000  # scores at the picture's size
 _SERVER = "segpipe"
@@ -104,14 +105,15 @@ def _read(run: RunDirectory, allow_unvalidated: bool) -> tuple[Shown, bytes]:
 
 
 def _filled(title: str, boot: dict[str, Any], data: dict[str, bytes], words: _Words) -> str:
-    script = "\n".join(_part(name) for name in _SCRIPTS)
+    script, worker = _part(_SCRIPT), "\n".join(map(_part, _WORKER))
+    elements = [_json("boot", boot), _json("worker", worker), *(_packed(*part) for part in data.items())]
     parts = {
         "policy": _policy(script, words.connect),
         "title": html.escape(title),
         "style": _part("page.css"),
         "where": html.escape(words.where),
         "about": words.about,
-        "data": "\n".join([_json("boot", boot), *(_packed(name, content) for name, content in data.items())]),
+        "data": "\n".join([*elements]),
         "script": script,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _part("page.html"))

@@ -27,6 +27,8 @@ LOOK = str(Path(__file__).with_name("look.py"))
 AXE = "axe-core@4.14.1"
 SIZES = ((48, 80), (240, 400), (75, 41), (333, 517))
 """Smaller than the network, larger, odd, and upright."""
+LARGE = (1500, 2400)
+MOST_BLOCKED_MS = 50
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -40,6 +42,7 @@ def main(browser_python: str) -> int:
     with serving(run, "--backend", "onnxruntime-cpu", "--token-file", token_file(OUT)) as server:
         wanted = {
             "chromium": CHROMIUM, "out": str(OUT), "token": TOKEN, "axe": str(_axe()), "video": str(_video(pictures)),
+            "large": str(_large(pictures[1])),
             "pages": {"file": page.resolve().as_uri(), "served": f"http://{server.host}:{server.port}/"},
             "pictures": [str(path.resolve()) for path in pictures],
         }  # fmt: skip
@@ -61,7 +64,10 @@ def problems(name: str, seen: dict[str, Any]) -> list[str]:
     """What must not be, in words."""
     errors = [line for line in seen["console"] if line.startswith("error") and "401" not in line]
     foreign = [line for line in seen["requests"] if not line.startswith(("GET file:", "GET blob:"))]
+    # Where others take the processor all takes longer; a network on the page's own thread would block it all its time.
+    is_blocked = name == "file" and seen["blocked_ms"] > max(MOST_BLOCKED_MS, seen["large_ms"] / 2)
     checks = {
+        f"nobody could use the page for {seen['blocked_ms']:.0f} ms of {seen['large_ms']:.0f}": is_blocked,
         f"masks differ from the segmenter's: {seen['pixels_differ']} pixels": any(seen["pixels_differ"]),
         f"axe-core: {seen['axe']}": seen["axe"],
         f"wider than the window: {seen['too_wide']}": seen["too_wide"],
@@ -107,6 +113,14 @@ def _pictures(run: Path) -> list[Path]:
     return paths
 
 
+def _large(picture: Path) -> Path:
+    """One that the network takes long for."""
+    path, frame = (OUT / "large.png").resolve(), cv2.imread(str(picture))
+    assert frame is not None
+    cv2.imwrite(str(path), cv2.resize(frame, LARGE[::-1]))
+    return path
+
+
 def _video(pictures: list[Path]) -> Path:
     path, frame = (OUT / "clip.webm").resolve(), cv2.imread(str(pictures[1]))
     assert frame is not None
@@ -126,7 +140,8 @@ def _differing(mask: Path, run: Path) -> int:
 
 def _summary(name: str, seen: dict[str, Any]) -> str:
     same = f"{len(seen['masks'])} masks as the segmenter's, axe-core finds nothing"
-    return f"{name}: {same}, ready after {seen['ready_s']} s; {seen['status'][-1]}"
+    times = f"ready after {seen['ready_s']} s, blocked for at most {seen['blocked_ms']:.0f} ms"
+    return f"{name}: {same}, {times}; {seen['status'][-1]}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,14 @@ from playwright.sync_api import Page, sync_playwright
 _ARGS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 _PATIENCE_MS = 60_000
 _FINAL = re.compile(" ms |could not|is no ")  # what the page says in the end, good or bad
+_MS = re.compile(r"([\d.]+) ms ")
+_WATCH = """() => {
+  window.blockedMs = 0;
+  const watch = new PerformanceObserver((seen) => {
+    for (const {duration} of seen.getEntries()) window.blockedMs = Math.max(window.blockedMs, duration);
+  });
+  watch.observe({type: "longtask"});
+}"""  # how long the page's own thread was not there for the person
 _SIZES = ({"width": 1440, "height": 900}, {"width": 375, "height": 812})
 
 
@@ -74,6 +82,9 @@ def _used(page: Page, url: str, wanted: dict[str, Any], out: Path) -> dict[str, 
             page.click("#save-mask")
         download.value.save_as(out / download.value.suggested_filename)
         seen["masks"].append(download.value.suggested_filename)
+    page.evaluate(_WATCH)
+    seen["large"] = _segmented(page, wanted["large"])
+    seen["large_ms"], seen["blocked_ms"] = float(_MS.findall(seen["large"])[0]), page.evaluate("window.blockedMs")
     seen["description"] = page.get_attribute("#view", "aria-label")
     page.focus("#view")
     page.keyboard.press("ArrowRight")

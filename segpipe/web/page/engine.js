@@ -1,7 +1,7 @@
 // What turns pixels into a mask: the graph inside this page, or the server that the page came from.
 
-async function unpacked(id) {
-  const text = atob(document.getElementById(id).textContent), packed = new Uint8Array(text.length);
+async function unpacked(base64) {
+  const text = atob(base64), packed = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) packed[i] = text.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
@@ -11,14 +11,14 @@ async function hasGpu() {
   try { return Boolean(await navigator.gpu?.requestAdapter()); } catch { return false; }
 }
 
-// device: "wasm" or "webgpu"
-async function openHere(device) {
-  const code = new Blob([await unpacked(`${device}-code`)], {type: "text/javascript"});
+// device: "wasm" or "webgpu"; parts: code and binary of the runtime for it, and the graph, packed
+async function openHere(device, parts) {
+  const code = new Blob([await unpacked(parts.code)], {type: "text/javascript"});
   const ort = await import(URL.createObjectURL(code));
-  ort.env.wasm.wasmBinary = (await unpacked(`${device}-binary`)).buffer;
+  ort.env.wasm.wasmBinary = (await unpacked(parts.binary)).buffer;
   ort.env.wasm.numThreads = 1;  // more need headers that a file has not
   ort.env.logLevel = "error";
-  const session = await ort.InferenceSession.create(await unpacked("graph"), {executionProviders: [device]});
+  const session = await ort.InferenceSession.create(await unpacked(parts.graph), {executionProviders: [device]});
   const segment = async (pixels) => {
     const {width, height} = pixels, started = performance.now();
     const frame = new ort.Tensor("uint8", rgbOf(pixels), [1, height, width, 3]);
@@ -29,19 +29,19 @@ async function openHere(device) {
 }
 
 // What the server refuses is thrown in its own words; `askToken` is called where it wants a token.
-async function asked(path, request, token, askToken) {
+async function asked(url, request, token, askToken) {
   const headers = {...request.headers, ...(token && {authorization: `Bearer ${token}`})};
-  const answer = await fetch(path, {...request, headers});
+  const answer = await fetch(url, {...request, headers});
   if (answer.status === 401) askToken();
   if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail ?? `the server answered ${answer.status}`);
   return answer;
 }
 
-// `changed` is called with the classes and colours of another model when one has taken over.
-async function openServer(token, askToken, changed) {
+// base: the page's address. `changed` is called with classes and colours, again when another model has taken over.
+async function openServer(base, token, askToken, changed) {
   let artifact = "";
   const tell = async () => {
-    const model = await (await asked("model", {}, token, askToken)).json();
+    const model = await (await asked(new URL("model", base), {}, token, askToken)).json();
     if (!model.contract) throw new Error("the server is still opening its model");
     artifact = model.artifact_sha256;
     changed(model.contract.classes, model.palette);
@@ -50,7 +50,7 @@ async function openServer(token, askToken, changed) {
   return async (pixels) => {
     const body = await pngOf(rgbOf(pixels), pixels.width, pixels.height), started = performance.now();
     const headers = {accept: "application/octet-stream", "content-type": "image/png"};
-    const answer = await asked("segment", {method: "POST", headers, body}, token, askToken);
+    const answer = await asked(new URL("segment", base), {method: "POST", headers, body}, token, askToken);
     if (answer.headers.get("x-segpipe-artifact") !== artifact) await tell();
     const bytes = await answer.arrayBuffer(), wide = bytes.byteLength > pixels.width * pixels.height;
     return {mask: wide ? new Uint16Array(bytes) : new Uint8Array(bytes), ms: performance.now() - started};

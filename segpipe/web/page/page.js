@@ -1,33 +1,55 @@
-// The page: what is opened, segmented and shown. One picture at a time.
+// The page: what is opened and shown. One picture at a time; all that takes long is the worker's.
 
 const $ = (id) => document.getElementById(id);
 const boot = JSON.parse($("boot").textContent);
-const drawing = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-const state = {segment: null, picture: null, busy: false, kept: null, pointed: null, at: {x: 0, y: 0}, stream: null, said: 0, turn: 0, url: ""};
+const state = {open: false, picture: null, busy: false, painting: false, stale: false, kept: null, pointed: null, at: {x: 0, y: 0}, stream: null, said: 0, turn: 0, url: ""};
 
 const say = (text) => { $("status").textContent = text; };
 
+// --- the worker ------------------------------------------------------------------------------------------------------
+
+const script = new Blob([JSON.parse($("worker").textContent)], {type: "text/javascript"});
+const worker = new Worker(URL.createObjectURL(script)), waiting = new Map();
+let turns = 0, broken = null;
+
+// What the worker answers to a task; `moved` is given away.
+function ask(task, given = {}, moved = []) {
+  return new Promise((resolve, reject) => {
+    if (broken) reject(broken);
+    waiting.set(++turns, {resolve, reject});
+    worker.postMessage({turn: turns, task, given}, moved);
+  });
+}
+
+worker.onmessage = ({data: {event, turn, answer, error, names, palette}}) => {
+  if (event === "classes") return setClasses(names, palette);
+  if (event === "token") return askToken();
+  const {resolve, reject} = waiting.get(turn);
+  waiting.delete(turn);
+  return error === undefined ? resolve(answer) : reject(new Error(error));
+};
+worker.onerror = (event) => {
+  broken = new Error(event.message || "its worker does not start");
+  for (const {reject} of waiting.values()) reject(broken);
+};
+
 // --- a picture -------------------------------------------------------------------------------------------------------
 
-async function segment(source, width, height, name) {
-  if (state.busy || !state.segment) return;
+// Gives the bitmap away.
+async function segment(bitmap, width, height, name) {
+  if (state.busy || !state.open) return;
   state.busy = true;
   try {
     const scale = Math.min(1, Math.sqrt(boot.most_pixels / (width * height)));
     const [w, h] = [width, height].map((side) => Math.max(1, Math.floor(side * scale)));
-    drawing.canvas.width = w;
-    drawing.canvas.height = h;
-    drawing.drawImage(source, 0, 0, w, h);
-    const pixels = drawing.getImageData(0, 0, w, h);
-    if (!state.url && !state.stream) { say(`Segmenting ${name}.`); await nextFrame(); }
-    const {mask, confidence, ms} = await state.segment(pixels);
-    state.picture = {pixels, mask, confidence, name, ms};
-    show();
+    if (!state.url && !state.stream) say(`Segmenting ${name}.`);
+    state.picture = {...await ask("segment", {bitmap, width: w, height: h}, [bitmap]), name};
+    await show();
     const live = state.url || state.stream;
     if (live && $("status").textContent.startsWith(`${name}: `) && performance.now() - state.said < 2000) return;
     state.said = performance.now();  // who listens to the page hears of a video now and then, not of every frame
     const reduced = scale < 1 ? `, reduced from ${width} x ${height}` : "";
-    say(`${name}: ${w} x ${h} pixels${reduced}, ${ms.toFixed(1)} ms ${boot.server ? "from here to the server and back" : `on the ${onDevice()}`}.`);
+    say(`${name}: ${w} x ${h} pixels${reduced}, ${state.picture.ms.toFixed(1)} ms ${boot.server ? "from here to the server and back" : `on the ${onDevice()}`}.`);
   } catch (error) {
     stop();
     say(`${name} could not be segmented: ${error.message}`);
@@ -36,7 +58,7 @@ async function segment(source, width, height, name) {
   }
 }
 
-// A quarter of the time is for the person: while the network runs nothing else does.
+// A quarter of the time is for the rest of the computer.
 const rest = () => new Promise((done) => { setTimeout(done, Math.max(20, (state.picture?.ms ?? 0) / 4)); });
 const nextFrame = () => new Promise((done) => { setTimeout(done, 30); });
 const onDevice = () => ($("device").value === "webgpu" && !$("device-row").hidden ? "GPU" : "CPU");
@@ -45,13 +67,28 @@ function look() {
   return {opacity: $("opacity").value / 100, confidence: $("confidence").checked, only: state.pointed ?? state.kept};
 }
 
-function show() {
-  const {picture} = state;
-  if (!picture) return;
-  $("view").hidden = false;
+// What is asked for while the worker paints is painted once, when it is done.
+async function show() {
+  if (!state.picture) return;
+  state.stale = true;
+  if (state.painting) return;
+  state.painting = true;
+  try {
+    while (state.stale) {
+      state.stale = false;
+      shown(await ask("paint", {look: look(), palette: boot.palette}));
+    }
+  } finally {
+    state.painting = false;
+  }
+}
+
+function shown(image) {
+  const {picture} = state, view = $("view"), shares = picture.shares.slice(0, boot.classes.length);  // another model may have come
+  view.hidden = false;
   $("hint").hidden = true;
-  paint($("view"), picture, look(), boot.palette);
-  const shares = sharesOf(picture.mask, boot.classes.length);
+  Object.assign(view, {width: image.width, height: image.height});
+  view.getContext("bitmaprenderer").transferFromImageBitmap(image);
   shares.forEach((share, label) => { $("legend").children[label].querySelector(".share").textContent = percent(share); });
   const most = shares.map((share, label) => [share, boot.classes[label]]).filter(([share]) => share > 0).sort((a, b) => b[0] - a[0]);
   $("view").setAttribute("aria-label", `${picture.name}: ${most.slice(0, 5).map(([share, name]) => `${name} ${percent(share)}`).join(", ")}`);
@@ -62,7 +99,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 function read(x, y) {
   if (!state.picture) return;
-  const {pixels: {width, height}, mask, confidence} = state.picture;
+  const {width, height, mask, confidence} = state.picture;
   state.at = {x: Math.min(width - 1, Math.max(0, x)), y: Math.min(height - 1, Math.max(0, y))};
   const p = state.at.y * width + state.at.x, sure = confidence ? `, confidence ${percent(confidence[p])}` : "";
   $("pixel").textContent = `Row ${state.at.y}, column ${state.at.x}: ${boot.classes[mask[p]] ?? "no class"}${sure}`;
@@ -80,8 +117,7 @@ async function take(file) {
   } catch {
     return say(`${file.name} is no image or video that this browser can read.`);
   }
-  await segment(bitmap, bitmap.width, bitmap.height, file.name);
-  return bitmap.close();
+  return segment(bitmap, bitmap.width, bitmap.height, file.name);
 }
 
 async function webcam() {
@@ -101,7 +137,7 @@ async function play(source, name) {
   const turn = ++state.turn;
   $("stop").disabled = false;
   while (state.turn === turn) {
-    if (video.videoWidth) await segment(video, video.videoWidth, video.videoHeight, name);
+    if (video.videoWidth) await segment(await createImageBitmap(video), video.videoWidth, video.videoHeight, name);
     await rest();
   }
   return undefined;
@@ -131,8 +167,7 @@ function save(blob, ending) {
 }
 
 async function saveMask() {
-  const {mask, pixels} = state.picture;
-  save(await pngOf(mask, pixels.width, pixels.height), "mask");
+  save(await ask("maskPng"), "mask");
 }
 
 // --- wiring ----------------------------------------------------------------------------------------------------------
@@ -202,18 +237,30 @@ function wire() {
   $("device").onchange = $("token").onchange = open;
 }
 
+function askToken() {
+  $("token-row").hidden = false;
+  $("token").focus();
+}
+
+// The runtime for a device, and the graph.
+function partsFor(device) {
+  const [code, binary, graph] = [`${device}-code`, `${device}-binary`, "graph"].map((id) => document.getElementById(id).textContent);
+  return {code, binary, graph};
+}
+
 async function open() {
   document.documentElement.dataset.state = "opening";
   say("Opening the network.");
   try {
-    const askToken = () => { $("token-row").hidden = false; $("token").focus(); };
-    const {value} = boot.server ? $("token") : $("device");
-    state.segment = await (boot.server ? openServer(value, askToken, setClasses) : openHere(value));
-    $("confidence-row").hidden = !state.segment.hasConfidence;
+    const device = $("device").value, classes = boot.classes?.length;
+    const here = boot.server ? {server: document.baseURI, token: $("token").value} : {device, classes, parts: partsFor(device)};
+    const {hasConfidence} = await ask("open", here);
+    state.open = true;
+    $("confidence-row").hidden = !hasConfidence;
     say("Ready.");
     document.documentElement.dataset.state = "ready";
   } catch (error) {
-    state.segment = null;
+    state.open = false;
     document.documentElement.dataset.state = "failed";
     say(boot.server ? `The server says: ${error.message}` : `This browser cannot open the network: ${error.message}`);
   }
@@ -221,7 +268,7 @@ async function open() {
 
 wire();
 if (!boot.server) {
-  const gpu = await hasGpu();
+  const gpu = await ask("hasGpu").catch(() => false);
   $("device-row").hidden = !gpu;
   $("device").value = gpu ? "webgpu" : "wasm";
 }

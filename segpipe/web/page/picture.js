@@ -14,8 +14,7 @@ function paint(canvas, picture, look, palette) {
     for (let c = 0; c < 3; c++) to[i + c] = from[i + c] * (1 - over) + colour[c] * over;
     to[i + 3] = 255;
   }
-  canvas.width = width;
-  canvas.height = height;
+  Object.assign(canvas, {width, height});
   canvas.getContext("2d").putImageData(shown, 0, 0);
 }
 
