@@ -111,15 +111,18 @@ def test_what_waits_is_done_in_its_order_by_as_many_threads_as_there_are() -> No
     begun: list[int] = []
     meet = Barrier(2, timeout=PATIENCE_S)
 
-    def work(number: int) -> int:
-        begun.append(number)
-        if number < 4:
-            meet.wait()  # passed by two at a time alone
-        return number
+    def work(number: int) -> Callable[[], int]:
+        def done() -> int:
+            begun.append(number)
+            if number < 4:
+                meet.wait()  # passed by two at a time alone
+            return number
+
+        return done
 
     async def story() -> list[int]:
         line = Line(2, 8)
-        answers = await asyncio.gather(*(line.run(lambda number=number: work(number), stays) for number in range(10)))
+        answers = await asyncio.gather(*(line.run(work(number), stays) for number in range(10)))
         await asyncio.to_thread(line.close)
         return answers
 

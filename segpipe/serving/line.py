@@ -63,7 +63,7 @@ class Line:
         job = _Job(work, answer)
         self._begin(job)
         gone: asyncio.Future[Any] = asyncio.ensure_future(left())
-        gone.add_done_callback(lambda _: answer.done() or answer.set_exception(GoneError()))
+        gone.add_done_callback(lambda _: _settle(answer, error=GoneError()))
         try:
             return await answer
         finally:
@@ -101,12 +101,17 @@ class Line:
                 worker.jobs.put(self._waiting.popleft())
             else:
                 self._idle.append(worker)
-        if job.answer.done():
-            return
-        if error is None:
-            job.answer.set_result(value)
-        else:
-            job.answer.set_exception(error)
+        _settle(job.answer, value, error)
+
+
+def _settle(answer: "asyncio.Future[Any]", value: Any = None, error: BaseException | None = None) -> None:
+    """Nothing where it is settled already."""
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(value)
+    else:
+        answer.set_exception(error)
 
 
 class _Worker(threading.Thread):
