@@ -1,4 +1,4 @@
-"""What `segpipe serve` costs and holds: `python -m benchmarks.serving [overhead overload swap memory drain]`.
+"""What `segpipe serve` costs and holds: `python -m benchmarks.serving [overhead overload swap memory drain openapi]`.
 
 The tiny network of segpipe.testing, so that what is measured is the service. Each part ends in a verdict, and in its
 section of benchmarks/results/serving.md.

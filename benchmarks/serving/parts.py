@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.serving.load import ask
+from benchmarks.serving.openapi import openapi
 from benchmarks.serving.page import Outcome
 from segpipe import Segmenter, testing
 from segpipe.cores import usable_cores
@@ -190,4 +191,4 @@ def drain(folder: Path) -> Outcome:
     )
 
 
-PARTS = {part.__name__: part for part in (overhead, overload, swap, memory, drain)}
+PARTS = {part.__name__: part for part in (overhead, overload, swap, memory, drain, openapi)}

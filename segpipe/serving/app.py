@@ -15,10 +15,18 @@ from segpipe.serving.service import LOST, Service
 from segpipe.web.page import served_page
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {"schema": {"type": "object", "properties": {"picture": _BINARY["schema"]}, "required": ["picture"]}}
+_FILE = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+_FORM = {
+    "schema": {
+        "type": "object",
+        "properties": {"picture": _FILE["schema"]},
+        "required": ["picture"],
+        "additionalProperties": False,
+    }
+}
 _PICTURE = {
     "required": True,
-    "content": {"application/octet-stream": _BINARY, "image/*": _BINARY, "multipart/form-data": _FORM},
+    "content": {"application/octet-stream": _FILE, "image/*": _FILE, "multipart/form-data": _FORM},
 }
 _DETAIL = {
     "application/json": {

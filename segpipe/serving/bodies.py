@@ -34,7 +34,7 @@ async def _of_form(request: Request) -> bytes:
     try:
         form = await _InMemory(request.headers, request.stream(), max_files=1, max_fields=0).parse()
     except (MultiPartException, UnicodeError) as error:
-        raise HTTPException(400, f"the form cannot be read: {error}. {_WANTED}") from None
+        raise HTTPException(400, f"the form cannot be read: {str(error).rstrip('.')}. {_WANTED}") from None
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if not files:
         raise HTTPException(400, f"the form holds no whole file. {_WANTED}")
