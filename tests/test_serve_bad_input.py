@@ -5,7 +5,10 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 import cv2
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.children import wait_until
+from tests.children import PATIENCE_S, wait_until
 from tests.serving import BEARER, TOKEN, Served, encoded, picture, serving, token_file
 from tests.test_serve import form
 
@@ -184,3 +187,40 @@ def test_slow_clients_are_let_go(slow: Callable[[bytes], bytes]) -> None:
     late = slow(HEAD + b"content-length: 100\r\n\r\nhalf")
     assert late.startswith(b"HTTP/1.1 408")
     assert b"4 bytes came in" in late
+
+
+FEW_FILES = """
+import resource
+from segpipe.serving import protocol
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+protocol._HEAD_S = 600  # whoever says nothing stays
+"""
+
+
+def test_more_connections_than_files_and_reloads_at_once_leave_a_server_that_answers(run: Path, tmp_path: Path) -> None:
+    def asked(connection: socket.socket) -> bytes:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        return connection.recv(12)
+
+    def is_alone() -> bool:
+        with suppress(OSError, HTTPException):
+            return served.metrics().get("segpipe_connections") == 1
+        return False
+
+    with serving(run, "--token-file", token_file(tmp_path), before=FEW_FILES) as served:
+        with ThreadPoolExecutor(10) as pool:
+            reloads = {*pool.map(lambda _: served.ask("POST", "/reload", headers=BEARER).status, range(20))}
+        with ExitStack() as stack:
+            held = [stack.enter_context(socket.create_connection((served.host, served.port))) for _ in range(100)]
+            for connection in held:
+                connection.settimeout(PATIENCE_S)
+            first, last = asked(held[0]), held[-1].recv(12)
+        wait_until(is_alone)
+        after = [served.segment(picture()).status, served.ask("POST", "/reload", headers=BEARER).status]
+        code, said = served.end()
+
+    assert {200} <= reloads <= {200, 409}
+    assert (first, last) == (b"HTTP/1.1 200", b"HTTP/1.1 503")
+    assert after == [200, 200]
+    assert (code, "out of system resource" in said) == (0, False)

@@ -1,11 +1,27 @@
-"""Protocol: what uvicorn's leaves open. Who sends no whole head is let go; an answer leaves in one piece."""
+"""Protocol: what uvicorn's leaves open. Who sends no whole head, or comes when files run out, is let go.
+
+And an answer leaves in one piece.
+"""
 
 import asyncio
+import resource
+import sys
+from functools import cache
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _HEAD_S = 10.0  # for all lines of a request's head to come
+_RESERVED_FILES = 128  # of the process's limit, for what is not a connection: libraries, a GPU, a model that is opened
+_LEAST_CONNECTIONS = 16
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+@cache
+def most_connections() -> int:
+    """By the limit of open files (`ulimit -n`): without files nobody could be let in, and no model opened."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(_LEAST_CONNECTIONS, files - _RESERVED_FILES)
 
 
 class Protocol(H11Protocol):
@@ -15,7 +31,11 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]  # it has all of its methods
-        self._wait_for_head()
+        if len(self.connections) > most_connections():
+            transport.write(_FULL)
+            transport.close()
+        else:
+            self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -28,6 +28,7 @@ _LEAVE_S = 60.0  # for answers that nobody reads
 _WATCH_S = 1.0  # between two looks at the source
 _IDLE_S = 75  # longer than proxies keep a connection, which else meets its end with a request
 _BACKLOG = 512
+_LET_IN_AT_ONCE = 4  # by a turn of the loop: asyncio asks for so many at least, and logs each that it cannot get
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class _Process:
     async def run(self, listener: socket.socket) -> None:
         config = uvicorn.Config(
             self._guard, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, h11_max_incomplete_event_size=_HEAD_BYTES, backlog=_BACKLOG,
+            server_header=False, h11_max_incomplete_event_size=_HEAD_BYTES, backlog=_LET_IN_AT_ONCE,
             timeout_graceful_shutdown=int(_LEAVE_S), timeout_keep_alive=_IDLE_S,
         )  # fmt: skip
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -167,6 +168,12 @@ class _Server(uvicorn.Server):
             self.should_exit = True
         else:
             super().handle_exit(sig, frame)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The number that asyncio takes for both is one's for the kernel's queue, another for a turn of the loop."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """First nobody new: who waits in the kernel's queue is let in before the door closes. Then those who are in
