@@ -198,27 +198,29 @@ protocol._HEAD_S = 600  # whoever says nothing stays
 """
 
 
+def is_alone(server: Served) -> bool:
+    """Whether no other client is connected."""
+    with suppress(OSError, HTTPException):
+        return server.metrics().get("segpipe_connections") == 1
+    return False
+
+
 def test_more_connections_than_files_and_reloads_at_once_leave_a_server_that_answers(run: Path, tmp_path: Path) -> None:
     def asked(connection: socket.socket) -> bytes:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
         return connection.recv(12)
 
-    def is_alone() -> bool:
-        with suppress(OSError, HTTPException):
-            return served.metrics().get("segpipe_connections") == 1
-        return False
-
-    with serving(run, "--token-file", token_file(tmp_path), before=FEW_FILES) as served:
+    with serving(run, "--token-file", token_file(tmp_path), before=FEW_FILES) as server:
         with ThreadPoolExecutor(10) as pool:
-            reloads = {*pool.map(lambda _: served.ask("POST", "/reload", headers=BEARER).status, range(20))}
+            reloads = {*pool.map(lambda _: server.ask("POST", "/reload", headers=BEARER).status, range(20))}
         with ExitStack() as stack:
-            held = [stack.enter_context(socket.create_connection((served.host, served.port))) for _ in range(100)]
+            held = [stack.enter_context(socket.create_connection((server.host, server.port))) for _ in range(100)]
             for connection in held:
                 connection.settimeout(PATIENCE_S)
             first, last = asked(held[0]), held[-1].recv(12)
-        wait_until(is_alone)
-        after = [served.segment(picture()).status, served.ask("POST", "/reload", headers=BEARER).status]
-        code, said = served.end()
+        wait_until(lambda: is_alone(server))
+        after = [server.segment(picture()).status, server.ask("POST", "/reload", headers=BEARER).status]
+        code, said = server.end()
 
     assert {200} <= reloads <= {200, 409}
     assert (first, last) == (b"HTTP/1.1 200", b"HTTP/1.1 503")
