@@ -191,4 +191,11 @@ def drain(folder: Path) -> Outcome:
     )
 
 
-PARTS = {part.__name__: part for part in (overhead, overload, swap, memory, drain, openapi)}
+def batches(_: Path) -> Outcome:
+    """Processor time of a frame on one core, by the number of frames in a call; in brackets how many times as fast."""
+    from benchmarks.serving.batches import measured  # torch loads here
+
+    return measured()
+
+
+PARTS = {part.__name__: part for part in (overhead, overload, swap, memory, drain, openapi, batches)}
