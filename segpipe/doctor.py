@@ -39,6 +39,8 @@ def examine() -> list[Finding]:
         _package("PyAV", "av", "av", "pip install 'segpipe[video]' (for streams, cameras and H.264)"),
         _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
         _package("FastAPI", "fastapi", "fastapi", "pip install 'segpipe[serve]' (for `segpipe serve`)"),
+        _package("PyArrow", "pyarrow", "pyarrow", "pip install 'segpipe[batch]' (for `segpipe batch`)"),
+        _package("Ray", "ray", "ray", "pip install 'segpipe[batch]' (for `segpipe batch` on several machines)"),
         *map(_backend, ARTIFACTS.values()),
     ]
 

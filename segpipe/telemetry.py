@@ -7,6 +7,7 @@ SWITCH = "SEGPIPE_TELEMETRY"
 _OFF = {
     "ORT_DISABLE_TELEMETRY": "1",  # else ONNX Runtime keeps a device id and a queue of uploads under ~/.cache/Microsoft
     "HF_HUB_DISABLE_TELEMETRY": "1",  # segmentation_models_pytorch and timm load Hugging Face's hub
+    "RAY_USAGE_STATS_ENABLED": "0",  # else a cluster that Ray starts reports home
 }
 _LEFT_OUT = "openvino_telemetry"  # `import openvino` calls home by it, and goes without it where it cannot be imported
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segpipe import __version__
-from segpipe.cli import inspect, serve, triton, use, web
+from segpipe.cli import batch, inspect, serve, triton, use, web
 from segpipe.cli.conventions import Commands, one_line
 from segpipe.console import start_logging
 from segpipe.entry_points import load
@@ -39,7 +39,7 @@ def options(
     start_logging(verbose)
 
 
-for part in (*load("segpipe.commands", typer.Typer), use.app, serve.app, triton.app, web.app, inspect.app):
+for part in (*load("segpipe.commands", typer.Typer), use.app, batch.app, serve.app, triton.app, web.app, inspect.app):
     app.add_typer(part)
 
 

@@ -114,7 +114,12 @@ def seal_video(video: Path, origin: Origin) -> None:
 
 def is_done(picture: Path, origin: Origin) -> bool:
     """Whether this file is the picture of this origin, byte for byte as it was written."""
-    record, png = _unsealed(_read(picture))
+    return proves(_read(picture), origin)
+
+
+def proves(sealed: bytes, origin: Origin) -> bool:
+    """The same for the bytes of a file."""
+    record, png = _unsealed(sealed)
     return record.pop("png_sha256", "") == sha256_of_bytes(png) and origin.is_named_by(record)
 
 
@@ -123,11 +128,18 @@ def record_in(file: Path) -> dict[str, Any]:
     if file.is_symlink():
         return {}
     if file.name == RECORD:
-        record = _parsed(_read(file))
-    elif file.suffix == ".mp4":
-        record = _parsed(_note(file))
-    else:
-        record, _ = _unsealed(_read(file))
+        return _named(_parsed(_read(file)))
+    if file.suffix == ".mp4":
+        return _named(_parsed(_note(file)))
+    return record_of(_read(file))
+
+
+def record_of(png: bytes) -> dict[str, Any]:
+    """The record in a PNG's bytes; an empty one where there is none."""
+    return _named(_unsealed(png)[0])
+
+
+def _named(record: dict[str, Any]) -> dict[str, Any]:
     return record if isinstance(record.get("source"), dict) else {}
 
 

@@ -13,6 +13,8 @@ from segpipe.runtime.segmenter import Segmenter
 
 MASKS, OVERLAYS, COLOURS, VIDEOS = "masks", "overlays", "colours", "videos"
 """Folders of what is written."""
+CONFIDENCE = "confidence"
+"""Of `batch` alone: how likely each pixel's class is, from 0 to 255."""
 TIMES = "times"
 """Of a live source: when each frame was."""
 
@@ -37,6 +39,8 @@ class Job:
     """Make again what is there."""
     max_pixels: int = MAX_MEGAPIXELS * 1_000_000
     """The largest frame that is decoded; about 6 bytes of memory a pixel, twice, as two are in work."""
+    confidence: bool = False
+    """Answer it beside the mask."""
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -49,25 +53,25 @@ class Job:
 
     def mask(self, segmenter: Segmenter, frame: NDArray[Any]) -> NDArray[Any]:
         """The mask of one frame."""
-        return segmenter.tiled(frame) if self._is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
+        return segmenter.tiled(frame) if self.is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
 
     def masks(self, segmenter: Segmenter, frames: Iterable[NDArray[Any]], size: tuple[int, int]) -> Iterator[Any]:
         """The masks of frames of one size, in order."""
-        if self._is_tiled(segmenter, *size):
+        if self.is_tiled(segmenter, *size):
             return map(segmenter.tiled, frames)
         return segmenter.stream(frames)
 
     def origin(self, segmenter: Segmenter, source: Source, folder: str) -> Origin:
         """What decides the pixels of what is written into a folder."""
         options: dict[str, Any] = {"picture": folder, "tiled": self.tiled, "whole_pixels": segmenter.max_pixels}
-        if folder != MASKS:
+        if folder not in (MASKS, CONFIDENCE):
             options["palette"] = [list(colour) for colour in segmenter.palette]
         made = segmenter.describe()
         return Origin(
             source, segmenter.artifact_sha256, segmenter.contract.sha256, made["backend"], made["device"], options
         )
 
-    def _is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
+    def is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
         """Whether a frame of this size is cut into tiles."""
         return self.tiled or height * width > segmenter.max_pixels
 

@@ -1,6 +1,5 @@
 """Files in, masks and pictures out: what `segpipe predict` does with images and videos."""
 
-import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.media.files import read_regular
-from segpipe.media.images import decode_image, encode_png, write_png
-from segpipe.media.pictures import require_kind
+from segpipe.media.images import encode_png, write_png
 from segpipe.predicting.done import Source, is_done, seal
+from segpipe.predicting.image import concerns_one, segment
 from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Advance, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
 from segpipe.predicting.video import VIDEO_SUFFIXES, predict_video, remove_video
@@ -25,8 +24,6 @@ from segpipe.runtime.streaming import ordered
 _log = logging.getLogger(__name__)
 
 _WORKERS = 2  # one image is decoded or encoded while the network has another
-_OF_ONE_FILE = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR})
-"""What the system refuses one file for; a full disk refuses the next one too."""
 
 
 def predict_files(
@@ -95,7 +92,7 @@ def _attempt(path: Path, make: Callable[[], Predicted], remove: Callable[[], boo
     except TakenError as error:
         return InputError(f"{path}: {error.message}", hint=error.hint)
     except (InputError, StorageError) as error:
-        if isinstance(error, StorageError) and getattr(error.__cause__, "errno", None) not in _OF_ONE_FILE:
+        if not concerns_one(error):
             raise
         message = error.message if str(path) in error.message else f"{path}: {error.message}"
         removed = " (what was made of it before was removed)" if remove() else ""
@@ -111,9 +108,7 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
         return Predicted(path, files[MASKS], files[OVERLAYS], skipped=True)
     for folder in origins:
         require_ours(_picture(job, folder, path), job.out)
-    frame = decode_image(path, content, job.max_pixels)
-    require_kind(str(path), frame, segmenter.contract)
-    mask = job.mask(segmenter, frame)
+    frame, mask, _ = segment(segmenter, path, content, job)
     for folder in {OVERLAYS, COLOURS}.difference(origins):
         if remove_stale(stale := _picture(job, folder, path), source, job.out):
             _log.info("%s: removed, it was made of another %s", stale, path.name)

@@ -1,0 +1,132 @@
+"""One `batch` command: what is found, what is done, who does the rest, and what is written down of it."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from segpipe.batch.alone import alone
+from segpipe.batch.index import Files, Log, Row
+from segpipe.batch.items import WHOLE, Item, Shard, of_shard
+from segpipe.batch.sources import Source, find
+from segpipe.batch.status import State, duration
+from segpipe.batch.stores import Store, open_store, plain
+from segpipe.batch.version import Version
+from segpipe.batch.worker import Worker
+from segpipe.errors import InputError, SegpipeError
+from segpipe.predicting.job import CONFIDENCE, MASKS, Advance, Job
+from segpipe.runtime.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
+
+_SHOWN = 20
+"""Broken images that get a line; the index has all."""
+_FIRST = 50
+"""Images after which it can be said how long the rest takes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for."""
+
+    source: str
+    out: str
+    job: Job
+    version: Version
+    shard: Shard = WHOLE
+
+
+class Crew(Protocol):
+    """Who segments."""
+
+    def rows(self, items: Iterable[Item], source: Source, version: Store) -> Iterator[Row]:
+        """What became of each image, in any order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """The crew that is this process."""
+
+    segmenter: Segmenter
+    request: Request
+
+    def rows(self, items: Iterable[Item], source: Source, version: Store) -> Iterator[Row]:
+        worker = Worker(self.segmenter, source.store, version, self.request.job, self.request.version.outputs)
+        return worker.rows(items)
+
+
+def predict_batch(crew: Crew, request: Request, tick: Advance) -> State:
+    """Do what is not done. Whatever ends it, what was done is kept, and the same command goes on."""
+    source = find(request.source)
+    _refuse_inside(request, source)
+    store = open_store(f"{request.out}/{request.version.folder}")
+    items = of_shard(source.items, request.shard)
+    with alone(store, request.shard):
+        request.version.write(store)
+        store.sweep("")
+        files = Files.of(store)
+        left = items if request.job.force else _left(items, files, request.version)
+        log = Log(store, str(request.shard), files.next_session)
+        state = State(store.address(), files.next_session, str(request.shard), len(items), len(items) - len(left))
+        tick(state.skipped, skipped=True)
+        broken = [_unopened(name, why) for name, why in source.broken.items() if request.shard.holds(name)]
+        try:
+            rows = crew.rows(left, source, store)
+            return _follow([broken, rows], log, state, tick)
+        except BaseException:
+            with suppress(SegpipeError):
+                log.close()
+            raise
+        finally:
+            store.sweep("")
+
+
+def _follow(sources: Iterable[Iterable[Row]], log: Log, state: State, tick: Advance) -> State:
+    began = time.monotonic()
+    for row in (row for rows in sources for row in rows):
+        tick(1, skipped=row.ms is None)
+        state = replace(
+            state, done=state.done + (not row.error), broken=state.broken + bool(row.error),
+            seconds=time.monotonic() - began,
+        )  # fmt: skip
+        if row.error and state.broken <= _SHOWN:
+            _log.error("%s", row.error if row.path in row.error else f"{row.path}: {row.error}")
+        if state.done + state.broken == _FIRST and state.left:
+            _log.info("%d images are left, about %s", state.left, duration(state.left / state.images_per_s))
+        if log.add(row):
+            state.write(log.store)
+    log.close()
+    state.write(log.store)
+    return state
+
+
+def _left(items: list[Item], files: Files, version: Version) -> list[Item]:
+    """Those that the index and their mask do not prove to be done: the rest is looked at, and proved by its bytes."""
+    rows = files.latest(["size", "mtime_ns", "error", "mask_bytes"])
+    size_of = files.store.sizes(MASKS)
+    sure = files.store.sizes(CONFIDENCE) if "confidence" in version.outputs else None
+
+    def is_done(item: Item) -> bool:
+        row = rows.get(item.name)
+        return (
+            row is not None
+            and row[:3] == (item.size, item.stamp, "")
+            and size_of(f"{MASKS}/{item.picture}") == row[3]
+            and (sure is None or sure(f"{CONFIDENCE}/{item.picture}") > 0)
+        )
+
+    return [item for item in items if not is_done(item)]
+
+
+def _unopened(name: str, why: str) -> Row:
+    return Row(path=name, size=0, mtime_ns=0, error=why)
+
+
+def _refuse_inside(request: Request, source: Source) -> None:
+    """Masks among the images would be the next run's images."""
+    out, root = f"{plain(request.out)}/", f"{plain(request.source)}/"
+    if out.startswith(root) or any(source.store.address(item.place).startswith(out) for item in source.items):
+        raise InputError(f"{request.out}, where masks go, and the images lie in one folder", hint="name another --out")

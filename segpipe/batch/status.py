@@ -1,0 +1,117 @@
+"""How far a batch is, told by its output folder alone: the index, and what each driver noted when it wrote to it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from segpipe.batch.index import Files
+from segpipe.batch.stores import Store, open_store, plain
+from segpipe.batch.version import FILE_NAME
+from segpipe.documents import plain_json
+from segpipe.errors import InputError
+
+FOLDER = "state"
+
+
+@dataclass(frozen=True)
+class State:
+    """What one driver knows."""
+
+    folder: str
+    """Of the version."""
+    session: int
+    shard: str
+    found: int
+    """Images of its shard."""
+    skipped: int
+    """Of these, done before."""
+    done: int = 0
+    broken: int = 0
+    seconds: float = 0.0
+    """Since the first image that was not skipped."""
+
+    @property
+    def left(self) -> int:
+        """Images that nobody tried yet."""
+        return max(0, self.found - self.skipped - self.done - self.broken)
+
+    @property
+    def images_per_s(self) -> float:
+        """In this session; 0 where nothing was done yet."""
+        return (self.done + self.broken) / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self) | {"left": self.left, "images_per_s": round(self.images_per_s, 3)}
+
+    def write(self, store: Store) -> None:
+        """Note it beside the index."""
+        noted = self.as_dict() | {"noted_utc": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+        store.write(f"{FOLDER}/{self.shard}.json", json.dumps(noted, indent=2).encode("ascii"))
+
+
+@dataclass(frozen=True)
+class Status:
+    """What has become of the images of one version."""
+
+    folder: str
+    found: int
+    done: int
+    broken: dict[str, str] = field(default_factory=dict)
+    """Why, by name."""
+    images_per_s: float = 0.0
+    """Of all drivers, when each noted it last."""
+    noted_utc: str = ""
+    """When a driver last did."""
+
+    @property
+    def left(self) -> int:
+        """Images that have no row yet."""
+        return max(0, self.found - self.done - len(self.broken))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        own = asdict(self) | {"images_per_s": round(self.images_per_s, 3), "left": self.left}
+        return own | {"seconds_left": round(self.left / self.images_per_s) if self.left and self.images_per_s else None}
+
+
+def status(address: str) -> list[Status]:
+    """Of every version in an output folder."""
+    out = open_store(address)
+    versions = [folder for folder in out.folders() if out.entry(f"{folder}/{FILE_NAME}")]
+    if not versions:
+        raise InputError(f"{address} holds no batch", hint="name the folder that was given to --out")
+    return [_of_version(f"{plain(address)}/{name}") for name in versions]
+
+
+def _of_version(address: str) -> Status:
+    store = open_store(address)
+    rows = Files.of(store).latest(["error"])
+    broken = {name: error for name, (error,) in rows.items() if error}
+    states = [*_states(store)]
+    of = max((state["session"], state["shard"].partition("of")[2]) for state in states)[1] if states else "1"
+    states = [state for state in states if state["shard"].endswith(f"of{of}")]
+    return Status(
+        address, sum(state["found"] for state in states), len(rows) - len(broken), broken,
+        sum(state["images_per_s"] for state in states), max((state["noted_utc"] for state in states), default=""),
+    )  # fmt: skip
+
+
+def _states(store: Store) -> Iterator[dict[str, Any]]:
+    for entry in store.entries(FOLDER):
+        name = store.address(entry.name)
+        noted = plain_json(store.read(entry.name).data, name, InputError, "delete it: the next run notes it again")
+        if isinstance(noted, dict) and {one.name for one in fields(State)} <= noted.keys():
+            yield noted
+
+
+def duration(seconds: float) -> str:
+    """In words: two units at most."""
+    minutes, hours, days = round(seconds / 60), seconds / 3600, seconds / 86400
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{days:.1f} days"

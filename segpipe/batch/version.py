@@ -1,0 +1,52 @@
+"""A version: the folder of all that one artifact makes with one set of options. Another one gets another folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from segpipe.batch.stores import Store
+from segpipe.errors import ContractError
+from segpipe.predicting.done import Source
+from segpipe.predicting.job import MASKS, Job
+from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.runtime.segmenter import Segmenter
+
+FILE_NAME = "batch.json"
+Output = Literal["mask", "confidence", "rle"]
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+
+@dataclass(frozen=True)
+class Version:
+    """What decides the results of every image alike."""
+
+    artifact_sha256: str
+    contract_sha256: str
+    backend: str
+    options: Mapping[str, Any]
+    outputs: tuple[Output, ...]
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, segmenter: Segmenter, job: Job, outputs: tuple[Output, ...]) -> "Version":
+        """Of what is opened. The device is left out: a verdict covers each, and many work on one version."""
+        if not segmenter.artifact_sha256:
+            raise ContractError("this segmenter has no artifact's hash", hint="open it with Segmenter.open")
+        origin = job.origin(segmenter, Source("", 0, ""), MASKS)
+        return cls(
+            origin.artifact_sha256, origin.contract_sha256, origin.backend, dict(origin.options),
+            tuple(sorted({*outputs})), segmenter.contract.classes, segmenter.palette,
+        )  # fmt: skip
+
+    @property
+    def folder(self) -> str:
+        """Its name below the output: the artifact's hash, and what stands for the rest."""
+        decides = {name: value for name, value in vars(self).items() if name != "palette"}
+        return f"{self.artifact_sha256[:12]}-{sha256_of_bytes(json.dumps(decides, sort_keys=True).encode())[:8]}"
+
+    def write(self, store: Store) -> None:
+        """Say in the folder what it is of."""
+        if store.entry(FILE_NAME) is None:
+            store.write(FILE_NAME, json.dumps({"format": 1, **vars(self)}, indent=2).encode("ascii"))

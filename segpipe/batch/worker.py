@@ -1,0 +1,157 @@
+"""One process's share of the work: images to masks in a store, and a row of the index for each."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.batch.index import Row
+from segpipe.batch.items import Item
+from segpipe.batch.stores import GONE, Content, LocalStore, Store
+from segpipe.batch.version import Output
+from segpipe.errors import InputError, SegpipeError
+from segpipe.media.images import decode_image, encode_png
+from segpipe.predicting.done import Origin, Source, proves, record_of, seal
+from segpipe.predicting.image import concerns_one, segment
+from segpipe.predicting.job import CONFIDENCE, MASKS, Job
+from segpipe.predicting.ownership import TakenError
+from segpipe.regions import count_pixels
+from segpipe.result import Result
+from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.runtime.segmenter import Segmenter
+from segpipe.runtime.streaming import ordered
+
+_WORKERS = 2  # one image is decoded or encoded while the network has another
+_READERS, _REMOTE_READERS = 2, 8  # a store that is far away answers late, and many at once
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Reads from one store and writes to another; used by one thread at a time."""
+
+    segmenter: Segmenter
+    source: Store
+    version: Store
+    """The folder of this artifact."""
+    job: Job
+    outputs: tuple[Output, ...] = ("mask",)
+
+    def rows(self, items: Iterable[Item]) -> Iterator[Row]:
+        """What became of each image, in order. A StorageError that the next image would meet too is raised."""
+        readers = _READERS if isinstance(self.source, LocalStore) else _REMOTE_READERS
+        with_contents = ordered(lambda item: (item, self._read(item)), items, readers)
+        return ordered(lambda pair: self._row(*pair), with_contents, _WORKERS)
+
+    def _read(self, item: Item) -> Content | InputError:
+        try:
+            if item.size == GONE:
+                raise InputError(f"{item.name} does not exist", hint="check the list")
+            content = self.source.read(item.place, max(item.start, 0), item.size if item.start >= 0 else -1)
+        except InputError as error:
+            return error
+        if item.start >= 0 and len(content.data) != item.size:
+            return InputError(f"{item.name} is cut off inside {item.place}", hint="copy the archive again")
+        return content
+
+    def _row(self, item: Item, content: Content | InputError) -> Row:
+        began = time.perf_counter()
+        try:
+            if isinstance(content, InputError):
+                raise content
+            row, again = self._done(item, content)
+        except SegpipeError as error:
+            if not concerns_one(error):
+                raise
+            row, again = self._broken(item, content, error), True
+        ms = None if row.error or not again else (time.perf_counter() - began) * 1000
+        return row._replace(ms=ms, finished_utc=time.time(), worker=f"{platform.node()}:{os.getpid()}")
+
+    def _done(self, item: Item, content: Content) -> tuple[Row, bool]:
+        """The row of an image that has its pictures, and whether they were made just now."""
+        source = Source(self._address(item), len(content.data), sha256_of_bytes(content.data))
+        origins = {folder: self.job.origin(self.segmenter, source, folder) for folder in self._folders}
+        there = {folder: self._there(f"{folder}/{item.picture}") for folder in origins}
+        if not self.job.force and all(proves(there[folder], origin) for folder, origin in origins.items()):
+            pictures = {name: decode_image(Path(name), data)[:, :, 0] for name, data in there.items()}
+            return self._measured(item, content, source, pictures, len(there[MASKS])), False
+        self._require_ours(item, there)
+        _, mask, confidence = segment(self.segmenter, Path(item.name), content.data, self.job)
+        pictures = {MASKS: mask}
+        if confidence is not None:
+            pictures[CONFIDENCE] = np.round(confidence * 255).astype(np.uint8)
+        sizes = {folder: self._write(item, folder, pictures[folder], origins[folder]) for folder in origins}
+        return self._measured(item, content, source, pictures, sizes[MASKS]), True
+
+    @property
+    def _folders(self) -> tuple[str, ...]:
+        """Of the pictures of an image; the mask's last, with which it is done."""
+        return (*[CONFIDENCE] * self.job.confidence, MASKS)
+
+    def _write(self, item: Item, folder: str, pixels: NDArray[Any], origin: Origin) -> int:
+        name = f"{folder}/{item.picture}"
+        data = seal(encode_png(name, pixels), origin)
+        self.version.write(name, data)
+        return len(data)
+
+    def _there(self, name: str) -> bytes:
+        """The bytes of a picture; none where there is none that can be read."""
+        try:
+            return self.version.read(name).data if self.version.entry(name) else b""
+        except InputError:
+            return b""
+
+    def _require_ours(self, item: Item, there: Mapping[str, bytes]) -> None:
+        for folder, data in there.items():
+            if data and not record_of(data):
+                raise TakenError(
+                    f"{item.name}: {self.version.address(f'{folder}/{item.picture}')} carries no record of segpipe, "
+                    "and would be replaced",
+                    hint="move it",
+                )
+
+    def _address(self, item: Item) -> str:
+        inside = item.name.removeprefix(item.place) if item.start >= 0 else ""
+        return f"{self.source.address(item.place)}{inside}"
+
+    def _measured(
+        self, item: Item, content: Content, source: Source, pictures: Mapping[str, NDArray[Any]], size: int
+    ) -> Row:
+        """A row is told by the written pictures alone: one that is made again, or found again, is the same."""
+        mask, sure = pictures[MASKS], pictures.get(CONFIDENCE)
+        counts = count_pixels(mask, len(self.segmenter.contract.classes))
+        result = Result(mask, self.segmenter.contract, self.segmenter.palette)
+        return Row(
+            path=item.name,
+            size=_size_of(item, content),
+            mtime_ns=content.stamp,
+            sha256=source.sha256,
+            artifact_sha256=self.segmenter.artifact_sha256,
+            device=self.segmenter.describe()["device"],
+            mask=f"{MASKS}/{item.picture}",
+            mask_bytes=size,
+            height=mask.shape[0],
+            width=mask.shape[1],
+            shares=[float(count) / mask.size for count in counts],
+            mean_confidence=None if sure is None else float(sure.mean()) / 255,
+            rle=json.dumps(result.rle()) if "rle" in self.outputs else None,
+        )
+
+    def _broken(self, item: Item, content: Content | InputError, error: SegpipeError) -> Row:
+        """What was made of it before goes: a mask that lies there is one of what its source holds now."""
+        for folder in self._folders:
+            if record_of(self._there(name := f"{folder}/{item.picture}")):
+                self.version.remove(name)
+        stamp = item.stamp if isinstance(content, InputError) else content.stamp
+        return Row(path=item.name, size=item.size, mtime_ns=stamp, error=str(error))
+
+
+def _size_of(item: Item, content: Content) -> int:
+    """As a listing will show it: of the file, also where it was changed since the last one."""
+    return item.size if item.start >= 0 else len(content.data)
