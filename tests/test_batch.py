@@ -62,7 +62,7 @@ def request(
 
 def batch(segmenter: Segmenter, source: Path, out: Path, **more: object) -> State:
     asked = request(segmenter, source, out, **more)  # type: ignore[arg-type]
-    return predict_batch(Here(segmenter, asked), asked, ticked)
+    return predict_batch(Here(segmenter, asked.job, asked.version.outputs), asked, ticked)
 
 
 def rows(folder: str, *columns: str) -> dict[str, tuple[object, ...]]:
@@ -390,7 +390,7 @@ def test_a_full_disk_ends_it_and_keeps_what_was_done(
 
     monkeypatch.setattr(LocalStore, "write", write)
     with pytest.raises(StorageError, match="No space"):
-        predict_batch(Here(segmenter, asked), asked, ticked)
+        predict_batch(Here(segmenter, asked.job, asked.version.outputs), asked, ticked)
     monkeypatch.undo()
     state = batch(segmenter, photos, tmp_path / "out")
 

@@ -13,7 +13,7 @@ from segpipe.batch.items import WHOLE, Item, Shard, of_shard
 from segpipe.batch.sources import Source, find
 from segpipe.batch.status import State, duration
 from segpipe.batch.stores import Store, open_store, plain
-from segpipe.batch.version import Version
+from segpipe.batch.version import Output, Version
 from segpipe.batch.worker import Worker
 from segpipe.errors import InputError, SegpipeError
 from segpipe.predicting.job import CONFIDENCE, MASKS, Advance, Job
@@ -51,11 +51,11 @@ class Here:
     """The crew that is this process."""
 
     segmenter: Segmenter
-    request: Request
+    job: Job
+    outputs: tuple[Output, ...]
 
     def rows(self, items: Iterable[Item], source: Source, version: Store) -> Iterator[Row]:
-        worker = Worker(self.segmenter, source.store, version, self.request.job, self.request.version.outputs)
-        return worker.rows(items)
+        return Worker(self.segmenter, source.store, version, self.job, self.outputs).rows(items)
 
 
 def predict_batch(crew: Crew, request: Request, tick: Advance) -> State:

@@ -2,8 +2,9 @@
 
 import logging
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -12,6 +13,12 @@ from segpipe.cli.conventions import AsJson, Backend, ComputedIn, RunOrBundle, Un
 from segpipe.console import print_json, print_table
 from segpipe.errors import BackendMissingError, InputError
 from segpipe.media import MAX_MEGAPIXELS
+
+if TYPE_CHECKING:
+    from segpipe.batch.actor import Opening
+    from segpipe.batch.cluster import Size
+    from segpipe.batch.driver import Crew
+    from segpipe.batch.version import Version
 
 _log = logging.getLogger(__name__)
 _EXTRA = {"pyarrow", "ray"}
@@ -51,6 +58,12 @@ def segment(
     shard: Annotated[
         str, typer.Option(metavar="K/N", help="Do only this share of the images; other drivers do the others.")
     ] = "1/1",
+    actors: Annotated[int, typer.Option(min=1, help="Processes that segment, here or on a cluster.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each process on a cluster, such as 0.5.")] = 0,
+    per_call: Annotated[int, typer.Option("--batch", min=1, help="Images that a process gets at once.")] = 16,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to work on: auto, HOST:PORT, or local to start one here.")
+    ] = None,
     backend: Backend = "auto",
     precision: ComputedIn = None,
     tiled: Annotated[bool, typer.Option(help="Segment large images at full size, in overlapping tiles.")] = False,
@@ -65,6 +78,8 @@ def segment(
     try:
         import pyarrow  # noqa: F401 - the index is read before anything is segmented
 
+        from segpipe.batch.actor import Opening
+        from segpipe.batch.cluster import Size
         from segpipe.batch.driver import Here, Request, predict_batch
         from segpipe.batch.items import Shard
         from segpipe.batch.version import OUTPUTS, Version
@@ -81,12 +96,24 @@ def segment(
         share = Shard.parse(shard)
     except ValueError as error:
         raise typer.BadParameter(f"--shard: {error}") from None
+    if gpus and not address:
+        raise typer.BadParameter("--gpus are those of a cluster: name one with --address, or --address local")
     job = Job(Path(), overlay=False, tiled=tiled, force=force, max_pixels=max_megapixels * 1_000_000,
               confidence="confidence" in wanted)  # fmt: skip
-    with Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter:
-        request = Request(source, out, job, Version.of(segmenter, job, wanted), share)
-        with frame_progress(None) as tick:
-            state = predict_batch(Here(segmenter, request), request, tick)
+    with ExitStack() as ending:
+        crew: Crew
+        if address or actors > 1:
+            size = Size(actors, gpus, per_call, address)
+            opening = Opening(job, wanted, backend, precision, allow_unvalidated, threads=0 if gpus else 1)
+            crew, version = _many(ending, run, opening, size)
+        else:
+            segmenter = ending.enter_context(
+                Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated)
+            )
+            version = Version.of(segmenter, job, wanted)
+            crew = Here(segmenter, job, wanted)
+        tick = ending.enter_context(frame_progress(None))
+        state = predict_batch(crew, Request(source, out, job, version, share), tick)
     if as_json:
         print_json(state.as_dict())
     else:
@@ -94,6 +121,24 @@ def segment(
     _log.info("%d images: %d done now, %d before, %d broken", state.found, state.done, state.skipped, state.broken)
     if state.broken:
         raise InputError(f"{state.broken} of {state.found} images could not be segmented", hint="see the lines above")
+
+
+def _many(ending: ExitStack, run: Path, opening: "Opening", size: "Size") -> "tuple[Crew, Version]":
+    """A crew that has opened the bundle, and what it opened."""
+    from segpipe.batch.cluster import prepare
+    from segpipe.batch.crew import ManyHands
+    from segpipe.batch.hands import Hands, LocalHands
+
+    hands: Hands = LocalHands()
+    if size.address:
+        prepare(size)
+        try:
+            from segpipe.batch.on_ray import connected
+        except ModuleNotFoundError as error:
+            raise _missing(error) from None
+        hands = ending.enter_context(connected(size))
+    crew = ending.enter_context(closing(ManyHands(hands, run, opening, size)))
+    return crew, crew.version()
 
 
 @_group.command()

@@ -1,0 +1,111 @@
+"""What runs on a node: a bundle unpacked, verified and opened once, and images to masks for as long as it lives."""
+
+import io
+import os
+import platform
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segpipe import __version__
+from segpipe.artifacts import Precision
+from segpipe.batch.index import Row
+from segpipe.batch.items import Item
+from segpipe.batch.stores import LocalStore, open_store
+from segpipe.batch.version import FILE_NAME, Output, Version
+from segpipe.batch.worker import Worker
+from segpipe.bundle import write_bundle
+from segpipe.errors import ArtifactDamagedError, InputError, SegpipeError
+from segpipe.predicting.job import Job
+from segpipe.rundir.directory import RunDirectory
+from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.runtime.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What every node opens, and for what."""
+
+    job: Job
+    outputs: tuple[Output, ...]
+    backend: str
+    precision: Precision | None
+    allow_unvalidated: bool
+    threads: int
+    bundle_sha256: str = ""
+    segpipe: str = __version__
+    worker: type[Worker] = Worker
+
+
+def packed(run: Path) -> bytes:
+    """The bundle of a run, as one archive."""
+    archive = io.BytesIO()
+    with tempfile.TemporaryDirectory(prefix="segpipe-") as folder, tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(write_bundle(RunDirectory(run), Path(folder, "bundle")), "bundle")
+    return archive.getvalue()
+
+
+class Actor:
+    """One process of a node. What a person can mend comes back as a value: Ray would wrap an exception in its own."""
+
+    def __init__(self) -> None:
+        self._segmenter: Segmenter | None = None
+        self._worker: Worker | None = None
+
+    def open(self, bundle: bytes, opening: Opening) -> tuple[Version, str, int] | SegpipeError:
+        """What is opened here, on which node, in which process. Hashes are compared as everywhere."""
+        try:
+            if opening.segpipe != __version__:
+                raise InputError(
+                    f"{platform.node()} has segpipe {__version__}, the driver {opening.segpipe}",
+                    hint="install the same one on every node",
+                )
+            if sha256_of_bytes(bundle) != opening.bundle_sha256:
+                raise ArtifactDamagedError(f"the bundle came damaged to {platform.node()}", hint="start again")
+            with tempfile.TemporaryDirectory(prefix="segpipe-") as folder:
+                with tarfile.open(fileobj=io.BytesIO(bundle)) as tar:
+                    tar.extractall(folder, filter="data")
+                self._segmenter = Segmenter.open(
+                    Path(folder, "bundle"),
+                    opening.backend,
+                    precision=opening.precision,
+                    threads=opening.threads,
+                    allow_unvalidated=opening.allow_unvalidated,
+                )
+        except SegpipeError as error:
+            return _from(error)
+        self._opening = opening
+        return Version.of(self._segmenter, opening.job, opening.outputs), platform.node(), os.getpid()
+
+    def work(self, items: Sequence[Item], source: str, version: str) -> list[Row] | SegpipeError:
+        """Rows of these images."""
+        try:
+            return [*self._begun(items[0], source, version).rows(items)]
+        except SegpipeError as error:
+            return _from(error)
+
+    def _begun(self, first: Item, source: str, version: str) -> Worker:
+        """Look once whether images and output are to be seen from here: a node without would call all broken."""
+        if self._worker is None:
+            assert self._segmenter is not None
+            stores = open_store(source), open_store(version)
+            if stores[1].entry(FILE_NAME) is None:
+                raise _unseen(version)
+            if isinstance(stores[0], LocalStore) and not (stores[0].root / first.place).parent.is_dir():
+                raise _unseen(stores[0].address(first.place))
+            opening = self._opening
+            self._worker = opening.worker(self._segmenter, *stores, opening.job, opening.outputs)
+        return self._worker
+
+
+def _unseen(what: str) -> InputError:
+    return InputError(
+        f"{what} is not to be seen from {platform.node()}", hint="use a folder that all nodes share, or an object store"
+    )
+
+
+def _from(error: SegpipeError) -> SegpipeError:
+    """The same error, with its node; causes stay here, which may be of types that nobody else can read."""
+    return type(error)(f"{platform.node()}: {error.message}", hint=error.hint)

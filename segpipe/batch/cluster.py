@@ -1,0 +1,33 @@
+"""How many processes, and whose; asked before Ray is imported, which reads its environment then."""
+
+import os
+import secrets
+from dataclasses import dataclass
+
+LOCAL = "local"
+"""The address of a cluster that Ray starts on this machine, and ends."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a machine or a cluster is taken."""
+
+    actors: int = 1
+    gpus: float = 0.0
+    """Of each actor; a share of one is allowed."""
+    batch: int = 16
+    """Images of one call."""
+    address: str | None = None
+    """Of Ray's cluster; without one the processes are children of this one."""
+    memory_bytes: int = 100 << 20
+    """Of the object store of a cluster that is started here: the bundle alone lies in it."""
+
+
+def prepare(size: Size) -> None:
+    """Nobody else takes part in a cluster that is started here, else whoever has an account on this machine could.
+
+    What the user has set stays. Without a token in the environment Ray would keep one in the user's home.
+    """
+    if size.address == LOCAL:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,0 +1,162 @@
+"""A crew of processes, on this machine or Ray's, and what happens when one of them ends.
+
+Only names of images travel there, and rows of the index come back. A process that ends takes nothing along: its images
+are given to others, first those of one call each by itself, so that one that ends every process is known and left.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from segpipe.batch.actor import Opening, packed
+from segpipe.batch.cluster import Size
+from segpipe.batch.hands import EndedError, Hand, Hands
+from segpipe.batch.index import Row
+from segpipe.batch.items import Item
+from segpipe.batch.sources import Source
+from segpipe.batch.stores import Store
+from segpipe.batch.version import Version
+from segpipe.errors import BackendError, InputError, SegpipeError
+from segpipe.rundir.storage import sha256_of_bytes
+
+_log = logging.getLogger(__name__)
+
+MOST_TRIES = 3
+"""Processes that one image may end, each time alone, before it is called broken."""
+_LOOK_S = 1.0
+_PATIENCE_S = 30.0  # between two lines that say that nothing is there to work on
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Images for one call, and how many processes ended over them."""
+
+    items: tuple[Item, ...]
+    tries: int = 0
+
+    def after_an_end(self) -> "list[_Task]":
+        """Each by itself: who ended it is not known, unless there was but one."""
+        if len(self.items) > 1:
+            return [_Task((item,)) for item in self.items]
+        return [replace(self, tries=self.tries + 1)]
+
+
+class ManyHands:
+    """A crew. The first process that opens the bundle says which version all are of."""
+
+    def __init__(self, hands: Hands, run: Path, opening: Opening, size: Size) -> None:
+        bundle = packed(run)
+        self._opening = replace(opening, bundle_sha256=sha256_of_bytes(bundle))
+        self._hands, self._bundle, self._size = hands, hands.share(bundle), size
+        self._starting: dict[Any, Hand] = {}
+        """What processes will say of themselves -> the process."""
+        self._flying: dict[Any, tuple[Hand, _Task]] = {}
+        self._free: list[Hand] = []
+        self._failed = 0
+        self._idle_s = time.monotonic()
+        self._version: Version | None = None
+        for _ in range(size.actors):
+            self._start()
+
+    def version(self) -> Version:
+        """Wait until one process has opened the bundle."""
+        while self._version is None:
+            for call in self._ready():
+                self._opened(call)
+        return self._version
+
+    def rows(self, items: Iterable[Item], source: Source, version: Store) -> Iterator[Row]:
+        """What became of each image, as it becomes known."""
+        waiting = deque(map(_Task, _chunks([*items], self._size.batch)))
+        while waiting or self._flying:
+            while waiting and self._free:
+                hand, task = self._free.pop(), waiting.popleft()
+                call = hand.call("work", task.items, source.store.address(), version.address())
+                self._flying[call] = (hand, task)
+            for call in self._ready():
+                if call in self._starting:
+                    self._opened(call)
+                else:
+                    yield from self._returned(call, waiting)
+
+    def close(self) -> None:
+        """End the processes."""
+        for hand in [*self._starting.values(), *self._free, *(hand for hand, _ in self._flying.values())]:
+            hand.end()
+
+    def _start(self) -> None:
+        hand = self._hands.start()
+        self._starting[hand.call("open", self._bundle, self._opening)] = hand
+
+    def _ready(self) -> Sequence[Any]:
+        """Calls that have ended; none after a second, so that Ctrl-C and a full cluster are noticed."""
+        ready = self._hands.ready([*self._starting, *self._flying], _LOOK_S)
+        now = time.monotonic()
+        if ready or self._flying:
+            self._idle_s = now
+        elif now - self._idle_s > _PATIENCE_S:
+            self._idle_s = now
+            _log.warning("waiting for room: none of %d processes has been started yet", len(self._starting))
+        return ready
+
+    def _opened(self, call: Any) -> None:
+        hand = self._starting.pop(call)
+        try:
+            found = self._hands.answer(call)
+        except EndedError as error:
+            hand.end()
+            self._failed += 1
+            if self._failed > MOST_TRIES * self._size.actors:
+                raise _unstartable(error) from error
+            self._start()
+            return
+        self._free.append(hand)
+        if isinstance(found, SegpipeError):
+            raise found
+        version, node, process = found
+        if self._version not in (None, version):
+            raise InputError(f"{node} opens another backend than the others", hint="name one with --backend")
+        _log.debug("a process on %s, number %d", node, process)
+        self._version, self._failed = version, 0
+
+    def _returned(self, call: Any, waiting: "deque[_Task]") -> Iterator[Row]:
+        hand, task = self._flying.pop(call)
+        try:
+            rows = self._hands.answer(call)
+        except EndedError as error:
+            _log.warning("%s: another one is started, and its images are looked at again", error)
+            hand.end()
+            self._start()
+            yield from self._tried(task, waiting)
+            return
+        self._free.append(hand)
+        if isinstance(rows, SegpipeError):
+            raise rows
+        yield from (row._replace(tries=task.tries + 1) for row in rows)
+
+    def _tried(self, task: _Task, waiting: "deque[_Task]") -> Iterator[Row]:
+        """Those that may be tried again go first; what ended one process after the other is broken."""
+        for part in task.after_an_end():
+            if part.tries < MOST_TRIES:
+                waiting.appendleft(part)
+                continue
+            (item,) = part.items
+            yield Row(
+                path=item.name, size=item.size, mtime_ns=item.stamp, tries=part.tries,
+                error=f"{item.name} ended {part.tries} processes that segmented it, one after the other",
+            )  # fmt: skip
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    return (tuple(items[start : start + size]) for start in range(0, len(items), size))
+
+
+def _unstartable(error: Exception) -> BackendError:
+    return BackendError(
+        f"processes end before they can work: {error}",
+        hint="install 'segpipe[cpu,batch]' of this version on every node, and see that there is memory",
+    )
