@@ -33,7 +33,7 @@ from tests.int8_run import Narrow, narrow
 from tests.trained import trained_config
 
 CPU_ROWS = [name for name, row in ARTIFACTS.items() if row.precision == "int8" and not row.needs_gpu]
-SETTINGS = ('compress.int8="ptq"', "compress.calibration_images=8")
+SETTINGS = ('compress.int8="ptq"', "compress.calibration_images=8", 'compress.keep="head"')
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_export_writes_both_graphs_and_says_what_became_of_each_layer(exported: 
     assert report["frames"]["split"] == "train"
     assert set(report["graphs"]) == {INT8_GRAPH, INT8_CPU_GRAPH}
     assert len(report["layers"]) == figures["int8_layers"] > 0
-    assert all(layer["noise_db"] is not None for layer in report["layers"])
+    assert [layer["module"] for layer in report["layers"] if layer["kept_for_engines"]] == ["head"]
     assert figures["int8_size_ratio"] < 0.5
 
 
@@ -75,6 +75,8 @@ def test_an_export_with_int8_is_fresh_and_one_without_it_is_as_ever(
     assert "export: fresh, nothing to do" in caplog.messages
     assert "compress" not in trained_config(exported).sections("export")
     assert trained_config(exported, "compress.calibration_images=3").chosen_int8() == {}
+    others = ("validate.limits.min_miou=0.5", "validate.limits.max_miou_drop_int8=0.02")
+    assert trained_config(exported, *SETTINGS, *others).chosen_int8()["limits"] == {"max_miou_drop_int8": 0.02}
 
 
 @pytest.mark.parametrize("name", CPU_ROWS)
@@ -126,6 +128,7 @@ def test_made_again_from_the_same_the_bytes_are_the_same_and_the_ranking_is_kept
     again = made.again(made.made.files[FILE_NAME])
 
     assert again.files == made.made.files
+    assert all(layer["noise_db"] is not None for layer in json.loads(again.files[FILE_NAME])["layers"])
     assert any("the ranking of layers is the last export's" in message for message in caplog.messages)
 
 

@@ -333,7 +333,8 @@ class Config(Section):
             return {}
         chosen = self._chosen()
         own = {name: value for name, value in chosen["compress"].items() if name in INT8_SETTINGS}
-        return {"compress": own, "limits": chosen.get("validate", {}).get("limits", {})}
+        limits = chosen.get("validate", {}).get("limits", {})
+        return {"compress": own, "limits": {name: limits[name] for name in limits if name.endswith("_int8")}}
 
     def shapes(self) -> dict[str, Any]:
         """The batches and sizes that engines are for, which graphs are proved and judged at, as parameters."""
