@@ -249,6 +249,7 @@ function partsFor(device) {
 }
 
 async function open() {
+  state.open = false;
   document.documentElement.dataset.state = "opening";
   say("Opening the network.");
   try {
@@ -260,7 +261,6 @@ async function open() {
     say("Ready.");
     document.documentElement.dataset.state = "ready";
   } catch (error) {
-    state.open = false;
     document.documentElement.dataset.state = "failed";
     say(boot.server ? `The server says: ${error.message}` : `This browser cannot open the network: ${error.message}`);
   }
