@@ -22,6 +22,8 @@ FAMILIES = (AUTO, "gpu", "cpu")
 """In place of a name: the best that is usable here, of all, of what needs a GPU, of what needs none."""
 _SHOWN = 40  # characters of a name that somebody else chose
 CHECKPOINT = "model.safetensors"
+UNPRUNED = "unpruned.safetensors"
+"""Of a pruned network, what it was cut from: pruning to another share begins there."""
 FP32_GRAPH, FP16_GRAPH = "model.onnx", "model.fp16.onnx"
 INT8_GRAPH, INT8_CPU_GRAPH = "model.int8.onnx", "model.int8.cpu.onnx"
 """What engines are built from, and what CPUs run: they want numbers of other kinds."""

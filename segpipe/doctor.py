@@ -36,6 +36,7 @@ def examine() -> list[Finding]:
         _package("PyCUDA", "pycuda", "pycuda", "pip install 'segpipe[pycuda]' (needs the CUDA toolkit and a driver)"),
         _package("PyTorch", "torch", "torch", "pip install 'segpipe[pipeline]' (for training, export and validation)"),
         _package("Lightning", "lightning", "lightning", "pip install 'segpipe[pipeline]'"),
+        _package("torch-pruning", "torch_pruning", "torch-pruning", "pip install 'segpipe[compress]' (for pruning)"),
         _package("PyAV", "av", "av", "pip install 'segpipe[video]' (for streams, cameras and H.264)"),
         _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
         _package("FastAPI", "fastapi", "fastapi", "pip install 'segpipe[serve]' (for `segpipe serve`)"),

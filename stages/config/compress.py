@@ -22,6 +22,15 @@ class DistilConfig(Section):
     is."""
 
 
+class PruneConfig(Section):
+    """Structured pruning: after training, whole channels are cut out, and what is left is trained further."""
+
+    macs: Annotated[float, Field(gt=0, le=1)]
+    """The share of the multiplications that is left."""
+    epochs: PositiveInt = 5
+    """Of further training, for the pruned network and for an unpruned one beside it, with which it is compared."""
+
+
 class CompressConfig(Section):
     """Smaller, faster and better networks. Nothing of it happens unless it is asked for."""
 
@@ -36,6 +45,7 @@ class CompressConfig(Section):
     """Layers that stay in floats: "auto" (those that one by one cost most, until the limits of INT8 hold on train
     frames), and names of modules or nodes, also as patterns (`head.*`). They add up."""
     distil: DistilConfig | None = None
+    prune: PruneConfig | None = None
 
     @property
     def quantises(self) -> bool:

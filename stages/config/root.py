@@ -300,6 +300,8 @@ class Config(Section):
     def _trains(self) -> "Config":
         if self.model.trained and self.retrained:
             raise ValueError(f"[compress.{self.retrained[0]}] trains, and [model] trained is taken as it is")
+        if self.compress.prune is not None and self.train.learning_rate == "find":
+            raise ValueError("[compress.prune] trains twice more: set [train] learning_rate to what was found")
         return self
 
     @property
@@ -345,7 +347,7 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_WITHOUT_EFFECT)
 
 
-TRAINED_COMPRESSION = ("distil",)
+TRAINED_COMPRESSION = ("distil", "prune")
 """What of [compress] changes the weights."""
 _WITHOUT_EFFECT: Any = {
     "data": {"root", "absent_classes"},

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from segpipe.errors import InputError
 from stages.config.root import ModelConfig
-from stages.models import trained_file
+from stages.models import checkpoint, trained_file
+from stages.models.pruned import reshaped_to
 from stages.models.weights_files import WeightsFile, read_weights, refuse_no_weights
 
 SETTING = "[model] trained"
@@ -57,6 +58,8 @@ def load_trained(network: nn.Module, config: ModelConfig, base: Path) -> Adopted
     """Fill the network in place with the file that `[model] trained` names."""
     path = trained_file(config, base)
     found = read_weights(path, SETTING)
+    if checkpoint.is_pruned(path):
+        reshaped_to(network, found.tensors)
     own = network.state_dict()
     fit = _placed(_shapes(found.tensors), _shapes(own), path.name)
     for name, original in fit.taken.items():

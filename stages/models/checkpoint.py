@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ from segpipe.errors import ConfigError, ContractError
 from segpipe.palette import Colours
 from stages.config.root import ModelConfig
 from stages.models import build_network
+from stages.models.pruned import reshaped_to
 
 FILE_NAME = CHECKPOINT
+_MOST_HEADER_BYTES = 100 << 20  # what safetensors itself allows
 _KEY = "segpipe"  # one key: safetensors does not keep the order of several, and files must be reproducible
 
 
@@ -29,6 +32,8 @@ class Trained:
     network: nn.Module
     contract: Contract
     palette: Colours
+    pruned: bool = False
+    """Whether its channels are others than its factory makes."""
 
 
 def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
@@ -37,6 +42,7 @@ def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
         "contract": trained.contract.model_dump(mode="json"),
         "model": model.model_dump(mode="json", exclude={"weights", "trained"}),  # their file is in the record
         "palette": trained.palette,
+        **({"pruned": True} if trained.pruned else {}),
     }
     data: bytes = save(_apart(trained.network.state_dict()), metadata={_KEY: json.dumps(description, sort_keys=True)})
     return data
@@ -79,9 +85,25 @@ def from_bytes(data: bytes) -> Trained:
     description = _description(data)
     contract = Contract.from_json(json.dumps(description.contract), FILE_NAME)
     network = build_network(description.model, contract.channels, contract.score_channels)
-    network.load_state_dict(load(data))
+    state = load(data)
+    if description.pruned:
+        reshaped_to(network, state)
+    network.load_state_dict(state)
     network.eval()
-    return Trained(network, contract, description.palette)
+    return Trained(network, contract, description.palette, description.pruned)
+
+
+def is_pruned(path: Path) -> bool:
+    """Whether a file of weights is a checkpoint of ours whose network was pruned."""
+    if path.suffix != Path(FILE_NAME).suffix:
+        return False
+    with path.open("rb") as file:
+        start = file.read(8)
+        start += file.read(min(int.from_bytes(start, "little"), _MOST_HEADER_BYTES))
+    try:
+        return _description(start).pruned
+    except ContractError:
+        return False
 
 
 class _Header(BaseModel):
@@ -98,6 +120,7 @@ class _Description(BaseModel):
     contract: dict[str, Any]
     model: ModelConfig
     palette: Colours
+    pruned: bool = False
 
 
 _HEADER = Form("safetensors header", TypeAdapter(_Header), ContractError)

@@ -68,6 +68,32 @@ class Distilled(_Kept):
         return f"distilled ({self.kind}) from {self.teacher}{known}"
 
 
+class Pruned(_Kept):
+    """What was cut out of a network, and what that cost beside a control that was trained on as long."""
+
+    macs_wanted: float
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    control_val_miou: float | None = None
+    control_test_miou: float | None = None
+    """Of the unpruned control, on the split that the network is measured on."""
+    kept: dict[str, tuple[str, ...]] = {}
+    """Layers that keep their channels, by the reason."""
+
+    @property
+    def share(self) -> float:
+        """Of the MACs, what is left."""
+        return self.macs_after / self.macs_before
+
+    def plain(self) -> str:
+        """In words."""
+        control = "" if self.control_test_miou is None else f"; unpruned control: mIoU {self.control_test_miou:.4f}"
+        weights = self.parameters_after / self.parameters_before
+        return f"pruned to {self.share:.0%} of the MACs and {weights:.0%} of the weights{control}"
+
+
 class TrainFigures(_Kept):
     """The best weights by validation, measured on the test split."""
 
@@ -91,6 +117,8 @@ class TrainFigures(_Kept):
     """What published weights filled (`stages.models.pretrained.MatchReport`)."""
     distilled: Distilled | None = None
     """Where a teacher helped."""
+    pruned: Pruned | None = None
+    """Where channels were cut out."""
 
     @property
     def frames(self) -> str:
@@ -100,7 +128,7 @@ class TrainFigures(_Kept):
     def headline(self) -> str:
         """Accuracy on held-out frames, or on those of val where there are no others."""
         origin = f"adopted {self.adopted.get('file', '')}: " if self.adopted else ""
-        taught = f", {self.distilled.plain()}" if self.distilled else ""
+        taught = "".join(f", {how.plain()}" for how in (self.distilled, self.pruned) if how)
         return "" if self.test_miou is None else f"{origin}{self.test_split} {self.mean()}{taught}"
 
     def lines(self) -> Iterator[str]:
@@ -109,6 +137,9 @@ class TrainFigures(_Kept):
             yield f"accuracy    {self.mean()} on {self.frames}"
         if self.distilled is not None:
             yield f"teacher     {self.distilled.plain()}"
+        if self.pruned is not None:
+            yield f"pruning     {self.pruned.plain()}"
+            yield from (f"            {why}: {', '.join(names)}" for why, names in self.pruned.kept.items())
 
     def mean(self) -> str:
         """The mean IoU on these frames, and where some classes are not scored that over all."""

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any, NoReturn
 
-from segpipe.artifacts import CHECKPOINT
+from segpipe.artifacts import CHECKPOINT, UNPRUNED
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError
 from segpipe.installed import versions
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
@@ -22,6 +23,7 @@ ADOPT_VERSION = 1
 _VERSION_OF_OHEM = 3
 """Of OHEM with class weights or smoothing: they used to decide what is hard. All else means what it did."""
 SHEET = "augmentation.png"
+_PRUNING = "compress.prune"
 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
@@ -35,15 +37,24 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             refuse_broken(config, base, rundir.path / ".data-check", inputs["data"])
-            from stages.train.fit import fit
             from stages.train.trainer import Folders
 
-            outcome = fit(config, base, Folders(step.scratch(), step.path(SHEET), _logs(rundir.path)))
+            folders = Folders(step.scratch(), step.path(SHEET), _logs(rundir.path))
+            if config.compress.prune is None:
+                from stages.train.fit import fit
+
+                outcome = fit(config, base, folders)
+            else:
+                from stages.train.pruning import fit_pruned
+
+                outcome = fit_pruned(config, base, folders, _unpruned(rundir, inputs, params))
             for name, content in outcome.files.items():
                 step.path(name).write_bytes(content)
             step.contract_sha256 = outcome.trained.contract.sha256
             step.figures = outcome.figures
             step.environment |= versions("torch", "torchvision", "lightning", "torchmetrics", "numpy")
+            if config.compress.prune is not None:
+                step.environment |= versions("torch-pruning")
     return rundir.artifact(STAGE, CHECKPOINT)
 
 
@@ -78,11 +89,19 @@ def assist(path: Path, config: Config, base: Path, forced: bool) -> NoReturn:
     record = manifest.load(path).stages.get(STAGE) if (path / manifest.FILE_NAME).exists() else None
     fresh = record is not None and record.key == key and is_intact(path, record)
     if forced or not fresh:
-        from stages.train.fit import learn
         from stages.train.trainer import Folders
 
         partial = path / STAGE / f"{key[:12]}.partial"
-        learn(config, base, Folders(partial / SCRATCH, partial / SHEET, _logs(path)))
+        folders = Folders(partial / SCRATCH, partial / SHEET, _logs(path))
+        if config.compress.prune is None:
+            from stages.train.fit import learn
+
+            learn(config, base, folders)
+        else:
+            from stages.train.pruning import learn_pruned
+
+            unpruned = None if record is None or forced else _unpruned(RunDirectory(path), inputs, params)
+            learn_pruned(config, base, folders, unpruned)
     raise SystemExit(0)
 
 
@@ -99,6 +118,24 @@ def _key_parts(config: Config, base: Path, cache: Path | None) -> tuple[dict[str
     if (teacher := teacher_file(config, base)) is not None:
         inputs["teacher"] = teacher.sha256
     return inputs, {"stage_version": _version(config.train), **config.training()}
+
+
+def _unpruned(rundir: RunDirectory, inputs: dict[str, str], params: dict[str, Any]) -> bytes | None:
+    """The network before pruning, where this run has trained it already: it is not trained again."""
+    record = rundir.manifest.stages.get(STAGE)
+    if record is None or STAGE in rundir.forced or record.inputs != inputs:
+        return None
+    if _but_for_pruning(record.params) != _but_for_pruning(params):
+        return None
+    name = UNPRUNED if _PRUNING in record.params else CHECKPOINT
+    try:
+        return rundir.artifact_bytes(STAGE, name)
+    except (ArtifactDamagedError, ArtifactMissingError):
+        return None
+
+
+def _but_for_pruning(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name != _PRUNING}
 
 
 def _version(config: TrainConfig) -> int:

@@ -18,7 +18,7 @@ from segpipe.metrics import scores
 from stages.config.root import Config
 from stages.data import SplitName, labels_of, open_split
 from stages.data.check import val_serves
-from stages.models import build_network, checkpoint
+from stages.models import build_network, checkpoint, trained_file
 from stages.models.adopted import Adopted, load_trained
 from stages.models.checkpoint import Trained
 from stages.tasks import offline_task_of
@@ -38,7 +38,8 @@ def adopt(config: Config, base: Path) -> Outcome:
     _log.info("adopt: %s", loaded)
     contract = contract_of(config, network)
     refuse_broken_promises(network, config, contract)
-    trained = Trained(network, contract, labels_of(config).palette)
+    pruned = checkpoint.is_pruned(trained_file(config.model, base))
+    trained = Trained(network, contract, labels_of(config).palette, pruned)
     weights = checkpoint.to_bytes(trained, config.model)
     val = _accuracy(trained, config, base, "val")
     own_test = not val_serves(config, base, "test")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import nn
 from torch.utils.data import DataLoader
 
 from segpipe.contract.schema import Contract
@@ -56,6 +57,7 @@ class Learned:
     pretrained: MatchReport | None
     teacher: TeacherFile | None
     guidance: Guidance | None
+    pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,19 @@ class Outcome:
 
 def fit(config: Config, base: Path, folders: Folders) -> Outcome:
     """Train to the end, from the newest resume point if there is one, then measure on the test split."""
-    learned = learn(config, base, folders)
+    return outcome_of(learn(config, base, folders), config, base)
+
+
+def outcome_of(learned: Learned, config: Config, base: Path) -> Outcome:
+    """The best weights of a training, and what they do on the test split."""
+    found = tested(learned, config, base)
     learner, best = learned.learner, learned.points.best
-    learner.network.load_state_dict(best["weights"])
-    learner.network.eval()
-    tested = _test(learner, config, base)
-    trained = Trained(learner.network.cpu(), learner.contract, learned.palette)
+    trained = Trained(learner.network.cpu(), learner.contract, learned.palette, learned.pruned)
     figures = {
         "val_miou": best["val_miou"],
         "best_epoch": best["epoch"],
         "epochs": len(learned.points.history),
-        **test_figures(tested.matrix, learner.contract),
+        **test_figures(found.matrix, learner.contract),
         **unscored_figures(np.array(best["confusion"]), learner.contract),
     }
     if val_serves(config, base, "test"):
@@ -87,16 +91,15 @@ def fit(config: Config, base: Path, folders: Folders) -> Outcome:
     if learned.pretrained is not None:
         figures["pretrained"] = learned.pretrained.as_dict()
     figures |= _taught(learned, config, base)
-    return Outcome(trained, figures, _files(learned, trained, tested, config))
+    return Outcome(trained, figures, _files(learned, trained, found, config))
 
 
-def learn(config: Config, base: Path, folders: Folders) -> Learned:
-    """The part of a training that all its processes take part in."""
+def learn(config: Config, base: Path, folders: Folders, begin: Trained | None = None) -> Learned:
+    """The part of a training that all its processes take part in; from a network that is trained already, or anew."""
     torch.set_num_threads(config.train.threads or usable_cores())
     torch.manual_seed(config.train.seed)
     labels = labels_of(config)
-    network = build_network(config.model, config.input.channels, score_channels(config, labels))
-    pretrained = load_pretrained(network, config.model, base, config.input.channels)
+    network, pretrained = (begin.network, None) if begin else _new_network(config, base)
     contract = contract_of(config, network)
     refuse_crops_off_the_multiple(config, contract)
     with full_memory_explained(config.train):
@@ -112,7 +115,7 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
     learner = Learner(network, contract, config.train, plan)
     if config.train.compile:
         network.compile()
-    points = ResumePoints(folders.resume, config.train.epochs, learner.task.headline)
+    points = ResumePoints(folders.resume, config.train.epochs, learner.task.headline, folders.title)
     if rank() == 0:
         pictures.write_sheet(folders.sheet, data.train, contract, config, labels.palette)
         drop_other_numberings(folders.resume)
@@ -129,7 +132,13 @@ def learn(config: Config, base: Path, folders: Folders) -> Learned:
         if config.train.learning_rate == "find":
             find_learning_rate(config.train, learner, data, folders.resume, interrupts)
         trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
-    return Learned(learner, points, labels.palette, pretrained, teacher, guidance)
+    return Learned(learner, points, labels.palette, pretrained, teacher, guidance, begin is not None and begin.pruned)
+
+
+def _new_network(config: Config, base: Path) -> tuple[nn.Module, MatchReport | None]:
+    """With random weights, or published ones."""
+    network = build_network(config.model, config.input.channels, score_channels(config, labels_of(config)))
+    return network, load_pretrained(network, config.model, base, config.input.channels)
 
 
 class _Data(LightningDataModule):
@@ -154,8 +163,11 @@ class _Data(LightningDataModule):
         return Process(self.trainer.global_rank, self.trainer.world_size)
 
 
-def _test(learner: Learner, config: Config, base: Path) -> Accuracy:
+def tested(learned: Learned, config: Config, base: Path) -> Accuracy:
     """On the held-out split, with the weights that are kept."""
+    learner = learned.learner
+    learner.network.load_state_dict(learned.points.best["weights"])
+    learner.network.eval()
     learner.to("cuda" if torch.cuda.is_available() else "cpu")
     with lost_workers_explained(config.train):
         return accuracy_on(open_split(config, base, "test"), learner.segment, learner.contract, config.train.workers)

@@ -46,11 +46,11 @@ class ResumePoints(Callback):
     Must stand before any callback that swaps weights for validation, to see those that were validated.
     """
 
-    def __init__(self, folder: Path, epochs: int, headline: str) -> None:
+    def __init__(self, folder: Path, epochs: int, headline: str, title: str = "train") -> None:
         self.best: dict[str, Any] = {headline: -1.0, "epoch": -1, "weights": {}, "confusion": []}
         self.history: list[dict[str, float]] = []
         self._validated: dict[str, Tensor] = {}
-        self._folder, self._epochs, self.headline = folder, epochs, headline
+        self._folder, self._epochs, self.headline, self._title = folder, epochs, headline, title
         self._clock = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,7 +86,8 @@ class ResumePoints(Callback):
         if trainer.is_global_zero:
             seconds = time.monotonic() - self._clock
             mean = mean_in_words(score, scores(learner.validated).mean_iou_of_all, learner.contract.unscored)
-            _log.info("train: epoch %d of %d, loss %.4f, %s, %.1f s", epoch, self._epochs, loss, mean, seconds)
+            done = (self._title, epoch, self._epochs, loss, mean, seconds)
+            _log.info("%s: epoch %d of %d, loss %.4f, %s, %.1f s", *done)
 
 
 class KeepResumePoint(Callback):

@@ -41,6 +41,12 @@ class Folders:
     resume: Path
     sheet: Path
     logs: Path
+    title: str = "train"
+    """Of the training, in what is logged."""
+
+    def of(self, title: str) -> "Folders":
+        """Those of one of several trainings after another."""
+        return Folders(self.resume / title, self.sheet, self.logs / title, title)
 
 
 class _Patience(EarlyStopping):
