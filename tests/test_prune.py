@@ -138,7 +138,7 @@ def test_a_convolution_in_groups_is_named_and_left_alone() -> None:
 
 
 def test_one_changes_nothing_and_too_little_is_refused_with_what_is_possible() -> None:
-    network = built()
+    network = built(DEPTHWISE)
 
     assert cutting.parameters_of(cutting.cut_to(network, CONTRACT, 1.0)) == cutting.parameters_of(network)
     with pytest.raises(ConfigError, match=r"macs = 0\.01: no more .* than leaves 0\.\d+\. set macs to 0\.\d+ or more"):
@@ -146,11 +146,11 @@ def test_one_changes_nothing_and_too_little_is_refused_with_what_is_possible() -
 
 
 def test_cutting_leaves_the_network_that_it_was_given_as_it_is() -> None:
-    network = built().train()
-    before = checkpoint.to_bytes(Trained(network, CONTRACT, PALETTE), SKIPNET)
+    network = built(DEPTHWISE).train()
+    before = checkpoint.to_bytes(Trained(network, CONTRACT, PALETTE), DEPTHWISE)
     cutting.cut_to(network, CONTRACT, 0.5)
 
-    assert checkpoint.to_bytes(Trained(network, CONTRACT, PALETTE), SKIPNET) == before
+    assert checkpoint.to_bytes(Trained(network, CONTRACT, PALETTE), DEPTHWISE) == before
     assert network.training
 
 

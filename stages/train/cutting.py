@@ -57,10 +57,13 @@ def cut_to(network: nn.Module, contract: Contract, macs: float) -> nn.Module:
     for _ in range(_TRIALS):
         with _explained():
             plan = _Plan(network, frame)
-            found = plan.carried_out(plan.ratio_for(aim))
+            ratio = plan.ratio_for(aim)
+            found = plan.carried_out(ratio)
             count = macs_of(found, frame)
         if count <= wanted:
             return found
+        if ratio >= 1:
+            break
         aim *= 0.98 * wanted / count  # arithmetic that belongs to no layer does not shrink as foreseen
     return smallest(network, contract, macs)
 
