@@ -128,8 +128,8 @@ class _Plan:
         total = 0.0
         for module, macs in self._macs.items():
             outputs, inputs = _channels(module)
-            left = 1 - lost[module, True] / outputs
-            total += macs * left * (1 if getattr(module, "groups", 1) > 1 else 1 - lost[module, False] / inputs)
+            macs_left = macs * (1 - lost[module, True] / outputs)
+            total += macs_left * (1 if getattr(module, "groups", 1) > 1 else 1 - lost[module, False] / inputs)
         return total
 
 
