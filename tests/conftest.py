@@ -1,9 +1,11 @@
 """Fixtures that several test modules share."""
 
+import fcntl
 import importlib.util
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,9 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every stage done. Shared: never write to it, copy it (see `run_copy`)."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    run_stages(path, tiny_config(path), path, Selection())
-    return path
+    return made_once(tmp_path_factory, "finished", lambda path: run_stages(path, tiny_config(path), path, Selection()))
 
 
 @pytest.fixture
@@ -57,8 +57,23 @@ def empty_run(tmp_path: Path) -> RunDirectory:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run trained well enough to have wide margins, validated. Shared: copy it before writing."""
-    path = tmp_path_factory.mktemp("trained") / "run"
-    run_stages(path, trained_config(path), path, Selection(last="validate"))
+    return made_once(
+        tmp_path_factory,
+        "trained",
+        lambda path: run_stages(path, trained_config(path), path, Selection(last="validate")),
+    )
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A run that the first of pytest's workers to need it makes, for all of them."""
+    base = factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name / "run"
+    path.parent.mkdir(exist_ok=True)
+    with (path.parent / ".made").open("a+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        if not os.fstat(made.fileno()).st_size:
+            make(path)
+            made.write("whole")
     return path
 
 

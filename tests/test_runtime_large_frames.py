@@ -1,5 +1,6 @@
 """Frames much larger than the network: only what a resize reads is touched, on several cores, and no bit changes."""
 
+from functools import partial
 from typing import Any
 
 import cv2
@@ -138,7 +139,7 @@ def test_label_masks_are_those_of_indexing_every_pixel(
 
 
 def test_a_call_alone_has_every_core_and_calls_that_meet_have_one_each() -> None:
-    networks = Networks(_Session, testing.make_onnx(testing.CONTRACT), 2)
+    networks = Networks(partial(_Session, False), testing.make_onnx(testing.CONTRACT), 2)
 
     with networks.fitting() as alone, networks.fitting() as met:
         pass

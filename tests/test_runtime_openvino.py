@@ -52,6 +52,19 @@ def backend(request: pytest.FixtureRequest) -> Iterator[HostBackend]:
     backend.close()
 
 
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino"])
+def test_a_network_that_gives_its_memory_back_answers_the_same(name: str) -> None:
+    frames = list(np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), np.uint8))
+    answers = []
+    for frugal in (False, True):
+        options = OpenOptions(frugal=frugal, threads=1)
+        backend = load_opener(name)(testing.make_onnx(testing.CONTRACT), testing.CONTRACT, options)
+        answers.append([decoded.scores for _ in range(2) for decoded in backend.infer(frames, SCORES)])
+        backend.close()
+
+    np.testing.assert_array_equal(answers[1], answers[0])
+
+
 def scores_of(backend: Backend, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     scores = backend.infer([frame], SCORES)[0].scores
     assert scores is not None

@@ -56,6 +56,7 @@ max_iou_drop = 0.1
 [benchmark]
 frames = 2
 rounds = 3
+peers = []
 """
 
 

@@ -16,7 +16,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from segpipe.rundir.directory import RunDirectory
+from stages.config.file import load_config
 from stages.config.losses import Loss
+from stages.pipeline import Selection, run_stages
 from stages.tasks.losses import Averaging, SegmentationLoss
 from tests.children import PATIENCE_S, ROOT, SEGPIPE
 from tests.tiny import TOML
@@ -54,13 +56,15 @@ def train(path: Path, processes: int) -> Path:
         assert old in toml
         toml = toml.replace(old, new)
     (path / "segpipe.toml").write_text(toml)
-    command = [*SEGPIPE, "train", str(path), "--set", f"train.devices={processes}"]
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
-        command = [*launcher, "--master-addr=127.0.0.1", f"--master-port={port}", "--no-python", *command]
+    if processes == 1:
+        run_stages(path, load_config(path), path, Selection(last="train"))
+        return path
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+    train = [*SEGPIPE, "train", str(path), "--set", f"train.devices={processes}"]
+    command = [*launcher, "--master-addr=127.0.0.1", f"--master-port={port}", "--no-python", *train]
     finished = subprocess.run(
         command,
         capture_output=True,

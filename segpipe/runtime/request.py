@@ -39,6 +39,8 @@ class OpenOptions:
     """What is opened, as the table of artifacts calls it."""
     precision: Precision = ON_CPU.precision
     """What it computes in."""
+    frugal: bool = False
+    """Give a network's memory back after each call, which costs time: the gate has several networks open at once."""
     run: str = "RUN"
     """How the run directory is called in hints."""
 

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segpipe import metrics
 from segpipe.contract.schema import Placement, SemanticContract
@@ -22,6 +21,8 @@ class ConfusionMeter(nn.Module):
 
     def __init__(self, contract: SemanticContract) -> None:
         super().__init__()
+        from torchmetrics.classification import MulticlassConfusionMatrix  # with it come SciPy, SymPy and 300 MB
+
         self.confusion = MulticlassConfusionMatrix(len(contract.classes), ignore_index=contract.ignore_index)
 
     def add(self, answer: NDArray[Any], labels: NDArray[Any]) -> None:

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import onnxruntime
@@ -18,8 +19,9 @@ _ERRORS_ONLY = 3  # for this session: the application's own sessions log as it l
 class _Session:
     """A session computes in the threads that call it, with more of its own beside each."""
 
-    def __init__(self, artifact: bytes, threads: int, calls: int) -> None:
+    def __init__(self, frugal: bool, artifact: bytes, threads: int, calls: int) -> None:
         settings = onnxruntime.SessionOptions()
+        settings.enable_cpu_mem_arena = not frugal
         settings.intra_op_num_threads = threads
         settings.log_severity_level = _ERRORS_ONLY
         try:
@@ -44,4 +46,4 @@ class _Session:
 
 def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> HostBackend:
     """Open ONNX bytes, refusing a graph made for another contract or with weights outside these bytes."""
-    return open_on_host(_Session, artifact, contract, options)
+    return open_on_host(partial(_Session, options.frugal), artifact, contract, options)

@@ -50,7 +50,7 @@ def open(artifact: bytes, contract: FrameContract, options: OpenOptions) -> Host
             f"this processor has no instructions for {precision}: none of {', '.join(wanted_sets(precision))}",
             hint="open backend openvino, which computes in fp32",
         )
-    return open_on_host(partial(_Compiled, precision), artifact, contract, options)
+    return open_on_host(partial(_Compiled, precision, options.frugal), artifact, contract, options)
 
 
 @cache
@@ -66,7 +66,7 @@ def core() -> openvino.Core:
 class _Compiled:
     """Has a stream of OpenVINO's threads for each call at once; a request is one call's at a time."""
 
-    def __init__(self, precision: Precision, artifact: bytes, threads: int, calls: int) -> None:
+    def __init__(self, precision: Precision, frugal: bool, artifact: bytes, threads: int, calls: int) -> None:
         try:
             model = _read_onnx(artifact)
             compiled = core().compile_model(model, "CPU", _settings(precision, threads, calls))
@@ -77,7 +77,7 @@ class _Compiled:
         self._shapes = {name: port.partial_shape for port in model.inputs for name in port.names}
         batch = model.inputs[0].partial_shape[0]
         self.fixed_batch = batch.get_length() if batch.is_static else None
-        self._precision, self._compiled = precision, compiled
+        self._precision, self._frugal, self._compiled = precision, frugal, compiled
         self._idle: deque[openvino.InferRequest] = deque()
 
     def run(self, tensors: Tensors, wanted: Sequence[str]) -> Tensors:
@@ -93,6 +93,8 @@ class _Compiled:
         except _FAILURES as error:
             raise failed(_LIBRARY, tensors, _reason(error)) from error
         self._idle.append(request)  # after an error it is dropped
+        if self._frugal:
+            self._compiled.release_memory()
         return answers
 
     def describe(self) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class BackendAnswer:
 
 def open_graph(graph: bytes, contract: Contract) -> BackendAnswer:
     """A graph in memory on ONNX Runtime's CPU provider, which holds nothing that must be closed."""
-    return BackendAnswer(load_opener(ON_CPU.name)(graph, contract, OpenOptions()), contract)
+    return BackendAnswer(load_opener(ON_CPU.name)(graph, contract, OpenOptions(frugal=True)), contract)
 
 
 class OpenHops:
@@ -95,7 +95,7 @@ class OpenHops:
     def open_rounded(self, row: Stand, graph: bytes, backend: str) -> Hop:
         """Add a graph of engines in its rounded form, under a backend's name of its own."""
         sha256 = self._rundir.recorded(EXPORT, row.file).sha256
-        opened = load_opener(ON_CPU.name)(graph, self.contract, OpenOptions())
+        opened = load_opener(ON_CPU.name)(graph, self.contract, OpenOptions(frugal=True))
         return self._add(Hop(row.name, EXPORT, row.file, sha256, backend, CPU, self._answer(opened), row.precision))
 
     def open_deployed(self, wanted: str | None = None) -> None:
@@ -123,7 +123,7 @@ class OpenHops:
     def _opened(self, row: Artifact) -> Backend:
         if row.is_engine and (stale := stale_engine(self._rundir)):
             raise InputError(stale, hint=f"run `segpipe build {word(self._rundir.path)}`")
-        options = build_options(self._rundir, row.name, OpenOptions())
+        options = build_options(self._rundir, row.name, OpenOptions(frugal=True))
         return load_opener(row.name)(self._rundir.artifact_bytes(row.stage, row.file), self.contract, options)
 
     def _answer(self, opened: Backend) -> BackendAnswer:
