@@ -1,5 +1,6 @@
 """The maths of comparing two networks' tensors: errors, what is no number, ranges. numpy only."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FP16_MAX = 65504.0
+_AT_ONCE = 1 << 18
 _QUIET = 0.1
 """A tensor that is quieter than this share of all of them is measured by that share: a picture without foreground has
 next to no scores, and any error is large beside nothing."""
@@ -56,31 +58,32 @@ class TensorComparison:
             self._distances.append(Distance(where, float("inf"), 0.0, reference.size))
             self.elements += reference.size
             return
-        ours, theirs = reference.reshape(-1).astype(np.float64), candidate.reshape(-1).astype(np.float64)
-        good, sound = np.isfinite(theirs), np.isfinite(ours)
         everything = candidate if whole is None else whole
-        if not (np.isfinite(everything).all() and sound.all()):
+        if not (np.isfinite(everything).all() and np.isfinite(reference).all()):
             self.nan += int(np.isnan(everything).sum())
             self.inf += int(np.isinf(everything).sum())
-            self.reference_non_finite += int((~sound).sum())
+            self.reference_non_finite += int((~np.isfinite(reference)).sum())
             self.non_finite_at = self.non_finite_at or where
-            ours, theirs = ours[good & sound], theirs[good & sound]
-        if ours.size:
-            self._add_finite(ours, theirs, where)
-            self.candidate_range = _widened(self.candidate_range, theirs if whole is None else _finite(whole))
+        parts = [self._add_finite(ours, theirs) for ours, theirs in _finite_parts(reference, candidate)]
+        if parts:
+            squared, own, elements = (sum(column) for column in zip(*parts, strict=True))
+            self._distances.append(Distance(where, squared, own, int(elements)))
+            self.candidate_range = _widened(self.candidate_range, _finite(everything))
 
-    def _add_finite(self, ours: NDArray[np.float64], theirs: NDArray[np.float64], where: str) -> None:
+    def _add_finite(self, ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[float, float, int]:
+        """Count them; returns the squares of the error and of ours, and how many they are."""
         error = theirs - ours
         squared, own = float(error @ error), float(ours @ ours)
         self.elements += ours.size
-        self.max_abs_error = max(self.max_abs_error, float(np.abs(error).max()))
+        np.abs(error, out=error)
+        self.max_abs_error = max(self.max_abs_error, float(error.max()))
         self._error_squared += squared
-        self._error_absolute += float(np.abs(error).sum())
+        self._error_absolute += float(error.sum())
         self._reference_squared += own
         self._candidate_squared += float(theirs @ theirs)
         self._product += float(ours @ theirs)
         self.reference_range = _widened(self.reference_range, ours)
-        self._distances.append(Distance(where, squared, own, ours.size))
+        return squared, own, ours.size
 
     @property
     def worst_relative_l2(self) -> float:
@@ -152,6 +155,20 @@ def _relative(squared: float, own: float) -> float:
     if not squared:
         return 0.0
     return float(np.sqrt(squared / own)) if own else float("inf")
+
+
+def _finite_parts(
+    ours: NDArray[Any], theirs: NDArray[Any]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Where both are numbers, a part at a time: whole tensors in float64, and all made of them, take much memory."""
+    flat = ours.reshape(-1), theirs.reshape(-1)
+    for start in range(0, ours.size, _AT_ONCE):
+        part = [values[start : start + _AT_ONCE].astype(np.float64) for values in flat]
+        finite = np.isfinite(part[0]) & np.isfinite(part[1])
+        if finite.all():
+            yield part[0], part[1]
+        elif finite.any():
+            yield part[0][finite], part[1][finite]
 
 
 def _finite(values: NDArray[Any]) -> NDArray[Any]:
