@@ -133,3 +133,23 @@ def test_new_limits_leave_what_verdicts_rest_on_as_it_was_until_they_are_set() -
     assert keeper.basis_sha256(ValidateConfig(limits=Limits(max_relative_l2=0.008))) == plain
     assert keeper.basis_sha256(ValidateConfig(limits=Limits(rounding_factor=10))) != plain
     assert keeper.basis_sha256(ValidateConfig(limits=Limits(max_iou_drop_bf16=0.03))) != plain
+
+
+class Newer(Limits):
+    """The limits of a later version."""
+
+    max_newly_found: float = 1.0
+
+
+class NewerSettings(ValidateConfig):
+    """Its settings."""
+
+    limits: Newer = Newer()
+
+
+def test_a_limit_that_somebody_adds_leaves_what_verdicts_rest_on_as_it_was_until_it_is_set() -> None:
+    keeper = Keeper(8, Contract(**contract_fields()), 0.1)
+    plain = keeper.basis_sha256(ValidateConfig())
+
+    assert keeper.basis_sha256(NewerSettings()) == plain
+    assert keeper.basis_sha256(NewerSettings(limits=Newer(max_newly_found=2.0))) != plain

@@ -26,13 +26,13 @@ from stages.validate.hops.kept import WHOLE, Kept
 from stages.validate.judging.judge import Setup
 from stages.validate.judging.rounding import ImageRounding, Rounding
 
-_LATER_LIMITS = {
-    *("max_relative_l2_bf16", "max_stress_relative_l2_bf16", "rounding_factor", "min_resize_response"),
-    *("min_agreement_bf16", "min_image_agreement_bf16", "max_flips_inside_bf16"),
-    *("max_flips_boundary_bf16", "max_large_margin_flips_bf16", "max_iou_drop_bf16"),
-    *(name for name in Limits.model_fields if name.endswith("_int8")),
+_FIRST_LIMITS = {
+    *("min_agreement", "min_image_agreement", "max_flips_inside", "max_flips_boundary", "max_large_margin_flips"),
+    *("max_iou_drop", "max_relative_l2", "max_relative_l2_fp32", "max_stress_relative_l2", "max_fp16_range"),
+    "min_reference_miou_share",
 }
-"""Unless set they do not count: verdicts that older versions gave rest on the same basis."""
+"""Those that every version had. A later one counts only where it is set: verdicts that older versions gave rest on the
+same basis, and so does a limit that somebody adds."""
 
 
 class StoredImage(BaseModel):
@@ -105,8 +105,8 @@ class Keeper:
     def basis_sha256(self, settings: ValidateConfig) -> str:
         """Hash of what was judged on: frames, labels, limits."""
         rules = settings.model_dump(mode="json", exclude={"pictures", "reference_images"}, exclude_none=True)
-        for name in _LATER_LIMITS & (settings.limits.model_dump().keys() - settings.limits.model_fields_set):
-            del rules["limits"][name]
+        counting = _FIRST_LIMITS | settings.limits.model_fields_set
+        rules["limits"] = {name: limit for name, limit in rules["limits"].items() if name in counting}
         return sha256_of_bytes(json.dumps([self._hashes, rules], sort_keys=True).encode())
 
     def files(self, reference: str, setup: Setup, roundings: Sequence[ImageRounding | None] = ()) -> dict[str, bytes]:
