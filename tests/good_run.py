@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segpipe.artifacts import Precision
+from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH, Precision
 from segpipe.contract.schema import Contract
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
@@ -47,7 +47,8 @@ class Good:
     def judge(self, answer: Answer, exact: bool = True, images: list[Image] | None = None) -> tuple[Judge, HopState]:
         """Hold an answer to the stored reference."""
         precision: Precision = "fp32" if exact else "fp16"
-        hop = Hop("planted", "export", "model.onnx", "0" * 64, "onnxruntime-cpu", "cpu", answer, precision)
+        graph = FP32_GRAPH if exact else FP16_GRAPH
+        hop = Hop("planted", "export", graph, "0" * 64, "onnxruntime-cpu", "cpu", answer, precision)
         judge = Judge(self.setup, self.stored, [hop])
         for image in images or self.images:
             judge.add(image)

@@ -17,6 +17,7 @@ from stages.validate.hops.margins import margins_at
 from stages.validate.hops.pytorch import Reference, trained_reference
 from stages.validate.judging.gate import judge_labels
 from stages.validate.judging.judge import Judge
+from stages.validate.judging.rules import ALLOWED
 from tests.good_run import Good
 from tests.planted import DEFECTS, honest, wrong_mean
 from tests.planted_table import REFUSED, judged, refused, shifted_labels
@@ -64,14 +65,17 @@ def test_wrong_preprocessing_is_told_from_a_wrong_network(good: Good) -> None:
     assert "what differs is pre- or post-processing (mean and std" in found.lines()[0]
 
 
-def test_what_bf16_makes_of_a_good_graph_is_not_blamed_on_what_lies_around_it(good: Good) -> None:
+@pytest.mark.parametrize("precision", [name for name in ALLOWED if name not in {"fp32", "tf32"}])
+def test_what_fewer_bits_make_of_a_good_graph_is_not_blamed_on_what_lies_around_it(
+    good: Good, precision: Precision
+) -> None:
     _, state = good.judge(wrong_mean(good))  # differs, though every layer agrees
-    state.hop = replace(state.hop, precision="bf16")
+    state.hop = replace(state.hop, precision=precision)
 
     found = explain_hop(good.run, state, good.setup, trained_reference(good.run))
 
     assert found is not None
-    assert "the FP32 graph agrees layer by layer: what differs is the backend's bf16" in found.lines()[0]
+    assert f"the FP32 graph agrees layer by layer: what differs is the backend's {precision}" in found.lines()[0]
     assert "pre-" not in found.lines()[0]
 
 
@@ -103,7 +107,10 @@ def test_narrow_margins_are_not_blamed_on_preprocessing(good: Good) -> None:
     assert "pre-" not in found.lines()[0]
 
 
-@pytest.mark.parametrize(("precision", "words"), [("bf16", "the backend's bf16"), ("tf32", "the backend's arithmetic")])
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [("bf16", "the backend's bf16"), ("fp16", "the backend's fp16"), ("tf32", "the backend's arithmetic")],
+)
 def test_a_hop_of_an_imported_graph_is_explained_too(good: Good, precision: Precision, words: str) -> None:
     _, state = good.judge(wrong_mean(good))
     state.hop = replace(state.hop, precision=precision)

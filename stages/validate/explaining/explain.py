@@ -21,6 +21,7 @@ from stages.measuring.tensors import FP16_MAX
 from stages.validate.explaining.bisect import Divergence, Tolerance, first_divergence
 from stages.validate.explaining.inner_tensors import ROOT, GraphSide, ModuleSide, execute, made_by, module_nodes
 from stages.validate.explaining.int8 import worst_layer
+from stages.validate.hops.hop import Hop
 from stages.validate.hops.inputs import Image
 from stages.validate.hops.pytorch import Reference
 from stages.validate.hops.rounded import rounded_side
@@ -37,8 +38,8 @@ _NARROW = (
 _SAME_GRAPH = (
     "the reference runs the same graph: what differs is the backend's arithmetic, or what lies around the network"
 )
-_SAME_GRAPH_BF16 = "the reference runs the same graph: what differs is the backend's bf16"
-_BF16_AGREES = "the FP32 graph agrees layer by layer: what differs is the backend's bf16"
+_SAME_GRAPH_NARROWED = "the reference runs the same graph: what differs is the backend's "
+_NARROWED_AGREES = "the FP32 graph agrees layer by layer: what differs is the backend's "
 _FP32_ADVICE = "its weights or its arithmetic in the graph are not the trained ones: export again, and compare them"
 _FP32_LAYER, _FP16_LAYER = 1e-6, 5e-4
 """Relative errors that one layer honestly makes."""
@@ -88,8 +89,8 @@ class Case:
     failed: bool = True
     engine: bool = False
     """The hop is a TensorRT engine: only the graph that it was built from can be opened up."""
-    narrowed: bool = False
-    """The backend computes the FP32 graph in bf16: only the graph itself can be opened up."""
+    narrowed: str = ""
+    """The fewer bits in which the backend computes the FP32 graph: only the graph itself can be opened up."""
     narrow: bool = False
     """Scores are within their limit and no flip is against a wide margin."""
     allowed: float = math.inf
@@ -112,7 +113,7 @@ class Case:
     def nothing(self, runs: int, agrees: str) -> Explanation:
         """No layer diverges: then it is the backend's own arithmetic, or what lies around the network."""
         if self.narrowed:
-            return Explanation(self.hop, self.image.name, runs, advice=_BF16_AGREES)
+            return Explanation(self.hop, self.image.name, runs, advice=_NARROWED_AGREES + self.narrowed)
         why = (_NARROW if self.narrow else _ELSEWHERE) if self.failed else ""
         return Explanation(self.hop, self.image.name, runs, advice=agrees + why)
 
@@ -140,7 +141,7 @@ def _case(rundir: RunDirectory, state: HopState, image: Image, setup: Setup) -> 
         partial(rundir.artifact_bytes, EXPORT),
         failed=state.differs(setup),
         engine=state.hop.stage == BUILD,
-        narrowed=state.hop.precision == "bf16",
+        narrowed=state.hop.precision if _is_narrowed(state.hop) else "",
         narrow=state.hop.gives_scores and bool(failed) and failed <= _NEAR_TIES,
         allowed=setup.gate.rules(state.measured, state.hop).relative_l2.limit,
     )
@@ -150,14 +151,24 @@ def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Refer
     if state.hop.precision == "int8":
         advice = worst_layer(state.hop, case.graph, case.tensor)
         return Explanation(case.hop, case.image.name, 1, advice=advice)
-    half = state.hop.precision == "fp16"
+    half = _is_of_half_graph(state.hop)
     name = FP16_GRAPH if half else FP32_GRAPH
     if name not in rundir.record(EXPORT).outputs:
         return None
     if reference.network is None and not half:
-        advice = _SAME_GRAPH_BF16 if case.narrowed else _SAME_GRAPH
+        advice = _SAME_GRAPH_NARROWED + case.narrowed if case.narrowed else _SAME_GRAPH
         return Explanation(case.hop, case.image.name, 0, advice=advice)
     return explain_graph(case, reference.network, name)
+
+
+def _is_of_half_graph(hop: Hop) -> bool:
+    """Whether it runs the FP16 graph, or an engine that was built from it."""
+    return hop.artifact == FP16_GRAPH or (hop.stage == BUILD and hop.precision == "fp16")
+
+
+def _is_narrowed(hop: Hop) -> bool:
+    """Whether it computes the FP32 graph in numbers of fewer bits, which no graph of the run shows."""
+    return hop.artifact == FP32_GRAPH and hop.precision not in {"fp32", "tf32"}
 
 
 def explain_graph(case: Case, network: nn.Module | None, name: str) -> Explanation:
