@@ -22,6 +22,7 @@ from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.trt.preflight import Here, require_fit
 from segpipe.verdict import FILE_NAME, STAGE
 from stages.validate.without_pytorch import validate_hop
+from tests.cpu_rows import ROWS
 from tests.old_runs import unpack
 from tests.test_base_install import call
 from tests.trained import replace_output
@@ -32,8 +33,8 @@ from tests.unjudged import CPU, ENGINE, GPU, RTX, commands, without_verdict
 def unjudged_run(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose graph no verdict passed on a CPU."""
     run = Path(shutil.copytree(trained_run, tmp_path_factory.mktemp("unjudged") / "run"))
-    for name in (CPU, "openvino", "openvino-bf16"):
-        without_verdict(run, name)
+    for row in ROWS:
+        without_verdict(run, row.name)
     return run
 
 

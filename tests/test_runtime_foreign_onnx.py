@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +19,25 @@ from segpipe.errors import BackendError, SegpipeError
 from segpipe.runtime.backends import load_opener
 from segpipe.runtime.backends.onnxruntime_cuda import OrtEngine
 from segpipe.runtime.request import OpenOptions
+from tests.cpu_rows import PLAIN, opens_here
 from tests.tiny_graphs import constant, plain, weights
 
 CONTRACT = Contract(classes=tuple("abcd"), network_size=(16, 24))
 FILE = "weights.bin"
 
 
-def open_on_cpu(artifact: bytes) -> object:
-    return load_opener("onnxruntime-cpu")(artifact, CONTRACT, OpenOptions(threads=1))
+def open_on_cpu(name: str, artifact: bytes) -> object:
+    return load_opener(name)(artifact, CONTRACT, OpenOptions(threads=1))
 
 
 def open_as_on_gpu(artifact: bytes) -> object:
     return OrtEngine(artifact, CONTRACT, "cpu", 0)
 
 
-def open_by_openvino(artifact: bytes) -> object:
-    return load_opener("openvino")(artifact, CONTRACT, OpenOptions(threads=1))
-
-
-OPENERS = {"cpu": open_on_cpu, "cuda": open_as_on_gpu, "openvino": open_by_openvino}
-if find_spec("openvino") is None:
-    del OPENERS["openvino"]
+OPENERS: dict[str, Callable[[bytes], object]] = {
+    "cuda": open_as_on_gpu,
+    **{row.name: partial(open_on_cpu, row.name) for row in PLAIN if opens_here(row)},
+}
 every_opener = pytest.mark.parametrize("opened", OPENERS.values(), ids=OPENERS.keys())
 
 
@@ -214,7 +212,7 @@ def test_changed_bytes_open_or_are_a_known_error(changes: dict[int, int], capfd:
         artifact[at] = value
 
     with suppress(SegpipeError):
-        for opened in OPENERS.values():  # OpenVINO last: on graphs that no other opens, it may end the process
+        for opened in OPENERS.values():  # ONNX Runtime first: on graphs that it refuses, OpenVINO may end the process
             opened(bytes(artifact))
     assert capfd.readouterr().out == ""
 
