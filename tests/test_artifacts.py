@@ -68,16 +68,22 @@ def test_every_precision_on_a_cpu_is_plain_or_names_its_instructions() -> None:
     assert [row.name for row in ROWS if not row.needs_gpu and row.precision not in {"fp32", *processor._SETS}] == []
 
 
+def test_every_instruction_set_of_intels_can_be_kept_from_onednn() -> None:
+    sets = {flag for flags in processor._SETS.values() for flag in flags if flag.startswith(("avx", "amx"))}
+
+    assert sets == {*processor._ALLOWING}
+
+
 def test_every_precision_of_openvinos_rows_has_a_type_and_any_other_is_refused() -> None:
     openvino = pytest.importorskip("segpipe.runtime.backends.openvino", exc_type=ImportError)
 
     assert [row.name for row in ROWS if row.backend == "openvino" and row.precision not in openvino._TYPES] == []
-    with pytest.raises(BackendError, match=r"does not compute in fp8, it knows fp32, bf16"):
+    with pytest.raises(BackendError, match=rf"does not compute in fp8, it knows {', '.join(openvino._TYPES)}"):
         openvino.open(b"", CONTRACT, OpenOptions(precision="fp8"))
 
 
 def test_every_limit_of_the_settings_is_read_by_the_gate() -> None:
-    judging = "".join(path.read_text() for path in (FOLDER.parents[2] / "stages" / "validate").rglob("*.py"))
+    judging = "".join(path.read_text() for path in (FOLDER.parents[2] / "stages/validate/judging").rglob("*.py"))
 
     assert [name for name in Limits.model_fields if not re.search(rf"\b{name}\b", judging)] == []
 

@@ -11,6 +11,7 @@ from stages.models.catalogue import listed
 from stages.models.measure import measure
 from stages.models.registry import ABILITIES, known_networks
 from tests.calling import call
+from tests.children import ROOT
 from tests.network_checks import Subject, check_stride, vars_of
 
 
@@ -30,6 +31,11 @@ def test_the_table_names_networks_and_what_they_cannot_do() -> None:
     assert code == 0
     assert "ddrnet23_slim" in out
     assert "batch of one" in out
+
+
+@pytest.mark.parametrize("name", registry._OWN)
+def test_a_network_of_ours_is_named_where_people_choose_one(name: str) -> None:
+    assert f"`{name}`" in (ROOT / "docs/how-to/networks.md").read_text()
 
 
 @pytest.mark.parametrize("name", [*registry._OWN, "torchvision/lraspp_mobilenet_v3_large"])

@@ -17,7 +17,7 @@ from stages.config.starter import write_starter
 from stages.measuring.masks import MaskComparison, MaskShape, Truth
 from stages.pipeline import Selection, run_stages
 from stages.report import write_report
-from stages.results.gate import GateReport
+from stages.results.gate import ACCURACY, GateReport
 from stages.validate.hops.stored import Keeper
 from stages.validate.judging.accuracy import hop_accuracy, reference_accuracy
 from stages.validate.without_pytorch import validate_hop
@@ -53,6 +53,16 @@ def test_floors_are_off_unless_set_and_leave_what_verdicts_rest_on_as_it_was() -
         Keeper(8, Contract(classes=CLASSES, network_size=(8, 8)), 0.1).basis_sha256(ValidateConfig())
         == BASIS_BEFORE_FLOORS
     )
+
+
+def test_every_floor_of_accuracy_is_told_as_one() -> None:
+    masks, limits = compared(LABELS, LABELS, LABELS), Limits()
+    unset = {name: 1 for name, limit in limits.model_dump().items() if limit is None}
+    every = limits.model_copy(update=unset)
+
+    held = [*hop_accuracy(masks, every, CLASSES), *reference_accuracy(masks, every, CLASSES)]
+
+    assert {check.name for check in held} == ACCURACY
 
 
 def test_a_hop_is_judged_by_its_own_masks_and_the_reference_by_its_own() -> None:
