@@ -21,6 +21,8 @@ _TAGS = [next(mark.tag for mark in get_args(row) if isinstance(mark, Tag)) for r
 KINDS = [tag for tag in _TAGS if tag != OWN]
 """Every kind that the config takes: a new one is held to every rule below."""
 
+_ALONE = (r"In several processes (.+) and your own look at", r"boundary losses; (.+?) look at the batch of their own")
+
 
 def loss_of(*terms: Loss, weights: tuple[float, ...] | None = None) -> SegmentationLoss:
     """For one process."""
@@ -165,6 +167,35 @@ def test_every_kind_of_loss_is_named_where_people_choose_one(page: str) -> None:
     others = re.findall(r"(?:also|or) ([\w-]+(?:, [\w-]+)*)", line)
 
     assert sorted([*re.findall(r'kind = "([\w-]+)"', line), *others[-1].split(", ")]) == sorted(KINDS)
+
+
+def in_two_processes(kind: str, scores: Tensor, labels: Tensor) -> float:
+    """The loss of a batch of two images, one in each of two processes."""
+    halves = [(scores[number : number + 1], labels[number : number + 1]) for number in (0, 1)]
+    counts: list[Tensor] = []
+
+    def counted(value: Tensor) -> Tensor:
+        counts.append(value)
+        return value
+
+    for half in halves:
+        SegmentationLoss([term(kind)], IGNORE, None, counted)(*half)
+    mean = sum(counts, torch.zeros(())) / 2
+    return sum(float(SegmentationLoss([term(kind)], IGNORE, None, lambda _: mean)(*half)) for half in halves) / 2
+
+
+def test_the_losses_that_see_their_own_process_alone_are_named_where_people_choose_one(
+    batch: tuple[Tensor, Tensor],
+) -> None:
+    alone = [
+        kind for kind in KINDS if in_two_processes(kind, *batch) != pytest.approx(float(loss_of(term(kind))(*batch)))
+    ]
+    said = [" ".join(text.split()) for text in (LossTerm.__doc__ or "", (ROOT / "docs/how-to/train.md").read_text())]
+    settings, page = (re.search(pattern, text) for pattern, text in zip(_ALONE, said, strict=True))
+
+    assert settings
+    assert page
+    assert sorted(settings[1].split(", ")) == sorted(re.split(", | and ", page[1])) == sorted(alone)
 
 
 class Forgotten(LossTerm):
