@@ -23,7 +23,7 @@ from docs.making.messages import messages, sources, template
 from docs.making.settings import contract_page, settings_page
 from docs.making.site import GENERATED, IN_A_CLONE, broken, gather, let_files_be_searched, loads
 from segpipe import testing
-from segpipe.artifacts import ARTIFACTS
+from segpipe.artifacts import ARTIFACTS, BACKENDS
 from segpipe.cli import app
 from segpipe.contract.schema import Contract
 from stages.config.file import parse_config, parse_toml
@@ -206,12 +206,12 @@ def test_the_readme_names_what_is_public() -> None:
     assert [name for name in segpipe._HOMES if f"`segpipe.{name}`" not in text] == []
 
 
-def test_the_table_of_extras_names_none_that_is_missing() -> None:
+def test_the_table_of_extras_names_every_backends_and_none_that_is_missing() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
     shown = re.findall(r"^\| `\[(\w+)\]` \|", (ROOT / "docs/index.md").read_text(), re.MULTILINE)
 
-    assert {"cpu", "pipeline"} <= {*shown} <= {*extras}
+    assert {spec.extra for spec in BACKENDS.values()} | {"pipeline"} <= {*shown} <= {*extras}
 
 
 @pytest.mark.parametrize("name", segpipe._HOMES)
