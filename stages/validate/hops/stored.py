@@ -18,7 +18,7 @@ from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.verdict import STAGE
-from stages.config.root import Limits, ValidateConfig
+from stages.config.root import ValidateConfig
 from stages.results.gate import GateReport, read_report
 from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import RESIZED, Image, frame_sha256
