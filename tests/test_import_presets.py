@@ -106,6 +106,28 @@ def segformer() -> Case:
     return Case("segformer", model, lambda case: upsampled(case.answer(normalised(MEAN, STD))))
 
 
+def nobg() -> Case:
+    node, weight = conv("pixel_values", "logits", 1)
+    outputs = [("logits", FLOAT, (1, 1, *SIZE))]
+    model = file([node], [weight], ("pixel_values", (1, 3, *SIZE)), outputs)
+    return Case("nobg", model, lambda case: 1 / (1 + np.exp(-case.answer(normalised(MEAN, STD))[0, 0])) >= 0.5)
+
+
+def mmsegmentation() -> Case:
+    node, weight = conv("input", "scores", 4)
+    labels = helper.make_node("ArgMax", ["scores"], ["output"], axis=1, keepdims=1)
+    outputs = [("output", TensorProto.INT64, (1, 1, *SIZE))]
+    model = file([node, labels], [weight], ("input", (1, 3, *SIZE)), outputs)
+    given = {"classes": ["a", "b", "c", "d"]}
+    return Case("mmsegmentation", model, lambda case: case.answer(of_bytes())[0, 0], given)
+
+
+def of_bytes() -> NDArray[np.float32]:
+    """As its data_preprocessor says it."""
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+    return ((FRAME - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+
+
 def torchvision() -> Case:
     node, weight = conv("x", "scores", 5, stride=8)
     resize = helper.make_node(
@@ -160,7 +182,9 @@ def paddleseg(last: str) -> Case:
 CASES = {
     "ultralytics": ultralytics(),
     "segformer": segformer(),
+    "nobg": nobg(),
     "torchvision": torchvision(),
+    "mmsegmentation": mmsegmentation(),
     "keras, softmax": keras("Softmax", 5),
     "keras, sigmoid": keras("Sigmoid", 1),
     "paddleseg, softmax": paddleseg("Softmax"),

@@ -19,7 +19,7 @@ from segpipe.ranking import Floor, floor_of, speeds_here
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.freshness import moved_inputs
 from segpipe.rundir.manifest import Output
-from segpipe.runtime.backends import Backend, load_opener
+from segpipe.runtime.backends import Backend, load_opener, refuse_contract
 from segpipe.runtime.built import built_for
 from segpipe.runtime.cuda.driver_library import are_hidden, has_driver, load_driver
 from segpipe.runtime.request import OpenOptions
@@ -155,6 +155,7 @@ def engines_of(run: RunDirectory) -> dict[str, Output]:
 def _require_target(run: RunDirectory, row: Artifact) -> None:
     """Refuse a backend whose engine the build was not asked for: building again would not make it."""
     if row.is_engine and BUILD in run.manifest.stages and row.file not in run.record(BUILD).outputs:
+        refuse_contract(row, run_contract(run))
         hint = f"add '{row.backend}' to build.targets, then {run.how_to_make(BUILD)}"
         raise ArtifactMissingError(f"{row.path} is not in {run.path}", hint=hint)
 

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 app = typer.Typer()
 data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Check labelled data before training on it.")
 
-PresetName = Literal["ultralytics", "segformer", "torchvision", "keras", "paddleseg"]
+PresetName = Literal["ultralytics", "nobg", "segformer", "torchvision", "mmsegmentation", "keras", "paddleseg"]
 Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained"]
 
 

@@ -38,6 +38,15 @@ def _one_input(facts: Facts, *names: str) -> bool:
     return len(facts.inputs) == 1 and facts.inputs[0].name in names
 
 
+def _is_of_transformers(facts: Facts) -> bool:
+    return _one_input(facts, "pixel_values") and facts.outputs[0].name == "logits"
+
+
+def _is_matte(source: Tensor, target: Tensor) -> bool:
+    """One channel of the input's own size."""
+    return len(target.sides) == 4 and target.sides[1] == 1 and target.sides[2:] == source.sides[2:]
+
+
 PRESETS = {
     "ultralytics": Preset(
         "Ultralytics YOLO, task semantic",
@@ -45,9 +54,16 @@ PRESETS = {
         {**_UNIT, "fit": "letterbox"},
         {"resize": "bilinear-8bit", "padding": 114},
     ),
+    "nobg": Preset(
+        "BiRefNet of nobg, for matting",
+        lambda facts: _is_of_transformers(facts) and _is_matte(facts.inputs[0], facts.outputs[0]),
+        {**_IMAGENET, "fit": "stretch"},
+        {"resize": "antialiased-8bit"},
+        remark="a matte becomes a mask of what is at least half foreground; threshold says otherwise",
+    ),
     "segformer": Preset(
         "SegFormer of Hugging Face transformers",
-        lambda facts: _one_input(facts, "pixel_values") and facts.outputs[0].name == "logits",
+        lambda facts: _is_of_transformers(facts) and not _is_matte(facts.inputs[0], facts.outputs[0]),
         {**_IMAGENET, "fit": "stretch"},
         {"resize": "antialiased-8bit"},
     ),
@@ -61,6 +77,18 @@ PRESETS = {
         {**_IMAGENET, "fit": "stretch"},
         {"resize": "antialiased-8bit"},
         remark="the first output is taken (`out`); torchvision's own transform keeps the aspect ratio",
+    ),
+    "mmsegmentation": Preset(
+        "MMSegmentation by MMDeploy",
+        lambda facts: (
+            facts.producer == "pytorch"
+            and _one_input(facts, "input")
+            and facts.outputs[0].name == "output"
+            and facts.outputs[0].last_operator == "ArgMax"
+        ),
+        {**_IMAGENET, "fit": "stretch"},
+        {"resize": "bilinear-8bit"},
+        remark="mean and std are those of most of its configurations: data_preprocessor in yours counts",
     ),
     "keras": Preset(
         "Keras and TensorFlow by tf2onnx",

@@ -222,7 +222,8 @@ class BuildFigures(RootModel[dict[str, EngineFigures]], StageFigures):
 
     def headline(self) -> str:
         """How much of each is FP16."""
-        return ", ".join(f"{name} {engine.share()}" for name, engine in self.root.items())
+        engines = (f"{name} {engine.share()}" for name, engine in self.root.items())
+        return ", ".join(engines) or "no engines"
 
     def lines(self) -> Iterator[str]:
         """Each engine's precision and size."""

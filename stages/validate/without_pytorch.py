@@ -64,6 +64,8 @@ def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> Ba
     hint = f"name one of: {_judgeable(rundir)}; `segpipe doctor` tells what this machine can run"
     if wanted == "engine" and not reasons:
         reasons, hint = "there is no engine", rundir.how_to_make(BUILD)
+        if lacking := run_contract(rundir).only_on_host:
+            reasons, hint = f"the contract's {lacking} is done on CPUs only", f"name one of: {_judgeable(rundir)}"
     elif rundir.manifest.is_bundle:
         hint = "`segpipe doctor` tells what this machine can run; " + f"for a new engine {rundir.how_to_make('build')}"
     file = ARTIFACTS[wanted].file if wanted in ARTIFACTS else END_TO_END_GRAPH

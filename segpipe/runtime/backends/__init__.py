@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from segpipe.artifacts import artifact_named
+from segpipe.artifacts import Artifact, artifact_named
 from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendError, BackendMissingError
 from segpipe.runtime.request import OpenOptions, Outputs
@@ -61,11 +61,16 @@ def load_opener(name: str) -> Opener:
         ) from error
 
     def opened(artifact: bytes, contract: FrameContract, options: OpenOptions) -> Backend:
-        if row.needs_gpu and contract.only_on_host:
-            raise BackendError(
-                f"{row.name}: the contract's {contract.only_on_host} is done on CPUs only",
-                hint="open it with backend='cpu', or leave it out of the contract and measure what that costs",
-            )
+        refuse_contract(row, contract)
         return opener(artifact, contract, replace(options, name=row.name, precision=row.precision))
 
     return opened
+
+
+def refuse_contract(row: Artifact, contract: FrameContract) -> None:
+    """BackendError where this is for GPUs and the contract asks for what none does."""
+    if row.needs_gpu and contract.only_on_host:
+        raise BackendError(
+            f"{row.name}: the contract's {contract.only_on_host} is done on CPUs only",
+            hint="open it with backend='cpu', or leave it out of the contract and measure what that costs",
+        )
