@@ -101,8 +101,8 @@ HEAD = f"""# Presets beside the exporters' own way
 `python -m benchmarks.presets` (its text says how), {FRAMES} frames of CamVid's test split, {processor()}.
 Shares of pixels that equal the exporter's own masks. Weights are random, and scores are spread so that many classes are
 seen. *worst*: of the frame that is least equal. *whole frames*: 360x480, with the resize that the preset tells;
-`-`: its own code makes no mask of that size. *wrong contract*: with another mean, std and order of channels; that has to
-be noticed.
+`-`: its own code makes no mask of that size. *wrong contract*: with another mean, std and order of channels; that
+has to be noticed.
 
 | preset | guessed | classes seen | equal | worst | whole frames | wrong contract | made by |
 |---|---|---:|---:|---:|---:|---:|---|

@@ -25,7 +25,9 @@ def _network(frames: NDArray[np.float32]) -> Any:
     mean, deviation = plain.mean((0, 1, 2)), plain.std((0, 1, 2))
     weights, bias = head.get_weights()
     head.set_weights([weights / deviation, (bias - mean) / deviation])
-    return keras.Model(image, layers.Softmax()(scores))
+    whole = keras.Model(image, layers.Softmax()(scores))
+    whole(frames[:1])  # the export wants a model that was called
+    return whole
 
 
 def main() -> None:
