@@ -36,6 +36,7 @@ def test_each_run_is_a_line_with_its_figures(folder: Path) -> None:
         "network": "skipnet",
         "miou": 0.0,
         "miou_on": "test",
+        "miou_of_all": None,
         "gate": "passed",
         "p50_ms": 0.3328,
         "made_utc": "2026-11-21T17:52:02+00:00",
@@ -43,6 +44,18 @@ def test_each_run_is_a_line_with_its_figures(folder: Path) -> None:
         "trouble": None,
     }
     assert "0.0000 test  passed  0.33" in call("runs", folder)[1]
+
+
+def test_a_run_with_classes_that_are_not_scored_tells_both_means(folder: Path) -> None:
+    path = folder / "old" / "manifest.json"
+    content = json.loads(path.read_text())
+    content["stages"]["train"]["figures"] |= {"test_miou": 0.572, "test_miou_of_all": 0.5243, "unscored": ["void"]}
+    path.write_text(json.dumps(content))
+
+    line = listed(folder)["old"]
+
+    assert (line["miou"], line["miou_of_all"]) == (0.572, 0.5243)
+    assert "0.5720 (0.5243 of all classes) test" in call("runs", folder)[1]
 
 
 def test_the_newest_is_first(folder: Path) -> None:

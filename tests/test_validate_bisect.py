@@ -17,7 +17,7 @@ from stages.graphs.islands import choose
 from stages.models import checkpoint
 from stages.validate import refuse_failures
 from stages.validate.explaining.bisect import MAX_RUNS, Side, Tolerance, first_divergence
-from stages.validate.explaining.explain import enclosing_island
+from stages.validate.explaining.explain import _fp16_advice, enclosing_island
 from stages.validate.explaining.inner_tensors import GraphSide
 from stages.validate.explaining.search import Islands, Trial, search
 from tests.calling import call
@@ -92,6 +92,20 @@ def test_an_island_is_the_smallest_module_that_hands_on_what_fp16_holds() -> Non
     assert enclosing_island("stem.1", peaks_, 65504) == "stem"
     assert enclosing_island("down.block.2", peaks_, 65504) == "down"
     assert enclosing_island("head", peaks_, 65504) == ""
+
+
+@pytest.mark.parametrize(
+    ("proposed", "kept", "words"),
+    [
+        (("stem", ""), (), "try export.fp32_islands = ['stem']"),
+        (("stem", "head"), ("stem",), "try export.fp32_islands = ['stem', 'head']"),
+        (("stem.1", "stem.0"), ("stem",), "though 'stem.1' is in FP32: keep what lies around it too"),
+        (("stem2",), ("stem",), "try export.fp32_islands = ['stem', 'stem2']"),
+        (("",), ("stem",), "only the whole network encloses it"),
+    ],
+)
+def test_no_island_is_advised_that_is_one_already(proposed: Islands, kept: Islands, words: str) -> None:
+    assert words in _fp16_advice(proposed, kept, 1e5)
 
 
 def test_an_island_leaves_room_below_the_limit() -> None:

@@ -30,6 +30,8 @@ class RunLine:
     miou: float | None = None
     miou_on: str | None = None
     """The split that mIoU was measured on."""
+    miou_of_all: float | None = None
+    """Where some classes are not scored: over all of them."""
     gate: str | None = None
     p50_ms: float | None = None
     made_utc: str | None = None
@@ -47,12 +49,16 @@ class RunLine:
         return [
             self.run,
             self.network or "",
-            "" if self.miou is None else f"{self.miou:.4f} {self.miou_on}{self._if_stale('train')}",
+            self._mean(),
             (self.gate or "") + self._if_stale("validate"),
             "" if self.p50_ms is None else f"{self.p50_ms:.2f}{self._if_stale('benchmark')}",
             age(self.made_utc, now) if self.made_utc else "",
             self.trouble or "",
         ]
+
+    def _mean(self) -> str:
+        of_all = "" if self.miou_of_all is None else f" ({self.miou_of_all:.4f} of all classes)"
+        return "" if self.miou is None else f"{self.miou:.4f}{of_all} {self.miou_on}{self._if_stale('train')}"
 
     def _if_stale(self, stage: str) -> str:
         return _STALE if stage in self.stale else ""
@@ -100,6 +106,7 @@ def _read(run: RunDirectory) -> RunLine:
         network=_network(stages),
         miou=trained.test_miou,
         miou_on=None if trained.test_miou is None else trained.test_split,
+        miou_of_all=trained.test_miou_of_all if trained.unscored else None,
         gate=None if judged is None else "FAILED" if judged.failed else judged.status,
         p50_ms=measured.p50_ms if measured else None,
         made_utc=max((record.started_utc for record in stages.values()), key=moment_of, default=None),

@@ -1,7 +1,7 @@
 """Where a hop parts from the reference: the first diverging layer, its range, and what to try."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from segpipe.artifacts import BUILD, EXPORT, FP16_GRAPH, FP32_GRAPH
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.preprocess import preprocess
 from stages.graphs.halving import half_suffix
+from stages.graphs.islands import PROBES
 from stages.graphs.ranges import measure
 from stages.graphs.types import element_types
 from stages.measuring.tensors import FP16_MAX
@@ -95,6 +96,8 @@ class Case:
     """Scores are within their limit and no flip is against a wide margin."""
     allowed: float = math.inf
     """Relative L2 that the hop's limit was fitted to."""
+    islands: tuple[str, ...] = ()
+    """What export was told to keep in FP32."""
 
     @property
     def tensor(self) -> NDArray[Any]:
@@ -144,7 +147,20 @@ def _case(rundir: RunDirectory, state: HopState, image: Image, setup: Setup) -> 
         narrowed=state.hop.precision if _is_narrowed(state.hop) else "",
         narrow=state.hop.gives_scores and bool(failed) and failed <= _NEAR_TIES,
         allowed=setup.gate.rules(state.measured, state.hop).relative_l2.limit,
+        islands=_told_islands(rundir.record(EXPORT).params),
     )
+
+
+def _told_islands(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """By the record of the export; what it found by itself is told in other words."""
+    settings = params.get(EXPORT)
+    named = settings.get("fp32_islands", ()) if isinstance(settings, dict) else ()
+    return tuple(name for name in named if name not in PROBES)
+
+
+def covered(name: str, islands: Sequence[str]) -> bool:
+    """Whether a module or node is one of the islands, or inside one."""
+    return any(name == island or name.startswith(f"{island}.") for island in islands)
 
 
 def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
@@ -209,7 +225,7 @@ def _explain_trained(case: Case, network: nn.Module, name: str) -> Explanation:
         return Explanation(case.hop, case.image.name, runs + 1, found, node, module, peak, advice=_FP32_ADVICE)
     largest = largest_half(case.setup)
     islands = [enclosing_island(name, watched.peaks, largest) for name in (module, found.before or "")]
-    advice = _fp16_advice(islands[0], peak)
+    advice = _fp16_advice(islands, case.islands, peak)
     return Explanation(
         case.hop, case.image.name, runs + 1, found, node, module, peak, tuple(filter(None, islands)), advice
     )
@@ -231,11 +247,16 @@ def _explain_imported(case: Case) -> Explanation:
     node, peak = maker.name if maker else found.checkpoint, ranges[found.checkpoint].largest
     before = made_by(graph, found.before) if found.before else None
     islands = (node, before.name) if before else (node,)
-    return Explanation(case.hop, case.image.name, runs + 1, found, node, "", peak, islands, _fp16_advice(node, peak))
+    advice = _fp16_advice(islands, case.islands, peak)
+    return Explanation(case.hop, case.image.name, runs + 1, found, node, "", peak, islands, advice)
 
 
-def _fp16_advice(island: str, peak: float | None) -> str:
-    if not island:
+def _fp16_advice(proposed: Sequence[str], kept: Sequence[str], peak: float | None) -> str:
+    """To the islands that there are, the likeliest that is none yet."""
+    if not proposed[0]:
         return "only the whole network encloses it: train with smaller weights there, or build with precision fp32"
     why = "its values overflow FP16" if peak is not None and not peak <= FP16_MAX else "it loses too many digits"
-    return f"{why}: try export.fp32_islands = ['{island}']"
+    free = next((name for name in proposed if name and not covered(name, kept)), None)
+    if free is None:
+        return f"{why}, though '{proposed[0]}' is in FP32: keep what lies around it too, or build with precision fp32"
+    return f"{why}: try export.fp32_islands = {[*kept, free]}"

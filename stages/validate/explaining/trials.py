@@ -18,7 +18,7 @@ from stages.config.root import Config
 from stages.graphs.halving import to_half
 from stages.graphs.islands import choose
 from stages.graphs.reading import to_bytes
-from stages.validate.explaining.explain import Case, Explanation, explain_graph, largest_half
+from stages.validate.explaining.explain import Case, Explanation, covered, explain_graph, largest_half
 from stages.validate.explaining.search import Islands, Trial
 from stages.validate.hops import pytorch
 from stages.validate.hops.hop import Answered, Hop
@@ -59,7 +59,7 @@ class Bench:
         if not failed:
             return Trial(islands, ())
         found = self._explained(judge.states[hop.name], setup, {FP32_GRAPH: self._full, FP16_GRAPH: graph})
-        proposals = [name for name in found.islands if not _covered(name, islands)]
+        proposals = [name for name in found.islands if not covered(name, islands)]
         if peak is not None and not peak.value <= largest_half(setup):
             proposals.append(peak.module or peak.node)
         lines, excess = tuple(check.line() for check in failed), max(map(_excess, failed))
@@ -100,7 +100,3 @@ def _excess(check: Check) -> float:
         value, limit = 1 - value, 1 - limit
     found = value / limit if limit else math.inf
     return math.inf if math.isnan(found) else found
-
-
-def _covered(name: str, islands: Islands) -> bool:
-    return any(name == island or name.startswith(f"{island}.") for island in islands)
