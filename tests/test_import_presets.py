@@ -3,6 +3,7 @@
 The graphs are made anew here, small, and the ways are written from the exporters' documentation, without segpipe.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from PIL import Image
 from torch.nn import functional as F
 
 from segpipe.errors import ContractError
+from segpipe.media.images import write_image
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.request import OpenOptions, Outputs
 from stages.cli.start import PresetName
@@ -33,6 +36,7 @@ SIZE = (32, 48)
 SAME = 0.99999  # of pixels: where two scores tie, the last bit decides
 FRAME = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+A_TENTH_OF_A_POINT = 0.001
 Shape = tuple[Any, ...]
 
 
@@ -75,8 +79,8 @@ def conv(source: str, target: str, classes: int, stride: int = 1) -> tuple[onnx.
     return node, weights("w", classes, 3, max(stride, 3), max(stride, 3), scale=0.3)
 
 
-def normalised(mean: Any, std: Any) -> NDArray[np.float32]:
-    return ((FRAME / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+def normalised(mean: Any, std: Any, frame: NDArray[np.uint8] = FRAME) -> NDArray[np.float32]:
+    return ((frame / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
 
 
 def upsampled(scores: NDArray[Any]) -> NDArray[Any]:
@@ -253,6 +257,34 @@ def test_import_by_a_preset_needs_no_contract(tmp_path: Path) -> None:
     assert code == 0
     assert Path(out.strip()).is_file()
     assert (tmp_path / "run" / "segpipe.toml").is_file()
+
+
+def test_evaluate_reproduces_the_figure_that_the_exporters_own_code_gives(tmp_path: Path) -> None:
+    """Frames of another size than the network's, with the resize that the preset tells."""
+    case, rng, counted = CASES["segformer"], np.random.default_rng(1), np.zeros((5, 5), int)
+    (tmp_path / "m.onnx").write_bytes(case.model.SerializeToString())
+    (tmp_path / "contract.toml").write_text(
+        'resize = "antialiased-8bit"\n[data]\nkind = "folder"\nroot = "data"\n'
+        'classes = ["class 0", "class 1", "class 2", "class 3", "class 4"]\n'
+    )
+    for number in range(3):
+        frame, labels = rng.integers(0, 256, (40, 60, 3), np.uint8), rng.integers(0, 5, (40, 60), np.uint8)
+        write_image(tmp_path / f"data/val/images/{number}.png", frame)
+        write_image(tmp_path / f"data/val/masks/{number}.png", labels)
+        small = np.asarray(Image.fromarray(frame).resize(SIZE[::-1], Image.Resampling.BILINEAR))
+        scores = torch.from_numpy(case.answer(normalised(MEAN, STD, small)))
+        large = F.interpolate(scores, (40, 60), mode="bilinear", align_corners=False)
+        np.add.at(counted, (labels, large.numpy().argmax(1)[0]), 1)
+    both = np.diag(counted)
+    own = float((both / (counted.sum(0) + counted.sum(1) - both)).mean())
+    contract = ("--preset", "segformer", "--contract", tmp_path / "contract.toml")
+    assert call("import", tmp_path / "m.onnx", *contract, "-o", tmp_path / "run")[0] == 0
+    assert call("export", tmp_path / "run")[0] == 0
+
+    code, out, err = call("evaluate", tmp_path / "run", "--split", "val", "--allow-unvalidated", "--json")
+
+    assert code == 0, err
+    assert abs(json.loads(out)["mean_iou"] - own) <= A_TENTH_OF_A_POINT
 
 
 @pytest.mark.parametrize(
