@@ -42,10 +42,11 @@ HEAD = """# Planted defects, by limits that are set and by limits that fit the n
 `python -m benchmarks.limits`. *own L2*: what rounding alone does to scores, on the worst image. Then which limits fail:
 *set* are the settings alone, *fitted* is what the gate holds a hop to. Honest FP16 has to pass by both, a defect has to
 fail by the fitted ones. Networks by name have random weights, so their masks have next to no margins, which no limit is
-made for: there `masks` says that limits of masks failed. A resize is planted only where frames are resized. `trained` is
-the tests' run, `demo` the demo's recipe with 1 epoch of 256 frames, `camvid` the recipe of results/camvid.md; the foreign
-ones are what `benchmarks.exporters` left and MediaPipe's trained portrait networks (`selfie`), imported and judged on
-CamVid frames, which hold few people.
+made for: there `masks` says that limits of masks failed. A resize is planted only where frames are resized.
+
+`trained` is the tests' run, `demo` the demo's recipe with 1 epoch of 256 frames, `camvid` the recipe of
+results/camvid.md. The last are foreign: what `benchmarks.exporters` left, and MediaPipe's trained portrait networks
+(`selfie`, by tf2onnx), imported and judged on CamVid frames, which hold few people.
 
 | network | own L2 | plant | relative L2 | response to the resize | set | fitted |
 |---|---:|---|---:|---:|---|---|
