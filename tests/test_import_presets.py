@@ -13,18 +13,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 from torch.nn import functional as F
 
-from segpipe.errors import ContractError
+from segpipe.errors import ContractError, SegpipeError
 from segpipe.media.images import write_image
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.request import OpenOptions, Outputs
 from stages.cli.start import PresetName
 from stages.graphs.adopting import adopt
-from stages.graphs.facts import facts_of
+from stages.graphs.facts import Facts, Tensor, facts_of
 from stages.graphs.presets import PRESETS, contract_fields, guessed, remarks
 from stages.import_model import Chosen, read_description
 from tests.calling import call
@@ -227,6 +229,33 @@ def test_what_the_file_tells_is_taken_and_what_is_given_wins() -> None:
     assert contract_fields("ultralytics", facts, {})["classes"] == ["road", "side walk", "driver's car"]
     assert contract_fields("ultralytics", facts, {"mean": [1.0, 2.0, 3.0]})["mean"] == [1.0, 2.0, 3.0]
     assert contract_fields("keras", facts_of(CASES["keras, sigmoid"].model), {})["output_channels"] == 1
+
+
+_sides = st.lists(st.none() | st.sampled_from([0, -1, 1, 3, 32, 2**63]), max_size=5).map(tuple)
+_names = st.sampled_from(["x", "pixel_values", "logits", "input", "output", "output0", "", "\0", "\x1b[2J", "a" * 5000])
+_tensors = st.lists(
+    st.builds(Tensor, _names, st.booleans(), _sides, st.sampled_from(["", "ArgMax", "Softmax", "Sigmoid"])), max_size=2
+).map(tuple)
+_literals = st.sampled_from(
+    ["", "{}", "[0, -1]", "[1e9, 2]", "[True, True]", "{0: None, 1: [1]}", "[[[", "{0: '\\ud800'}"]
+)
+_facts = st.builds(
+    Facts, st.sampled_from(["pytorch", "tf2onnx", ""]),
+    st.dictionaries(st.sampled_from(["author", "task", "imgsz", "names"]), _literals), _tensors, _tensors,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@settings(max_examples=40, deadline=None)
+@given(facts=_facts)
+def test_whatever_a_file_tells_gives_a_contract_or_one_line(name: str, facts: Facts) -> None:
+    said = guessed(facts)
+    try:
+        read_description(None, Chosen(name, facts))
+    except SegpipeError as error:
+        said += str(error)
+
+    assert said.isprintable()
 
 
 @pytest.mark.parametrize("names", ["{0: 'a', 2: 'b'}", "[" * 9000, "{0: __import__('os')}", "'\\q'", "", "\0"])
