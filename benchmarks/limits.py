@@ -18,6 +18,7 @@ import onnx
 from benchmarks.subjects import Subject
 from segpipe.artifacts import EXPORT, FP16_GRAPH, FP32_GRAPH
 from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.processor import processor
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.config.root import ExportConfig, ShapesData, ValidateConfig
@@ -37,10 +38,10 @@ from tests.planted import eight_bits
 from tests.trained import edit_graph
 
 RESULTS = Path(__file__).parent / "results" / "limits.md"
-HEAD = """# Planted defects, by limits that are set and by limits that fit the network
+HEAD = f"""# Planted defects, by limits that are set and by limits that fit the network
 
-`python -m benchmarks.limits`. *own L2*: what rounding alone does to scores, on the worst image. Then which limits fail:
-*set* are the settings alone, *fitted* is what the gate holds a hop to. Honest FP16 has to pass by both, a defect has to
+`python -m benchmarks.limits RUN ... --networks NAME ...` on {processor()}.
+*own L2*: what rounding alone does to scores, on the worst image. Then which limits fail: *set* are the settings alone, *fitted* is what the gate holds a hop to. Honest FP16 has to pass by both, a defect has to
 fail by the fitted ones. Networks by name have random weights, so their masks have next to no margins, which no limit is
 made for: there `masks` says that limits of masks failed. A resize is planted only where frames are resized.
 

@@ -46,7 +46,9 @@ def main() -> None:
 
 
 def _planes(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    planes: Any = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    found: NDArray[np.float32] = planes
+    return found
 
 
 def _spread(path: Path, images: NDArray[np.float32]) -> None:
