@@ -41,8 +41,9 @@ RESULTS = Path(__file__).parent / "results" / "limits.md"
 HEAD = f"""# Planted defects, by limits that are set and by limits that fit the network
 
 `python -m benchmarks.limits RUN ... --networks NAME ...` on {processor()}.
-*own L2*: what rounding alone does to scores, on the worst image. Then which limits fail: *set* are the settings alone, *fitted* is what the gate holds a hop to. Honest FP16 has to pass by both, a defect has to
-fail by the fitted ones. Networks by name have random weights, so their masks have next to no margins, which no limit is
+*own L2*: what rounding alone does to scores, on the worst image. Then which limits fail: *set* are the settings alone,
+*fitted* is what the gate holds a hop to. Honest FP16 has to pass by both, a defect has to fail by the fitted ones.
+Networks by name have random weights, so their masks have next to no margins, which no limit is
 made for: there `masks` says that limits of masks failed. A resize is planted only where frames are resized.
 
 `trained` is the tests' run, `demo` the demo's recipe with 1 epoch of 256 frames, `camvid` the recipe of
