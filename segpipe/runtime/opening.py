@@ -4,7 +4,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from segpipe.artifacts import ARTIFACTS, AUTO, BUILD, EXPORT, FAMILIES, ON_CPU, Artifact, Precision, chosen, is_finer
+from segpipe.artifacts import (
+    ARTIFACTS,
+    AUTO,
+    BUILD,
+    EXPORT,
+    FAMILIES,
+    ON_CPU,
+    Artifact,
+    Precision,
+    chosen,
+    held_by,
+    is_finer,
+)
 from segpipe.contract.schema import Contract
 from segpipe.errors import (
     ArtifactMissingError,
@@ -61,9 +73,10 @@ def _open_usable(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tup
     floor = None if wanted.precision else floor_of(run.manifest)
     speeds = speeds_here(run, [row.name for row in rows if _is_allowed(row, floor)])
     reasons: dict[str, SegpipeError] = {}
+    held = {row.name for row in held_by(run.manifest)}
     for row in _in_order(rows, speeds):
         try:
-            _require_usable(row, floor)
+            _require_usable(row, floor if row.name in held else None)  # that it is not there says more
             why = (
                 f"measured fastest here, {speeds[row.name]:.3g} ms"
                 if row.name in speeds
