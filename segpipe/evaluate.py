@@ -2,19 +2,27 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from segpipe.contract.schema import FrameContract
 from segpipe.metrics import DatasetFigures
-from segpipe.runtime.segmenter import Segmenter
 from segpipe.tasks import task_of
 
 Sample = tuple[NDArray[Any], NDArray[Any]]
 """Frame HxWxC and labels HxW."""
 
 
-def evaluate_frames(segmenter: Segmenter, samples: Iterable[Sample], tick: Callable[[int], None]) -> DatasetFigures:
+class Streaming(Protocol):
+    """A segmenter, whatever its task."""
+
+    @property
+    def contract(self) -> FrameContract: ...
+    def stream(self, frames: Iterable[Any], /) -> Iterator[Any]: ...
+
+
+def evaluate_frames(segmenter: Streaming, samples: Iterable[Sample], tick: Callable[[int], None]) -> DatasetFigures:
     """Segment every sample at its own size and count; `tick` is called with each finished frame."""
     meter = task_of(segmenter.contract).meter()
     waiting: deque[NDArray[Any]] = deque()

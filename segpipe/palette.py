@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import InstanceContract, SemanticContract
 from segpipe.documents import Form
 from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
@@ -19,7 +19,7 @@ COLOURS: TypeAdapter[Colours] = TypeAdapter(Colours)
 _FORM: Form[Colours] = Form("palette", COLOURS, InputError)
 
 
-def read_palette(run: RunDirectory, stage: str, contract: Contract) -> Colours:
+def read_palette(run: RunDirectory, stage: str, contract: SemanticContract | InstanceContract) -> Colours:
     """A colour (red, green, blue) for each class."""
     name, hint = f"{stage}/{FILE_NAME} of {run.path}", f"{stage} the network again"
     palette = _FORM.read(run.artifact_bytes(stage, FILE_NAME), name, hint)

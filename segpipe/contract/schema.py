@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from segpipe.documents import UPGRADE, Form, plain_json
 from segpipe.errors import ContractError
+from segpipe.id_maps import UNLABELLED
 from segpipe.rundir.storage import sha256_of_bytes
 
 METADATA_KEY = "segpipe.contract"  # in ONNX and safetensors metadata
@@ -245,10 +246,71 @@ class SemanticContract(FrameContract):
         return self.threshold if self.output_channels == 1 else None
 
 
+class InstanceContract(FrameContract):
+    """The `top` likeliest things of a frame, each with a box, a score, a class and a mask; beside them, where the
+    network says it, a class for every pixel."""
+
+    task: ClassVar[str] = "instances"
+
+    # classes
+    classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=65)]
+    """Names, in the order of the semantic output."""
+    things: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Those classes that are told one by one, in the order of the network's labels."""
+    # the network's outputs
+    top: Annotated[int, Field(ge=1, le=3840)] = 100
+    """Rows of the outputs: no frame gives more things."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """The score from which a row is an answer."""
+    boxes_name: str = "boxes"
+    """Of the tensor BxKx4: left, top, right and bottom edge in pixels of the network's input."""
+    scores_name: str = "scores"
+    """Of the tensor BxK: from 0 to 1."""
+    labels_name: str = "labels"
+    """Of the tensor BxK: numbers in `things`."""
+    masks: Literal["none", "canvas", "boxed"] = "canvas"
+    """Whether a row's mask covers the network's input or its box; raw scores, the thing is where they are above 0."""
+    masks_name: str = "masks"
+    """Of the tensor BxKxhxw."""
+    output_stride: Annotated[int, Field(ge=1)] = 4
+    """Pixels of the input for one of the semantic output, and of masks that cover it, along a side."""
+    semantic_name: str = ""
+    """Of the tensor BxCxhxw, scores of all classes before a softmax; empty where the network has none."""
+    dense_names: tuple[str, ...] = ()
+    """Of tensors BxCxhxw from which the rows are picked. The gate compares them: rows change places, these do not."""
+
+    def _contradictions(self) -> dict[str, bool]:
+        names = (self.input_name, *self.output_names)
+        return super()._contradictions() | {
+            "class names must be text that UTF-8 can hold": any(map(_has_surrogate, self.classes)),
+            "class names must differ": len(set(self.classes)) != len(self.classes),
+            "things must differ": len(set(self.things)) != len(self.things),
+            "things names what is no class": not set(self.things) <= set(self.classes),
+            "tensors must have a name each": "" in names or len(set(names)) != len(names),
+        }
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the network's outputs, in this order."""
+        rows = (self.boxes_name, self.scores_name, self.labels_name)
+        masks = (self.masks_name,) if self.masks != "none" else ()
+        return (*rows, *masks, *((self.semantic_name,) if self.semantic_name else ()), *self.dense_names)
+
+    @property
+    def thing_numbers(self) -> tuple[int, ...]:
+        """The class number of each of `things`."""
+        return tuple(self.classes.index(name) for name in self.things)
+
+    @property
+    def ignore_index(self) -> int:
+        """In id maps."""
+        return UNLABELLED
+
+
 Contract = SemanticContract
 """The public name."""
 
-CONTRACTS: dict[str, type[FrameContract]] = {kind.task: kind for kind in (SemanticContract,)}
+CONTRACTS: dict[str, type[FrameContract]] = {kind.task: kind for kind in (SemanticContract, InstanceContract)}
 """The type of each task's contract."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import InputError
 from segpipe.media.files import read_regular
 from segpipe.media.image_headers import read_header
@@ -32,7 +32,7 @@ def is_picture(thing: Any) -> bool:
     return isinstance(thing, Image.Image | str | os.PathLike | Encoded)
 
 
-def picture_pixels(picture: Picture, contract: Contract, fits: Fits) -> NDArray[Any]:
+def picture_pixels(picture: Picture, contract: FrameContract, fits: Fits) -> NDArray[Any]:
     """HxWxC in RGB order, upright, of the contract's type and channels."""
     if isinstance(picture, Image.Image):
         pixels, name = _by_pil(picture, contract, fits), "the picture"
@@ -47,7 +47,7 @@ def picture_pixels(picture: Picture, contract: Contract, fits: Fits) -> NDArray[
     return pixels
 
 
-def require_kind(name: str, pixels: NDArray[Any], contract: Contract) -> None:
+def require_kind(name: str, pixels: NDArray[Any], contract: FrameContract) -> None:
     """Refuse pictures not of the contract's type and channels, in the words of whoever has a file."""
     if (pixels.shape[2], str(pixels.dtype)) == (contract.channels, contract.dtype):
         return
@@ -78,7 +78,7 @@ def _decoded(path: Path, content: bytes, fits: Fits) -> NDArray[Any]:
     return decode_image(path, content)
 
 
-def _by_pil(image: Image.Image, contract: Contract, fits: Fits) -> NDArray[Any]:
+def _by_pil(image: Image.Image, contract: FrameContract, fits: Fits) -> NDArray[Any]:
     """A PIL image's pixels; a turned photograph upright, as files are read."""
     wanted = _PIL_MODES.get(contract.channels, "RGB")
     if image.mode not in _PLAIN_MODES:

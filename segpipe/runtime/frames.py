@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import InputError
 from segpipe.runtime.preprocess import check_frame
 
@@ -52,7 +52,7 @@ def lies_on_gpu(frame: Any) -> bool:
     return hasattr(frame, "__dlpack_device__") and _dlpack_device(frame) not in _ON_HOST
 
 
-def require_order(order: Order, contract: Contract) -> None:
+def require_order(order: Order, contract: FrameContract) -> None:
     """Refuse an order that says nothing of a network's frames."""
     if order not in {"rgb", "bgr"}:
         raise InputError(f"order is {order!r}", hint="use 'rgb' or 'bgr'")
@@ -73,7 +73,7 @@ def pixel_limit(pixels: int, hint: str) -> "Fits":
     return fits
 
 
-def check_device_frame(frame: Any, contract: Contract, order: Order) -> Any:
+def check_device_frame(frame: Any, contract: FrameContract, order: Order) -> Any:
     """An array on the GPU, of whatever library, with the contract's shape and type; returned as it is."""
     wanted = f"{contract.dtype} HxWx{contract.channels}"
     shape, dtype = tuple(frame.shape), str(frame.dtype).rpartition(".")[2]  # torch.uint8
@@ -88,7 +88,7 @@ def check_device_frame(frame: Any, contract: Contract, order: Order) -> Any:
     return frame
 
 
-def pixels_of(frame: Any, contract: Contract, order: Order, fits: "Fits") -> NDArray[Any]:
+def pixels_of(frame: Any, contract: FrameContract, order: Order, fits: "Fits") -> NDArray[Any]:
     """A frame on the host as HxWxC of the contract's type, in RGB order, or an error that says what was wanted."""
     if frame is None:
         raise InputError(
@@ -136,7 +136,7 @@ def _by_numpy(array: Any) -> NDArray[Any]:
         raise InputError(f"numpy cannot read the {type(array).__name__}: {error}", hint="pass a numpy array") from None
 
 
-def _by_dlpack(tensor: Any, contract: Contract) -> NDArray[Any]:
+def _by_dlpack(tensor: Any, contract: FrameContract) -> NDArray[Any]:
     """A tensor of another library, not copied. Of planes that could also be rows nobody knows which they are."""
     try:
         pixels = np.from_dlpack(tensor)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from segpipe.artifacts import (
     ARTIFACTS,
@@ -17,7 +18,7 @@ from segpipe.artifacts import (
     held_by,
     is_finer,
 )
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import Contract, FrameContract
 from segpipe.errors import (
     ArtifactMissingError,
     BackendError,
@@ -38,6 +39,13 @@ from segpipe.runtime.request import OpenOptions
 from segpipe.verdict import require_passed
 
 _log = logging.getLogger(__name__)
+_Kind = TypeVar("_Kind", bound=FrameContract)
+
+_OPENED_BY = {
+    "semantic": "segpipe.Segmenter",
+    "instances": "segpipe.runtime.instance_segmenter.InstanceSegmenter",
+}
+"""The segmenter of each task."""
 
 _UNUSABLE = (ArtifactMissingError, BackendMissingError, BackendError, NotValidatedError)
 """What `auto` passes over. A damaged artifact or a wrong contract is an error whatever the backend."""
@@ -143,12 +151,23 @@ def _has_visible_gpu() -> bool:
 
 
 def run_contract(run: RunDirectory) -> Contract:
-    """The contract a run was exported with, which the manifest must name."""
-    return run.at_one_moment(lambda: _agreed_contract(run))
+    """The contract a run was exported with, which the manifest must name, of a network for masks."""
+    return contract_of(run, Contract)
 
 
-def _agreed_contract(run: RunDirectory) -> Contract:
-    contract = Contract.from_json(run.artifact_bytes(EXPORT, "contract.json"), f"{run.path}/export")
+def contract_of(run: RunDirectory, kind: type[_Kind]) -> _Kind:
+    """The same, of a network for the task of this kind of contract."""
+    contract = run.at_one_moment(lambda: _agreed_contract(run))
+    if not isinstance(contract, kind):
+        raise ContractError(
+            f"{run.path} holds a network for the task '{contract.task}', wanted '{kind.task}'",
+            hint=f"open it with {_OPENED_BY[contract.task]}" if contract.task in _OPENED_BY else "",
+        )
+    return contract
+
+
+def _agreed_contract(run: RunDirectory) -> FrameContract:
+    contract = FrameContract.from_json(run.artifact_bytes(EXPORT, "contract.json"), f"{run.path}/export")
     wanted = run.manifest.contract_sha256 or "none"
     if contract.sha256 != wanted:
         raise ContractError(
@@ -193,7 +212,7 @@ def _open_one(
     if not allow_unvalidated:
         require_passed(run, sha256, row.name)
     built = build_options(run, row.name, options)
-    data, contract = run.artifact_bytes(row.stage, row.file), run_contract(run)
+    data, contract = run.artifact_bytes(row.stage, row.file), contract_of(run, FrameContract)
     opened = opener(data, contract, built)
     if not allow_unvalidated:
         try:

@@ -68,7 +68,10 @@ class Task(Protocol):
         ...
 
 
-TASKS = {"semantic": "segpipe.tasks.semantic:SemanticTask"}
+TASKS = {
+    "semantic": "segpipe.tasks.semantic:SemanticTask",
+    "instances": "segpipe.tasks.instances:InstanceTask",
+}
 """What makes each task of its contract: module and name, imported when a network of the task is opened."""
 
 

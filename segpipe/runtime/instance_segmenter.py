@@ -1,0 +1,152 @@
+"""InstanceSegmenter: the public runtime of networks that tell things one by one. Frames in, boxes and masks out.
+
+A class of its own, not another answer of `Segmenter`: who embeds it knows which kind of network it is, and types that
+tell it (a mask is an array, things are not) find mistakes before a frame comes. Inside both are one way.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from segpipe.artifacts import AUTO, Precision
+from segpipe.contract.schema import InstanceContract
+from segpipe.instances import Instances
+from segpipe.palette import Colours, read_palette
+from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.backends import Backend
+from segpipe.runtime.frames import Order, require_order
+from segpipe.runtime.opening import Wanted, contract_of, open_run
+from segpipe.runtime.request import OpenOptions, Outputs
+from segpipe.runtime.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from segpipe.runtime.frames import Frame
+
+
+class InstanceSegmenter:
+    """Frames in, things out. Open it with `InstanceSegmenter.open`; safe to call from several threads."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        contract: InstanceContract,
+        palette: Colours,
+        artifact_sha256: str = "",
+        order: Order = "rgb",
+    ) -> None:
+        frames: Any = contract  # what a Segmenter asks of its contract is said of frames alone
+        self.contract = contract
+        self._segmenter = Segmenter(backend, frames, palette, artifact_sha256, order)
+
+    @classmethod
+    def open(
+        cls,
+        run: str | Path,
+        backend: str = AUTO,
+        *,
+        precision: Precision | None = None,
+        device: int = 0,
+        threads: int = 0,
+        allow_unvalidated: bool = False,
+        order: Order = "rgb",
+    ) -> Self:
+        """Open a run directory or a bundle. Artifacts are hashed, and refused without a passed verdict of the gate.
+
+        Args:
+            run: The folder of the run or of the bundle.
+            backend: What runs the network, as for `Segmenter.open`.
+            precision: Only what computes in this, also where `auto` would not take it.
+            device: Number of the GPU, as CUDA counts them. Boxes and masks are downloaded and pasted on the host.
+            threads: Threads of a backend on the CPU; 0 takes one a core.
+            allow_unvalidated: Open what the gate has not passed, while developing.
+            order: Channel order of frames that are arrays, and of pictures.
+        """
+        directory, options = RunDirectory(Path(run)), OpenOptions(device, threads)
+
+        def read() -> tuple[Backend, InstanceContract, Colours, str]:
+            contract = contract_of(directory, InstanceContract)
+            palette = read_palette(directory, "export", contract)
+            require_order(order, contract)
+            opened, sha256 = open_run(directory, Wanted(backend, precision, allow_unvalidated), options)
+            return opened, contract, palette, sha256
+
+        parts = directory.at_one_moment(read, lambda found: found[0].close())
+        return cls(*parts, order)
+
+    @property
+    def palette(self) -> Colours:
+        """A colour for each class."""
+        return self._segmenter.palette
+
+    @property
+    def order(self) -> Order:
+        """Channel order of frames and pictures."""
+        return self._segmenter.order
+
+    @property
+    def artifact_sha256(self) -> str:
+        """Of the network."""
+        return self._segmenter.artifact_sha256
+
+    @overload
+    def __call__(self, frames: list[Any] | tuple[Any, ...]) -> list[Instances]: ...
+    @overload
+    def __call__(self, frames: "Frame") -> Instances: ...
+    def __call__(self, frames: Any) -> Instances | list[Instances]:
+        """One frame to its things, an array NxHxWxC or a list of frames to a list.
+
+        Args:
+            frames: Whatever a `Segmenter` takes.
+        """
+        if getattr(frames, "ndim", 0) == 4:
+            frames = [*frames]
+        found: Any = self._segmenter(frames)
+        if isinstance(found, list):
+            return [self._shown(answer) for answer in found]
+        return self._shown(found)
+
+    def detail(self, frame: "Frame", outputs: Outputs) -> Instances:
+        """One frame's things, with what else is asked for.
+
+        Args:
+            frame: Whatever the segmenter takes.
+            outputs: `scores` adds what the rows were picked from; `at_network_size` answers on the network's canvas.
+        """
+        found: Any = self._segmenter.detail(frame, outputs)
+        return self._shown(found)
+
+    def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[Instances]:
+        """Things of a sequence of frames, in order.
+
+        Args:
+            frames: Frames as the segmenter takes them, advanced in the caller's thread.
+            workers: How many are in work at once, and one more waits; 0: as many as help.
+        """
+        found: Any = self._segmenter.stream(frames, workers=workers)
+        return (self._shown(answer) for answer in found)
+
+    def warm_up(self, size: tuple[int, int] | None = None, batch: int = 1) -> None:
+        """Pay the costs of the first calls before real frames come.
+
+        Args:
+            size: Height and width of the frames to come; by default the network's.
+            batch: How many come in one list.
+        """
+        self._segmenter.warm_up(size, batch)
+
+    def describe(self) -> dict[str, Any]:
+        """What runs where: backend, device, versions, and the hashes of artifact and contract."""
+        return self._segmenter.describe()
+
+    def close(self) -> None:
+        """Free the backend; calling it twice is harmless."""
+        self._segmenter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _shown(self, answer: Instances) -> Instances:
+        return answer.shown_with(self.palette, self.order)
