@@ -116,6 +116,16 @@ class FrameContract(BaseModel):
         }
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the network's outputs, in their order."""
+        raise NotImplementedError
+
+    @property
+    def compared_names(self) -> tuple[str, ...]:
+        """Of those outputs BxCxhxw that must be equal wherever the network runs."""
+        return self.output_names
+
+    @property
     def only_on_host(self) -> str:
         """What of it the kernels for GPUs do not do; empty where they do everything."""
         if self.resize != HALF_PIXEL:
@@ -224,6 +234,11 @@ class SemanticContract(FrameContract):
         }
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """The one that is used."""
+        return (self.output_name,)
+
+    @property
     def unscored_numbers(self) -> tuple[int, ...]:
         """The class numbers of `unscored`."""
         return tuple(number for number, name in enumerate(self.classes) if name in self.unscored)
@@ -295,6 +310,11 @@ class InstanceContract(FrameContract):
         rows = (self.boxes_name, self.scores_name, self.labels_name)
         masks = (self.masks_name,) if self.masks != "none" else ()
         return (*rows, *masks, *((self.semantic_name,) if self.semantic_name else ()), *self.dense_names)
+
+    @property
+    def compared_names(self) -> tuple[str, ...]:
+        """Those that say something of every place: where rows differ by a last bit, they change places."""
+        return (*((self.semantic_name,) if self.semantic_name else ()), *self.dense_names)
 
     @property
     def thing_numbers(self) -> tuple[int, ...]:

@@ -1,11 +1,13 @@
 """A synthetic data set: overlapping shapes on textured backgrounds. The same frames on every machine, from integers."""
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.id_maps import IDS_A_CLASS, UNLABELLED
 from stages.config.root import ShapesData
 
 VERSION = 1
@@ -17,15 +19,17 @@ _PAINTS = ((110, 110, 115), (185, 95, 90), (85, 120, 180), (180, 150, 80), (95, 
 _SPREAD = 34  # how far a shape's colour may lie from its class's paint: colours overlap, outlines decide
 
 _SPLITS = {"train": 0, "val": 1, "test": 2}
+_CRUMB_PX = 30  # visible pixels below which a shape is none
 _BORDER = 1  # pixels on either side of a shape's outline that are labelled ignore
 
 
 class ShapesSplit:
-    """Frames drawn on demand from (seed, split, index)."""
+    """Frames drawn on demand from (seed, split, index). The same frames with `ids`, whose labels are id maps."""
 
-    def __init__(self, config: ShapesData, split: str) -> None:
+    def __init__(self, config: ShapesData, split: str, ids: bool = False) -> None:
         self._config = config
         self._split = split
+        self._ids = ids
 
     def __len__(self) -> int:
         count: int = getattr(self._config, self._split)
@@ -35,20 +39,31 @@ class ShapesSplit:
         """A name for messages and files."""
         return f"shapes-{self._split}-{index:04d}"
 
-    def sample(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """RGB frame HxWx3, and class numbers HxW, 255 on the outlines."""
+    def sample(self, index: int) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """RGB frame HxWx3, and class numbers HxW, 255 on the outlines; or an id map, in which crumbs are unlabelled."""
         rng = np.random.default_rng((VERSION, self._config.seed, _SPLITS[self._split], index))
         size = (self._config.height, self._config.width)
         image = _texture(rng, size, _colour(rng, 0))
-        labels = np.zeros(size, np.uint8)
+        labels, ids, drawn = np.zeros(size, np.uint8), np.zeros(size, np.uint16), [0] * len(CLASSES)
         for _ in range(int(rng.integers(3, 8))):
-            _add_shape(rng, image, labels)
+            kind, area = _add_shape(rng, image, labels)
+            drawn[kind] += 1
+            ids[area > 0] = kind * IDS_A_CLASS + drawn[kind]
         noise = rng.integers(-10, 11, image.shape, np.int16)
-        return (image + noise).clip(0, 255).astype(np.uint8), labels
+        return (image + noise).clip(0, 255).astype(np.uint8), _without_crumbs(ids) if self._ids else labels
 
 
-def _add_shape(rng: np.random.Generator, image: NDArray[np.int16], labels: NDArray[np.uint8]) -> None:
-    """Paint one shape over what is there, with its own texture and an ignored outline."""
+def _without_crumbs(ids: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """What little the later shapes left of a shape is nobody's."""
+    codes, counts = np.unique(ids, return_counts=True)
+    crumbs = codes[(codes % IDS_A_CLASS != 0) & (counts < _CRUMB_PX)]
+    return np.where(np.isin(ids, crumbs), UNLABELLED, ids).astype(np.uint16)
+
+
+def _add_shape(
+    rng: np.random.Generator, image: NDArray[np.int16], labels: NDArray[np.uint8]
+) -> tuple[int, NDArray[np.uint8]]:
+    """Paint one shape over what is there, with its own texture and an ignored outline; its class, and where it is."""
     kind = int(rng.integers(1, len(CLASSES)))
     area = _silhouette(rng, kind, labels.shape[:2])
     kernel = np.ones((2 * _BORDER + 1, 2 * _BORDER + 1), np.uint8)
@@ -56,6 +71,7 @@ def _add_shape(rng: np.random.Generator, image: NDArray[np.int16], labels: NDArr
     image[area > 0] = _texture(rng, labels.shape[:2], _colour(rng, kind))[area > 0]
     labels[area > 0] = kind
     labels[outline] = IGNORE
+    return kind, area
 
 
 def _silhouette(rng: np.random.Generator, kind: int, size: tuple[int, ...]) -> NDArray[np.uint8]:

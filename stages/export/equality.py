@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import ExportError
 from segpipe.runtime.backends.session import FAILURES, reason
 from segpipe.runtime.trt.building import ShapeRange
@@ -43,7 +43,7 @@ class Worst:
     compared: int = 0
 
 
-def require_equal(reference: Network, candidate: Network, contract: Contract, tensors: Tensors) -> Worst:
+def require_equal(reference: Network, candidate: Network, contract: FrameContract, tensors: Tensors) -> Worst:
     """Compare on every tensor; ExportError names the figures when they differ."""
     worst = Worst()
     labels = offline_task_of(contract).gives_labels
@@ -97,19 +97,24 @@ def _own_rounding(reference: Network, tensor: NDArray[Any], expected: NDArray[An
     return moved if np.isfinite(moved) else 0.0
 
 
-def session(model: onnx.ModelProto, contract: Contract) -> Network:
-    """A graph run by ONNX Runtime's CPU provider; a smaller batch than it fixes is filled."""
+def session(model: onnx.ModelProto, contract: FrameContract) -> Network:
+    """A graph run by ONNX Runtime's CPU provider; a smaller batch than it fixes is filled. Of several outputs those
+    that are compared, one behind the other along the channels."""
     loaded = onnxruntime.InferenceSession(to_bytes(model), providers=["CPUExecutionProvider"])
 
     def run(tensor: NDArray[Any]) -> NDArray[Any]:
         whole = at_own_batch(model, tensor)
-        output: NDArray[Any] = loaded.run([contract.output_name], {contract.input_name: whole})[0]
-        return output
+        return joined(loaded.run([*contract.compared_names], {contract.input_name: whole}))
 
     return run
 
 
-def random_tensors(contract: Contract, ranges: Sequence[ShapeRange]) -> Tensors:
+def joined(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Several outputs BxCxhxw as one; one as it is."""
+    return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
+
+
+def random_tensors(contract: FrameContract, ranges: Sequence[ShapeRange]) -> Tensors:
     """Noise at the smallest, typical and largest shapes; batches are cut to what is quick."""
     rng = np.random.default_rng(0)
     for shape, name in {

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from segpipe.artifacts import END_TO_END_GRAPH, FP16_GRAPH, FP32_GRAPH
-from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, Contract, FrameContract, SemanticContract
 from segpipe.errors import ExportError
 from stages.config.root import BuildConfig, ExportConfig
 from stages.export.clean import clean
@@ -22,11 +22,12 @@ from stages.export.source import ExportSource
 from stages.graphs.end_to_end import blended_values, end_to_end
 from stages.graphs.halving import to_half
 from stages.graphs.input_shapes import shape_ranges
-from stages.graphs.islands import Island, choose
+from stages.graphs.islands import Island, choose, of_modules
 from stages.graphs.naming import name_nodes
 from stages.graphs.reading import check, to_bytes
 from stages.graphs.rounding import rounded
 from stages.graphs.types import dimensions
+from stages.tasks import offline_task_of
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +65,15 @@ def export_files(
     real = (("a real frame", frame) for frame in islice(frames(), _FRAMES_COMPARED))
     worst = require_equal(source.reference, candidate, contract, chain(real, random_tensors(contract, ranges)))
     islands = choose(full, config.fp32_islands, frames, contract.input_name)
+    islands += of_modules(full, offline_task_of(contract).fp32_modules, {island.node for island in islands})
     half = to_half(full, {island.node for island in islands})
     check(half, "the FP16 graph")
     files = {FP32_GRAPH: to_bytes(full), FP16_GRAPH: to_bytes(half)}
     if config.end_to_end != "off":
+        if not isinstance(contract, SemanticContract):
+            raise ExportError(
+                f"there is no end-to-end graph for the task '{contract.task}'", hint='set export.end_to_end = "off"'
+            )
         files[END_TO_END_GRAPH] = _end_to_end(full, contract, config, ranges[-1].typical)
     judged = _half_figures(candidate, half, contract, frames)
     figures = {
@@ -88,7 +94,7 @@ def export_files(
     return Exported(files, contract.sha256, figures)
 
 
-def _described(model: onnx.ModelProto, contract: Contract) -> onnx.ModelProto:
+def _described(model: onnx.ModelProto, contract: FrameContract) -> onnx.ModelProto:
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
     return model
 
@@ -109,20 +115,23 @@ def _end_to_end(full: onnx.ModelProto, contract: Contract, config: ExportConfig,
 
 
 def _half_figures(
-    reference: Network, half: onnx.ModelProto, contract: Contract, frames: Callable[[], Iterable[NDArray[Any]]]
+    reference: Network, half: onnx.ModelProto, contract: FrameContract, frames: Callable[[], Iterable[NDArray[Any]]]
 ) -> dict[str, Any]:
     """FP16 beside FP32 on a few real frames. Both graphs are loaded by ONNX Runtime; NaN counts as infinitely far."""
     session(half, contract)  # the file itself must load
     candidate = session(rounded(half), contract)
-    labels = contract.output_kind == "labels"
+    labels = offline_task_of(contract).gives_labels
     pairs = [(reference(frame), candidate(frame)) for frame in islice(frames(), _FRAMES_COMPARED)]
     if not pairs:
         return {}
     error = max(difference(expected, found, labels) for expected, found in pairs)
-    agreement = float(np.mean([(decided(a, contract) == decided(b, contract)).mean() for a, b in pairs]))
     if not np.isfinite(error):
         _log.warning('export: the FP16 graph gives Inf or NaN on real frames; set export.fp32_islands = "auto"')
-    return {"fp16_relative_error": error if np.isfinite(error) else None, "fp16_agreement": round(agreement, 6)}
+    told: dict[str, Any] = {"fp16_relative_error": error if np.isfinite(error) else None}
+    if isinstance(contract, SemanticContract):
+        agreement = float(np.mean([(decided(a, contract) == decided(b, contract)).mean() for a, b in pairs]))
+        told["fp16_agreement"] = round(agreement, 6)
+    return told
 
 
 def decided(scores: NDArray[Any], contract: Contract) -> NDArray[Any]:
@@ -144,8 +153,8 @@ def _report(model: onnx.ModelProto, islands: list[Island], config: ExportConfig,
     return json.dumps(report, indent=2).encode()
 
 
-def _refuse_names(model: onnx.ModelProto, contract: Contract) -> None:
+def _refuse_names(model: onnx.ModelProto, contract: FrameContract) -> None:
     found = [value.name for value in (*model.graph.input, *model.graph.output)]
-    expected = [contract.input_name, contract.output_name]
+    expected = [contract.input_name, *contract.output_names]
     if found != expected:
         raise ExportError(f"the graph's tensors are {found}, the contract says {expected}", hint="report a bug")

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from segpipe.artifacts import FP32_GRAPH
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import Contract, FrameContract
 from segpipe.palette import read_palette
 from segpipe.rundir.directory import RunDirectory
-from stages.export.equality import Network, session
+from stages.export.equality import Network, joined, session
 from stages.export.trace import trace
 from stages.graphs.folding import fold
 from stages.graphs.types import opset_of
@@ -32,11 +32,13 @@ class ExportSource:
 def trained_source(data: bytes, opset: int) -> ExportSource:
     """The network of a model.safetensors."""
     trained = checkpoint.from_bytes(data)
+    contract: FrameContract = trained.contract
 
     @torch.inference_mode()
     def reference(tensor: NDArray[Any]) -> NDArray[Any]:
-        scores: NDArray[Any] = trained.network(torch.from_numpy(tensor)).numpy()
-        return scores
+        answer = trained.network(torch.from_numpy(tensor))
+        named = dict(zip(contract.output_names, answer if isinstance(answer, tuple) else (answer,), strict=True))
+        return joined([named[name].numpy() for name in contract.compared_names])
 
     figures = {"parameters": sum(tensor.numel() for tensor in trained.network.parameters()), "opset": opset}
     graph = trace(trained.network, trained.contract, opset)

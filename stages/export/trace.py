@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract, SemanticContract
 from segpipe.errors import ExportError
 from stages.export.interrupts import telling_interrupts
 from stages.graphs.reading import refuse_too_large
@@ -18,12 +18,13 @@ from stages.graphs.reading import refuse_too_large
 _MAX_BATCH = 1024  # bound of the symbolic batch; nothing is allocated for it
 
 
-def trace(network: nn.Module, contract: Contract, opset: int) -> onnx.ModelProto:
+def trace(network: nn.Module, contract: FrameContract, opset: int) -> onnx.ModelProto:
     """Export; batch norms are folded and constants computed by the exporter's own optimiser."""
     weights = (*network.parameters(), *network.buffers())
     refuse_too_large(sum(tensor.numel() * tensor.element_size() for tensor in weights), "the network")
     example = _example(contract)
-    _check_stride(network, example, contract)
+    if isinstance(contract, SemanticContract):
+        _check_stride(network, example, contract)
     sides = {2: "height", 3: "width"} if contract.network_size is None else {}
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)}
     dynamic |= {axis: contract.size_multiple * torch.export.Dim(f"{name}_steps") for axis, name in sides.items()}
@@ -35,7 +36,7 @@ def trace(network: nn.Module, contract: Contract, opset: int) -> onnx.ModelProto
                 dynamo=True,
                 dynamic_shapes=(dynamic,),
                 input_names=[contract.input_name],
-                output_names=[contract.output_name],
+                output_names=[*contract.output_names],
                 opset_version=opset,
                 verbose=False,
             )
@@ -49,13 +50,13 @@ def trace(network: nn.Module, contract: Contract, opset: int) -> onnx.ModelProto
     return model
 
 
-def _example(contract: Contract) -> Tensor:
+def _example(contract: FrameContract) -> Tensor:
     """A batch of two: with one, the exporter would fix the batch."""
     height, width = contract.network_size or (8 * contract.size_multiple, 16 * contract.size_multiple)
     return torch.zeros(2, contract.channels, height, width)
 
 
-def _check_stride(network: nn.Module, example: Tensor, contract: Contract) -> None:
+def _check_stride(network: nn.Module, example: Tensor, contract: SemanticContract) -> None:
     with torch.inference_mode():
         scores = network(example)
     expected = (contract.score_channels, *(side // contract.output_stride for side in example.shape[2:]))
@@ -67,7 +68,7 @@ def _check_stride(network: nn.Module, example: Tensor, contract: Contract) -> No
         )
 
 
-def _explained(error: Exception, contract: Contract) -> ExportError:
+def _explained(error: Exception, contract: FrameContract) -> ExportError:
     """The exporter's report as its first telling line, and what to try."""
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -79,7 +80,7 @@ def _explained(error: Exception, contract: Contract) -> ExportError:
     return ExportError(message, hint="replace the operator named here, or set another export.opset")
 
 
-def _name_axes(model: onnx.ModelProto, contract: Contract) -> None:
+def _name_axes(model: onnx.ModelProto, contract: FrameContract) -> None:
     """Plain names for the dynamic axes: an exporter's expressions of symbols mean nothing to readers."""
     names = ["batch", None, "height", "width"]
     for value in model.graph.input:
@@ -90,7 +91,8 @@ def _name_axes(model: onnx.ModelProto, contract: Contract) -> None:
     for value in model.graph.output:
         for name, side in zip(names, value.type.tensor_type.shape.dim, strict=False):
             if name and side.HasField("dim_param"):
-                side.dim_param = name if contract.output_stride == 1 or name == "batch" else f"{name}_out"
+                as_input = name == "batch" or getattr(contract, "output_stride", 0) == 1
+                side.dim_param = name if as_input else f"{name}_out"
 
 
 def _refuse_fixed_axes(model: onnx.ModelProto, dynamic: tuple[int, ...]) -> None:

@@ -1,6 +1,6 @@
 """Which nodes stay FP32, and why: those a user names, and those the range probe finds."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -56,6 +56,16 @@ def choose(
         Island(node.name, node.op_type, naming.module_of(node), reasons[node.name])
         for node in model.graph.node
         if node.name in reasons
+    ]
+
+
+def of_modules(model: onnx.ModelProto, modules: Mapping[str, str], known: Set[str]) -> list[Island]:
+    """The nodes of modules that stay FP32 whatever is set, with the module's reason; `known` ones have one already."""
+    return [
+        Island(node.name, node.op_type, naming.module_of(node), why)
+        for name, why in modules.items()
+        for node in model.graph.node
+        if name in naming.modules_of(node) and node.name not in known
     ]
 
 

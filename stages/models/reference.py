@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segpipe.contract.schema import HALF_PIXEL, Contract, Placement
+from segpipe.contract.schema import HALF_PIXEL, Contract, FrameContract, Placement
 from segpipe.runtime.resizing import resized_as
 
 
 def preprocess(
-    frame: NDArray[Any], contract: Contract, placement: Placement, device: torch.device | None = None
+    frame: NDArray[Any], contract: FrameContract, placement: Placement, device: torch.device | None = None
 ) -> Tensor:
     """HxWxC pixels to a 1xCxHxW float32 tensor (1xHxWxC where the network wants it), computed on `device`.
 

@@ -3,7 +3,7 @@
 The light half, which production embeds, is in segpipe/tasks. Nothing here imports torch before it is asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class OfflineTask(Protocol):
 
     headline: str
     """The figure by which an epoch's weights are better than another's: more is better."""
+    fp32_modules: Mapping[str, str]
+    """Modules of its networks that FP16 graphs keep in FP32, whatever is set, and why."""
     gives_labels: bool
     """Whether graphs end in a decision: then answers are compared by the share that differs, not by their distance."""
 
@@ -94,7 +96,10 @@ class GateTask(Protocol):
         ...
 
 
-OFFLINE_TASKS = {"semantic": "stages.tasks.semantic:OfflineSemantic"}
+OFFLINE_TASKS = {
+    "semantic": "stages.tasks.semantic:OfflineSemantic",
+    "instances": "stages.tasks.instances:OfflineInstances",
+}
 """What makes each task of its contract: module and name."""
 GATES = {"semantic": "stages.validate.judging.semantic:SemanticGate"}
 """What makes each task's part of the gate, of its contract and the gate's settings."""

@@ -1,6 +1,6 @@
 """Semantic segmentation, offline: targets, loss, the definition in PyTorch, the confusion matrix and its mIoU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class OfflineSemantic:
     """Masks by a contract."""
 
     headline = "val_miou"
+    fp32_modules: Mapping[str, str] = {}
 
     def __init__(self, contract: SemanticContract) -> None:
         self.gives_labels = contract.output_kind == "labels"

@@ -1,0 +1,252 @@
+"""CentreMask: what it learns, its graph beside itself, and FP16 with the rows' choice in FP32."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH
+from segpipe.contract.schema import InstanceContract
+from segpipe.id_maps import UNLABELLED, things_in
+from segpipe.runtime.backends import onnxruntime
+from segpipe.runtime.preprocess import preprocess
+from segpipe.runtime.request import OpenOptions, Outputs
+from stages.config.losses import CrossEntropy
+from stages.config.root import BuildConfig, ExportConfig, ShapesData
+from stages.data.shapes import CLASSES, PALETTE, ShapesSplit
+from stages.export.equality import joined
+from stages.export.files import Exported, export_files
+from stages.export.source import ExportSource
+from stages.export.trace import trace
+from stages.graphs.rounding import rounded
+from stages.models.centremask import DENSE, CentreMask, Decode
+from stages.tasks import offline_task_of
+
+SIZE = (64, 96)
+CONTRACT = InstanceContract(
+    network_size=SIZE,
+    size_multiple=CentreMask.size_multiple,
+    classes=CLASSES,
+    things=CLASSES[1:],
+    top=16,
+    threshold=0.0,
+    semantic_name="semantic",
+    dense_names=DENSE,
+)
+STEPS = 16
+SAME = 1e-4  # of two FP32 implementations, on boxes of up to a hundred pixels
+HALF_PX = 0.5  # boxes of FP16 graphs: 2^-10 of a hundred pixels, and the reach's own rounding
+
+
+def split(name: str = "train") -> ShapesSplit:
+    return ShapesSplit(ShapesData(kind="shapes", height=64, width=96, train=2, val=2), name, ids=True)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    samples = [split().sample(index) for index in range(2)]
+    images = [preprocess(frame, CONTRACT, CONTRACT.place(*SIZE)) for frame, _ in samples]
+    ids = [offline_task_of(CONTRACT).targets(labels) for _, labels in samples]
+    return torch.from_numpy(np.stack(images)), torch.stack(ids)
+
+
+def network(seed: int = 0) -> CentreMask:
+    torch.manual_seed(seed)
+    return CentreMask(3, len(CLASSES), len(CLASSES) - 1, top=CONTRACT.top, width=4, prototypes=8)
+
+
+def loss_of(answer: Any, ids: torch.Tensor) -> torch.Tensor:
+    task = offline_task_of(CONTRACT)
+    found: torch.Tensor = task.loss((CrossEntropy(kind="cross-entropy"),), None, lambda value: value)(answer, ids)
+    return found
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A network after a few steps on two frames, and the first and last of their losses."""
+
+    network: CentreMask
+    first: float
+    last: float
+
+
+@cache
+def learnt() -> Learnt:
+    """What all tests of a network that knows something share."""
+    return learn(STEPS)
+
+
+def learn(steps: int) -> Learnt:
+    """From the same beginning."""
+    net, (images, ids) = network(), batch()
+    optimiser = torch.optim.AdamW(net.parameters(), 1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = loss_of(net(images), ids)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(loss.item())
+    return Learnt(net.eval(), losses[0], losses[-1])
+
+
+@cache
+def exported() -> Exported:
+    net = learnt().network
+
+    @torch.inference_mode()
+    def reference(tensor: NDArray[Any]) -> NDArray[Any]:
+        named = dict(zip(CONTRACT.output_names, net(torch.from_numpy(tensor)), strict=True))
+        return joined([named[name].numpy() for name in CONTRACT.compared_names])
+
+    def frames() -> Any:
+        return (tensor[None] for tensor in batch()[0].numpy())
+
+    contract: Any = CONTRACT
+    source = ExportSource(trace(net, contract, 18), reference, contract, PALETTE, {})
+    return export_files(source, ExportConfig(), BuildConfig(max_batch=2), frames)
+
+
+# the data
+
+
+def test_shapes_with_ids_are_the_same_frames() -> None:
+    for index in range(2):
+        plain, _ = ShapesSplit(ShapesData(kind="shapes", height=64, width=96, train=2), "train").sample(index)
+        frame, ids = split().sample(index)
+        assert (plain == frame).all()
+        assert ids.dtype == np.uint16
+        assert things_in(ids)
+
+
+def test_what_little_is_left_of_a_shape_is_unlabelled() -> None:
+    samples = [ShapesSplit(ShapesData(kind="shapes", train=60), "train", ids=True).sample(n)[1] for n in range(60)]
+
+    assert min(thing.crop.area for ids in samples for thing in things_in(ids)) >= 30
+    assert any((ids == UNLABELLED).any() for ids in samples)
+
+
+# learning
+
+
+def test_training_makes_the_loss_fall() -> None:
+    assert learnt().last < 0.8 * learnt().first
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    net, (images, ids) = network(), batch()
+    loss_of(net(images), ids).backward()  # type: ignore[no-untyped-call]
+
+    without = [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert without == []
+
+
+def test_frames_without_things_or_labels_have_a_loss_that_is_a_number() -> None:
+    net, (images, ids) = network(), batch()
+
+    for nothing in (torch.zeros_like(ids), torch.full_like(ids, UNLABELLED)):
+        loss = loss_of(net(images), nothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert torch.isfinite(loss)
+
+
+def test_a_missed_thing_costs_and_an_unlabelled_one_does_not() -> None:
+    """The answer says that there is nothing."""
+    net, (images, ids) = network(), batch()
+    answer = {name: tensor.detach() for name, tensor in net(images).items()}
+    answer["heat"] = torch.full_like(answer["heat"], -8)
+
+    known, unknown = loss_of(answer, ids), loss_of(answer, torch.where(ids % 1000 > 0, UNLABELLED, ids))
+    assert known > unknown + 1
+
+
+def test_two_trainings_give_the_same_weights() -> None:
+    once, again = learn(2).network, learn(2).network
+
+    assert all(torch.equal(a, b) for a, b in zip(once.parameters(), again.parameters(), strict=True))
+
+
+# rows
+
+
+def test_rows_are_the_peaks_of_the_heat_map_with_what_stands_at_their_places() -> None:
+    heat = torch.full((1, 2, 4, 6), -9.0)
+    heat[0, 0, 1, 2], heat[0, 1, 3, 5], heat[0, 0, 1, 3] = 3.0, 1.0, 2.0  # the last is no peak
+    reach = torch.arange(96.0).view(1, 4, 4, 6) / 96
+    scores, labels, boxes, chosen = Decode(2, 4)(heat, reach, reach)
+
+    assert scores[0].tolist() == pytest.approx(torch.tensor([3.0, 1.0]).sigmoid().tolist())
+    assert labels[0].tolist() == [0, 1]
+    assert chosen[0, 0].tolist() == reach[0, :, 1, 2].tolist()
+    left, top, right, bottom = (16 * reach[0, :, 3, 5]).tolist()
+    assert boxes[0, 1].tolist() == pytest.approx([22 - left, 14 - top, 22 + right, 14 + bottom])
+
+
+def test_the_definition_answers_what_the_meter_counts() -> None:
+    task = offline_task_of(CONTRACT)
+    meter = task.meter()
+    for index in range(2):
+        frame, ids = split().sample(index)
+        answer = task.segment(learnt().network, frame)
+        assert answer.size == frame.shape[:2]
+        meter.add(answer, ids)
+
+    figures = meter.harvest()
+    assert (figures.frames, meter.harvest().frames) == (2, 0)
+    assert 0 <= task.headline_of(figures) <= 1
+
+
+# the graph
+
+
+def test_the_graph_answers_what_the_network_answers() -> None:
+    """Rows too: these two have no ties."""
+    graph = exported().files[FP32_GRAPH]
+    backend = onnxruntime.open(graph, CONTRACT, OpenOptions(threads=1))
+    frame = split("val").sample(0)[0]
+
+    ours, (theirs,) = offline_task_of(CONTRACT).segment(learnt().network, frame), backend.infer([frame], Outputs())
+    assert len(ours) == CONTRACT.top
+    assert np.abs(ours.scores - theirs.scores).max() < SAME
+    assert ours.labels.tolist() == theirs.labels.tolist()
+    assert np.abs(ours.boxes - theirs.boxes).max() < 100 * SAME
+    assert (ours.panoptic() == theirs.panoptic()).mean() > 0.999
+
+
+def test_the_fp16_graph_keeps_the_choice_of_rows_in_fp32_and_says_why() -> None:
+    report = json.loads(exported().files["precision.json"])
+    kept = {island["node"]: island for island in report["islands"]}
+    half = onnx.load_from_string(exported().files[FP16_GRAPH])
+
+    picked = [island for island in kept.values() if island["operator"] == "TopK"]
+    assert [island["reason"][:10] for island in picked] == ["picks rows"]
+    assert all(node.name in kept for node in half.graph.node if node.op_type in {"TopK", "GatherElements"})
+    types = {value.name: value.type.tensor_type.elem_type for value in half.graph.output}
+    assert types["labels"] == onnx.TensorProto.INT64
+
+
+def test_the_fp16_graph_finds_the_same_things() -> None:
+    """Of scores that rounding cannot bring under each other."""
+    half = rounded(onnx.load_from_string(exported().files[FP16_GRAPH])).SerializeToString()
+    backend = onnxruntime.open(half, CONTRACT, OpenOptions(threads=1))
+    frame = split().sample(0)[0]
+    ours, (theirs,) = offline_task_of(CONTRACT).segment(learnt().network, frame), backend.infer([frame], Outputs())
+
+    for number in range(4):
+        nearest = np.abs(theirs.boxes - ours.boxes[number]).max(1).argmin()
+        assert np.abs(theirs.boxes[nearest] - ours.boxes[number]).max() < HALF_PX
+        assert abs(float(theirs.scores[nearest] - ours.scores[number])) < 0.01
+
+
+def test_a_batch_answers_as_its_frames_do() -> None:
+    backend = onnxruntime.open(exported().files[FP32_GRAPH], CONTRACT, OpenOptions(threads=1))
+    frames = [split("val").sample(index)[0] for index in range(2)]
+
+    for alone, together in zip((backend.infer([f], Outputs())[0] for f in frames), backend.infer(frames, Outputs()),
+                               strict=True):  # fmt: skip
+        assert np.abs(alone.boxes - together.boxes).max() < 100 * SAME
