@@ -25,8 +25,10 @@ from stages.export.files import Exported, export_files
 from stages.export.source import ExportSource
 from stages.export.trace import trace
 from stages.graphs.rounding import rounded
+from stages.measuring.things import ThingsComparison
 from stages.models.centremask import DENSE, CentreMask, Decode
 from stages.tasks import offline_task_of
+from stages.validate.judging.things import ThingLimits, thing_checks
 
 SIZE = (64, 96)
 CONTRACT = InstanceContract(
@@ -199,6 +201,18 @@ def test_the_definition_answers_what_the_meter_counts() -> None:
     figures = meter.harvest()
     assert (figures.frames, meter.harvest().frames) == (2, 0)
     assert 0 <= task.headline_of(figures) <= 1
+
+
+@pytest.mark.parametrize("wrong", [{"channel_order": "bgr"}, {"mean": (0.0,) * 3}])
+def test_what_is_done_wrong_to_the_frame_shows_in_the_maps(wrong: dict[str, Any]) -> None:
+    """BGR for RGB, and a mean left out: also where nothing is found that could differ."""
+    task, changed = offline_task_of(CONTRACT), offline_task_of(CONTRACT.model_copy(update=wrong))
+    frame = split().sample(0)[0]
+    comparison = ThingsComparison()
+    comparison.add(task.segment(learnt().network, frame), changed.segment(learnt().network, frame), "frame")
+
+    failed = {check.name for check in thing_checks(comparison, ThingLimits()) if check.status == "failed"}
+    assert "relative_l2" in failed
 
 
 # the graph

@@ -37,8 +37,8 @@ class ThingsComparison:
     largest_score_error: float = 0.0
     largest_box_error_px: float = 0.0
     """In pixels of the network's input: a large frame makes no error larger."""
-    dense: TensorComparison = field(default_factory=TensorComparison)
-    """Each map of each frame as a pair of its own, so that a small head does not hide behind a large one."""
+    maps: dict[str, TensorComparison] = field(default_factory=dict)
+    """What the rows were picked from, each map by itself: a quiet head does not hide behind a loud one."""
     _ious: float = 0.0
     _meters: tuple[InstanceMeter, InstanceMeter] | None = None
 
@@ -46,13 +46,19 @@ class ThingsComparison:
         """Count one frame; `truth` is its id map, where there is one."""
         self.frames += 1
         for name, ours in reference.dense.items():
-            self.dense.add(ours, candidate.dense.get(name, np.empty(0)), f"{name} of {where}")
+            compared = self.maps.setdefault(name, TensorComparison())
+            compared.add(ours, candidate.dense.get(name, np.empty(0)), f"{name} of {where}")
         self._match(reference, candidate, where)
         if truth is not None:
             if self._meters is None:
                 self._meters = (InstanceMeter(reference.contract), InstanceMeter(reference.contract))
             for meter, answer in zip(self._meters, (reference, candidate), strict=True):
                 meter.add(truth, answer)
+
+    @property
+    def worst_map(self) -> TensorComparison:
+        """The map that is farthest from the reference's; nothing compared where there are no maps."""
+        return max(self.maps.values(), key=_distance, default=TensorComparison())
 
     @property
     def mean_iou(self) -> float | None:
@@ -93,6 +99,10 @@ class ThingsComparison:
         scale = np.array([wide / width, tall / height] * 2)
         error = float((np.abs(ours.boxes[i] - theirs.boxes[j]) * scale).max())
         self.largest_box_error_px = max(self.largest_box_error_px, error)
+
+
+def _distance(compared: TensorComparison) -> tuple[int, float]:
+    return compared.non_finite, compared.worst_relative_l2
 
 
 def _likeness(ours: Instances, i: int, theirs: Instances, j: int) -> float:

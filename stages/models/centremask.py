@@ -56,7 +56,7 @@ class CentreMask(nn.Module):
             return raw
         scores, labels, boxes, chosen = self.decode(raw["heat"], raw["reach"], raw["coefficients"])
         shapes = raw["prototypes"]
-        masks = torch.matmul(chosen, shapes.flatten(2)).reshape(len(chosen), -1, *shapes.shape[2:])
+        masks = torch.matmul(chosen, shapes.flatten(2)).reshape(shapes.shape[0], -1, *shapes.shape[2:])
         return (boxes, scores, labels, masks, raw["semantic"], *(raw[name] for name in DENSE))
 
 

@@ -41,8 +41,9 @@ def thing_checks(found: ThingsComparison, limits: ThingLimits) -> list[Check]:
     ious = (found.mean_iou, found.worst_iou if scored else None)
     errors = (found.largest_score_error, found.largest_box_error_px) if scored else (None, None)
     lost, extra = (float(found.lost), float(found.extra)) if found.frames else (None, None)
-    error = found.dense.worst_relative_l2 if found.dense.elements else None
-    broken = float(found.dense.non_finite) if found.dense.pairs else None
+    worst = found.worst_map
+    error = worst.worst_relative_l2 if worst.elements else None
+    broken = float(worst.non_finite) if worst.pairs else None
     return [
         at_most("lost_things", lost, limits.lost, f"first in {found.lost_at}"),
         at_most("extra_things", extra, limits.extra, f"first in {found.extra_at}"),
@@ -50,7 +51,7 @@ def thing_checks(found: ThingsComparison, limits: ThingLimits) -> list[Check]:
         at_least("worst_thing_iou", ious[1], limits.worst_iou, f"in {found.worst_iou_at}", _NO_THINGS),
         at_most("thing_scores", errors[0], limits.score_error, why_not=_NO_THINGS),
         at_most("thing_boxes_px", errors[1], limits.box_error_px, why_not=_NO_THINGS),
-        at_most("relative_l2", error, limits.relative_l2, f"worst {found.dense.worst_at}", _NO_MAPS),
-        at_most("non_finite", broken, 0.0, f"first in {found.dense.non_finite_at}", _NO_MAPS),
+        at_most("relative_l2", error, limits.relative_l2, f"worst {worst.worst_at}", _NO_MAPS),
+        at_most("non_finite", broken, 0.0, f"first in {worst.non_finite_at}", _NO_MAPS),
         at_most("ap_drop", found.ap_drop(), limits.ap_drop, why_not="no labels, or no things in them"),
     ]
