@@ -188,6 +188,16 @@ def test_boxes_are_cut_at_the_frames_edges() -> None:
     assert found.crops[0].mask.shape == (SIDE, SIDE)
 
 
+def test_boxes_with_exchanged_edges_and_endless_ones_are_no_error() -> None:
+    boxes = tensors()["boxes"].copy()
+    boxes[:2] = (20, 20, 4, 4), (-3e38, -3e38, 3e38, 3e38)
+    found = decoded((4 * SIDE, 4 * SIDE), boxes=boxes)
+
+    assert found.boxes.tolist() == [[80, 80, 80, 80], [0, 0, 128, 128]]
+    assert found.crops[0].area == 0
+    assert found.coco()[0]["bbox"] == [80, 80, 0, 0]
+
+
 def test_a_box_outside_the_frame_has_an_empty_mask() -> None:
     boxes = tensors()["boxes"].copy()
     boxes[0] = (-90, -90, -50, -50)

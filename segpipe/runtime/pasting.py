@@ -21,11 +21,15 @@ _Box = NDArray[Any]
 
 
 def on_frame(boxes: NDArray[Any], placement: Placement) -> NDArray[np.float32]:
-    """Nx4 boxes in pixels of the network's canvas to the source frame's, cut at its edges."""
+    """Nx4 boxes in pixels of the network's canvas to the source frame's, cut at its edges; one whose edges are
+    exchanged is empty."""
     (height, width), (tall, wide), (top, left) = placement.source, placement.resized, placement.offset
     scale = np.array([width / wide, height / tall] * 2, np.float32)
-    moved = (boxes.astype(np.float32) - np.array([left, top] * 2, np.float32)) * scale
-    return moved.clip(0, np.array([width, height] * 2, np.float32)).astype(np.float32)
+    with np.errstate(over="ignore"):  # a box as wide as numbers go is cut all the same
+        moved = (boxes.astype(np.float32) - np.array([left, top] * 2, np.float32)) * scale
+    moved = moved.clip(0, np.array([width, height] * 2, np.float32))
+    moved[:, 2:] = np.maximum(moved[:, :2], moved[:, 2:])
+    return moved.astype(np.float32)
 
 
 def require_side(placement: Placement) -> None:

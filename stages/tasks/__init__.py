@@ -67,6 +67,22 @@ class OfflineTask(Protocol):
         """The headline's figure of what a meter counted."""
         ...
 
+    def kept(self, counted: Any) -> Any:
+        """What a meter counted as a resume point keeps it: numbers, lists and dicts."""
+        ...
+
+    def told(self, counted: Any) -> str:
+        """What a meter counted in words, for a person who watches training."""
+        ...
+
+    def curves(self, counted: Any) -> dict[str, float]:
+        """What TensorBoard is told of it beside the headline."""
+        ...
+
+    def class_numbers(self, targets: Any) -> NDArray[Any]:
+        """HxW class numbers of a frame's targets, to be drawn."""
+        ...
+
 
 class GateTask(Protocol):
     """How the gate compares two answers under one contract and its settings. No torch: any machine can judge."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segpipe.contract.schema import InstanceContract, Placement
 from segpipe.errors import ConfigError
+from segpipe.id_maps import classes_in
 from segpipe.instance_metrics import InstanceFigures, InstanceMeter
 from segpipe.instances import Instances
 from segpipe.runtime.request import Outputs
@@ -95,6 +96,24 @@ class OfflineInstances:
         """Average precision of masks, of boxes where the network gives no masks; 0 where there was nothing to find."""
         value = (counted.masks or counted.boxes)["ap"]
         return 0.0 if math.isnan(value) else value
+
+    def kept(self, counted: InstanceFigures) -> dict[str, Any]:
+        """Every figure."""
+        return counted.as_dict()
+
+    def told(self, counted: InstanceFigures) -> str:
+        """Average precision and panoptic quality."""
+        return counted.mean()
+
+    def curves(self, counted: InstanceFigures) -> dict[str, float]:
+        """Every figure that something was measured for."""
+        groups = {"masks": counted.masks, "boxes": counted.boxes, "panoptic": counted.panoptic}
+        named = {f"val_{group}/{name}": value for group, of in groups.items() for name, value in of.items()}
+        return {name: value for name, value in named.items() if not math.isnan(value)}
+
+    def class_numbers(self, targets: Tensor) -> NDArray[Any]:
+        """The classes of an id map."""
+        return classes_in(targets.numpy())
 
 
 def _of_all(own: list[Any]) -> list[list[Any]]:

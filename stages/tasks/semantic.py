@@ -1,5 +1,6 @@
 """Semantic segmentation, offline: targets, loss, the definition in PyTorch, the confusion matrix and its mIoU."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,3 +82,22 @@ class OfflineSemantic:
     def headline_of(self, counted: metrics.Confusion) -> float:
         """The mean IoU over the data set, not a mean of images."""
         return metrics.scores(counted, self._contract.unscored_numbers).mean_iou
+
+    def kept(self, counted: metrics.Confusion) -> list[list[int]]:
+        """The confusion matrix."""
+        rows: list[list[int]] = counted.tolist()
+        return rows
+
+    def told(self, counted: metrics.Confusion) -> str:
+        """The mean IoU, and that of all classes where some are not scored."""
+        of_all = metrics.scores(counted).mean_iou_of_all
+        return metrics.mean_in_words(self.headline_of(counted), of_all, self._contract.unscored)
+
+    def curves(self, counted: metrics.Confusion) -> dict[str, float]:
+        """The IoU of each class that occurs."""
+        named = zip(self._contract.classes, metrics.scores(counted).iou.tolist(), strict=True)
+        return {f"val_iou/{name}": iou for name, iou in named if not math.isnan(iou)}
+
+    def class_numbers(self, targets: Tensor) -> NDArray[Any]:
+        """As they are."""
+        return targets.numpy().astype(self._contract.mask_dtype)

@@ -3,14 +3,14 @@
 It looks on: it draws no random number, changes no weight, and leaves nothing in a resume point.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from segpipe import draw, metrics
+from segpipe import draw
+from segpipe.contract.schema import SemanticContract
 from stages.train.learner import LOOKS_EVERY, Learner
 from stages.train.pictures import Shot, views_of
 
@@ -34,6 +34,8 @@ class Board(Callback):
         if batch_idx >= _FRAMES or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Learner)
+        if not isinstance(pl_module.contract, SemanticContract):
+            return  # pictures of masks: other answers have none yet
         frame, labels, _ = batch
         shot = Shot(f"frame {batch_idx + 1}", frame, labels, outputs["answer"])
         picture = np.concatenate(views_of(shot, pl_module.contract, self._palette), 1)
@@ -42,10 +44,7 @@ class Board(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Learner)
-        ious = metrics.scores(pl_module.validated).iou
-        named = zip(pl_module.contract.classes, ious.tolist(), strict=True)
-        known = {f"val_iou/{name}": iou for name, iou in named if not math.isnan(iou)}
-        _log_of(trainer).log_metrics(known, trainer.global_step)
+        _log_of(trainer).log_metrics(pl_module.task.curves(pl_module.validated), trainer.global_step)
 
 
 def _log_of(trainer: Trainer) -> TensorBoardLogger:

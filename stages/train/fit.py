@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
 from segpipe.metrics import scores
-from stages.config.root import Config
-from stages.data import labels_of, open_split
+from stages.config.root import Config, TrainConfig
+from stages.data import Split, labels_of, open_split
 from stages.data.check import class_weights, val_serves
 from stages.models import build_network, checkpoint
 from stages.models.checkpoint import Trained
@@ -45,6 +45,20 @@ from stages.train.trainer import (
 )
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained, and on what."""
+
+    network: nn.Module
+    contract: Contract
+    train: Split
+    val: Split
+    palette: tuple[tuple[int, int, int], ...]
+    class_weights: tuple[float, ...] | None = None
+    guidance: Guidance | None = None
+    """A teacher, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +119,27 @@ def learn(config: Config, base: Path, folders: Folders, begin: Trained | None = 
     with full_memory_explained(config.train):
         refuse_broken_promises(network, config, contract)
     checkpoint.refuse_unkept_state(network, config.model.name)
-    data = _Data(config, base, contract)
-    batches = batches_an_epoch(len(data.train), config.train)
-    steps = config.train.epochs * math.ceil(batches / config.train.accumulate)
-    network.to(memory_format=torch.channels_last)
+    train, val = (open_split(config, base, split) for split in ("train", "val"))
     teacher = teacher_file(config, base)
     guidance = None if teacher is None else open_guidance(teacher, config, contract)
-    plan = TrainingPlan(steps, class_weights(config, base), data.train.name, guidance)
-    learner = Learner(network, contract, config.train, plan)
+    subject = Subject(network, contract, train, val, labels.palette, class_weights(config, base), guidance)
+    learner, points = learn_subject(subject, config, folders)
+    return Learned(learner, points, labels.palette, pretrained, teacher, guidance, begin is not None and begin.pruned)
+
+
+def learn_subject(subject: Subject, config: Config, folders: Folders) -> tuple[Learner, ResumePoints]:
+    """Train to the end, from the newest resume point if there is one."""
+    data = _Data(subject, config.train)
+    batches = batches_an_epoch(len(subject.train), config.train)
+    steps = config.train.epochs * math.ceil(batches / config.train.accumulate)
+    subject.network.to(memory_format=torch.channels_last)
+    plan = TrainingPlan(steps, subject.class_weights, subject.train.name, subject.guidance)
+    learner = Learner(subject.network, subject.contract, config.train, plan)
     if config.train.compile:
-        network.compile()
+        subject.network.compile()
     points = ResumePoints(folders.resume, config.train.epochs, learner.task.headline, folders.title)
     if rank() == 0:
-        pictures.write_sheet(folders.sheet, data.train, contract, config, labels.palette)
+        pictures.write_sheet(folders.sheet, subject.train, subject.contract, config, subject.palette)
         drop_other_numberings(folders.resume)
     newest = newest_resume_point(folders.resume)
     interrupts = Interrupts()
@@ -127,12 +149,12 @@ def learn(config: Config, base: Path, folders: Folders, begin: Trained | None = 
         full_memory_explained(config.train),
         lost_workers_explained(config.train),
     ):
-        board = [Board(labels.palette)] if config.train.tensorboard else []
+        board = [Board(subject.palette)] if config.train.tensorboard else []
         trainer = trainer_of(config.train, points, folders, steps, [interrupts, *board])
         if config.train.learning_rate == "find":
             find_learning_rate(config.train, learner, data, folders.resume, interrupts)
         trainer.fit(learner, data, ckpt_path=newest, weights_only=True)
-    return Learned(learner, points, labels.palette, pretrained, teacher, guidance, begin is not None and begin.pruned)
+    return learner, points
 
 
 def _new_network(config: Config, base: Path) -> tuple[nn.Module, MatchReport | None]:
@@ -144,19 +166,18 @@ def _new_network(config: Config, base: Path) -> tuple[nn.Module, MatchReport | N
 class _Data(LightningDataModule):
     """Loaders; the training loader is made anew each epoch, from the epoch's number alone."""
 
-    def __init__(self, config: Config, base: Path, contract: Contract) -> None:
+    def __init__(self, subject: Subject, config: TrainConfig) -> None:
         super().__init__()
-        self.train = open_split(config, base, "train")
-        self._val = open_split(config, base, "val")
-        self._contract, self._config = contract, config.train
+        self._subject, self._config = subject, config
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         progress: Any = self.trainer.fit_loop.epoch_progress.current
-        return training_loader(self.train, self._contract, self._config, progress.processed, self._process())
+        train, contract = self._subject.train, self._subject.contract
+        return training_loader(train, contract, self._config, progress.processed, self._process())
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return frame_loader(self._val, self._config.workers, self._process())
+        return frame_loader(self._subject.val, self._config.workers, self._process())
 
     def _process(self) -> Process:
         assert self.trainer is not None

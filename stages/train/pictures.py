@@ -21,6 +21,7 @@ from stages.config.root import Config
 from stages.data import Split
 from stages.models.checkpoint import Trained
 from stages.pages.sheets import Legend, Row, encode_sheet
+from stages.tasks import offline_task_of
 from stages.train.augment import shown
 from stages.train.dataset import TrainingSet
 
@@ -56,12 +57,12 @@ class Gallery:
 
 def write_sheet(path: Path, split: Split, contract: Contract, config: Config, palette: draw.Palette) -> None:
     """Augmented samples as training sees them, with their labels, before the first step."""
-    samples = TrainingSet(split, contract, config.train)
+    samples, task = TrainingSet(split, contract, config.train), offline_task_of(contract)
     cells = []
     for number in range(_SAMPLES):
         image, labels, _ = samples[(number // len(split), number * len(split) // _SAMPLES % len(split))]
         pixels = draw.displayable(shown(image.numpy(), contract), contract.value_range)
-        mask = labels.numpy().astype(contract.mask_dtype)
+        mask = task.class_numbers(labels)
         cells.append((_resized(pixels), _resized(draw.overlay(pixels, mask, palette))))
     rows = [Row("", (*left, *right)) for left, right in zip(cells[::2], cells[1::2], strict=True)]
     titles = ("sample", "labels (grey: ignored)") * 2

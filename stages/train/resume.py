@@ -9,7 +9,6 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from segpipe.metrics import mean_in_words, scores
 from segpipe.rundir.storage import sha256_of, sync_directory, sync_file
 from stages.train.learner import Learner
 
@@ -81,12 +80,11 @@ class ResumePoints(Callback):
             {"epoch": epoch, "loss": round(loss, 6), self.headline: round(score, 6), "learning_rate": round(rate, 9)}
         )
         if score > self.best[self.headline] or not self.best["weights"]:
-            matrix = learner.validated.tolist()
-            self.best = {self.headline: score, "epoch": epoch, "weights": self._validated, "confusion": matrix}
+            counted = learner.task.kept(learner.validated)
+            self.best = {self.headline: score, "epoch": epoch, "weights": self._validated, "confusion": counted}
         if trainer.is_global_zero:
             seconds = time.monotonic() - self._clock
-            mean = mean_in_words(score, scores(learner.validated).mean_iou_of_all, learner.contract.unscored)
-            done = (self._title, epoch, self._epochs, loss, mean, seconds)
+            done = (self._title, epoch, self._epochs, loss, learner.task.told(learner.validated), seconds)
             _log.info("%s: epoch %d of %d, loss %.4f, %s, %.1f s", *done)
 
 
