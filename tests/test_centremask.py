@@ -212,7 +212,7 @@ def test_what_is_done_wrong_to_the_frame_shows_in_the_maps(wrong: dict[str, Any]
     comparison.add(task.segment(learnt().network, frame), changed.segment(learnt().network, frame), "frame")
 
     failed = {check.name for check in thing_checks(comparison, ThingLimits()) if check.status == "failed"}
-    assert "relative_l2" in failed
+    assert "map_relative_l2" in failed
 
 
 # the graph

@@ -3,7 +3,7 @@
 The answers are those of an oracle: maps made from the truth, picked as CentreMask picks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -17,9 +17,13 @@ from segpipe.id_maps import Crop, things_in
 from segpipe.instances import Instances
 from segpipe.runtime.request import Outputs
 from segpipe.tasks import task_of
+from stages.config.root import ValidateConfig
 from stages.measuring.things import ThingsComparison, box_iou, crop_iou
 from stages.models.centremask import REACH_PX, Decode
-from stages.validate.judging.checks import Check
+from stages.validate.hops.hop import Answered, Hop, of_things
+from stages.validate.hops.inputs import Image
+from stages.validate.judging.checks import Check, verdict_of
+from stages.validate.judging.judge import Judge, Setup
 from stages.validate.judging.things import FP32, ThingLimits, thing_checks
 from tests.test_centremask import CONTRACT as LEARNT
 from tests.test_centremask import SIZE, split
@@ -118,14 +122,14 @@ def test_the_oracle_finds_things_and_is_judged_on_every_limit() -> None:
 
     assert sum(len(answer) for _, answer in frames()) >= 6
     assert [check.line() for check in checks if check.status != "passed"] == []
-    assert {check.name for check in checks} >= {"lost_things", "thing_boxes_px", "relative_l2", "ap_drop"}
+    assert {check.name for check in checks} >= {"lost_things", "thing_boxes_px", "map_relative_l2", "ap_drop"}
 
 
 def test_rounding_to_half_precision_passes() -> None:
     half = with_maps(lambda maps: {n: values.astype(np.float16).astype(np.float32) for n, values in maps.items()})
 
     assert failed(judged(half)) == set()
-    assert "relative_l2" in failed(judged(with_maps(scaled("heat", 1 + 3e-4)), FP32))
+    assert "map_relative_l2" in failed(judged(with_maps(scaled("heat", 1 + 3e-4)), FP32))
 
 
 @pytest.mark.parametrize(
@@ -135,11 +139,11 @@ def test_rounding_to_half_precision_passes() -> None:
         (with_rows(exchange_classes), "lost_things"),
         (with_rows(shift_masks), "thing_iou"),
         (with_rows(exchange_scores), "lost_things"),
-        (with_maps(scaled("heat", 1.01)), "relative_l2"),
-        (with_maps(scaled("reach", 1.01)), "relative_l2"),
-        (with_maps(scaled("coefficients", 1.01)), "relative_l2"),
-        (with_maps(scaled("prototypes", 1.01)), "relative_l2"),
-        (with_maps(scaled("heat", float("nan"))), "non_finite"),
+        (with_maps(scaled("heat", 1.01)), "map_relative_l2"),
+        (with_maps(scaled("reach", 1.01)), "map_relative_l2"),
+        (with_maps(scaled("coefficients", 1.01)), "map_relative_l2"),
+        (with_maps(scaled("prototypes", 1.01)), "map_relative_l2"),
+        (with_maps(scaled("heat", float("nan"))), "map_non_finite"),
         (lambda ids, reference: reference.above(0.8), "lost_things"),
     ],
     ids=[
@@ -168,6 +172,54 @@ def test_scores_near_the_threshold_may_fall_on_either_side() -> None:
     comparison.add(replace(near, scores=np.full(len(near), 0.1, np.float32)), near, "frame")
 
     assert (comparison.lost, comparison.extra) == (0, 0)
+
+
+def gate_on(changed: Callable[[NDArray[Any], Instances], Instances], labelled: bool = True) -> Judge:
+    """The gate's own judge, asked of one hop whose answers are these."""
+    images = [Image(f"frame {n}", np.full((*SIZE, 3), n, np.uint8), ids) for n, (ids, _) in enumerate(frames())]
+    known = {int(image.frame[0, 0, 0]): pair for image, pair in zip(images, frames(), strict=True)}
+
+    def reference(frames: Sequence[NDArray[Any]]) -> list[Answered]:
+        return [of_things(known[int(frame[0, 0, 0])][1]) for frame in frames]
+
+    def candidate(frames: Sequence[NDArray[Any]]) -> list[Answered]:
+        return [of_things(changed(*known[int(frame[0, 0, 0])])) for frame in frames]
+
+    contract: Any = CONTRACT
+    hop = Hop("planted", "export", "model.onnx", "", "onnxruntime-cpu", "cpu", candidate, "fp16")
+    judge = Judge(Setup(contract, ValidateConfig()), reference, [hop])
+    for image in images:
+        judge.add(image if labelled else replace(image, labels=None))
+    judge.finish()
+    return judge
+
+
+def checks_of(judge: Judge) -> list[Check]:
+    contract: Any = CONTRACT
+    (state,) = judge.states.values()
+    return state.checks(Setup(contract, ValidateConfig()))
+
+
+def test_the_gates_judge_passes_an_equal_hop_on_class_maps_maps_and_things() -> None:
+    checks = checks_of(gate_on(lambda ids, reference: reference))
+
+    assert verdict_of(checks) == "passed", [check.line() for check in checks]
+    assert len({check.name for check in checks}) == len(checks)
+    assert {"agreement", "relative_l2", "batch_agreement", "lost_things", "ap_drop"} <= {
+        check.name for check in checks if check.status == "passed"
+    }
+
+
+def test_the_gates_judge_fails_a_hop_with_a_planted_defect() -> None:
+    assert verdict_of(checks_of(gate_on(with_rows(shift_boxes)))) == "failed"
+    assert "lost_things" in failed(checks_of(gate_on(with_rows(exchange_classes))))
+
+
+def test_without_labels_precision_is_not_judged_and_the_rest_is() -> None:
+    checks = checks_of(gate_on(lambda ids, reference: reference, labelled=False))
+
+    assert verdict_of(checks) == "passed"
+    assert {check.name for check in checks if check.status == "not judged"} >= {"ap_drop", "iou_drop"}
 
 
 def test_where_nothing_is_there_nothing_is_judged() -> None:

@@ -117,7 +117,10 @@ OFFLINE_TASKS = {
     "instances": "stages.tasks.instances:OfflineInstances",
 }
 """What makes each task of its contract: module and name."""
-GATES = {"semantic": "stages.validate.judging.semantic:SemanticGate"}
+GATES = {
+    "semantic": "stages.validate.judging.semantic:SemanticGate",
+    "instances": "stages.validate.judging.instances:InstanceGate",
+}
 """What makes each task's part of the gate, of its contract and the gate's settings."""
 
 

@@ -34,7 +34,7 @@ class Board(Callback):
         if batch_idx >= _FRAMES or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Learner)
-        if not isinstance(pl_module.contract, SemanticContract):
+        if pl_module.contract.task != SemanticContract.task:
             return  # pictures of masks: other answers have none yet
         frame, labels, _ = batch
         shot = Shot(f"frame {batch_idx + 1}", frame, labels, outputs["answer"])

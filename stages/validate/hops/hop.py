@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.artifacts import Precision
+from segpipe.id_maps import classes_in
+from segpipe.instances import Instances
 from stages.validate.hops.kept import Kept
 
 
@@ -18,11 +21,20 @@ class Answered:
     scores: NDArray[Any] | None
     kept: Kept | None = None
     """What a stored reference has in place of large scores."""
+    things: Instances | None = None
+    """What was found one by one, by networks that do; `mask` is then the class map made of it, and `scores` are the
+    maps that it was picked from, one behind the other."""
 
     @property
     def gives_scores(self) -> bool:
         """Whether there is anything to compare scores with."""
         return self.scores is not None or self.kept is not None
+
+
+def of_things(found: Instances) -> Answered:
+    """An answer of a network that tells things one by one; 255 in its class map is no class."""
+    maps = np.concatenate([*found.dense.values()]) if found.dense else None
+    return Answered(classes_in(found.panoptic()), maps, things=found)
 
 
 class Answer(Protocol):

@@ -21,13 +21,14 @@ from segpipe.artifacts import (
 )
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, InputError, SegpipeError, word
+from segpipe.instances import Instances
 from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import logical_name
 from segpipe.runtime.backends import Backend, load_opener
 from segpipe.runtime.opening import build_options
 from segpipe.runtime.request import OpenOptions, Outputs
-from stages.validate.hops.hop import Answer, Answered, Hop, NotRun
+from stages.validate.hops.hop import Answer, Answered, Hop, NotRun, of_things
 
 _ON_CPU_HINT = f"pip install 'segpipe[{ON_CPU.spec.extra}]'"
 
@@ -56,8 +57,12 @@ class BackendAnswer:
 
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
         """Masks and scores of some frames."""
-        wanted = Outputs(scores=self._contract.output_kind != "labels")
-        return [Answered(result.mask, result.scores) for result in self._backend.infer(frames, wanted)]
+        wanted = Outputs(scores=getattr(self._contract, "output_kind", "") != "labels")
+        return [_answered(result) for result in self._backend.infer(frames, wanted)]
+
+
+def _answered(result: Any) -> Answered:
+    return of_things(result) if isinstance(result, Instances) else Answered(result.mask, result.scores)
 
 
 def open_graph(graph: bytes, contract: Contract) -> BackendAnswer:

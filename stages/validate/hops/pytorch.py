@@ -11,12 +11,13 @@ from torch import nn
 from segpipe.artifacts import CHECKPOINT, EXPORT, FP16_GRAPH, FP32_GRAPH, ON_CPU
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
+from segpipe.instances import Instances
 from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.models import checkpoint, reference
 from stages.tasks import offline_task_of
-from stages.validate.hops.hop import Answer, Answered, Hop
+from stages.validate.hops.hop import Answer, Answered, Hop, of_things
 from stages.validate.hops.opening import STANDS, OpenHops, open_graph
 from stages.validate.hops.rounded import BACKEND as ROUNDED
 from stages.validate.hops.rounded import halved_anew, rounded_bytes
@@ -33,16 +34,24 @@ class TorchAnswer:
         """Masks and scores of some frames."""
         tensors = [self._tensor(frame) for frame in frames]
         if len({tensor.shape for tensor in tensors}) == 1:
-            raw = list(self.network(torch.cat(tensors)).split(1))
+            raw = _one_by_one(self.network(torch.cat(tensors)))
         else:
             raw = [self.network(tensor) for tensor in tensors]
-        return [self._answered(frame, scores) for frame, scores in zip(frames, raw, strict=True)]
+        return [self._answered(frame, output) for frame, output in zip(frames, raw, strict=True)]
 
     def _tensor(self, frame: NDArray[Any]) -> torch.Tensor:
         return reference.preprocess(frame, self._contract, self._contract.place(*frame.shape[:2]))
 
-    def _answered(self, frame: NDArray[Any], scores: torch.Tensor) -> Answered:
-        return Answered(self._task.decide(scores, self._contract.place(*frame.shape[:2])), scores[0].numpy())
+    def _answered(self, frame: NDArray[Any], output: Any) -> Answered:
+        decided = self._task.decide(output, self._contract.place(*frame.shape[:2]))
+        return of_things(decided) if isinstance(decided, Instances) else Answered(decided, output[0].numpy())
+
+
+def _one_by_one(outputs: Any) -> list[Any]:
+    """A batch of outputs, one tensor or several, as batches of one."""
+    if isinstance(outputs, torch.Tensor):
+        return list(torch.split(outputs, 1))
+    return list(zip(*(torch.split(output, 1) for output in outputs), strict=True))
 
 
 @dataclass(frozen=True)

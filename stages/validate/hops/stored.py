@@ -97,7 +97,7 @@ class Keeper:
 
     def _reduced(self, answered: Answered) -> Answered:
         """Without large scores: eighteen of them would be more than all the rest of a run."""
-        if answered.scores is None or answered.scores.size <= WHOLE:
+        if answered.scores is None or answered.things is not None or answered.scores.size <= WHOLE:
             return answered
         kept = Kept.of(answered.scores, answered.mask.shape[:2], self.contract, self.large_margin)
         return Answered(answered.mask, None, kept)

@@ -25,6 +25,8 @@ def add_answer(
 ) -> Flips:
     """`where`: the image's name, and whether it was made up to strain."""
     name, stress = where
+    if measured.things is not None and reference.things is not None and candidate.things is not None and not stress:
+        measured.things.add(reference.things, candidate.things, name, getattr(truth, "ids", None))
     add_scores(measured.stress if stress else measured.tensors, reference, candidate, name)
     return (measured.stress_masks if stress else measured.masks).add(truth, candidate.mask, name)
 

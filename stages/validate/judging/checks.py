@@ -8,6 +8,7 @@ from stages.config.root import Limits
 from stages.measuring.bootstrap import LEAST
 from stages.measuring.masks import Agreement, MaskComparison, share
 from stages.measuring.tensors import FP16_MAX, TensorComparison
+from stages.measuring.things import ThingsComparison
 from stages.results.gate import Status
 from stages.validate.judging.response import HEARD, Response
 from stages.validate.judging.rounding import Fitted, Rounding
@@ -79,6 +80,8 @@ class Measured:
     peak: Peak | None = None
     rounding: Rounding | None = None
     """What rounding alone does to the network; None where nothing is known of it."""
+    things: ThingsComparison | None = None
+    """Of networks that tell things one by one."""
     unanswered: str = ""
     """What kept the hop from answering an image; then nothing more was asked of it."""
 
