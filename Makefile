@@ -31,6 +31,11 @@ help: ## list the targets
 	.venv-triton/bin/uv pip install --quiet --python .venv-triton/bin/python -c constraints-triton.txt nvidia-pytriton 'tritonclient[http,grpc]'
 	touch $@
 
+.venv-s3/.installed: Makefile
+	test -x .venv-s3/bin/python || $(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]>=5'
+	touch $@
+
 .venv-web/.installed: pyproject.toml constraints.txt
 	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
 	.venv-web/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
@@ -50,6 +55,9 @@ docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in
 
 triton: .venv/.installed .venv-triton/.installed ## compare the masks of a real tritonserver with ours (CPU, an environment of its own)
 	$(BIN)/python -m tests.triton .venv-triton
+
+s3: .venv/.installed .venv-s3/.installed ## `segpipe batch` from and to S3, against moto's server (an environment of its own)
+	SEGPIPE_MOTO=.venv-s3/bin/moto_server $(BIN)/pytest -m soak tests/soak/test_batch_s3.py
 
 web: .venv/.installed .venv-web/.installed ## the pages in a real Chromium, looked at by axe-core; its masks beside the segmenter's (build/web; needs chromium and npm)
 	$(BIN)/python -m tests.web .venv-web/bin/python
@@ -75,6 +83,6 @@ format: .venv/.installed ## format and sort imports
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and caches, keep runs
-	rm -rf .venv .venv-docs .venv-triton .venv-web build/docs build/web .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-docs .venv-triton .venv-s3 .venv-web build/docs build/web .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test docs triton deploy web soak matrix gpu gpu-pack format clean
+.PHONY: help demo test docs triton deploy s3 web soak matrix gpu gpu-pack format clean

@@ -8,6 +8,7 @@ import shutil
 import signal
 import tarfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from segpipe.batch.stores import LocalStore
 from segpipe.batch.version import Output, Version
 from segpipe.errors import InputError, StorageError
 from segpipe.media.images import read_image, write_image
-from segpipe.predicting.job import Job
+from segpipe.predicting.job import Advance, Job
 from segpipe.predicting.predict import predict_files
 from segpipe.rundir.storage import explained_refusals
 from segpipe.runtime.segmenter import Segmenter
@@ -53,6 +54,11 @@ def ticked(frames: int, /, *, skipped: bool = False) -> None:
     """Nobody watches."""
 
 
+def unseen(total: int) -> nullcontext[Advance]:
+    """No bar."""
+    return nullcontext(ticked)
+
+
 def request(
     segmenter: Segmenter, source: Path, out: Path, outputs: tuple[Output, ...] = ("mask",), shard: Shard = WHOLE
 ) -> Request:
@@ -62,7 +68,7 @@ def request(
 
 def batch(segmenter: Segmenter, source: Path, out: Path, **more: object) -> State:
     asked = request(segmenter, source, out, **more)  # type: ignore[arg-type]
-    return predict_batch(Here(segmenter, asked.job, asked.version.outputs), asked, ticked)
+    return predict_batch(Here(segmenter, asked.job, asked.version.outputs), asked, unseen)
 
 
 def rows(folder: str, *columns: str) -> dict[str, tuple[object, ...]]:
@@ -390,7 +396,7 @@ def test_a_full_disk_ends_it_and_keeps_what_was_done(
 
     monkeypatch.setattr(LocalStore, "write", write)
     with pytest.raises(StorageError, match="No space"):
-        predict_batch(Here(segmenter, asked.job, asked.version.outputs), asked, ticked)
+        predict_batch(Here(segmenter, asked.job, asked.version.outputs), asked, unseen)
     monkeypatch.undo()
     state = batch(segmenter, photos, tmp_path / "out")
 

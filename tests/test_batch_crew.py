@@ -1,6 +1,6 @@
 """`segpipe batch` with several processes: the same masks, and nothing lost whatever ends them."""
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from segpipe.batch.version import Output, Version
 from segpipe.batch.worker import Worker
 from segpipe.errors import ArtifactDamagedError, InputError, NotValidatedError
 from segpipe.media.images import write_image
-from segpipe.predicting.job import Job
+from segpipe.predicting.job import Advance, Job
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.runtime.segmenter import Segmenter
 from tests.batch_workers import Deadly, Falling
@@ -46,11 +46,16 @@ def alone(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """What one process makes."""
     with Segmenter.open(run) as segmenter:
         asked = Request(str(photos), str(tmp_path_factory.mktemp("alone")), JOB, Version.of(segmenter, JOB, OUTPUTS))
-        return Path(predict_batch(Here(segmenter, JOB, OUTPUTS), asked, ticked).folder)
+        return Path(predict_batch(Here(segmenter, JOB, OUTPUTS), asked, unseen).folder)
 
 
 def ticked(frames: int, /, *, skipped: bool = False) -> None:
     """Nobody watches."""
+
+
+def unseen(total: int) -> nullcontext[Advance]:
+    """No bar."""
+    return nullcontext(ticked)
 
 
 def opening(worker: type[Worker] = Worker, **more: object) -> Opening:
@@ -59,7 +64,7 @@ def opening(worker: type[Worker] = Worker, **more: object) -> Opening:
 
 def batch(run: Path, source: Path, out: Path, worker: type[Worker] = Worker, size: Size = Size(2, batch=6)) -> State:  # noqa: B008
     with closing(ManyHands(LocalHands(), run, opening(worker), size)) as crew:
-        return predict_batch(crew, Request(str(source), str(out), JOB, crew.version()), ticked)
+        return predict_batch(crew, Request(str(source), str(out), JOB, crew.version()), unseen)
 
 
 def rows(folder: str | Path, *columns: str) -> dict[str, tuple[object, ...]]:

@@ -1,9 +1,10 @@
 """One `batch` command: what is found, what is done, who does the rest, and what is written down of it."""
 
 import logging
+import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 _SHOWN = 20
 """Broken images that get a line; the index has all."""
+_TOLD_S = 30.0
+"""Between two lines in a log; a terminal has a bar."""
 _FIRST = 50
 """Images after which it can be said how long the rest takes."""
 
@@ -36,6 +39,10 @@ class Request:
     job: Job
     version: Version
     shard: Shard = WHOLE
+
+
+Progress = Callable[[int], AbstractContextManager[Advance]]
+"""Told how many images there are; gives what is told of each."""
 
 
 class Crew(Protocol):
@@ -58,7 +65,7 @@ class Here:
         return Worker(self.segmenter, source.store, version, self.job, self.outputs).rows(items)
 
 
-def predict_batch(crew: Crew, request: Request, tick: Advance) -> State:
+def predict_batch(crew: Crew, request: Request, progress: Progress) -> State:
     """Do what is not done. Whatever ends it, what was done is kept, and the same command goes on."""
     source = find(request.source)
     _refuse_inside(request, source)
@@ -71,11 +78,12 @@ def predict_batch(crew: Crew, request: Request, tick: Advance) -> State:
         left = items if request.job.force else _left(items, files, request.version)
         log = Log(store, str(request.shard), files.next_session)
         state = State(store.address(), files.next_session, str(request.shard), len(items), len(items) - len(left))
-        tick(state.skipped, skipped=True)
         broken = [_unopened(name, why) for name, why in source.broken.items() if request.shard.holds(name)]
         try:
             rows = crew.rows(left, source, store)
-            return _follow([broken, rows], log, state, tick)
+            with progress(len(items)) as tick:
+                tick(state.skipped, skipped=True)
+                return _follow([broken, rows], log, state, tick)
         except BaseException:
             with suppress(SegpipeError):
                 log.close()
@@ -85,7 +93,7 @@ def predict_batch(crew: Crew, request: Request, tick: Advance) -> State:
 
 
 def _follow(sources: Iterable[Iterable[Row]], log: Log, state: State, tick: Advance) -> State:
-    began = time.monotonic()
+    began = told_s = time.monotonic()
     for row in (row for rows in sources for row in rows):
         tick(1, skipped=row.ms is None)
         state = replace(
@@ -95,12 +103,22 @@ def _follow(sources: Iterable[Iterable[Row]], log: Log, state: State, tick: Adva
         if row.error and state.broken <= _SHOWN:
             _log.error("%s", row.error if row.path in row.error else f"{row.path}: {row.error}")
         if state.done + state.broken == _FIRST and state.left:
-            _log.info("%d images are left, about %s", state.left, duration(state.left / state.images_per_s))
+            _log.info("%s", told(state))
         if log.add(row):
             state.write(log.store)
+        if not sys.stderr.isatty() and time.monotonic() - told_s > _TOLD_S:
+            told_s = time.monotonic()
+            _log.info("%s", told(state))
     log.close()
     state.write(log.store)
     return state
+
+
+def told(state: State) -> str:
+    """How far it is, in a line."""
+    speed = state.images_per_s
+    left = f", {state.left} left, about {duration(state.left / speed)}" if state.left and speed else ""
+    return f"{state.skipped + state.done} of {state.found} images are done, {speed:.1f} images/s{left}"
 
 
 def _left(items: list[Item], files: Files, version: Version) -> list[Item]:

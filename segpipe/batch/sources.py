@@ -9,7 +9,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from segpipe.batch.items import Item, once_each, safe_name
 from segpipe.batch.stores import GONE, Entry, LocalStore, Store, is_remote, open_store, plain
@@ -96,20 +95,30 @@ def _members(store: Store, entry: Entry) -> Iterator[Item]:
 
 
 def _of_list(address: str, suffix: str) -> Source:
-    """Paths are relative to the list's folder, or absolute; what lies elsewhere is called by its whole path."""
+    """Paths are relative to the list's folder, or whole; what lies elsewhere is called by its whole path."""
     folder, _, name = address.rpartition("/")
     content = open_store(folder or "/").read(name).data
     paths = _of_csv(address, content) if suffix == ".csv" else _of_parquet(address, content)
-    store, found = LocalStore(Path("/")), []
-    for path in paths:
-        if is_remote(path):
-            raise InputError(f"{address} names {path}, which is elsewhere", hint="make a list of one place's paths")
-        whole = posixpath.normpath(posixpath.join(folder or "/", path))
-        entry = store.entry(whole.lstrip("/"))
-        called = whole.removeprefix(f"{folder}/").lstrip("/")
-        place = whole.lstrip("/")
+    whole = [path if is_remote(path) else _joined(folder, path) for path in paths]
+    roots = {path.partition("://")[0] + "://" if is_remote(path) else "/" for path in whole} or {"/"}
+    if len(roots) > 1:
+        raise InputError(f"{address} names paths of {' and '.join(sorted(roots))}", hint="make a list of each")
+    (root,) = roots
+    store, found = open_store(root), []
+    for path in whole:
+        place = path.removeprefix(root).strip("/")
+        entry = store.entry(place)
+        called = safe_name(path.removeprefix(f"{folder}/").removeprefix(root))
+        if not called:
+            raise InputError(f"{address} names {path}, which is no file", hint="write its path without ..")
         found.append(Item(called, place, *(entry[1:] if entry else (GONE, 0))))
     return Source(store, found)
+
+
+def _joined(folder: str, path: str) -> str:
+    """Relative paths may lead up; those of an object store start anew at its root."""
+    scheme, separator, top = folder.rpartition("://")
+    return f"{scheme}{separator}{posixpath.normpath(posixpath.join(top or '/', path))}"
 
 
 def _of_csv(address: str, content: bytes) -> list[str]:

@@ -150,12 +150,15 @@ def is_remote(address: str) -> bool:
 def plain(address: str) -> str:
     """The same place by one name."""
     if is_remote(address):
-        return address.rstrip("/")
+        scheme, _, path = address.partition("://")
+        return f"{scheme}://{path.strip('/')}"
     return os.path.abspath(address)  # noqa: PTH100 - links keep their names
 
 
 def open_store(address: str) -> Store:
     """The store at a path."""
     if is_remote(address):
-        raise InputError(f"{address} is not on this machine", hint="name a folder")
+        from segpipe.batch.remote import RemoteStore  # pyarrow loads here
+
+        return RemoteStore(plain(address))
     return LocalStore(Path(plain(address)))

@@ -130,7 +130,7 @@ class Worker:
         return Row(
             path=item.name,
             size=_size_of(item, content),
-            mtime_ns=content.stamp,
+            mtime_ns=_stamp_of(item, content),
             sha256=source.sha256,
             artifact_sha256=self.segmenter.artifact_sha256,
             device=self.segmenter.describe()["device"],
@@ -148,8 +148,13 @@ class Worker:
         for folder in self._folders:
             if record_of(self._there(name := f"{folder}/{item.picture}")):
                 self.version.remove(name)
-        stamp = item.stamp if isinstance(content, InputError) else content.stamp
+        stamp = item.stamp if isinstance(content, InputError) else _stamp_of(item, content)
         return Row(path=item.name, size=item.size, mtime_ns=stamp, error=str(error))
+
+
+def _stamp_of(item: Item, content: Content) -> int:
+    """Of the file that was read; where a store does not tell, of the listing, so a newer one is looked at again."""
+    return item.stamp if content.stamp == GONE else content.stamp
 
 
 def _size_of(item: Item, content: Content) -> int:

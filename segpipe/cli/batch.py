@@ -112,8 +112,7 @@ def segment(
             )
             version = Version.of(segmenter, job, wanted)
             crew = Here(segmenter, job, wanted)
-        tick = ending.enter_context(frame_progress(None))
-        state = predict_batch(crew, Request(source, out, job, version, share), tick)
+        state = predict_batch(crew, Request(source, out, job, version, share), frame_progress)
     if as_json:
         print_json(state.as_dict())
     else:

@@ -1,0 +1,136 @@
+"""`segpipe batch` killed at random moments, and how long it takes to see that a hundred thousand images are done.
+
+    python -m benchmarks.batch kills --kills 50
+    python -m benchmarks.batch resume --images 100000
+
+Each prints rows of a table in benchmarks/results/batch.md.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+
+from segpipe import testing
+from segpipe.batch.driver import Here, Request, predict_batch
+from segpipe.batch.index import Files
+from segpipe.batch.stores import LocalStore
+from segpipe.batch.version import Version
+from segpipe.media.images import encode_png, read_image, write_image
+from segpipe.predicting.job import Advance, Job
+from segpipe.runtime.segmenter import Segmenter
+
+_IMAGES, _SIDE = 200, 512
+_MEAN_S = 8.0  # between two kills; a driver needs some of it to start
+_COMMAND = (sys.executable, "-c", "from segpipe.cli import main; main()")
+_JOB = Job(Path(), overlay=False)
+
+
+def kills(folder: Path, wanted: int) -> None:
+    """Kill drivers and their processes until that happened so often; after each whole batch look at what lies there."""
+    run, rng = testing.make_run(folder / "run"), random.Random(1)
+    for n in range(_IMAGES):
+        write_image(folder / f"in/{n % 7}/{n}.png", testing.make_frame(_SIDE, _SIDE, n)[0])
+    count, faults, batches = Counter[str](), Counter[str](), 0
+    while sum(count.values()) < wanted:
+        batches += 1
+        out = folder / f"out{batches}"
+        while not _ended_by_itself(run, folder / "in", out, rng, count):
+            pass
+        faults.update(_faults(run, folder / "in", out))
+        print(f"| {batches} | {count['driver']} | {count['process']} | {dict(faults)} |", flush=True)
+
+
+def _ended_by_itself(run: Path, source: Path, out: Path, rng: random.Random, count: Counter[str]) -> bool:
+    """One driver, whose processes are killed now and then, and it too one time in three."""
+    command = [*_COMMAND, "batch", str(run), str(source), "-o", str(out), "--actors", "2", "--batch", "4"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+        while True:
+            try:
+                if (code := driver.wait(rng.expovariate(1 / _MEAN_S))) != 0:
+                    raise SystemExit(f"the driver ended with {code}")
+                return True
+            except subprocess.TimeoutExpired:
+                target = driver.pid if rng.random() < 1 / 3 else rng.choice(_workers(driver.pid) or [0])
+            if target == driver.pid:
+                driver.kill()
+                count["driver"] += 1
+                return False
+            if target:
+                os.kill(target, signal.SIGKILL)
+                count["process"] += 1
+                print(dict(count), file=sys.stderr, flush=True)
+
+
+def _workers(parent: int) -> list[int]:
+    """Processes that segment: children of the driver that multiprocessing started for it."""
+    found = []
+    for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        line = Path(f"/proc/{number}/cmdline")
+        if line.exists() and b"spawn_main" in line.read_bytes():
+            found.append(int(number))
+    return found
+
+
+def _faults(run: Path, source: Path, out: Path) -> Counter[str]:
+    """Images without a mask, with two rows in one session, with another mask; files that nobody should see."""
+    (version,) = (path for path in out.iterdir() if path.is_dir())
+    rows = Files.of(LocalStore(version)).latest(["error"])
+    found = Counter({"lost": 0, "twice": 0, "unequal": 0, "half": 0, "broken": sum(bool(e) for (e,) in rows.values())})
+    with Segmenter.open(run) as segmenter:
+        for image in source.rglob("*.png"):
+            name = str(image.relative_to(source))
+            mask = version / "masks" / name
+            found["lost"] += name not in rows or not mask.exists()
+            found["unequal"] += mask.exists() and bool((read_image(mask)[:, :, 0] != segmenter(image)).any())
+    found["twice"] = len(rows) - _IMAGES if len(rows) > _IMAGES else 0
+    found["half"] = sum(1 for path in (version / "masks").rglob("*") if path.is_file() and path.suffix != ".png")
+    return found
+
+
+def resume(folder: Path, images: int) -> None:
+    """Of images that are done already: links to one, so that the disk is not what is measured."""
+    run, data = testing.make_run(folder / "run"), encode_png("image", testing.make_frame(16, 16)[0])
+    (folder / "image.png").write_bytes(data)
+    for n in range(images):
+        path = folder / f"in/{n // 1000:04}/{n:07}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(folder / "image.png") if n % 1000 else path.write_bytes(data)
+    with Segmenter.open(run) as segmenter:
+        asked = Request(str(folder / "in"), str(folder / "out"), _JOB, Version.of(segmenter, _JOB, ("mask",)))
+        for what in ("made", "seen to be done"):
+            began, cpu = time.monotonic(), time.process_time()
+            state = predict_batch(Here(segmenter, _JOB, ("mask",)), asked, _unseen)
+            spent = time.monotonic() - began, time.process_time() - cpu
+            counts = f"{state.done} | {state.skipped}"
+            print(f"| {what} | {counts} | {spent[0]:.1f} | {spent[1]:.1f} | {os.getloadavg()[0]:.1f} |", flush=True)
+
+
+def _unseen(total: int) -> nullcontext[Advance]:
+    """No bar."""
+    return nullcontext(lambda frames, /, *, skipped=False: None)
+
+
+def main() -> None:
+    """Do one of both in a folder that goes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("kills", "resume"))
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--images", type=int, default=100_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="segpipe-batch-") as folder:
+        if options.what == "kills":
+            kills(Path(folder), options.kills)
+        else:
+            resume(Path(folder), options.images)
+
+
+if __name__ == "__main__":
+    main()
