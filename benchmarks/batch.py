@@ -20,7 +20,7 @@ from pathlib import Path
 
 from segpipe import testing
 from segpipe.batch.driver import Here, Request, predict_batch
-from segpipe.batch.index import Files
+from segpipe.batch.index import Files, Log, Row
 from segpipe.batch.stores import LocalStore
 from segpipe.batch.version import Version
 from segpipe.media.images import encode_png, read_image, write_image
@@ -96,21 +96,32 @@ def _faults(run: Path, source: Path, out: Path) -> Counter[str]:
 
 
 def resume(folder: Path, images: int) -> None:
-    """Of images that are done already: links to one, so that the disk is not what is measured."""
+    """Of images that are done. One is made; the others are laid down as a run would have left them."""
     run, data = testing.make_run(folder / "run"), encode_png("image", testing.make_frame(16, 16)[0])
-    (folder / "image.png").write_bytes(data)
-    for n in range(images):
-        path = folder / f"in/{n // 1000:04}/{n:07}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.hardlink_to(folder / "image.png") if n % 1000 else path.write_bytes(data)
+    (folder / "in").mkdir()
+    (folder / "in/0000000.png").write_bytes(data)
     with Segmenter.open(run) as segmenter:
         asked = Request(str(folder / "in"), str(folder / "out"), _JOB, Version.of(segmenter, _JOB, ("mask",)))
-        for what in ("made", "seen to be done"):
-            began, cpu = time.monotonic(), time.process_time()
-            state = predict_batch(Here(segmenter, _JOB, ("mask",)), asked, _unseen)
-            spent = time.monotonic() - began, time.process_time() - cpu
-            counts = f"{state.done} | {state.skipped}"
-            print(f"| {what} | {counts} | {spent[0]:.1f} | {spent[1]:.1f} | {os.getloadavg()[0]:.1f} |", flush=True)
+        crew = Here(segmenter, _JOB, ("mask",))
+        _lay_down(folder / "in", Path(predict_batch(crew, asked, _unseen).folder), data, images)
+        began, cpu = time.monotonic(), time.process_time()
+        state = predict_batch(crew, asked, _unseen)
+        spent = time.monotonic() - began, time.process_time() - cpu
+        print(f"| {state.skipped} | {state.done} | {spent[0]:.1f} | {spent[1]:.1f} | {os.getloadavg()[0]:.1f} |")
+
+
+def _lay_down(source: Path, version: Path, data: bytes, images: int) -> None:
+    """Masks are links to one: the disk is not what is measured."""
+    mask, log = version / "masks/0000000.png", Log(LocalStore(version), "1of1", 2)
+    for n in range(1, images):
+        name = f"{n // 1000:04}/{n:07}.png"
+        for path in (source / name, version / "masks" / name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(data)
+        (version / "masks" / name).hardlink_to(mask)
+        status = (source / name).stat()
+        log.add(Row(name, status.st_size, status.st_mtime_ns, mask_bytes=mask.stat().st_size, shares=[0.25] * 4))
+    log.close()
 
 
 def _unseen(total: int) -> nullcontext[Advance]:
