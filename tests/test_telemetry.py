@@ -17,6 +17,8 @@ from tests.test_imports import imports_of
 BY_NAME = {"openvino", "tensorrt", "tensorrt_rtx", "timm"}
 """Imported by a name in a string."""
 OWN = {"segpipe", "stages", "tests", "benchmarks"}
+FOR_A_CLUSTER = {"ray"}
+"""Opens sockets when it is imported, which `batch --address` alone does."""
 IN_CI = {"CI", "TF_BUILD", "JENKINS_URL"}
 """openvino_telemetry does nothing where one of these is set."""
 FONTS = "cache/matplotlib/fontlist-"
@@ -39,7 +41,11 @@ def libraries() -> list[str]:
     """Every package that a module of ours imports and that is installed here."""
     files = [path for half in ("segpipe", "stages") for path in (ROOT / half).rglob("*.py")]
     named = {name.partition(".")[0] for path in files for name in imports_of(path)}
-    return sorted(name for name in (named | BY_NAME) - OWN - sys.stdlib_module_names if find_spec(name) is not None)
+    return sorted(
+        name
+        for name in (named | BY_NAME) - OWN - FOR_A_CLUSTER - sys.stdlib_module_names
+        if find_spec(name) is not None
+    )
 
 
 def call(code: str, home: Path, more: Mapping[str, str], text: str = "") -> subprocess.CompletedProcess[str]:

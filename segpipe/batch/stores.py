@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -158,7 +159,6 @@ def plain(address: str) -> str:
 def open_store(address: str) -> Store:
     """The store at a path."""
     if is_remote(address):
-        from segpipe.batch.remote import RemoteStore  # pyarrow loads here
-
-        return RemoteStore(plain(address))
+        remote: Store = import_module("segpipe.batch.remote").RemoteStore(plain(address))  # pyarrow loads here
+        return remote
     return LocalStore(Path(plain(address)))
