@@ -33,7 +33,7 @@ help: ## list the targets
 
 .venv-s3/.installed: Makefile
 	test -x .venv-s3/bin/python || $(PYTHON) -m venv .venv-s3
-	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]>=5'
+	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5'
 	touch $@
 
 .venv-web/.installed: pyproject.toml constraints.txt
