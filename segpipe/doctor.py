@@ -9,7 +9,7 @@ from segpipe import __version__
 from segpipe.artifacts import ARTIFACTS, ON_CPU, Artifact
 from segpipe.errors import BackendMissingError
 from segpipe.installed import versions
-from segpipe.processor import computes, wanted_sets
+from segpipe.processor import computes, instruction_set, wanted_sets
 from segpipe.runtime import trt
 from segpipe.runtime.cuda.driver_library import Gpu, driver_version, gpus, has_driver, load_driver
 
@@ -56,7 +56,8 @@ def _backend(row: Artifact) -> Finding:
     if not row.needs_gpu and not computes(row.precision):
         lacking = f"this processor has none of {', '.join(wanted_sets(row.precision))}"
         return Finding(title, False, lacking, f"{row.backend} needs none")
-    return Finding(title, True, f"computes in {row.precision}")
+    sets = "" if row.needs_gpu else instruction_set(row.precision)
+    return Finding(title, True, f"computes in {row.precision}{f' with {sets}' if sets else ''}")
 
 
 def _package(name: str, module: str, distribution: str, hint: str) -> Finding:

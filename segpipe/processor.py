@@ -28,6 +28,8 @@ _ALLOWING = {
     "amx_int8": ("AVX512_CORE_AMX",),
     "avx512_vnni": ("AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10"),
     "avx512bw": ("AVX512_CORE", "AVX10"),
+    "avx_vnni": ("AVX2_VNNI", "AVX512_CORE_VNNI", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10"),
+    "avx2": ("AVX2", "AVX512", "AVX10"),
 }
 """How limits begin that still allow a set."""
 

@@ -392,7 +392,7 @@ def test_one_precision_of_the_build_is_kept_as_before_and_several_in_one_order(w
     assert BuildConfig.model_validate({"precision": written}).precision == kept
 
 
-@pytest.mark.parametrize("written", ["fp31", [], ["fp16", "int8"], 16, [["fp16"]]])
+@pytest.mark.parametrize("written", ["fp31", [], ["fp16", "bf16"], 16, [["fp16"]]])
 def test_other_precisions_of_the_build_are_refused(written: object, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="precision"):
         BuildConfig.model_validate({"precision": written})

@@ -45,7 +45,8 @@ def look(page: Path, width: int, folder: Path) -> tuple[dict[str, int], str]:
     probe.write_text(PROBE.format(page=page.as_uri(), width=width))
     assert CHROMIUM is not None
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
+        "--disable-background-networking",
         "--enable-logging=stderr",
         "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}", "--window-size=1600,1000",
         "--virtual-time-budget=4000", "--dump-dom", probe.as_uri(),

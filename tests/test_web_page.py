@@ -162,7 +162,8 @@ def test_classes_and_names_cannot_leave_their_place() -> None:
 def test_the_script_runs_under_its_own_policy_and_says_what_is_wrong(tmp_path: Path) -> None:
     assert CHROMIUM is not None
     with Watched(PAGES["own"]) as watched:  # whose runtime is none
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
+                   f"--user-data-dir={tmp_path / 'profile'}",
                    "--dump-dom", watched.url]  # fmt: skip
         subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S)
 

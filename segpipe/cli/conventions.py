@@ -15,8 +15,8 @@ from segpipe.errors import BackendMissingError, SegpipeError
 
 _UsageError: Any = typer.BadParameter.__base__  # Typer brings it from click, or from its own copy of click
 PIPELINE = {
-    "jinja2", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors", "segmentation_models_pytorch",
-    "tensorboard", "tomli_w", "torch", "torchmetrics", "torchvision",
+    "faster_coco_eval", "jinja2", "lightning", "matplotlib", "onnx", "onnxscript", "safetensors",
+    "segmentation_models_pytorch", "tensorboard", "tomli_w", "torch", "torchmetrics", "torchvision",
 }  # fmt: skip
 """Modules of the extra `pipeline`, which a machine that only segments does without."""
 

@@ -1,4 +1,4 @@
-"""InstanceSegmenter: the public runtime of networks that tell things one by one. Frames in, boxes and masks out.
+"""InstanceSegmenter: the runtime of networks that tell things one by one. Frames in, boxes and masks out.
 
 A class of its own, not another answer of `Segmenter`: who embeds it knows which kind of network it is, and types that
 tell it (a mask is an array, things are not) find mistakes before a frame comes. Inside both are one way.

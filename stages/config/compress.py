@@ -42,8 +42,8 @@ class CompressConfig(Section):
     calibration: Literal["minmax", "percentile"] = "minmax"
     """What a range spans: all that was seen, or, of each frame, all but 0.01 %: for networks with rare huge values."""
     keep: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ("auto",)
-    """Layers that stay in floats: "auto" (those that one by one cost most, until the limits of INT8 hold on train
-    frames), and names of modules or nodes, also as patterns (`head.*`). They add up."""
+    """Layers that stay in floats: "auto" (those that one by one cost most, until agreement and the drop in mIoU hold
+    on train frames), and names of modules or nodes, also as patterns (`head.*`). They add up."""
     distil: DistilConfig | None = None
     prune: PruneConfig | None = None
 

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from stages.graphs.halving import half_suffix
+from stages.graphs.int8_layers import AXES
 from stages.graphs.running import opened
 from stages.graphs.types import at_own_batch, element_types
 
 _MARK = " of the INT8 graph"
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def noise_of_layers(full: onnx.ModelProto, narrow: onnx.ModelProto, tensor: NDArray[np.float32]) -> dict[str, float]:
@@ -48,7 +48,7 @@ class _Beside:
         del model.graph.output[:]
         for node in self.full.graph.node:
             twin = next((other for other in self.narrow.graph.node if other.name == node.name), None)
-            if node.op_type in _WEIGHTED and twin is not None and self._is_quantised(twin):
+            if node.op_type in AXES and twin is not None and self._is_quantised(twin):
                 self._add(node, twin)
         model.graph.node.extend(self._nodes)
         model.graph.initializer.extend(self._tensors)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from stages.graphs.naming import module_of
 
 QUANTISERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": None, "MatMul": None}
+AXES = {"Conv": 0, "ConvTranspose": 1, "Gemm": None, "MatMul": None}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
     return [
         _layer(node, stored[node.input[1]])
         for node in model.graph.node
-        if node.op_type in _AXES and node.input[1] in stored and node.input[0] not in stored
+        if node.op_type in AXES and node.input[1] in stored and node.input[0] not in stored
     ]
 
 
@@ -85,19 +84,9 @@ def residuals(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, int]]:
 
 
 def _layer(node: onnx.NodeProto, weights: onnx.TensorProto) -> Layer:
-    axis = _AXES[node.op_type]
+    axis = AXES[node.op_type]
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     if axis is None:
         axis = 0 if node.op_type == "Gemm" and attributes.get("transB") else len(weights.dims) - 1
     groups = attributes.get("group", 1)
     return Layer(node, axis, node.op_type == "Conv" and groups > 1 and weights.dims[1] == 1)
-
-
-def values_of(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Every stored tensor that is FP32 or FP16, as FP32."""
-    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
-    return {
-        tensor.name: numpy_helper.to_array(tensor).astype(np.float32)
-        for tensor in model.graph.initializer
-        if tensor.data_type in kinds
-    }

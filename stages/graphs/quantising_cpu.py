@@ -20,9 +20,7 @@ LEAST_OPSET = 13
 _OPTIONS = {"ActivationSymmetric": False, "WeightSymmetric": True}
 
 
-def quantised_for_cpu(
-    model: onnx.ModelProto, spans: Mapping[str, Span], kept: Collection[str], reduce_range: bool = True
-) -> onnx.ModelProto:
+def quantised_for_cpu(model: onnx.ModelProto, spans: Mapping[str, Span], kept: Collection[str]) -> onnx.ModelProto:
     """A new model in which all but the nodes named in `kept` is INT8.
 
     Weights have 7 bits: without VNNI, AVX2 adds two products in 16 bits, and products of 8 bits would saturate there.
@@ -30,7 +28,7 @@ def quantised_for_cpu(
     whole = onnx.shape_inference.infer_shapes(model)
     _mark_inferred(whole)
     quantiser = QDQQuantizer(
-        whole, True, reduce_range, QuantType.QInt8, QuantType.QUInt8, _ranges(spans), [], sorted(kept),
+        whole, True, True, QuantType.QInt8, QuantType.QUInt8, _ranges(spans), [], sorted(kept),
         list(_OPERATORS), dict(_OPTIONS),
     )  # fmt: skip
     quantiser.quantize_model()

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,7 @@ from segpipe.media.images import write_image
 from tests.children import SEGPIPE, child, wait_until
 from tests.using import names_below, segpipe
 
-pytestmark = pytest.mark.soak
-pytest.importorskip("ray")
+pytestmark = [pytest.mark.soak, pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")]
 COUNT = 60
 ON_RAY = ("--actors", "2", "--batch", "4", "--address", "local", "--json")
 

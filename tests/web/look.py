@@ -12,7 +12,12 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-_ARGS = ("--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+_ARGS = (
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
 _PATIENCE_MS = 60_000
 _FINAL = re.compile(" ms |could not|is no ")  # what the page says in the end, good or bad
 _MS = re.compile(r"([\d.]+) ms ")

@@ -9,6 +9,7 @@ import numpy as np
 
 from segpipe.rundir.directory import RunDirectory
 from stages.report import write_comparison, write_report
+from tests.children import PATIENCE_S
 from tests.old_runs import unpack
 from tests.trained import replace_output
 
@@ -23,7 +24,14 @@ def problems(run: Path, out: Path, browser_python: str, chromium: str, axe: Path
     shutil.rmtree(out, ignore_errors=True)
     pages = {**of_runs(run, out), **of_the_documentation()}
     wanted = {"chromium": chromium, "out": str(out), "axe": str(axe), "pages": pages}
-    done = subprocess.run([browser_python, LOOK], input=json.dumps(wanted), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [browser_python, LOOK],
+        input=json.dumps(wanted),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
     if done.returncode:
         return [done.stderr]
     found: dict[str, dict[str, list[str]]] = json.loads(done.stdout)

@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
-_ARGS = ("--no-sandbox", "--allow-file-access-from-files")
+_ARGS = ("--no-sandbox", "--disable-dev-shm-usage", "--allow-file-access-from-files")
 _SIZES = ({"width": 1440, "height": 900}, {"width": 768, "height": 1024}, {"width": 375, "height": 812})
 _AXE = """axe.run({resultTypes: ["violations"]}).then(found => found.violations
   .filter(v => ["serious", "critical"].includes(v.impact))

@@ -17,7 +17,7 @@ from stages.validate.judging.checks import OF_SCORES, Check, Measured, Peak, che
 from stages.validate.judging.rules import Rules
 from stages.validate.judging.things import BF16, FP32, HALF, ThingLimits, thing_checks
 
-_LIMITS: dict[Precision, ThingLimits] = {"fp32": FP32, "bf16": BF16}
+_LIMITS: dict[Precision, ThingLimits] = {"fp32": FP32, "tf32": HALF, "fp16": HALF, "bf16": BF16}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class InstanceGate:
         held = checks(measured, self.rules(measured, hop))
         kept = [check for check in held if hop.gives_scores or check.name not in OF_SCORES]
         assert measured.things is not None
-        return [*kept, *thing_checks(measured.things, _LIMITS.get(hop.precision, HALF))]
+        return [*kept, *thing_checks(measured.things, _LIMITS[hop.precision])]
 
     def rules(self, measured: Measured, hop: Hop) -> Rules:
         """What a hop of its precision is held to, on the images that were measured."""
