@@ -1,6 +1,10 @@
-"""Which packages are installed, in which version, asked without importing them."""
+"""Which packages are installed, in which version, asked without importing them; and the one that people may add."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from segpipe.errors import BackendMissingError
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -12,3 +16,11 @@ def versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def supervision() -> Any:
+    """The package of that name, which nothing of ours brings."""
+    try:
+        return import_module("supervision")
+    except ImportError as error:
+        raise BackendMissingError(f"supervision cannot be imported: {error}", hint="pip install supervision") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from segpipe import draw
 from segpipe.contract.schema import InstanceContract, Placement, SemanticContract
-from segpipe.errors import BackendMissingError, InputError
+from segpipe.errors import InputError
 from segpipe.id_maps import IDS_A_CLASS, UNLABELLED, Crop
+from segpipe.installed import supervision
 from segpipe.regions import Polygon, compressed, polygons_of
 from segpipe.runtime.frames import Order, in_order, pixel_limit, pixels_of
 from segpipe.runtime.postprocess import postprocess
@@ -143,13 +143,7 @@ class Instances:
 
     def to_supervision(self) -> Any:
         """`supervision.Detections`. Its masks are as large as the frame, one for each thing."""
-        try:
-            supervision = import_module("supervision")
-        except ImportError as error:
-            raise BackendMissingError(
-                f"supervision cannot be imported: {error}", hint="pip install supervision"
-            ) from error
-        return supervision.Detections(
+        return supervision().Detections(
             xyxy=self.boxes,
             confidence=self.scores,
             class_id=self.labels,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 
 from segpipe import draw
 from segpipe.contract.schema import Contract
-from segpipe.errors import BackendMissingError, InputError
+from segpipe.errors import InputError
+from segpipe.installed import supervision
 from segpipe.regions import Polygon, boxes_of, compressed, count_pixels, polygons_of, run_lengths
 from segpipe.runtime.confidence import probabilities
 from segpipe.runtime.frames import Order, in_order, pixel_limit, pixels_of
@@ -113,13 +113,7 @@ class Result:
 
         Where the result holds confidence, a class has the mean of its pixels.
         """
-        try:
-            supervision = import_module("supervision")
-        except ImportError as error:
-            raise BackendMissingError(
-                f"supervision cannot be imported: {error}", hint="pip install supervision"
-            ) from error
-        return supervision.Detections(**self._detections())
+        return supervision().Detections(**self._detections())
 
     def _detections(self) -> dict[str, Any]:
         """The arguments of `supervision.Detections`."""

@@ -19,8 +19,6 @@ class Size:
     """Images of one call."""
     address: str | None = None
     """Of Ray's cluster; without one the processes are children of this one."""
-    memory_bytes: int = 100 << 20
-    """Of the object store of a cluster that is started here: the bundle alone lies in it."""
 
 
 def prepare(size: Size) -> None:

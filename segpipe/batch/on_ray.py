@@ -15,6 +15,7 @@ from segpipe.batch.cluster import LOCAL, Size
 from segpipe.batch.hands import EndedError
 from segpipe.errors import BackendError, InputError
 
+_STORE_BYTES = 100 << 20  # of a cluster that is started here: the bundle alone lies in it
 _ENDED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
@@ -27,7 +28,7 @@ def connected(size: Size) -> Iterator["RayHands"]:
             folder = tempfile.mkdtemp(prefix="segpipe-ray-", dir="/tmp")
             ending.callback(shutil.rmtree, folder, ignore_errors=True)
             options |= {
-                "num_cpus": size.actors, "include_dashboard": False, "object_store_memory": size.memory_bytes,
+                "num_cpus": size.actors, "include_dashboard": False, "object_store_memory": _STORE_BYTES,
                 "_temp_dir": folder,
             }  # fmt: skip
         ending.callback(ray.shutdown)

@@ -95,3 +95,8 @@ class Predicted:
     overlay: Path
     frames: int = 1
     skipped: bool = False
+
+
+def picture_name(frame: int) -> str:
+    """Of a frame's picture."""
+    return f"{frame:06d}.png"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from segpipe.predicting.done import record_in
-from segpipe.predicting.job import MASKS, TIMES, VIDEOS
+from segpipe.predicting.job import MASKS, TIMES, VIDEOS, picture_name
 from segpipe.rundir.storage import explained_refusals
 
 _log = logging.getLogger(__name__)
@@ -18,11 +18,6 @@ _BEGIN, _END = ".", ".partial.mp4"  # around a recording's name
 def part_of(video: Path) -> Path:
     """Where a recording's video lies while it is written."""
     return video.with_name(f"{_BEGIN}{video.stem}{_END}")
-
-
-def picture_name(frame: int) -> str:
-    """Of a frame's picture."""
-    return f"{frame:06d}.png"
 
 
 def hold(times: int) -> None:

@@ -20,8 +20,8 @@ from segpipe.media.address import Address
 from segpipe.media.images import encode_png, write_png
 from segpipe.media.video_file import Writer
 from segpipe.predicting.done import RECORD, Source, seal, seal_video
-from segpipe.predicting.job import COLOURS, MASKS, TIMES, VIDEOS, Job
-from segpipe.predicting.killed import hold, part_of, picture_name
+from segpipe.predicting.job import COLOURS, MASKS, TIMES, VIDEOS, Job, picture_name
+from segpipe.predicting.killed import hold, part_of
 from segpipe.predicting.video import require_written
 from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, write_atomically

@@ -19,7 +19,7 @@ from segpipe.media.files import open_regular
 from segpipe.media.images import encode_png, require_pixels, write_png
 from segpipe.media.video_file import Writer
 from segpipe.predicting.done import Origin, Source, recorded_outputs, seal
-from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Advance, Job, Predicted
+from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Advance, Job, Predicted, picture_name
 from segpipe.predicting.ownership import remove_made_of, require_ours
 from segpipe.predicting.publishing import aside, publish, sha256_of_output
 from segpipe.result import Result
@@ -116,7 +116,7 @@ class _Parts:
 
     def write(self, folder: str, number: int, pixels: NDArray[Any]) -> None:
         """One frame's picture, with its record."""
-        file = self.places[folder] / f"{number:06d}.png"
+        file = self.places[folder] / picture_name(number)
         write_png(file, seal(encode_png(file, pixels), self.origins[folder]))
 
 

@@ -3,8 +3,9 @@
 import onnx
 from onnx import TensorProto, ValueInfoProto
 
-from segpipe.contract.schema import METADATA_KEY, Contract, Layout
+from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import ContractError
+from stages.graphs.answers import AXES
 from stages.graphs.last_activation import refuse_activation
 from stages.graphs.sorting import names_inside
 from stages.graphs.types import dimensions
@@ -15,7 +16,6 @@ _SCORES = {TensorProto.FLOAT, TensorProto.FLOAT16}
 _WIDENED = {TensorProto.INT8, TensorProto.INT16, TensorProto.UINT16}
 """Labels of types that no kernel of the runtime reads: the graph gets a cast to int32."""
 _LABELS = {TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64} | _SCORES | _WIDENED
-_AXES: dict[Layout, tuple[int, int, int]] = {"nchw": (1, 2, 3), "nhwc": (3, 1, 2)}  # channels, height, width
 
 
 def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.ModelProto:
@@ -78,7 +78,7 @@ def _check_input(value: ValueInfoProto, contract: Contract, source: str) -> None
             hint="change input_dtype in the contract",
         )
     sides = _dimensions(value, 4, source, "input")
-    channels, height, width = (sides[axis] for axis in _AXES[contract.input_layout])
+    channels, height, width = (sides[axis] for axis in AXES[contract.input_layout])
     if channels not in (None, contract.channels):
         raise ContractError(
             f"{source}: input '{value.name}' has {channels} channels in layout {contract.input_layout}, "
@@ -103,7 +103,7 @@ def _check_output(value: ValueInfoProto, contract: Contract, source: str) -> Non
         )
     if labels:
         return
-    channels = _dimensions(value, 4, source, "output")[_AXES[contract.output_layout][0]]
+    channels = _dimensions(value, 4, source, "output")[AXES[contract.output_layout][0]]
     if channels not in (None, contract.score_channels):
         raise ContractError(
             f"{source}: output '{value.name}' has {channels} channels in layout {contract.output_layout}, "

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract, Layout
 from segpipe.errors import ContractError
 
-_AXES: dict[Layout, tuple[int, int, int]] = {"nchw": (1, 2, 3), "nhwc": (3, 1, 2)}  # channels, height, width
+AXES: dict[Layout, tuple[int, int, int]] = {"nchw": (1, 2, 3), "nhwc": (3, 1, 2)}  # channels, height, width
 _SLACK_PX = 1  # of the answer: networks round up, round down, or lose a border to an unpadded layer
 _PROBABILITY_SLACK = 1e-3  # FP16 softmax
 
@@ -29,9 +29,9 @@ def _label_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, 
         return None
     shape = answer.shape
     if answer.ndim == 4 and shape[0] == len(asked):
-        channel, height, width = _AXES[contract.output_layout]
+        channel, height, width = AXES[contract.output_layout]
         if shape[channel] != 1 and 1 in (shape[1], shape[3]):
-            channel, height, width = _AXES["nhwc" if channel == 1 else "nchw"]
+            channel, height, width = AXES["nhwc" if channel == 1 else "nchw"]
         if shape[channel] == 1:
             return shape[height], shape[width]
         hint = "set output_kind = 'logits' or 'probabilities' for scores, or end the graph in an argmax over them"
@@ -51,7 +51,7 @@ def _score_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, 
             f"{subject}, {contract.output_kind} have four dimensions and the input's batch",
             hint="set output_kind = 'labels' for class numbers, or name another tensor as output_name",
         )
-    channel, height, width = _AXES[contract.output_layout]
+    channel, height, width = AXES[contract.output_layout]
     found = answer.shape[channel]
     if found != contract.score_channels:
         raise ContractError(
@@ -64,7 +64,7 @@ def _score_sides(asked: NDArray[Any], answer: NDArray[Any], contract: Contract, 
 
 def _channels_hint(found: int, answer: NDArray[Any], contract: Contract) -> str:
     other: Layout = "nhwc" if contract.output_layout == "nchw" else "nchw"
-    if answer.shape[_AXES[other][0]] == contract.score_channels:
+    if answer.shape[AXES[other][0]] == contract.score_channels:
         return f"set output_layout = '{other}'"
     if contract.output_kind == "sigmoid" and found == 2:
         return "set output_kind = 'logits': sigmoid is for one channel, two are a softmax's"
@@ -76,7 +76,7 @@ def _channels_hint(found: int, answer: NDArray[Any], contract: Contract) -> str:
 
 
 def _refuse_other_stride(asked: NDArray[Any], sides: tuple[int, int], contract: Contract, subject: str) -> None:
-    _, *axes = _AXES[contract.input_layout]
+    _, *axes = AXES[contract.input_layout]
     inputs = [asked.shape[axis] for axis in axes]
     if all(_strides(wanted, side, contract.output_stride) for wanted, side in zip(inputs, sides, strict=True)):
         return
@@ -117,7 +117,7 @@ def remark_on(answer: NDArray[Any], contract: Contract) -> str:
     if contract.output_kind not in {"sigmoid", "logits"} or not np.isfinite(answer).all() or not answer.size:
         return ""
     low, high = float(answer.min()), float(answer.max())
-    shares = answer.astype(np.float64).sum(_AXES[contract.output_layout][0])
+    shares = answer.astype(np.float64).sum(AXES[contract.output_layout][0])
     if low < 0 or high > 1 or not (contract.score_channels == 1 or np.abs(shares - 1).max() < _PROBABILITY_SLACK):
         return ""
     channels = " and output_channels = 1" if contract.score_channels == 1 else ""
