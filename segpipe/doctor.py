@@ -41,7 +41,7 @@ def examine() -> list[Finding]:
         _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
         _package("FastAPI", "fastapi", "fastapi", "pip install 'segpipe[serve]' (for `segpipe serve`)"),
         _package("PyArrow", "pyarrow", "pyarrow", "pip install 'segpipe[batch]' (for `segpipe batch`)"),
-        _package("Ray", "ray", "ray", "pip install 'segpipe[batch]' (for `segpipe batch` on several machines)"),
+        _package("Ray", "ray", "ray", _ray_hint()),
         *map(_backend, ARTIFACTS.values()),
     ]
 
@@ -68,6 +68,12 @@ def _package(name: str, module: str, distribution: str, hint: str) -> Finding:
     except (PackageNotFoundError, ModuleNotFoundError):
         return Finding(name, False, "not installed", hint)
     return Finding(name, present, detail, "" if present else hint)
+
+
+def _ray_hint() -> str:
+    return (
+        "pip install 'segpipe[batch]' (for `segpipe batch` on several machines) or 'segpipe[serve,cluster]' (Ray Serve)"
+    )
 
 
 def _cuda_python_hint() -> str:

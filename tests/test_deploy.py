@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from segpipe import testing
 from segpipe.serving.guard import OPEN_PATHS
+from segpipe.serving.ray_file import Arguments, UserConfig, write_ray_file
 from segpipe.serving.server import _LEAVE_S
+from tests.ray_pods import FILES, pods
 from tests.test_docs import parse
 
 DEPLOY = Path(__file__).parents[1] / "examples/deploy"
@@ -117,3 +120,52 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def application() -> Any:
+    """What the RayService has Ray Serve run, and how."""
+    return yaml.safe_load(yaml.safe_load(read("ray-service.yaml"))["spec"]["serveConfigV2"])
+
+
+def names(tree: Any) -> Any:
+    """A tree of settings without their values."""
+    if isinstance(tree, dict):
+        return {name: names(value) for name, value in tree.items()}
+    return [*map(names, tree)] if isinstance(tree, list) else None
+
+
+def test_the_service_on_ray_has_the_settings_that_the_command_writes(tmp_path: Path) -> None:
+    opened = UserConfig(run=testing.make_run(tmp_path / "run"))
+    write_ray_file(tmp_path / "serve.yaml", opened, Arguments(), ("0.0.0.0", PORT), 16)
+    written, ours = yaml.safe_load((tmp_path / "serve.yaml").read_text()), application()
+
+    assert names(ours) == names(written)
+    (deployment,) = ours["applications"][0]["deployments"]
+    assert UserConfig.model_validate(deployment["user_config"]).backend == "auto"
+    assert Arguments.model_validate(ours["applications"][0]["args"]).max_bytes == Arguments().max_bytes
+    assert ours["http_options"] == written["http_options"]
+
+
+def test_pods_of_ray_have_what_their_commands_name_and_no_rights() -> None:
+    ours = application()["applications"][0]
+    job = yaml.safe_load(read("ray-job.yaml"))["spec"]["entrypoint"].split()
+    parse(job[1:], "ray-job.yaml")
+    used = {"ray-service.yaml": [ours["args"]["token_file"], ours["deployments"][0]["user_config"]["run"]]}
+    used["ray-job.yaml"] = [word for word in job if word.startswith("/")]
+
+    for name in FILES:
+        for pod in pods(name):
+            (container,) = pod["spec"]["containers"]
+            mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            assert {*mounts} == {volume["name"] for volume in pod["spec"]["volumes"]}
+            assert all(path.startswith(tuple(mounts.values())) for path in used[name])
+            assert (pod["spec"]["securityContext"]["runAsUser"], container["securityContext"]["capabilities"]) == (
+                USER,
+                {"drop": ["ALL"]},
+            )
+
+
+def test_a_pod_of_ray_is_there_for_as_long_as_its_replicas_may_take_to_end() -> None:
+    patience_s = application()["applications"][0]["deployments"][0]["graceful_shutdown_timeout_s"]
+
+    assert all(pod["spec"]["terminationGracePeriodSeconds"] > patience_s for pod in pods("ray-service.yaml"))

@@ -35,14 +35,28 @@ def serve(
     backend: Backend = "auto",
     precision: ComputedIn = None,
     allow_unvalidated: Unvalidated = False,
+    ray_config: Annotated[
+        Path | None,
+        typer.Option(help="Serve nothing: write this file, with which Ray Serve does the same in several processes."),
+    ] = None,
 ) -> None:
     """Serve masks over HTTP from one process, until SIGTERM or Ctrl-C; prints the address it listens on."""
+    if watch and ray_config:
+        raise typer.BadParameter("--watch is for one process: replicas of Ray take another model by user_config")
     try:
-        from segpipe.serving.models import Source
+        from segpipe.serving.ray_file import Arguments, UserConfig, write_ray_file
         from segpipe.serving.server import Settings, serve
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _SERVING:
             raise
         raise BackendMissingError(f"this needs {error.name}", hint="pip install 'segpipe[serve]'") from None
-    source = Source(run, backend, precision, allow_unvalidated, max_megapixels * 1_000_000, shadow)
-    serve(Settings(source, host, port, token_file, max_bytes, queue, watch))
+    opened = UserConfig(
+        run=run, backend=backend, precision=precision, allow_unvalidated=allow_unvalidated,
+        max_megapixels=max_megapixels, shadow=shadow,
+    )  # fmt: skip
+    if ray_config:
+        arguments = Arguments(token_file=token_file, max_bytes=max_bytes)
+        write_ray_file(ray_config, opened, arguments, (host, port), queue)
+        print(ray_config)
+    else:
+        serve(Settings(opened.source(threads=0), host, port, token_file, max_bytes, queue, watch))

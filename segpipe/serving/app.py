@@ -36,7 +36,7 @@ _DETAIL = {
 _WHY = {
     400: "The body is empty, or its form cannot be read.",
     401: "The token is wanted.",
-    403: "There is no token to reload with.",
+    403: "Reloading is not done by request here: why.",
     406: "Accept names no kind of answer that there is.",
     408: "The body came too slowly.",
     409: "A reload is under way.",
@@ -51,13 +51,13 @@ _QUIET = {"tracing": False, "metrics": False, "logs": False, "operation_spans": 
 """FastAPI would tell OpenTelemetry, and by it whoever the environment names."""
 
 
-def build_app(service: Service, can_reload: bool = False) -> FastAPI:
-    """The application behind the guard; `can_reload`: whether the guard asks for a token."""
+def build_app(service: Service, no_reload: str = "") -> FastAPI:
+    """The application behind the guard; `no_reload`: why nobody may reload by POST /reload, if so."""
     app = FastAPI(
         title="segpipe", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=_QUIET  # type: ignore[arg-type]
     )  # fmt: skip
     _add_pictures(app, service)
-    _add_model(app, service, can_reload)
+    _add_model(app, service, no_reload)
     _add_probes(app, service)
 
     @app.exception_handler(Exception)
@@ -100,7 +100,7 @@ def _add_pictures(app: FastAPI, service: Service) -> None:
         return await service.answer(await picture_of(request), kind, request.receive)
 
 
-def _add_model(app: FastAPI, service: Service, can_reload: bool) -> None:
+def _add_model(app: FastAPI, service: Service, no_reload: str) -> None:
     @app.get("/model", summary="Contract, hashes, verdicts, and how the last reload went", responses=_answers(401))
     async def model() -> dict[str, Any]:
         current = service.models.current
@@ -112,8 +112,8 @@ def _add_model(app: FastAPI, service: Service, can_reload: bool) -> None:
         responses=_answers(401, 403, 409, 422, description="It took over."),
     )
     async def reload() -> dict[str, Any]:
-        if not can_reload:
-            raise HTTPException(403, "reloading over HTTP needs a token: start with --token-file, or send SIGHUP")
+        if no_reload:
+            raise HTTPException(403, no_reload)
         try:
             done = await asyncio.to_thread(service.models.reload, "POST /reload")
         except BusyError as busy:

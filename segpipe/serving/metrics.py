@@ -13,7 +13,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-_MILLISECONDS = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
+MILLISECONDS = (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
 
 
 class Metrics:
@@ -33,7 +33,7 @@ class Metrics:
             "segpipe_stage_milliseconds",
             "Milliseconds of the parts of an answered POST /segment.",
             ["stage", "artifact"],
-            buckets=_MILLISECONDS,
+            buckets=MILLISECONDS,
             registry=self._registry,
         )
         self._failures = Counter(

@@ -31,6 +31,8 @@ class Source:
     max_pixels: int = Segmenter.max_pixels
     shadow: float = 0.0
     """Share of the pictures that the reference answers too."""
+    threads: int = 0
+    """Of a backend on the CPU; 0: one a core."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +123,21 @@ class Models:
 
     def open(self) -> None:
         """The first one, opened and warmed; raises what `Segmenter.open` raises."""
-        self._take_over(self._opened())
+        self._take_over(self._opened(self._source))
 
-    def reload(self, asked_by: str) -> Reload:
-        """Open what the source names now. What is refused, for whatever reason, leaves the old one serving."""
+    def reload(self, asked_by: str, source: Source | None = None) -> Reload:
+        """Open what the source names now, or another one. What is refused, for whatever reason, leaves the old one."""
         if not self._reloading.acquire(blocking=False):
             raise BusyError("a reload is under way", hint="wait for it: GET /model tells how it went")
         try:
-            done = self._reloaded(asked_by)
+            outcome, reason = self._reloaded(source or self._source)
         finally:
             self._reloading.release()
-        self._count_reload(done.outcome)
-        level = logging.INFO if done.outcome == "accepted" else logging.ERROR
-        _log.log(level, "reload asked by %s: %s: %s", asked_by, done.outcome, done.reason)
-        return done
+        return self._noted(Reload(outcome, reason, asked_by, _now()))
+
+    def refuse(self, asked_by: str, reason: str) -> Reload:
+        """A reload of what cannot even be looked for."""
+        return self._noted(Reload("refused", reason, asked_by, _now()))
 
     def describe(self) -> dict[str, Any]:
         """For /model."""
@@ -149,22 +152,27 @@ class Models:
         if slot is not None:
             slot.model.segmenter.close()
 
-    def _reloaded(self, asked_by: str) -> Reload:
+    def _noted(self, done: Reload) -> Reload:
+        self.last_reload = done
+        self._count_reload(done.outcome)
+        level = logging.INFO if done.outcome == "accepted" else logging.ERROR
+        _log.log(level, "reload asked by %s: %s: %s", done.asked_by, done.outcome, done.reason)
+        return done
+
+    def _reloaded(self, source: Source) -> tuple[str, str]:
+        """Outcome and reason."""
         try:
-            model = self._opened()
+            model = self._opened(source)
         except SegpipeError as error:
-            outcome, reason = "refused", str(error)
+            return "refused", str(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the old one goes on serving
             _log.exception("reload: a bug, or memory ran out")
-            outcome, reason = "refused", f"{type(error).__name__}: {error}"
-        else:
-            self._take_over(model)
-            outcome, reason = "accepted", f"artifact {model.segmenter.artifact_sha256[:12]}"
-        self.last_reload = Reload(outcome, reason, asked_by, _now())
-        return self.last_reload
+            return "refused", f"{type(error).__name__}: {error}"
+        self._source = source
+        self._take_over(model)
+        return "accepted", f"artifact {model.segmenter.artifact_sha256[:12]}"
 
-    def _opened(self) -> Model:
-        source = self._source
+    def _opened(self, source: Source) -> Model:
         self._seen = _state(source.run)
         run = RunDirectory(source.run)
         size_bytes = _largest_artifact(run)
@@ -176,6 +184,7 @@ class Models:
             source.run,
             source.backend,
             precision=source.precision,
+            threads=source.threads,
             allow_unvalidated=source.allow_unvalidated,
             shadow=source.shadow,
         )

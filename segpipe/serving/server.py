@@ -21,6 +21,7 @@ from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import BusyError, Models, Source
 from segpipe.serving.protocol import Protocol
 from segpipe.serving.service import Service
+from segpipe.serving.token import read_token
 
 _HEAD_BYTES = 32 * 1024  # of a request line with its headers
 _GRACE_S = 1.0  # between the last accepted connection and the end of those on which nothing comes
@@ -29,6 +30,8 @@ _WATCH_S = 1.0  # between two looks at the source
 _IDLE_S = 75  # longer than proxies keep a connection, which else meets its end with a request
 _BACKLOG = 512
 _LET_IN_AT_ONCE = 4  # by a turn of the loop: asyncio asks for so many at least, and logs each that it cannot get
+
+_NO_RELOAD = "reloading over HTTP needs a token: start with --token-file, or send SIGHUP"
 
 _log = logging.getLogger(__name__)
 
@@ -59,17 +62,6 @@ def serve(settings: Settings) -> None:
         asyncio.run(_Process(settings, token).run(listener))
 
 
-def read_token(path: Path) -> bytes:
-    """What clients have to send, on the only line of a file."""
-    try:
-        token = path.read_bytes().strip()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", hint="name a file that holds the token") from None
-    if not token.isascii() or not token.decode().isprintable() or b" " in token or not token:
-        raise InputError(f"{path} holds no token", hint="write one line of letters, digits and signs into it")
-    return token
-
-
 def listening(host: str, port: int) -> socket.socket:
     """A socket that nobody else listens on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -92,9 +84,8 @@ class _Process:
         self._service = Service(self._models, self._line, metrics)
         held_bytes = settings.max_bytes * (settings.queue + self._line.workers)
         limits = Limits(token, settings.max_bytes, held_bytes)
-        self._guard = Guard(
-            build_app(self._service, bool(token)), limits, metrics, lambda: self._models.artifact
-        )  # fmt: skip
+        app = build_app(self._service, "" if token else _NO_RELOAD)
+        self._guard = Guard(app, limits, metrics, lambda: self._models.artifact)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 
