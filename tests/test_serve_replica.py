@@ -50,7 +50,7 @@ def ask(replica: Replica, method: str, path: str, body: bytes = b"", token: str 
     async def send(message: Any) -> None:
         said.append(message)
 
-    asyncio.run(replica.answer(scope, receive, send))  # type: ignore[arg-type]
+    asyncio.run(replica.answer(scope, receive, send))
     found = dict(said[0]["headers"])
     return said[0]["status"], found.get(b"x-segpipe-artifact", b"").decode(), b"".join(m["body"] for m in said[1:])
 

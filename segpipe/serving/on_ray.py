@@ -79,7 +79,8 @@ class _Metrics(Metrics):
 
 def application(arguments: Arguments) -> Any:
     """Ray's builder: `args` of the file to what is deployed."""
-    return _Segpipe.bind(arguments)
+    deployment: Any = _Segpipe
+    return deployment.bind(arguments)
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -92,4 +93,5 @@ async def _live(receive: Receive, send: Send) -> None:
 
 def _threads() -> int:
     """As many as the cores that Ray reserves for this replica."""
-    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    context: Any = ray.get_runtime_context()
+    return max(1, int(context.get_assigned_resources().get("CPU", 1)))

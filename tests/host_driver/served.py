@@ -32,8 +32,8 @@ def plant() -> None:
         with driver.memory_left(0) if self.artifact_sha256 == CROWDED else nullcontext():
             warm(self)
 
-    Segmenter.detail, Segmenter.warm_up = detail, warm_up  # type: ignore[method-assign]
-    Segmenter.open = _opened  # type: ignore[assignment, method-assign]
+    for name, planted in {"detail": detail, "warm_up": warm_up, "open": _opened}.items():
+        setattr(Segmenter, name, planted)
 
 
 def _opened(run: Path, *_: object, **__: object) -> Segmenter:
