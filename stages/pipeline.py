@@ -57,7 +57,7 @@ def _refuse_no_weights(rundir: RunDirectory, config: Config) -> None:
     """An imported graph has none that could be trained."""
     if config.retrained and replaced("train", rundir.manifest.stages):
         raise InputError(
-            f"[compress.{config.retrained[0]}] trains, and {rundir.path} holds an imported network: a graph without "
+            f"{config.retrained[0]} trains, and {rundir.path} holds an imported network: a graph without "
             "weights to train",
             hint="leave it out, or start a run from the network in PyTorch ([model] name and weights)",
         )

@@ -1,6 +1,7 @@
 """Pruning: what is cut and what stays, rebuilt by its shapes to the bit, trained on beside a control, known to all."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from stages.models.checkpoint import Trained
 from stages.models.pruned import reshaped_to
 from stages.pipeline import Selection, run_stages
 from stages.results.figures import Pruned, TrainFigures, require
-from stages.train import _key_parts, _unpruned, cutting, pruning
+from stages.train import _key_parts, cutting, pruning
+from stages.train.further import unpruned
 from stages.train.resume import KeepResumePoint
 from stages.train.trainer import Folders
 from tests.tiny import tiny_config
@@ -307,7 +309,7 @@ def stop_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_share_begins_with_the_unpruned_network_that_is_there(pruned_run: RunDirectory) -> None:
     def found(*settings: str) -> bytes | None:
-        return _unpruned(pruned_run, *_key_parts(load_config(pruned_run.path, settings), pruned_run.path, None))
+        return unpruned(pruned_run, *_key_parts(load_config(pruned_run.path, settings), pruned_run.path, None))
 
     kept = pruned_run.artifact_bytes("train", UNPRUNED)
     assert found(*SHORT, "compress.prune.macs=0.7") == kept
@@ -346,3 +348,25 @@ def test_figures_read_as_a_person_would_say_them() -> None:
 
     assert found.plain() == "pruned to 49% of the MACs and 62% of the weights; unpruned control: mIoU 0.8000"
     assert np.isclose(found.share, 0.49)
+
+
+def test_the_unpruned_network_teaches_when_it_is_asked_to(pruned_run: RunDirectory, tmp_path: Path) -> None:
+    """The control learns alone, so it ends as beside a pruned network that nobody teaches."""
+    path = Path(shutil.copytree(pruned_run.path, tmp_path / "run"))
+    settings = (*SHORT, "compress.prune={ macs = 0.5, epochs = 2, taught = true }")
+    run = run_stages(path, tiny_config(path, *settings), path, TRAIN)
+    found, alone = (require(TrainFigures, one).pruned for one in (run, pruned_run))
+
+    assert found is not None
+    assert alone is not None
+    assert found.taught
+    assert not alone.taught
+    assert "taught by the unpruned network" in found.plain()
+    assert found.control_test_miou == alone.control_test_miou
+    weights = [one.record("train").outputs[checkpoint.FILE_NAME] for one in (run, pruned_run)]
+    assert weights[0] != weights[1]
+
+
+def test_two_teachers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name two teachers"):
+        tiny_config(tmp_path, "compress.prune={ macs = 0.5, taught = true }", "compress.distil.teacher=../other")

@@ -89,5 +89,5 @@ def _moved(manifest: Manifest, path: str, digest: str) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = "default" if value is None else str(value)
+    text = "default" if value in (None, {}) else str(value)
     return text if len(text) <= 40 else text[:37] + "..."

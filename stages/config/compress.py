@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from stages.config.section import Section
 
@@ -29,14 +29,19 @@ class PruneConfig(Section):
     """The share of the multiplications that is left."""
     epochs: PositiveInt = 5
     """Of further training, for the pruned network and for an unpruned one beside it, with which it is compared."""
+    taught: bool = False
+    """The network that it was cut from teaches the pruned one meanwhile, channel-wise."""
 
 
 class CompressConfig(Section):
     """Smaller, faster and better networks. Nothing of it happens unless it is asked for."""
 
-    int8: Literal["off", "ptq"] = "off"
+    int8: Literal["off", "ptq", "qat"] = "off"
     """`ptq`: export also writes model.int8.cpu.onnx for CPUs and model.int8.onnx for engines, quantised after training
-    with ranges seen on calibration frames. They run only for those who ask for them."""
+    with ranges seen on calibration frames. They run only for those who ask for them. `qat`: training goes on with
+    everything rounded as INT8 would, and the ranges are those that it was trained with."""
+    qat_epochs: PositiveInt = 5
+    """Of that further training."""
     calibration_images: PositiveInt = 48
     """Frames that the ranges are taken from: of the train split, and never those that the gate judges by."""
     calibration: Literal["minmax", "percentile"] = "minmax"
@@ -51,6 +56,17 @@ class CompressConfig(Section):
     def quantises(self) -> bool:
         """Whether there is anything to do after training."""
         return self.int8 != "off"
+
+    @property
+    def trains_int8(self) -> bool:
+        """Whether training goes on for it."""
+        return self.int8 == "qat"
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> "CompressConfig":
+        if self.distil is not None and self.prune is not None and self.prune.taught:
+            raise ValueError("[compress.distil] teacher and [compress.prune] taught name two teachers: keep one")
+        return self
 
 
 INT8_SETTINGS = ("int8", "calibration_images", "calibration", "keep")

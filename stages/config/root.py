@@ -299,15 +299,17 @@ class Config(Section):
     @model_validator(mode="after")
     def _trains(self) -> "Config":
         if self.model.trained and self.retrained:
-            raise ValueError(f"[compress.{self.retrained[0]}] trains, and [model] trained is taken as it is")
-        if self.compress.prune is not None and self.train.learning_rate == "find":
-            raise ValueError("[compress.prune] trains twice more: set [train] learning_rate to what was found")
+            raise ValueError(f"{self.retrained[0]} trains, and [model] trained is taken as it is")
+        further = [words for words in self.retrained if words != _DISTIL]
+        if further and self.train.learning_rate == "find":
+            raise ValueError(f"{further[0]} trains further: set [train] learning_rate to what was found")
         return self
 
     @property
     def retrained(self) -> tuple[str, ...]:
-        """The tables of [compress] that change weights by training."""
-        return tuple(name for name in TRAINED_COMPRESSION if getattr(self.compress, name) is not None)
+        """What of [compress] changes weights by training, as it is written in the file."""
+        tables = [f"[compress.{name}]" for name in _TRAINED_TABLES if getattr(self.compress, name) is not None]
+        return (*tables, *(['[compress] int8 = "qat"'] if self.compress.trains_int8 else ()))
 
     def stored(self) -> dict[str, Any]:
         """What the run directory keeps: `resolved` for people, `chosen` (all that is no default) for freshness."""
@@ -319,9 +321,10 @@ class Config(Section):
         return {name: chosen.get(name, {}) for name in names}
 
     def training(self) -> dict[str, Any]:
-        """All tables that decide the weights. [compress] is not training's alone: its tables come one by one."""
+        """All tables that decide the weights. [compress] is not training's alone: what is comes one by one."""
         chosen = self._chosen().get("compress", {})
-        compress = {f"compress.{name}": chosen[name] for name in self.retrained}
+        names = (*_TRAINED_TABLES, *(_TRAINED_INT8 if self.compress.trains_int8 else ()))
+        compress = {f"compress.{name}": chosen[name] for name in names if name in chosen}
         return {**self.sections("data", "input", "model", "train"), **compress}
 
     def chosen_deploy(self) -> dict[str, Any]:
@@ -347,8 +350,9 @@ class Config(Section):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude=_WITHOUT_EFFECT)
 
 
-TRAINED_COMPRESSION = ("distil", "prune")
-"""What of [compress] changes the weights."""
+_TRAINED_TABLES, _TRAINED_INT8 = ("distil", "prune"), ("int8", "qat_epochs")
+"""What of [compress] changes the weights: tables, and settings that do so with `qat`."""
+_DISTIL = "[compress.distil]"
 _WITHOUT_EFFECT: Any = {
     "data": {"root", "absent_classes"},
     "compress": {"distil": {"teacher"}},

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.artifacts import CHECKPOINT, FP32_GRAPH
+from segpipe.artifacts import CHECKPOINT, FP32_GRAPH, RANGES
 from segpipe.contract.schema import Contract
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError
 from segpipe.installed import versions
@@ -33,6 +33,8 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
     inputs = {rundir.relative(file): rundir.recorded_sha256(file), **factory_inputs(rundir, config.model)}
     if _AUTO in config.export.fp32_islands or config.compress.quantises:  # the frames decide what stays FP32
         inputs["data"] = fingerprint(config, base, rundir.path / ".fingerprints.json")
+    if config.compress.trains_int8:
+        inputs |= _trained_ranges(rundir)
     params = {"stage_version": VERSION, **config.sections("export"), **config.shapes()}
     params |= config.chosen_int8()
     with rundir.step(STAGE, inputs, params) as step:
@@ -51,7 +53,8 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                 from stages.export.int8 import int8_files
 
                 seen = frames_for(config, base, source.contract, not (imported or config.model.trained))
-                int8 = partial(int8_files, config=config, frames=seen, before=_last_ranking(rundir))
+                trained = rundir.artifact_bytes("train", RANGES) if config.compress.trains_int8 else None
+                int8 = partial(int8_files, config=config, frames=seen, before=_last_ranking(rundir), trained=trained)
             exported = export_files(source, config.export, config.build, frames, int8)
             for name, data in exported.files.items():
                 step.path(name).write_bytes(data)
@@ -59,6 +62,12 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             step.figures = exported.figures
             step.environment |= versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
     return rundir.artifact(STAGE, FP32_GRAPH)
+
+
+def _trained_ranges(rundir: RunDirectory) -> dict[str, str]:
+    """What training left for INT8, as an input."""
+    file = rundir.artifact("train", RANGES)
+    return {rundir.relative(file): rundir.recorded_sha256(file)}
 
 
 def _last_ranking(rundir: RunDirectory) -> bytes | None:

@@ -19,7 +19,7 @@ from stages.config.root import Config
 from stages.console_bars import counted
 from stages.export.calibration import Frames
 from stages.export.int8_trial import Bench, Trial
-from stages.graphs.calibrating import Span, spans
+from stages.graphs.calibrating import Span, spans, trained_spans
 from stages.graphs.halving import half_suffix
 from stages.graphs.int8_layers import Layer, is_quantised, layers_of
 from stages.graphs.int8_ranking import ENOUGH_DB, answers, noise_db, ranked
@@ -73,8 +73,11 @@ class _Made:
         return {"kept": len(self.kept), "noise_db": self.noise_db, "trials": tried}
 
 
-def int8_files(graphs: Graphs, config: Config, frames: Frames, before: bytes | None) -> Int8:
-    """`before`: the run's last quantisation.json; where it was made from the same, its ranking holds."""
+def int8_files(
+    graphs: Graphs, config: Config, frames: Frames, before: bytes | None, trained: bytes | None = None
+) -> Int8:
+    """`before`: the run's last quantisation.json; where it was made from the same, its ranking holds. `trained`: the
+    ranges that training rounded with, which then are those of its layers."""
     settings = config.compress
     if is_quantised(graphs.full):
         raise ConfigError("this network came with INT8 inside", hint='set compress.int8 = "off": it is deployed so')
@@ -83,6 +86,7 @@ def int8_files(graphs: Graphs, config: Config, frames: Frames, before: bytes | N
     layers, probe = layers_of(graphs.full), list(islice(frames.tensors(), _PROBED))
     seen = counted("calibrating", frames.tensors(), len(frames.calibrated))
     ranges = spans(graphs.full, seen, graphs.input_name, settings.calibration)
+    ranges |= trained_spans(layers, trained) if trained else {}
     fixed, basis = _fixed(graphs.full, layers, settings, ranges), _basis(graphs, ranges, probe)
     asked = [layer for layer in layers if layer.name not in fixed] if _AUTO in settings.keep else []
     noise = _ranking(graphs.full, asked, ranges, probe, _known(before, basis))

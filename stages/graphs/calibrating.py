@@ -8,14 +8,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from pydantic import TypeAdapter
 
+from segpipe.documents import Form
 from segpipe.errors import DataError, ExportError
+from stages.graphs.int8_layers import Layer
 from stages.graphs.ranges import activations
 from stages.graphs.running import opened
 from stages.graphs.types import at_own_batch, element_types, is_float
 
 Method = Literal["minmax", "percentile"]
 
+_RANGES = Form("ranges of training", TypeAdapter(dict[str, tuple[float, float]]), ExportError)
 _CUT = 5e-5  # of the values of a frame, at either end, beyond what `percentile` spans
 _SAMPLED = 1 << 18  # values of a tensor and frame that it looks at
 
@@ -54,6 +58,22 @@ def spans(model: onnx.ModelProto, tensors: Iterable[NDArray[Any]], input_name: s
     _refuse_dull(count, varied)
     found = {name: _joined(pairs, method) for name, pairs in seen.items()}
     _refuse_endless(found, model)
+    return found
+
+
+def trained_spans(layers: Iterable[Layer], ranges: bytes) -> dict[str, Span]:
+    """What training rounded each layer's input with, by that tensor. Folding moves names of modules, so a layer is
+    known by its weights."""
+    found: dict[str, Span] = {}
+    known = _RANGES.read(ranges, "train/ranges.json", "train again")
+    for layer in layers:
+        name = layer.weights.partition(".weight")[0]
+        if name in known:
+            low, high = known[name]
+            before = found.get(layer.source, Span(low, high))
+            found[layer.source] = Span(min(low, before.low), max(high, before.high))
+    if not found:
+        raise ExportError("no layer of the graph is known by a range of training's", hint='set compress.int8 = "ptq"')
     return found
 
 

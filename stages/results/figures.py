@@ -81,6 +81,8 @@ class Pruned(_Kept):
     """Of the unpruned control, on the split that the network is measured on."""
     kept: dict[str, tuple[str, ...]] = {}
     """Layers that keep their channels, by the reason."""
+    taught: bool = False
+    """Whether the unpruned network taught it."""
 
     @property
     def share(self) -> float:
@@ -91,7 +93,28 @@ class Pruned(_Kept):
         """In words."""
         control = "" if self.control_test_miou is None else f"; unpruned control: mIoU {self.control_test_miou:.4f}"
         weights = self.parameters_after / self.parameters_before
-        return f"pruned to {self.share:.0%} of the MACs and {weights:.0%} of the weights{control}"
+        taught = ", taught by the unpruned network" if self.taught else ""
+        return f"pruned to {self.share:.0%} of the MACs and {weights:.0%} of the weights{taught}{control}"
+
+
+class ForInt8(_Kept):
+    """A training that went on with everything rounded: how it began, and what it reached rounded. The network's own
+    figures are those of its float twin."""
+
+    epochs: int = 0
+    layers: int = 0
+    before_val_miou: float | None = None
+    before_test_miou: float | None = None
+    """Of the float network that it began with."""
+    val_miou: float | None = None
+    test_miou: float | None = None
+    """Rounded as in training; export's graphs are judged by the gate."""
+
+    def plain(self) -> str:
+        """In words."""
+        found = "" if self.test_miou is None else f": mIoU {self.test_miou:.4f} rounded"
+        before = "" if self.before_test_miou is None else f", {self.before_test_miou:.4f} in floats before"
+        return f"trained for INT8 ({self.epochs} epochs, {self.layers} layers){found}{before}"
 
 
 class TrainFigures(_Kept):
@@ -119,6 +142,8 @@ class TrainFigures(_Kept):
     """Where a teacher helped."""
     pruned: Pruned | None = None
     """Where channels were cut out."""
+    for_int8: ForInt8 | None = None
+    """Where training went on for INT8."""
 
     @property
     def frames(self) -> str:
@@ -128,7 +153,7 @@ class TrainFigures(_Kept):
     def headline(self) -> str:
         """Accuracy on held-out frames, or on those of val where there are no others."""
         origin = f"adopted {self.adopted.get('file', '')}: " if self.adopted else ""
-        taught = "".join(f", {how.plain()}" for how in (self.distilled, self.pruned) if how)
+        taught = "".join(f", {how.plain()}" for how in (self.distilled, self.pruned, self.for_int8) if how)
         return "" if self.test_miou is None else f"{origin}{self.test_split} {self.mean()}{taught}"
 
     def lines(self) -> Iterator[str]:
@@ -140,6 +165,8 @@ class TrainFigures(_Kept):
         if self.pruned is not None:
             yield f"pruning     {self.pruned.plain()}"
             yield from (f"            {why}: {', '.join(names)}" for why, names in self.pruned.kept.items())
+        if self.for_int8 is not None:
+            yield f"int8        {self.for_int8.plain()}"
 
     def mean(self) -> str:
         """The mean IoU on these frames, and where some classes are not scored that over all."""

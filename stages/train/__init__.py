@@ -1,10 +1,9 @@
 """Stage `train`: data and config -> model.safetensors. Light: torch is imported when there is work."""
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from segpipe.artifacts import CHECKPOINT, UNPRUNED
-from segpipe.errors import ArtifactDamagedError, ArtifactMissingError
+from segpipe.artifacts import CHECKPOINT
 from segpipe.installed import versions
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
@@ -15,15 +14,20 @@ from stages.config.root import Config, TrainConfig
 from stages.data import fingerprint
 from stages.data.check import refuse_broken
 from stages.models import source_hash, trained_hash, weights_hash
+from stages.train.further import STAGE, Begun, unpruned, unquantised
 from stages.train.teachers import teacher_file
 
-STAGE = "train"
+if TYPE_CHECKING:
+    from stages.train.fit import Outcome
+    from stages.train.trainer import Folders
+
 VERSION = 2
 ADOPT_VERSION = 1
 _VERSION_OF_OHEM = 3
 """Of OHEM with class weights or smoothing: they used to decide what is hard. All else means what it did."""
 SHEET = "augmentation.png"
-_PRUNING = "compress.prune"
+_KeyParts = tuple[dict[str, str], dict[str, Any]]
+"""Inputs and parameters."""
 
 
 def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
@@ -40,14 +44,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             from stages.train.trainer import Folders
 
             folders = Folders(step.scratch(), step.path(SHEET), _logs(rundir.path))
-            if config.compress.prune is None:
-                from stages.train.fit import fit
-
-                outcome = fit(config, base, folders)
-            else:
-                from stages.train.pruning import fit_pruned
-
-                outcome = fit_pruned(config, base, folders, _unpruned(rundir, inputs, params))
+            outcome = _outcome(rundir, (inputs, params), config, base, folders)
             for name, content in outcome.files.items():
                 step.path(name).write_bytes(content)
             step.contract_sha256 = outcome.trained.contract.sha256
@@ -56,6 +53,29 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
             if config.compress.prune is not None:
                 step.environment |= versions("torch-pruning")
     return rundir.artifact(STAGE, CHECKPOINT)
+
+
+def _outcome(rundir: RunDirectory, key: _KeyParts, config: Config, base: Path, folders: "Folders") -> "Outcome":
+    """One training after another, and what they reached; they begin with what the run has already."""
+    if not config.compress.trains_int8:
+        return _in_floats(rundir, key, config, base, folders)
+    from stages.train.quantising import fit_quantised
+
+    begun = unquantised(rundir, *key)
+    if begun is None:
+        floats = _in_floats(rundir, key, config, base, folders)
+        begun = Begun.of(floats.figures, floats.files)
+    return fit_quantised(config, base, folders, begun)
+
+
+def _in_floats(rundir: RunDirectory, key: _KeyParts, config: Config, base: Path, folders: "Folders") -> "Outcome":
+    if config.compress.prune is None:
+        from stages.train.fit import fit
+
+        return fit(config, base, folders)
+    from stages.train.pruning import fit_pruned
+
+    return fit_pruned(config, base, folders, unpruned(rundir, *key))
 
 
 def _adopt(rundir: RunDirectory, config: Config, base: Path) -> Path:
@@ -93,19 +113,31 @@ def assist(path: Path, config: Config, base: Path, forced: bool) -> NoReturn:
 
         partial = path / STAGE / f"{key[:12]}.partial"
         folders = Folders(partial / SCRATCH, partial / SHEET, _logs(path))
-        if config.compress.prune is None:
-            from stages.train.fit import learn
-
-            learn(config, base, folders)
-        else:
-            from stages.train.pruning import learn_pruned
-
-            unpruned = None if record is None or forced else _unpruned(RunDirectory(path), inputs, params)
-            learn_pruned(config, base, folders, unpruned)
+        _learn_along(None if record is None or forced else RunDirectory(path), (inputs, params), config, base, folders)
     raise SystemExit(0)
 
 
-def _key_parts(config: Config, base: Path, cache: Path | None) -> tuple[dict[str, str], dict[str, Any]]:
+def _learn_along(rundir: RunDirectory | None, key: _KeyParts, config: Config, base: Path, folders: "Folders") -> None:
+    """The trainings of `_outcome` without what is measured. `rundir`: where something of it may be there already."""
+    from stages.train.fit import best_of, learn
+
+    begun = unquantised(rundir, *key) if rundir and config.compress.trains_int8 else None
+    if begun is not None:
+        network = begun.network
+    elif config.compress.prune is None:
+        network = best_of(learn(config, base, folders), config)
+    else:
+        from stages.train.pruning import learn_pruned
+
+        done = learn_pruned(config, base, folders, unpruned(rundir, *key) if rundir else None)
+        network = best_of(done.learned, config)
+    if config.compress.trains_int8:
+        from stages.train.quantising import learn_quantised
+
+        learn_quantised(config, base, folders, network)
+
+
+def _key_parts(config: Config, base: Path, cache: Path | None) -> _KeyParts:
     """Inputs and parameters: what decides the weights."""
     inputs = {"data": fingerprint(config, base, cache)}
     if (source := source_hash(config.model)) is not None:
@@ -118,24 +150,6 @@ def _key_parts(config: Config, base: Path, cache: Path | None) -> tuple[dict[str
     if (teacher := teacher_file(config, base)) is not None:
         inputs["teacher"] = teacher.sha256
     return inputs, {"stage_version": _version(config.train), **config.training()}
-
-
-def _unpruned(rundir: RunDirectory, inputs: dict[str, str], params: dict[str, Any]) -> bytes | None:
-    """The network before pruning, where this run has trained it already: it is not trained again."""
-    record = rundir.manifest.stages.get(STAGE)
-    if record is None or STAGE in rundir.forced or record.inputs != inputs:
-        return None
-    if _but_for_pruning(record.params) != _but_for_pruning(params):
-        return None
-    name = UNPRUNED if _PRUNING in record.params else CHECKPOINT
-    try:
-        return rundir.artifact_bytes(STAGE, name)
-    except (ArtifactDamagedError, ArtifactMissingError):
-        return None
-
-
-def _but_for_pruning(params: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if name != _PRUNING}
 
 
 def _version(config: TrainConfig) -> int:

@@ -97,6 +97,14 @@ def open_guidance(file: TeacherFile, config: Config, student: FrameContract) -> 
     return guidance
 
 
+def guided_by(teacher: Trained, config: Config, student: FrameContract) -> Guidance:
+    """What a network of this very training teaches, channel-wise."""
+    assert isinstance(student, Contract)
+    guidance = Guidance(_TorchTeacher(teacher), student, "cwd")
+    guidance.refuse_other_crops(config)
+    return guidance
+
+
 def cwd(student: Tensor, teacher: Tensor) -> Tensor:
     """Channel-wise: each class is a distribution over the places (Shu et al., 2021); mean over classes and crops."""
     ours, theirs = (F.log_softmax(scores.flatten(2) / _CWD_TEMPERATURE, 2) for scores in (student, teacher))

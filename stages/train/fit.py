@@ -29,7 +29,7 @@ from stages.train.accuracy import Accuracy, accuracy_on, test_figures, unscored_
 from stages.train.board import Board
 from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
-from stages.train.distillation import Guidance, open_guidance
+from stages.train.distillation import Guidance, guided_by, open_guidance
 from stages.train.interrupts import Interrupts
 from stages.train.learner import Learner, TrainingPlan
 from stages.train.processes import rank
@@ -108,7 +108,17 @@ def outcome_of(learned: Learned, config: Config, base: Path) -> Outcome:
     return Outcome(trained, figures, _files(learned, trained, found, config))
 
 
-def learn(config: Config, base: Path, folders: Folders, begin: Trained | None = None) -> Learned:
+def best_of(learned: Learned, config: Config) -> bytes:
+    """Its best weights as a checkpoint."""
+    network = learned.learner.network.cpu()
+    network.load_state_dict(learned.points.best["weights"])
+    trained = Trained(network, learned.learner.contract, learned.palette, learned.pruned)
+    return checkpoint.to_bytes(trained, config.model)
+
+
+def learn(
+    config: Config, base: Path, folders: Folders, begin: Trained | None = None, teacher_of_own: Trained | None = None
+) -> Learned:
     """The part of a training that all its processes take part in; from a network that is trained already, or anew."""
     torch.set_num_threads(config.train.threads or usable_cores())
     torch.manual_seed(config.train.seed)
@@ -122,6 +132,8 @@ def learn(config: Config, base: Path, folders: Folders, begin: Trained | None = 
     train, val = (open_split(config, base, split) for split in ("train", "val"))
     teacher = teacher_file(config, base)
     guidance = None if teacher is None else open_guidance(teacher, config, contract)
+    if teacher_of_own is not None:
+        guidance = guided_by(teacher_of_own, config, contract)
     subject = Subject(network, contract, train, val, labels.palette, class_weights(config, base), guidance)
     learner, points = learn_subject(subject, config, folders)
     return Learned(learner, points, labels.palette, pretrained, teacher, guidance, begin is not None and begin.pruned)

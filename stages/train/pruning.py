@@ -20,7 +20,8 @@ from stages.models import build_network, checkpoint
 from stages.models.checkpoint import Trained
 from stages.train import cutting
 from stages.train.contract import contract_of, score_channels
-from stages.train.fit import Learned, Outcome, learn, outcome_of, tested
+from stages.train.fit import Learned, Outcome, best_of, learn, outcome_of, tested
+from stages.train.further import settings_for
 from stages.train.processes import rank
 from stages.train.trainer import Folders
 
@@ -54,8 +55,8 @@ def learn_pruned(config: Config, base: Path, folders: Folders, unpruned: bytes |
     """Train, unless the unpruned network is given, then cut it and train on. Every process takes part."""
     assert config.compress.prune is not None
     _refuse_uncuttable(config)
-    begun = unpruned or _trained(learn(config, base, folders), config)
-    further = _further(config)
+    begun = unpruned or best_of(learn(config, base, folders), config)
+    further = settings_for(config, config.compress.prune.epochs, _RATE)
     _log.info(
         "prune: %d more epochs, twice: for the network at %g of its MACs, and for an unpruned control beside it",
         further.train.epochs,
@@ -63,7 +64,8 @@ def learn_pruned(config: Config, base: Path, folders: Folders, unpruned: bytes |
     )
     control = learn(further, base, folders.of("control"), checkpoint.from_bytes(begun))
     cut = _cut(begun, config, folders.resume / _CUT)
-    return Pruned(learn(further, base, folders.of("pruned"), cut), control, begun)
+    teacher = checkpoint.from_bytes(begun) if config.compress.prune.taught else None
+    return Pruned(learn(further, base, folders.of("pruned"), cut, teacher), control, begun)
 
 
 def figures_of(done: Pruned, config: Config, control_miou: float) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def figures_of(done: Pruned, config: Config, control_miou: float) -> dict[str, A
         "parameters_after": cutting.parameters_of(after),
         "control_val_miou": done.control.points.best["val_miou"],
         "control_test_miou": round(control_miou, 6),
+        **({"taught": True} if config.compress.prune.taught else {}),
         "kept": {reason: list(names) for reason, names in cutting.what_stays(before, frame).items()},
     }
 
@@ -92,13 +95,6 @@ def _refuse_uncuttable(config: Config) -> None:
         if config.compress.prune.macs < 1:
             smallest = cutting.smallest(network, contract, config.compress.prune.macs)
             _as_bytes(smallest, Trained(network, contract, labels_of(config).palette), config)
-
-
-def _trained(learned: Learned, config: Config) -> bytes:
-    """Its best weights as a checkpoint."""
-    network = learned.learner.network.cpu()
-    network.load_state_dict(learned.points.best["weights"])
-    return checkpoint.to_bytes(Trained(network, learned.learner.contract, learned.palette), config.model)
 
 
 def _cut(unpruned: bytes, config: Config, kept: Path) -> Trained:
@@ -123,16 +119,3 @@ def _as_bytes(network: nn.Module, like: Trained, config: Config) -> bytes:
         if not torch.equal(again(frame), network.eval()(frame)):
             raise cutting.refusal("made again from its shapes, it gives another answer")
     return data
-
-
-def _further(config: Config) -> Config:
-    """The settings of training on: the same but for the number of epochs and the rate, and no early end."""
-    assert config.compress.prune is not None
-    assert config.train.learning_rate != "find"
-    changes = {
-        "epochs": config.compress.prune.epochs,
-        "learning_rate": config.train.learning_rate * _RATE,
-        "encoder_factor": config.train.encoder_factor or 1.0,  # a frozen encoder would not heal
-        "patience": 0,
-    }
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
