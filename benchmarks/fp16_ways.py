@@ -29,6 +29,7 @@ from benchmarks.subjects import SUBJECTS
 from segpipe.contract.schema import Contract
 from segpipe.installed import versions
 from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.opening import run_contract
 from segpipe.runtime.preprocess import preprocess
 from segpipe.runtime.trt.building import build_engine
 from stages.build.engines import make_request
@@ -119,7 +120,7 @@ def _run(path: Path) -> Case:
     rundir = RunDirectory(path)
     trained = checkpoint.from_bytes(rundir.artifact_bytes("train", checkpoint.FILE_NAME))
     split = open_split(load_config(path), path, "val")
-    contract = trained.contract
+    contract = run_contract(rundir)
     frames = [split.sample(index)[0] for index in islice(range(len(split)), _FRAMES)]
     tensors = [preprocess(frame, contract, contract.place(*frame.shape[:2]))[None] for frame in frames]
     graph = onnx.load_model_from_string(rundir.artifact_bytes("export", "model.onnx"))

@@ -38,6 +38,16 @@ def overlay(image: Image, mask: NDArray[Any], palette: Palette, opacity: float =
     return cv2.addWeighted(image, 1 - opacity, colourise(mask, palette), opacity, 0).astype(np.uint8)
 
 
+def outlined(image: Image, ids: NDArray[Any]) -> Image:
+    """A white line where neighbouring pixels belong to different things or surfaces."""
+    edge = np.zeros(ids.shape, np.bool_)
+    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    edge[1:] |= ids[1:] != ids[:-1]
+    picture = image.copy()
+    picture[edge] = 255
+    return picture
+
+
 def legend(classes: Sequence[str], palette: Palette, width: int) -> Image:
     """A strip of coloured boxes with class names, wrapped at `width`."""
     boxes: list[tuple[int, int, int]] = []

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import FrameContract
-from segpipe.metrics import DatasetFigures
 from segpipe.tasks import task_of
 
 Sample = tuple[NDArray[Any], NDArray[Any]]
@@ -22,15 +21,15 @@ class Streaming(Protocol):
     def stream(self, frames: Iterable[Any], /) -> Iterator[Any]: ...
 
 
-def evaluate_frames(segmenter: Streaming, samples: Iterable[Sample], tick: Callable[[int], None]) -> DatasetFigures:
-    """Segment every sample at its own size and count; `tick` is called with each finished frame."""
+def evaluate_frames(segmenter: Streaming, samples: Iterable[Sample], tick: Callable[[int], None]) -> Any:
+    """Segment every sample at its own size and count as its task counts: `DatasetFigures` of masks, `InstanceFigures`
+    of things. `tick` is called with each finished frame."""
     meter = task_of(segmenter.contract).meter()
     waiting: deque[NDArray[Any]] = deque()
     for mask in segmenter.stream(_frames(samples, waiting)):
         meter.add(waiting.popleft(), mask)
         tick(1)
-    figures: DatasetFigures = meter.figures()
-    return figures
+    return meter.figures()
 
 
 def _frames(samples: Iterable[Sample], waiting: deque[NDArray[Any]]) -> Iterator[NDArray[Any]]:

@@ -6,7 +6,7 @@ A meter keeps what it saw as plain lists, so that several processes can put thei
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from segpipe.contract.schema import InstanceContract
 from segpipe.errors import BackendMissingError
 from segpipe.id_maps import IDS_A_CLASS, UNLABELLED, is_thing, things_in, tight
 from segpipe.instances import Instances, crop_rle
+from segpipe.metrics import scores
 
 _NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """COCO's first six figures."""
@@ -34,23 +35,40 @@ class InstanceFigures:
     """The same of boxes."""
     panoptic: dict[str, float]
     """`pq`, `sq` and `rq`, means over the classes; empty for networks without masks."""
+    pixels: dict[str, float]
+    """`miou` of the class that the id map gives each pixel; empty for networks without masks."""
+    columns: ClassVar[list[str]] = ["of", "figure", "value"]
+    """Of `rows`."""
+
+    def summary(self) -> str:
+        """One line."""
+        return self.mean()
 
     def mean(self) -> str:
         """For a person."""
-        told = {"mask AP": self.masks.get("ap"), "box AP": self.boxes["ap"], "PQ": self.panoptic.get("pq")}
+        told = {
+            "mask AP": self.masks.get("ap"),
+            "box AP": self.boxes["ap"],
+            "PQ": self.panoptic.get("pq"),
+            "mIoU": self.pixels.get("miou"),
+        }
         return ", ".join(f"{name} {_text(value)}" for name, value in told.items() if value is not None)
 
     def rows(self) -> list[list[str]]:
         """A table: what is measured, its name, its value."""
-        groups = {"masks": self.masks, "boxes": self.boxes, "panoptic": self.panoptic}
-        return [[group, name, _text(value)] for group, values in groups.items() for name, value in values.items()]
+        return [
+            [group, name, _text(value)] for group, values in self.groups().items() for name, value in values.items()
+        ]
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        """Every figure, by what it is of."""
+        return {"masks": self.masks, "boxes": self.boxes, "panoptic": self.panoptic, "pixels": self.pixels}
 
     def as_dict(self) -> dict[str, Any]:
         """For --json; NaN becomes null."""
-        groups = {"masks": self.masks, "boxes": self.boxes, "panoptic": self.panoptic}
         named = {
             group: {name: None if math.isnan(value) else round(value, 6) for name, value in values.items()}
-            for group, values in groups.items()
+            for group, values in self.groups().items()
             if values
         }
         return {"frames": self.frames, **named}
@@ -86,7 +104,14 @@ class InstanceMeter:
             masks=_precision(self.seen, self._contract.things, "segm") if has_masks else {},
             boxes=_precision(self.seen, self._contract.things, "bbox"),
             panoptic=_quality(self.seen, self._contract) if has_masks else {},
+            pixels=_pixels(self.seen, self._contract) if has_masks else {},
         )
+
+
+def panoptic_quality(truth: NDArray[Any], answer: Instances) -> float:
+    """Of one frame with masks; NaN where nothing is labelled."""
+    seen = {"panoptic": _overlaps(truth, answer.panoptic())}
+    return _quality([seen], answer.contract)["pq"]
 
 
 def _things(truth: NDArray[Any], contract: InstanceContract) -> list[Entry]:
@@ -187,6 +212,17 @@ def _quality(seen: Sequence[Entry], contract: InstanceContract) -> dict[str, flo
     quality = [sq * rq for sq, rq in rows]
     means = (np.mean(quality), np.mean([sq for sq, _ in rows]), np.mean([rq for _, rq in rows]))
     return {name: float(value) for name, value in zip(("pq", "sq", "rq"), means, strict=True)}
+
+
+def _pixels(seen: Sequence[Entry], contract: InstanceContract) -> dict[str, float]:
+    """Mean IoU over all frames' pixels, whichever thing they belong to."""
+    classes = len(contract.classes)
+    matrix = np.zeros((classes, classes + 1), np.int64)
+    for frame in seen:
+        for true, own, count in frame["panoptic"]:
+            if true != UNLABELLED:
+                matrix[true // IDS_A_CLASS, min(own // IDS_A_CLASS, classes)] += count
+    return {"miou": scores(matrix).mean_iou}
 
 
 def _count(pairs: Sequence[Sequence[int]], things: set[int], sums: Any) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import draw
-from segpipe.contract.schema import InstanceContract, Placement, SemanticContract
+from segpipe.contract.schema import AnyContract, FrameContract, InstanceContract, Placement, SemanticContract
 from segpipe.errors import InputError
-from segpipe.id_maps import IDS_A_CLASS, UNLABELLED, Crop
+from segpipe.id_maps import IDS_A_CLASS, UNLABELLED, Crop, classes_in
 from segpipe.installed import supervision
 from segpipe.regions import Polygon, compressed, polygons_of
 from segpipe.runtime.frames import Order, in_order, pixel_limit, pixels_of
@@ -127,7 +127,7 @@ class Instances:
         """HxW class numbers by the semantic output alone."""
         if self.semantic is None:
             raise InputError("this network says no class for every pixel", hint="use boxes and crops")
-        return postprocess(self.semantic, _as_semantic(self.contract), self.placement)
+        return postprocess(self.semantic, class_contract(self.contract), self.placement)
 
     def overlay(self, frame: "Frame", alpha: float = 0.5) -> draw.Image:
         """Masks, boxes, classes and scores over the frame, of things with a score of at least 0.4. HxWx3 uint8."""
@@ -140,6 +140,11 @@ class Instances:
         for number in reversed(range(len(shown))):  # the surest on top
             shown._paint(picture, number, alpha)
         return in_order(picture, self.order)
+
+    def colour(self) -> draw.Image:
+        """The id map in its classes' colours, a line around each thing. HxWx3 uint8."""
+        ids = self.panoptic()
+        return in_order(draw.outlined(draw.colourise(classes_in(ids), self.palette), ids), self.order)
 
     def to_supervision(self) -> Any:
         """`supervision.Detections`. Its masks are as large as the frame, one for each thing."""
@@ -201,14 +206,10 @@ def _moved(pieces: list[Polygon], crop: Crop) -> list[Polygon]:
     return [Polygon(piece.outline + by, tuple(hole + by for hole in piece.holes)) for piece in pieces]
 
 
-def _as_semantic(contract: InstanceContract) -> SemanticContract:
-    """What its semantic output would have as the only one."""
-    channels = contract.channels
-    return SemanticContract(
-        fit="pad",
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        channels=channels,
-        channel_order="as_is",
-        classes=contract.classes if len(contract.classes) > 1 else (*contract.classes, "no class"),
-    )
+def class_contract(contract: AnyContract) -> SemanticContract:
+    """What a network for things says of every pixel, as if it were all; a contract for masks is that already."""
+    if isinstance(contract, SemanticContract):
+        return contract
+    frames = contract.model_dump(include={*FrameContract.model_fields})
+    classes = contract.classes if len(contract.classes) > 1 else (*contract.classes, "no class")
+    return SemanticContract(**frames, classes=classes, output_stride=contract.output_stride)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,16 @@ class DatasetFigures:
     """Labelled pixels whose answer is no class of the contract: wrong for every class."""
     unscored: tuple[str, ...] = ()
     """Classes that the mean leaves out."""
+    columns: ClassVar[list[str]] = ["class", "IoU", "F1", "precision", "recall"]
+    """Of `rows`."""
 
     def mean(self) -> str:
         """The mean IoU for a person, and beside it that over all classes where some are not scored."""
         return mean_in_words(self.scores.mean_iou, self.scores.mean_iou_of_all, self.unscored)
+
+    def summary(self) -> str:
+        """One line."""
+        return f"{self.mean()}, pixel accuracy {self.scores.pixel_accuracy:.4f}"
 
     def rows(self) -> list[list[str]]:
         """A table: class, IoU, F1, precision, recall; a class that never appears has dashes."""

@@ -30,6 +30,7 @@ from stages.config.file import parse_config, parse_toml
 from stages.graphs.end_to_end import end_to_end
 from stages.import_model import read_description
 from tests.calling import call
+from tests.things_run import make_things_run
 from tests.using import make_video
 
 PICTURES_KB = 300
@@ -58,6 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / path), frame)
     make_video(folder / "clip.mp4", 2)
+    make_things_run(folder / "runs" / "things")
     return folder
 
 

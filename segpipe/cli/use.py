@@ -51,7 +51,10 @@ def predict(
     ] = 0,
     allow_unvalidated: Unvalidated = False,
 ) -> None:
-    """Segment images, videos, a raw stream or a live one with the runtime that production uses."""
+    """Segment images, videos, a raw stream or a live one with the runtime that production uses.
+
+    A network for things writes things/ (COCO's JSON) beside masks/ (id maps) and overlays/, of images alone.
+    """
     from segpipe.console import frame_progress
     from segpipe.media.address import is_live, live_address
     from segpipe.media.video_file import why_browsers_do_not_play
@@ -61,7 +64,8 @@ def predict(
     from segpipe.predicting.predict import predict_files
     from segpipe.predicting.raw import predict_raw
     from segpipe.predicting.video import VIDEO_SUFFIXES, count_frames
-    from segpipe.runtime.segmenter import Segmenter
+    from segpipe.runtime.by_task import open_segmenter
+    from segpipe.runtime.instance_segmenter import InstanceSegmenter
 
     raw = inputs == ["-"]
     if raw != (str(out) == "-") or raw != (size is not None) or (size is not None and min(size) < 1):
@@ -76,13 +80,16 @@ def predict(
     files = [] if raw or live else find_inputs(inputs)
     total = None if raw or live else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
     with (
-        Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,
+        open_segmenter(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,
         frame_progress(total) as tick,
     ):
-        if raw and size is not None:
+        if isinstance(segmenter, InstanceSegmenter):
+            if raw or live or tiled:
+                raise InputError(f"{run} tells things one by one, of whole images alone", hint="give images or folders")
+        elif raw and size is not None:
             predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, job=job, tick=tick)
             return
-        if address is not None:
+        elif address is not None:
             predict_live(segmenter, address, job, Live(drop_late, reconnect), tick)
             print(out)
             return

@@ -326,12 +326,31 @@ class InstanceContract(FrameContract):
         """In id maps."""
         return UNLABELLED
 
+    @property
+    def unscored(self) -> tuple[str, ...]:
+        """Id maps know every class."""
+        return ()
+
+    @property
+    def unscored_numbers(self) -> tuple[int, ...]:
+        """Of `unscored`."""
+        return ()
+
 
 Contract = SemanticContract
 """The public name."""
+AnyContract = SemanticContract | InstanceContract
+"""Of a network for any of the tasks."""
 
 CONTRACTS: dict[str, type[FrameContract]] = {kind.task: kind for kind in (SemanticContract, InstanceContract)}
 """The type of each task's contract."""
+
+
+def read_any(text: str | bytes, source: str) -> AnyContract:
+    """Parse the contract of a network for any of the tasks."""
+    contract = FrameContract.from_json(text, source)
+    assert isinstance(contract, SemanticContract | InstanceContract)
+    return contract
 
 
 def _has_surrogate(text: str) -> bool:

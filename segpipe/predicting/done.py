@@ -23,7 +23,7 @@ from segpipe.artifacts import ARTIFACTS, ON_CPU
 from segpipe.errors import InputError
 from segpipe.media.files import open_regular, read_regular
 from segpipe.media.mp4 import append_note, read_note
-from segpipe.rundir.storage import explained_reads, sha256_of_bytes, write_atomically
+from segpipe.rundir.storage import explained_reads, explained_refusals, sha256_of_bytes, write_atomically
 
 RECORD = ".segpipe.json"
 """The record of a folder of pictures."""
@@ -32,6 +32,8 @@ _FORMAT = 1  # of records; a new number when the same options come to mean other
 _BEGIN = 33  # where PNG's first chunk, IHDR, ends
 _TEXT = b"tEXt"
 _KEYWORD = b"segpipe\0"
+_MADE_FROM = "made_from"
+"""The entry of a JSON object that is its record."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,28 @@ def seal(png: bytes, origin: Origin) -> bytes:
     return png[:_BEGIN] + chunk + png[_BEGIN:]
 
 
+def seal_json(content: Mapping[str, Any], origin: Origin) -> bytes:
+    """A JSON object with its record in it, as its last entry."""
+    record = origin.as_dict() | {"json_sha256": _content_sha256(content)}
+    return json.dumps({**content, _MADE_FROM: record}, indent=1).encode("ascii")
+
+
+def write_json(file: Path, sealed: bytes) -> None:
+    """Into a folder that may be missing."""
+    with explained_refusals(str(file)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, sealed)
+
+
 def seal_video(video: Path, origin: Origin) -> None:
     """Add the record to an MP4, as its last box."""
     append_note(video, json.dumps(origin.as_dict(), sort_keys=True).encode("ascii"))
 
 
 def is_done(picture: Path, origin: Origin) -> bool:
-    """Whether this file is the picture of this origin, byte for byte as it was written."""
+    """Whether this file is the picture, or the JSON, of this origin as it was written."""
+    if picture.suffix == ".json":
+        return _json_proves(_parsed(_read(picture)), origin)
     return proves(_read(picture), origin)
 
 
@@ -129,6 +146,9 @@ def record_in(file: Path) -> dict[str, Any]:
         return {}
     if file.name == RECORD:
         return _named(_parsed(_read(file)))
+    if file.suffix == ".json":
+        record = _parsed(_read(file)).get(_MADE_FROM)
+        return _named(record) if isinstance(record, dict) else {}
     if file.suffix == ".mp4":
         return _named(_parsed(_note(file)))
     return record_of(_read(file))
@@ -137,6 +157,16 @@ def record_in(file: Path) -> dict[str, Any]:
 def record_of(png: bytes) -> dict[str, Any]:
     """The record in a PNG's bytes; an empty one where there is none."""
     return _named(_unsealed(png)[0])
+
+
+def _json_proves(content: dict[str, Any], origin: Origin) -> bool:
+    record = content.pop(_MADE_FROM, None)
+    named = isinstance(record, dict) and record.pop("json_sha256", "") == _content_sha256(content)
+    return named and origin.is_named_by(record)
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str:
+    return sha256_of_bytes(json.dumps(content, sort_keys=True).encode("ascii"))
 
 
 def _named(record: dict[str, Any]) -> dict[str, Any]:

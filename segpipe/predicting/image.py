@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.media.images import decode_image
 from segpipe.media.pictures import require_kind
-from segpipe.predicting.job import Job
+from segpipe.predicting.job import AnySegmenter, Job
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.request import Outputs
-from segpipe.runtime.segmenter import Segmenter
 
 _OF_ONE_FILE = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EISDIR})
 """What the system refuses one file for; a full disk refuses the next one too."""
@@ -21,14 +21,17 @@ class Segmented(NamedTuple):
     """A frame with its answers."""
 
     frame: NDArray[Any]
-    mask: NDArray[Any]
+    mask: Any
+    """Or the things that were found."""
     confidence: NDArray[Any] | None
 
 
-def segment(segmenter: Segmenter, path: Path, content: bytes, job: Job) -> Segmented:
-    """The mask of an image file's bytes; an InputError where they are none that the network takes."""
+def segment(segmenter: AnySegmenter, path: Path, content: bytes, job: Job) -> Segmented:
+    """The mask or things of an image file's bytes; an InputError where they are none that the network takes."""
     frame = decode_image(path, content, job.max_pixels)
     require_kind(str(path), frame, segmenter.contract)
+    if isinstance(segmenter, InstanceSegmenter):
+        return Segmented(frame, segmenter(frame), None)
     if not job.confidence:
         return Segmented(frame, job.mask(segmenter, frame), None)
     if job.is_tiled(segmenter, *frame.shape[:2]):

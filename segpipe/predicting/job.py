@@ -9,10 +9,15 @@ from numpy.typing import NDArray
 
 from segpipe.media import MAX_MEGAPIXELS
 from segpipe.predicting.done import Origin, Source
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.segmenter import Segmenter
+
+AnySegmenter = Segmenter | InstanceSegmenter
 
 MASKS, OVERLAYS, COLOURS, VIDEOS = "masks", "overlays", "colours", "videos"
 """Folders of what is written."""
+THINGS = "things"
+"""Of networks that tell things one by one: what was found, as COCO's JSON."""
 CONFIDENCE = "confidence"
 """Of `batch` alone: how likely each pixel's class is, from 0 to 255."""
 TIMES = "times"
@@ -47,6 +52,10 @@ class Job:
         """The folders that an image writes to; the mask's last, with which the image is done."""
         return (*[OVERLAYS] * self.overlay, *[COLOURS] * self.colour, MASKS)
 
+    def written_for(self, segmenter: AnySegmenter) -> tuple[str, ...]:
+        """The same with what a network for things adds."""
+        return (THINGS, *self.pictures) if isinstance(segmenter, InstanceSegmenter) else self.pictures
+
     def target(self, folder: str, source: Path) -> Path:
         """Where what is made of a source goes: a file for an image, for a video a folder or a video."""
         return self.out / folder / source.stem
@@ -61,17 +70,17 @@ class Job:
             return map(segmenter.tiled, frames)
         return segmenter.stream(frames)
 
-    def origin(self, segmenter: Segmenter, source: Source, folder: str) -> Origin:
+    def origin(self, segmenter: AnySegmenter, source: Source, folder: str) -> Origin:
         """What decides the pixels of what is written into a folder."""
         options: dict[str, Any] = {"picture": folder, "tiled": self.tiled, "whole_pixels": segmenter.max_pixels}
-        if folder not in (MASKS, CONFIDENCE):
+        if folder not in (MASKS, THINGS, CONFIDENCE):
             options["palette"] = [list(colour) for colour in segmenter.palette]
         made = segmenter.describe()
         return Origin(
             source, segmenter.artifact_sha256, segmenter.contract.sha256, made["backend"], made["device"], options
         )
 
-    def is_tiled(self, segmenter: Segmenter, height: int, width: int) -> bool:
+    def is_tiled(self, segmenter: AnySegmenter, height: int, width: int) -> bool:
         """Whether a frame of this size is cut into tiles."""
         return self.tiled or height * width > segmenter.max_pixels
 

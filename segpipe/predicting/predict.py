@@ -9,25 +9,28 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SegpipeError, StorageError
+from segpipe.instances import Instances
 from segpipe.media.files import read_regular
 from segpipe.media.images import encode_png, write_png
-from segpipe.predicting.done import Source, is_done, seal
+from segpipe.predicting.done import Source, is_done, seal, seal_json, write_json
 from segpipe.predicting.image import concerns_one, segment
-from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, VIDEOS, Advance, Job, Predicted
+from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, THINGS, VIDEOS, Advance, AnySegmenter, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
 from segpipe.predicting.video import VIDEO_SUFFIXES, predict_video, remove_video
 from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, sweep_temporaries
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
 
 _log = logging.getLogger(__name__)
 
+_AS_FRAMES = "cut it into frames, as `ffmpeg -i VIDEO FRAMES/%06d.png` does, and name their folder"
 _WORKERS = 2  # one image is decoded or encoded while the network has another
 
 
 def predict_files(
-    segmenter: Segmenter, inputs: Iterable[Path], out: Path | Job, advance: Advance | None = None
+    segmenter: AnySegmenter, inputs: Iterable[Path], out: Path | Job, advance: Advance | None = None
 ) -> tuple[list[Predicted], list[SegpipeError]]:
     """Segment each file. What is done is skipped; a broken file is reported and the rest goes on.
 
@@ -58,7 +61,7 @@ def _prepare(job: Job, inputs: Sequence[Path]) -> None:
     """Refuse inputs that would be written over, and delete what a kill left half written."""
     with explained_refusals(str(job.out)):
         job.out.mkdir(parents=True, exist_ok=True)
-        written = {(job.out / folder).resolve(): folder for folder in (MASKS, OVERLAYS, COLOURS, VIDEOS)}
+        written = {(job.out / folder).resolve(): folder for folder in (MASKS, OVERLAYS, COLOURS, VIDEOS, THINGS)}
     parents = {parent: parent.resolve() for parent in {path.parent for path in inputs}}
     for path in inputs:
         behind = Path(os.path.realpath(path)).parent if path.is_symlink() else parents[path.parent]
@@ -68,13 +71,17 @@ def _prepare(job: Job, inputs: Sequence[Path]) -> None:
         sweep_temporaries(folder)
 
 
-def _answers(segmenter: Segmenter, inputs: list[Path], job: Job, tick: Advance) -> Iterator[Predicted | SegpipeError]:
+def _answers(
+    segmenter: AnySegmenter, inputs: list[Path], job: Job, tick: Advance
+) -> Iterator[Predicted | SegpipeError]:
     """Images several at a time, then videos, which overlap their own frames."""
 
     def image(path: Path) -> Predicted | SegpipeError:
         return _attempt(path, lambda: _predict_image(segmenter, path, job), lambda: _remove_image(path, job))
 
     def video(path: Path) -> Predicted | SegpipeError:
+        if isinstance(segmenter, InstanceSegmenter):
+            return InputError(f"{path}: things are not found in videos yet", hint=_AS_FRAMES)
         return _attempt(path, lambda: predict_video(segmenter, path, job, tick), lambda: remove_video(path, job))
 
     videos = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES]
@@ -99,11 +106,11 @@ def _attempt(path: Path, make: Callable[[], Predicted], remove: Callable[[], boo
         return InputError(f"{message}{removed}", hint=error.hint)
 
 
-def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
+def _predict_image(segmenter: AnySegmenter, path: Path, job: Job) -> Predicted:
     files = {folder: _picture(job, folder, path) for folder in (MASKS, OVERLAYS)}
     content = read_regular(path)
     source = Source.of_bytes(path, content)
-    origins = {folder: job.origin(segmenter, source, folder) for folder in job.pictures}
+    origins = {folder: job.origin(segmenter, source, folder) for folder in job.written_for(segmenter)}
     if not job.force and all(is_done(_picture(job, folder, path), origins[folder]) for folder in origins):
         return Predicted(path, files[MASKS], files[OVERLAYS], skipped=True)
     for folder in origins:
@@ -115,24 +122,43 @@ def _predict_image(segmenter: Segmenter, path: Path, job: Job) -> Predicted:
     for folder, origin in origins.items():
         file = _picture(job, folder, path)
         require_ours(file, job.out)
-        write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
+        if folder == THINGS:
+            write_json(file, seal_json(coco_of(mask, path.name), origin))
+        else:
+            write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
     return Predicted(path, files[MASKS], files[OVERLAYS])
 
 
-def _drawn(folder: str, segmenter: Segmenter, frame: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
-    """The picture that belongs into a folder."""
-    result = Result(mask, segmenter.contract, segmenter.palette)
+def _drawn(folder: str, segmenter: AnySegmenter, frame: NDArray[Any], answer: Any) -> NDArray[Any]:
+    """The picture that belongs into a folder. Of things the mask is their id map."""
+    if isinstance(segmenter, Segmenter):
+        shown: Result | Instances = Result(answer, segmenter.contract, segmenter.palette)
+        mask = answer
+    else:
+        shown, mask = answer, answer.panoptic() if folder == MASKS else None
     if folder == COLOURS:
-        return result.colour()
-    return result.overlay(frame) if folder == OVERLAYS else mask
+        return shown.colour()
+    return shown.overlay(frame) if folder == OVERLAYS else mask
+
+
+def coco_of(found: Instances, name: str) -> dict[str, Any]:
+    """One image's things as COCO writes results, with what their numbers mean."""
+    height, width = found.size
+    return {
+        "image": {"id": name, "file_name": name, "height": height, "width": width},
+        "categories": [{"id": number, "name": thing} for number, thing in enumerate(found.contract.things, 1)],
+        "annotations": found.coco(name),
+        "there_may_be_more": found.exceeded,
+    }
 
 
 def _picture(job: Job, folder: str, path: Path) -> Path:
     target = job.target(folder, path)
-    return target.with_name(f"{target.name}.png")
+    return target.with_name(f"{target.name}.{'json' if folder == THINGS else 'png'}")
 
 
 def _remove_image(path: Path, job: Job) -> bool:
     """Delete what was made of an input before; whether there was something."""
-    removed = [remove_made_of(_picture(job, folder, path), path, job.out) for folder in (MASKS, OVERLAYS, COLOURS)]
+    folders = (THINGS, MASKS, OVERLAYS, COLOURS)
+    removed = [remove_made_of(_picture(job, folder, path), path, job.out) for folder in folders]
     return any(removed)

@@ -84,6 +84,11 @@ class InstanceSegmenter:
         return self._segmenter.order
 
     @property
+    def max_pixels(self) -> int:
+        """The largest frame taken."""
+        return self._segmenter.max_pixels
+
+    @property
     def artifact_sha256(self) -> str:
         """Of the network."""
         return self._segmenter.artifact_sha256

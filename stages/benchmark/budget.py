@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.contract.schema import Contract
 from segpipe.errors import BackendError
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.postprocess import postprocess
@@ -75,6 +76,7 @@ def _measured_by(backend: Backend, scene: Scene) -> Callable[[NDArray[Any]], Ste
 
 def _on_the_host(network: NetworkAlone, scene: Scene, frame: NDArray[Any]) -> StepTimes:
     contract = scene.contract
+    assert isinstance(contract, Contract)  # see `stages.benchmark.measure`
     start = time.perf_counter_ns()
     tensor = network_input(frame, contract)
     ready = time.perf_counter_ns()

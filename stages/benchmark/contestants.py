@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.artifacts import ARTIFACTS, listed
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract, FrameContract
 from segpipe.errors import NotValidatedError
+from segpipe.id_maps import classes_in
+from segpipe.instances import Instances
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.opening import Wanted, open_run
@@ -28,7 +30,7 @@ class Scene:
     """What all contestants share: the same frames, the same contract, the same threads."""
 
     frames: Sequence[NDArray[Any]]
-    contract: Contract
+    contract: AnyContract
     threads: int
 
     def frame(self, number: int) -> NDArray[Any]:
@@ -105,13 +107,18 @@ class OurBackends:
         backend, scene = self.backend(name), self._scene
         return Entrant(
             call=lambda number: backend.infer([scene.frame(number)], _MASK),
-            mask=lambda frame: backend.infer([frame], _MASK)[0].mask,
+            mask=lambda frame: mask_of(backend.infer([frame], _MASK)[0]),
             validated=self._validated[name],
         )
 
     def _alone(self, name: str) -> Entrant:
         call = _network_call(self.backend(name), self._scene)
         return Entrant(call, mask=None, validated=self._validated[name])
+
+
+def mask_of(answer: Any) -> NDArray[Any]:
+    """The class of each pixel, which contestants are compared by, of masks and of things."""
+    return classes_in(answer.panoptic()) if isinstance(answer, Instances) else answer.mask
 
 
 def _network_call(backend: Backend, scene: Scene) -> Callable[[int], object]:
@@ -125,7 +132,7 @@ def _network_call(backend: Backend, scene: Scene) -> Callable[[int], object]:
     raise NotImplementedError("this backend runs its network only as part of a whole frame")
 
 
-def network_input(frame: NDArray[Any], contract: Contract) -> NDArray[Any]:
+def network_input(frame: NDArray[Any], contract: FrameContract) -> NDArray[Any]:
     """One frame as a batch of one input tensor."""
     return preprocess(frame, contract, contract.place(*frame.shape[:2]))[np.newaxis]
 

@@ -14,6 +14,8 @@ from segpipe.artifacts import Precision
 from segpipe.errors import GateFailedError, InputError, NotValidatedError, SegpipeError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import read_bounded
+from segpipe.runtime.by_task import open_segmenter
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import require_passed
 from stages.benchmark.machine import Moment, load_warnings, others_share
@@ -99,8 +101,8 @@ def compare_runs(runs: tuple[Path, Path], config: Config, backend: str, terms: T
         raise InputError("the val split holds no frames to compare with", hint="check [data] in segpipe.toml")
     threads = config.benchmark.threads
     with (
-        Segmenter.open(runs[0], backend, precision=terms.precision, threads=threads, allow_unvalidated=True) as a,
-        Segmenter.open(runs[1], backend, precision=terms.precision, threads=threads, allow_unvalidated=True) as b,
+        open_segmenter(runs[0], backend, precision=terms.precision, threads=threads, allow_unvalidated=True) as a,
+        open_segmenter(runs[1], backend, precision=terms.precision, threads=threads, allow_unvalidated=True) as b,
     ):
         for run, segmenter in zip(runs, (a, b), strict=True):
             _mark_unvalidated(run, segmenter)
@@ -133,7 +135,7 @@ def duel(
     return outcome
 
 
-def _mark_unvalidated(run: Path, segmenter: Segmenter) -> None:
+def _mark_unvalidated(run: Path, segmenter: Segmenter | InstanceSegmenter) -> None:
     what = segmenter.describe()
     try:
         require_passed(RunDirectory(run), segmenter.artifact_sha256, what["backend"], what["device"])

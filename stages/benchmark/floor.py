@@ -22,14 +22,13 @@ def measure_floor(run: RunDirectory, scene: Scene) -> Floor:
     network = checkpoint.from_bytes(run.artifact_bytes("train", checkpoint.FILE_NAME)).network
     tensor = torch.from_numpy(network_input(scene.frames[0], scene.contract)).float()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        scores = network(tensor)
+        answer = network(tensor)
+    outputs = sum(output.numel() for output in (answer if isinstance(answer, tuple) else (answer,)))
     gpu = device().type == "cuda"
     dtype = torch.float16 if gpu else torch.float32
     weights = sum(parameter.numel() for parameter in network.parameters())
     frame = scene.frames[0]
-    moved = (
-        (weights + tensor.numel() + scores.numel()) * dtype.itemsize + frame.nbytes + frame.shape[0] * frame.shape[1]
-    )
+    moved = (weights + tensor.numel() + outputs) * dtype.itemsize + frame.nbytes + frame.shape[0] * frame.shape[1]
     bandwidth, rate = _bandwidth(gpu), _matrix_rate(dtype, 4096 if gpu else 1024)
     operations = int(counter.get_total_flops())
     return Floor(

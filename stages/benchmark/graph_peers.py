@@ -1,6 +1,6 @@
 """The exported graph as a user would run it otherwise: ONNX Runtime or OpenVINO between PyTorch's pre and post."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.errors import BackendError, BackendMissingError
 from stages.benchmark.contestants import Candidate, Entrant, Scene
+from stages.benchmark.usual import class_mask, finished
 from stages.models import reference
 
 ORT, ORT_CUDA, OPENVINO = (
@@ -20,7 +21,8 @@ ORT, ORT_CUDA, OPENVINO = (
 )
 NAMES = {"onnxruntime": ORT, "onnxruntime-cuda": ORT_CUDA, "openvino": OPENVINO}
 
-_Network = Callable[[NDArray[Any]], NDArray[Any]]
+_Network = Callable[[NDArray[Any]], Sequence[NDArray[Any]]]
+"""An input tensor to the outputs that the contract names, in its order."""
 
 
 def candidates(graph: Callable[[], bytes], scene: Scene) -> Iterator[Candidate]:
@@ -39,17 +41,16 @@ def _entrant(opener: Callable[[bytes, Scene], _Network], graph: Callable[[], byt
     contract = scene.contract
 
     def mask(frame: NDArray[Any]) -> NDArray[Any]:
-        return _segment(network, frame, contract)
+        return class_mask(_segment(network, frame, contract), contract.place(*frame.shape[:2]), contract)
 
-    return Entrant(lambda number: mask(scene.frame(number)), mask)
+    return Entrant(lambda number: _segment(network, scene.frame(number), contract), mask)
 
 
 @torch.inference_mode()
-def _segment(network: _Network, frame: NDArray[Any], contract: Contract) -> NDArray[Any]:
+def _segment(network: _Network, frame: NDArray[Any], contract: AnyContract) -> Any:
     placement = contract.place(*frame.shape[:2])
     tensor = reference.preprocess(frame, contract, placement).numpy()
-    scores = torch.from_numpy(network(tensor))
-    return reference.decide(reference.upsample(scores, placement), contract)
+    return finished([torch.from_numpy(output) for output in network(tensor)], placement, contract)
 
 
 def _onnxruntime(graph: bytes, scene: Scene, provider: str) -> _Network:
@@ -61,11 +62,11 @@ def _onnxruntime(graph: bytes, scene: Scene, provider: str) -> _Network:
     options = ort.SessionOptions()
     options.intra_op_num_threads = scene.threads
     options.add_session_config_entry("session.force_spinning_stop", "1")  # as ours: it slows PyTorch's part after it
-    name, wanted = scene.contract.input_name, [scene.contract.output_name]
+    name, wanted = scene.contract.input_name, [*scene.contract.output_names]
 
-    def run(tensor: NDArray[Any]) -> NDArray[Any]:
+    def run(tensor: NDArray[Any]) -> Sequence[NDArray[Any]]:
         try:
-            return session.run(wanted, {name: tensor})[0]
+            return session.run(wanted, {name: tensor})
         except failures as error:
             raise BackendError(f"ONNX Runtime failed: {error}") from error
 
@@ -86,7 +87,13 @@ def _openvino(graph: bytes, scene: Scene) -> _Network:
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = core.compile_model(core.read_model(graph, b""), "CPU", settings).create_infer_request()
-    return lambda tensor: next(iter(request.infer([tensor]).values()))
+    names = scene.contract.output_names
+
+    def run(tensor: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        found = request.infer([tensor])
+        return [found[name] for name in names]
+
+    return run
 
 
 def _package(name: str, hint: str) -> Any:

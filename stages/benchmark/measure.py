@@ -10,10 +10,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.artifacts import CHECKPOINT, EXPORT, FP32_GRAPH
+from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
 from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.opening import run_contract
+from segpipe.runtime.opening import any_contract
 from stages.benchmark import extras, graph_peers, nvml, torch_peers
 from stages.benchmark.budget import STEPS, BudgetSteps, find_budget
 from stages.benchmark.contest import Contest, computing_with
@@ -47,7 +48,7 @@ class Measurements:
 
 def measure(rundir: RunDirectory, config: Config, base: Path) -> Measurements:
     """Everything, under the configured number of threads, which is put back afterwards."""
-    scene = Scene(_frames(config, base), run_contract(rundir), config.benchmark.threads or usable_cores())
+    scene = Scene(_frames(config, base), any_contract(rundir), config.benchmark.threads or usable_cores())
     ours = OurBackends(rundir, scene)
     try:
         with computing_with(scene.threads):
@@ -115,7 +116,9 @@ def _candidates(rundir: RunDirectory, scene: Scene, ours: OurBackends, peers: Se
 
 
 def _steps(contest: Contest, scene: Scene, ours: OurBackends) -> BudgetSteps | None:
-    """Our frame taken apart, on the best backend that tells its steps."""
+    """Our frame taken apart, on the best backend that tells its steps; those of things have not been taken apart."""
+    if not isinstance(scene.contract, Contract):
+        return None
     for candidate in contest.candidates:
         name = candidate.name.partition(",")[0]
         if candidate.kind == "network alone" and {candidate.name, f"segpipe {name}"} <= contest.entrants.keys():

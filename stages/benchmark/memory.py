@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.errors import BackendError
-from segpipe.runtime.segmenter import Segmenter
+from segpipe.runtime.by_task import open_segmenter
 from stages.benchmark import nvml
 from stages.benchmark.contestants import Scene
 from stages.results.benchmark import Memory
@@ -44,7 +44,7 @@ def _high_water_bytes() -> int:
 def _main(run: str, backend: str, frames: str, threads: str) -> None:
     before = _high_water_bytes()
     loaded = list(np.load(frames).values())
-    with Segmenter.open(run, backend, threads=int(threads), allow_unvalidated=True) as segmenter:
+    with open_segmenter(Path(run), backend, threads=int(threads), allow_unvalidated=True) as segmenter:
         for frame in loaded:
             segmenter(frame)
         device = nvml.watch().own_bytes()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe import draw
+from segpipe.instances import class_contract
 from segpipe.palette import read_palette
 from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
@@ -19,11 +20,11 @@ _SHOWN, _WIDTH = 3, 360  # frames, and pixels across each
 
 def frame_sheet(rundir: RunDirectory, scene: Scene, segment: Callable[[NDArray[Any]], NDArray[Any]] | None) -> bytes:
     """A PNG: frame and overlay side by side, three frames, with the legend."""
-    palette = read_palette(rundir, "export", scene.contract)
+    palette, contract = read_palette(rundir, "export", scene.contract), class_contract(scene.contract)
     rows: list[Row] = []
     for frame in scene.frames[:_SHOWN]:
         shown = draw.displayable(frame, scene.contract.value_range)
-        laid = Result(segment(frame), scene.contract, palette).overlay(frame) if segment else shown
+        laid = Result(segment(frame), contract, palette).overlay(frame) if segment else shown
         rows.append(Row("", (_narrow(shown), _narrow(laid))))
     height, width = (max(row.pictures[0].shape[side] for row in rows) for side in (0, 1))
     return encode_sheet(

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.processor import computes
 from stages.benchmark.contestants import Candidate, Entrant, Scene
+from stages.benchmark.usual import class_mask, finished
 from stages.models import checkpoint, reference
 
 EAGER, HALF, COMPILED = "PyTorch eager FP32", "PyTorch half channels_last", "PyTorch torch.compile"
@@ -42,38 +43,44 @@ def half_type() -> torch.dtype:
 class TorchPeer:
     """A network with the definition of pre- and post-processing around it, on one device."""
 
-    def __init__(self, network: nn.Module, contract: Contract, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: nn.Module, contract: AnyContract, dtype: torch.dtype = torch.float32) -> None:
         self._network, self._contract, self._dtype = network, contract, dtype
         self._device = device()
         self._channels_last = dtype != torch.float32 and contract.input_layout == "nchw"
 
+    def mask(self, frame: NDArray[Any]) -> NDArray[Any]:
+        """The class of each pixel."""
+        return class_mask(self(frame), self._contract.place(*frame.shape[:2]), self._contract)
+
     @torch.inference_mode()
-    def __call__(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """Frame to mask."""
+    def __call__(self, frame: NDArray[Any]) -> Any:
+        """Frame to mask, or to things."""
         placement = self._contract.place(*frame.shape[:2])
         tensor = reference.preprocess(frame, self._contract, placement, self._device).to(self._dtype)
         if self._channels_last:
             tensor = tensor.to(memory_format=torch.channels_last)
-        scores = self._network(tensor).float()
-        return reference.decide(reference.upsample(scores, placement), self._contract)
+        output = self._network(tensor)
+        return finished(output if isinstance(output, tuple) else (output,), placement, self._contract)
 
 
-def _entrant(opener: Callable[[nn.Module, Contract], TorchPeer], weights: Callable[[], bytes], scene: Scene) -> Entrant:
+def _entrant(
+    opener: Callable[[nn.Module, AnyContract], TorchPeer], weights: Callable[[], bytes], scene: Scene
+) -> Entrant:
     network = checkpoint.from_bytes(weights()).network.to(device())
     peer = opener(network, scene.contract)
-    return Entrant(lambda number: peer(scene.frame(number)), peer)
+    return Entrant(lambda number: peer(scene.frame(number)), peer.mask)
 
 
-def _eager(network: nn.Module, contract: Contract) -> TorchPeer:
+def _eager(network: nn.Module, contract: AnyContract) -> TorchPeer:
     return TorchPeer(network, contract)
 
 
-def _half(network: nn.Module, contract: Contract) -> TorchPeer:
+def _half(network: nn.Module, contract: AnyContract) -> TorchPeer:
     dtype = half_type()
     return TorchPeer(network.to(dtype).to(memory_format=torch.channels_last), contract, dtype)
 
 
-def _compiled(network: nn.Module, contract: Contract) -> TorchPeer:
+def _compiled(network: nn.Module, contract: AnyContract) -> TorchPeer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from segpipe.artifacts import EXPORT, engine_for
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendMissingError, BuildError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import write_atomically
@@ -46,7 +46,7 @@ class Built:
 
 def build_engines(rundir: RunDirectory, config: BuildConfig) -> Built:
     """Build every target of the config in each of its precisions, from the exported graphs."""
-    contract = Contract.from_json(rundir.artifact_bytes(EXPORT, "contract.json"), EXPORT)
+    contract = FrameContract.from_json(rundir.artifact_bytes(EXPORT, "contract.json"), EXPORT)
     islands = island_nodes(rundir.artifact_bytes(EXPORT, "precision.json"))
     for flavour in config.targets:
         _refuse_impossible(flavour)

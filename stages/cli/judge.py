@@ -164,11 +164,11 @@ def evaluate(
     allow_unvalidated: Unvalidated = False,
     sets: Sets = None,
 ) -> None:
-    """Measure the deployed network on labelled frames: mIoU, and figures of each class. Needs no PyTorch."""
+    """Measure the deployed network on labelled frames: mIoU, for things AP and PQ too. Needs no PyTorch."""
     from segpipe.console import frame_progress
     from segpipe.evaluate import evaluate_frames
     from segpipe.rundir.directory import RunDirectory
-    from segpipe.runtime.segmenter import Segmenter
+    from segpipe.runtime.by_task import open_segmenter
     from stages.config.file import load_config
     from stages.data import open_split
     from stages.data.check import val_serves
@@ -181,16 +181,15 @@ def evaluate(
     samples = open_split(config, run, split)
     used = "val split, which serves as test" if val_serves(config, run, split) else f"{split} split"
     with (
-        Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,
+        open_segmenter(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,
         frame_progress(len(samples)) as tick,
     ):
         figures = evaluate_frames(segmenter, map(samples.sample, range(len(samples))), tick)
     if as_json:
         return print_json(figures.as_dict())
-    print_table(["class", "IoU", "F1", "precision", "recall"], figures.rows())
+    print_table(figures.columns, figures.rows())
     frames = "1 frame" if figures.frames == 1 else f"{figures.frames} frames"
-    accuracy = f"{figures.mean()}, pixel accuracy {figures.scores.pixel_accuracy:.4f}"
-    return print(f"{accuracy} on {frames} of the {used}")
+    return print(f"{figures.summary()} on {frames} of the {used}")
 
 
 def _refuse_bundle(run: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 app = typer.Typer()
+
+Task = Literal["semantic", "instances"]
 
 
 @app.command()
@@ -99,6 +101,9 @@ def build(run: Run, force: Force = False, sets: Sets = None) -> None:
 @app.command()
 def demo(
     run: Annotated[Path, typer.Argument(help="Run directory, created where missing.")] = Path("runs/demo"),
+    task: Annotated[
+        Task | None, typer.Option(help="What the network tells: a class for every pixel, or things one by one.")
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Train, export, build, validate, measure and use a small network on synthetic data."""
@@ -106,7 +111,7 @@ def demo(
     from stages.demo import run_demo
 
     settle(run, sets or [])
-    print_lines(run_demo(run, sets or []))
+    print_lines(run_demo(run, sets or [], task))
 
 
 def _require_trained(run: Path, sets: list[str] | None, wanted: bool) -> None:

@@ -16,7 +16,7 @@ app = typer.Typer()
 data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Check labelled data before training on it.")
 
 PresetName = Literal["ultralytics", "nobg", "segformer", "torchvision", "mmsegmentation", "keras", "paddleseg"]
-Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained"]
+Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained", "instances"]
 
 
 @app.command()
@@ -30,10 +30,17 @@ def new(
     from stages.config.starter import write_starter
 
     print(path := write_starter(directory, template))
-    command = {"demo": f"segpipe run {directory}", "trained": f"segpipe adopt {directory}"}.get(
-        template, f"segpipe data check {directory}"
-    )
-    edited = {"demo": "", "folder": "[data] root and classes", "trained": "[data], [input] and [model]"}
+    command = {
+        "demo": f"segpipe run {directory}",
+        "instances": f"segpipe run {directory}",
+        "trained": f"segpipe adopt {directory}",
+    }.get(template, f"segpipe data check {directory}")
+    edited = {
+        "demo": "",
+        "instances": "",
+        "folder": "[data] root and classes",
+        "trained": "[data], [input] and [model]",
+    }
     what = edited.get(template, "[data] root")
     edit = f"edit {what} in {path}, then " if what else ""
     _log.info("next        %s%s", edit, command)
@@ -74,6 +81,7 @@ def models(
 ) -> None:
     """List the networks: stride, parameters, GFLOPs at 512x1024, and what each can do."""
     from stages.models.catalogue import COLUMNS, listed
+    from stages.models.registry import networks_of_things
 
     if names:
         from stages.models.measure import measured  # torch loads here
@@ -83,6 +91,7 @@ def models(
     print_table(COLUMNS, [line.cells() for line in lines])
     if not names:
         print("\nsmp/<decoder>/<encoder> takes every encoder of segmentation_models_pytorch, and timm's as tu-<name>.")
+        print(f'For things one by one ([task] kind = "instances"): {", ".join(networks_of_things())}.')
     return None
 
 

@@ -1,28 +1,47 @@
 """The contract as far as the config alone says it: the network adds its stride and multiple. Light: no torch."""
 
-from segpipe.contract.schema import Contract
-from stages.config.root import Config, FolderData, ShapesData
+from typing import Any
+
+from segpipe.contract.schema import AnyContract, InstanceContract, SemanticContract
+from stages.config.root import Config, FolderData, InstancesConfig, ShapesData
 
 
-def draft_contract(config: Config) -> Contract:
-    """Raises pydantic's ValidationError where [input], [data] and [train] contradict each other."""
-    frames, train = config.input, config.train
+def draft_contract(config: Config) -> AnyContract:
+    """Raises pydantic's ValidationError where [input], [data], [task] and [train] contradict each other."""
     classes, ignore_index = _classes(config)
-    return Contract(
-        channels=frames.channels,
-        channel_order=frames.channel_order,
-        dtype=frames.dtype,
-        value_range=frames.value_range,
-        mean=frames.mean,
-        std=frames.std,
-        fit=frames.fit,
-        network_size=(frames.height, frames.width) if frames.height and frames.width else None,
+    if isinstance(config.task, InstancesConfig):
+        task = config.task
+        return InstanceContract(
+            **_of_frames(config),
+            classes=classes,
+            things=task.things or classes[1:],
+            top=task.top,
+            threshold=task.threshold,
+        )
+    train = config.train
+    return SemanticContract(
+        **_of_frames(config),
         classes=classes,
         ignore_index=ignore_index,
         unscored=() if isinstance(config.data, ShapesData) else config.data.unscored,
         output_kind="sigmoid" if train.output == "sigmoid" else "logits",
         threshold=train.threshold if train.output == "sigmoid" else 0.5,
     )
+
+
+def _of_frames(config: Config) -> dict[str, Any]:
+    """What every task is told of [input]."""
+    frames = config.input
+    return {
+        "channels": frames.channels,
+        "channel_order": frames.channel_order,
+        "dtype": frames.dtype,
+        "value_range": frames.value_range,
+        "mean": frames.mean,
+        "std": frames.std,
+        "fit": frames.fit,
+        "network_size": (frames.height, frames.width) if frames.height and frames.width else None,
+    }
 
 
 def _classes(config: Config) -> tuple[tuple[str, ...], int]:

@@ -64,7 +64,7 @@ def parse_config(content: dict[str, Any], source: str) -> Config:
         draft_contract(config)
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{source}: {problem}", hint="change [input], [data] or [train] output") from None
+        raise ConfigError(f"{source}: {problem}", hint="change [input], [data], [task] or [train] output") from None
     return config
 
 

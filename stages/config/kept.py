@@ -17,6 +17,8 @@ from segpipe.rundir.storage import read_text_file, write_atomically
 from stages.config.file import apply_override, load_config
 
 _TRAINING = ("data", "input", "model", "train")
+_WHERE_CHOSEN = ("task", "compress.")
+"""Of the tables that are there only where something of them was chosen: how their names begin."""
 _HEADER = re.compile(r"\s*\[")
 
 
@@ -48,8 +50,8 @@ def forgotten(run: Path, overrides: Sequence[str]) -> Forgotten | None:
 
 def _tables(record: StageRecord) -> dict[str, Any]:
     """What a training was given, as `Config.training` tells it."""
-    compress = {name: table for name, table in record.params.items() if name.startswith("compress.")}
-    return {name: record.params.get(name, {}) for name in _TRAINING} | compress
+    chosen = {name: table for name, table in record.params.items() if name.startswith(_WHERE_CHOSEN)}
+    return {name: record.params.get(name, {}) for name in _TRAINING} | chosen
 
 
 def keep(run: Path, overrides: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from stages.config.data import (
     VocData,
 )
 from stages.config.section import Section, Share
+from stages.config.task import InstancesConfig, SemanticConfig, TaskConfig
 from stages.config.train import AugmentConfig, TrainConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ExportConfig",
     "FolderData",
     "InputConfig",
+    "InstancesConfig",
     "Limits",
     "ModelConfig",
     "PetData",
@@ -287,6 +289,7 @@ class Config(Section):
 
     data: DataConfig
     input: InputConfig
+    task: TaskConfig = SemanticConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     compress: CompressConfig = CompressConfig()
@@ -304,6 +307,27 @@ class Config(Section):
         if further and self.train.learning_rate == "find":
             raise ValueError(f"{further[0]} trains further: set [train] learning_rate to what was found")
         return self
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> "Config":
+        if isinstance(self.task, InstancesConfig):
+            for problem, wrong in self._not_for_things().items():
+                if wrong:
+                    raise ValueError(f"{problem} [task] kind 'instances'")
+        return self
+
+    def _not_for_things(self) -> dict[str, bool]:
+        """What networks for things cannot be asked for yet, and whether it is."""
+        kind = self.data.kind
+        return {
+            f"[data] kind '{kind}' is not there yet for": kind != "shapes",
+            "[compress] is not there yet for": self.compress != CompressConfig(),
+            "[train] output 'sigmoid' is of masks, not of": self.train.output != "softmax",
+            "[train] class_weights are not there for": self.train.class_weights != "none",
+            "[model] trained is not there yet for": bool(self.model.trained),
+            "[export] end_to_end is not there yet for": self.export.end_to_end != "off",
+            "[build] precision 'int8' is not there yet for": "int8" in self.build.precisions,
+        }
 
     @property
     def retrained(self) -> tuple[str, ...]:
@@ -325,7 +349,12 @@ class Config(Section):
         chosen = self._chosen().get("compress", {})
         names = (*_TRAINED_TABLES, *(_TRAINED_INT8 if self.compress.trains_int8 else ()))
         compress = {f"compress.{name}": chosen[name] for name in names if name in chosen}
-        return {**self.sections("data", "input", "model", "train"), **compress}
+        return {**self.sections("data", "input", "model", "train"), **self.chosen_task(), **compress}
+
+    def chosen_task(self) -> dict[str, Any]:
+        """[task] as parameters; nothing at all at its default, as before there was one."""
+        chosen = self._chosen()
+        return {"task": chosen["task"]} if "task" in chosen else {}
 
     def chosen_deploy(self) -> dict[str, Any]:
         """[deploy] as parameters; nothing at all at its defaults, as before there was one."""

@@ -8,14 +8,14 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from segpipe.rundir.storage import sha256_of_bytes
-from stages.config.root import Config, ShapesData
+from stages.config.root import Config, InstancesConfig, ShapesData
 from stages.data import files, shapes
 
 SplitName = Literal["train", "val", "test"]
 
 
 class Split(Protocol):
-    """Frames HxWxC with labels HxW: class numbers or the ignore index."""
+    """Frames HxWxC with labels HxW: class numbers or the ignore index; where things are told one by one, id maps."""
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -42,13 +42,14 @@ def labels_of(config: Config) -> Labels:
 def open_split(config: Config, base: Path, split: SplitName, complete: bool = True) -> Split:
     """One split; `base` is where relative paths in the config start. Unless `complete`, missing files are left out."""
     if isinstance(config.data, ShapesData):
-        return shapes.ShapesSplit(config.data, split)
+        return shapes.ShapesSplit(config.data, split, ids=isinstance(config.task, InstancesConfig))
     return files.FileSplit(config.data, files.find_samples(config.data, base, split, complete), config.input)
 
 
 def fingerprint(config: Config, base: Path, cache: Path | None) -> str:
     """A hash of everything that decides the pixels of all splits: files by content, synthetic data by its recipe."""
     if isinstance(config.data, ShapesData):
-        recipe = {"version": shapes.VERSION, **config.data.model_dump(mode="json")}
+        ids = {"ids": True} if isinstance(config.task, InstancesConfig) else {}
+        recipe = {"version": shapes.VERSION, **config.data.model_dump(mode="json"), **ids}
         return sha256_of_bytes(json.dumps(recipe, sort_keys=True).encode())
     return files.fingerprint(config.data, base, cache)

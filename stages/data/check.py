@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from segpipe.cores import usable_cores
 from segpipe.errors import ConfigError, DataError
+from segpipe.id_maps import classes_in
 from segpipe.rundir.storage import read_bounded, sha256_of_bytes, write_atomically
 from segpipe.runtime.streaming import ordered
-from stages.config.root import Config, ShapesData
+from stages.config.root import Config, InstancesConfig, ShapesData
 from stages.data import Split, SplitName, files, labels_of, open_split
 from stages.data.classes import class_faults
 from stages.data.faults import Fault, lines
@@ -86,7 +87,10 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
         report.offenders.append(Fault.of(error, split))
         return report
     report.frames = len(frames)
-    for outcome in ordered(lambda index: _counted(frames, index, classes, split), range(len(frames)), usable_cores()):
+    numbers = classes_in if isinstance(config.task, InstancesConfig) else _as_they_are
+    for outcome in ordered(
+        lambda index: _counted(frames, index, classes, (split, numbers)), range(len(frames)), usable_cores()
+    ):
         _add(report, outcome)
     if isinstance(config.data, ShapesData) or not files.has_labels(config.data):
         return report
@@ -158,10 +162,19 @@ def suggested_weights(report: SplitReport, how: str) -> tuple[float, ...]:
     return tuple(round(float(weight), 4) if held[number] else 1.0 for number, weight in enumerate(weights))
 
 
-def _counted(frames: Split, index: int, classes: int, split: str) -> NDArray[np.int64] | Fault:
-    """Pixels of each class and, last, ignored ones; or what is wrong with the frame."""
+def _as_they_are(labels: NDArray[Any]) -> NDArray[Any]:
+    """Class numbers."""
+    return labels
+
+
+def _counted(
+    frames: Split, index: int, classes: int, of: tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
+) -> NDArray[np.int64] | Fault:
+    """Pixels of each class and, last, ignored ones; or what is wrong with the frame. `of`: the split's name, and what
+    makes class numbers of its labels."""
+    split, numbers = of
     try:
-        _, labels = frames.sample(index)
+        labels = numbers(frames.sample(index)[1])
     except DataError as error:
         return Fault.of(error, f"{split}/{frames.name(index)}")
     counts = np.bincount(np.minimum(labels, classes).ravel(), minlength=classes + 1)

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.artifacts import CHECKPOINT, FP32_GRAPH, RANGES
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import Contract, FrameContract
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError
 from segpipe.installed import versions
 from segpipe.rundir.directory import RunDirectory
@@ -52,6 +52,7 @@ def run(rundir: RunDirectory, config: Config, base: Path) -> Path:
                 from stages.export.calibration import frames_for
                 from stages.export.int8 import int8_files
 
+                assert isinstance(source.contract, Contract)  # [compress] is for masks
                 seen = frames_for(config, base, source.contract, not (imported or config.model.trained))
                 trained = rundir.artifact_bytes("train", RANGES) if config.compress.trains_int8 else None
                 int8 = partial(int8_files, config=config, frames=seen, before=_last_ranking(rundir), trained=trained)
@@ -78,7 +79,9 @@ def _last_ranking(rundir: RunDirectory) -> bytes | None:
         return None
 
 
-def _frames(config: Config, base: Path, contract: Contract, split: SplitName) -> Callable[[], Iterable[NDArray[Any]]]:
+def _frames(
+    config: Config, base: Path, contract: FrameContract, split: SplitName
+) -> Callable[[], Iterable[NDArray[Any]]]:
     """Input tensors of real frames, spread over a split. Someone who imports a graph may have no frames at all."""
     from segpipe.runtime.preprocess import check_frame, preprocess
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from segpipe.artifacts import FP32_GRAPH
-from segpipe.contract.schema import Contract, FrameContract
+from segpipe.contract.schema import AnyContract, Contract
 from segpipe.palette import read_palette
 from segpipe.rundir.directory import RunDirectory
 from stages.export.equality import Network, joined, session
@@ -24,7 +24,7 @@ class ExportSource:
 
     graph: onnx.ModelProto
     reference: Network
-    contract: Contract
+    contract: AnyContract
     palette: Any
     figures: dict[str, Any]
 
@@ -32,7 +32,7 @@ class ExportSource:
 def trained_source(data: bytes, opset: int) -> ExportSource:
     """The network of a model.safetensors."""
     trained = checkpoint.from_bytes(data)
-    contract: FrameContract = trained.contract
+    contract = trained.contract
 
     @torch.inference_mode()
     def reference(tensor: NDArray[Any]) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import ConfigError
 from segpipe.runtime.trt.building import ShapeRange
 from stages.config.root import BuildConfig, Profile
@@ -12,7 +12,9 @@ Dimensions = Sequence[int | None]
 """Of the graph's input: a number, or None where it is dynamic."""
 
 
-def shape_ranges(contract: Contract, config: BuildConfig, graph: Dimensions | None = None) -> tuple[ShapeRange, ...]:
+def shape_ranges(
+    contract: FrameContract, config: BuildConfig, graph: Dimensions | None = None
+) -> tuple[ShapeRange, ...]:
     """One range an optimisation profile. `graph` fixes what the graph fixes."""
     if config.profiles:
         ranges = [_range(contract, profile) for profile in config.profiles]
@@ -23,7 +25,7 @@ def shape_ranges(contract: Contract, config: BuildConfig, graph: Dimensions | No
     return (_clamped(whole, graph),)
 
 
-def _range(contract: Contract, profile: Profile) -> ShapeRange:
+def _range(contract: FrameContract, profile: Profile) -> ShapeRange:
     heights, widths = (_sides(contract, profile, axis) for axis in (0, 1))
     shapes = [
         (batch, contract.channels, *size) if contract.input_layout == "nchw" else (batch, *size, contract.channels)
@@ -32,7 +34,7 @@ def _range(contract: Contract, profile: Profile) -> ShapeRange:
     return ShapeRange(*shapes)
 
 
-def _sides(contract: Contract, profile: Profile, axis: int) -> tuple[int, int, int]:
+def _sides(contract: FrameContract, profile: Profile, axis: int) -> tuple[int, int, int]:
     """Smallest, typical and largest height (axis 0) or width (axis 1)."""
     name = ("height", "width")[axis]
     wanted = (profile.height, profile.width)[axis]

@@ -1,21 +1,25 @@
 """Networks by name. Every network emits scores at its own stride, without upsampling them.
 
-What a network promises: one tensor of scores in eval mode; attributes `stride` and `size_multiple`; in training mode a
-network with deep supervision may return a tuple (scores, auxiliary scores, ...), each at its own stride, whose losses
-the training stage weights with `train.auxiliary_weight`. With one output channel the score is a sigmoid's argument.
+What a network for masks promises: one tensor of scores in eval mode; attributes `stride` and `size_multiple`; in
+training mode a network with deep supervision may return a tuple (scores, auxiliary scores, ...), each at its own
+stride, whose losses the training stage weights with `train.auxiliary_weight`. With one output channel the score is a
+sigmoid's argument. What one for things promises stands at `stages.models.centremask.CentreMask`.
 """
 
 import functools
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from segpipe.contract.schema import AnyContract, InstanceContract
 from segpipe.errors import BackendMissingError, ConfigError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import explained_reads, sha256_of
 from stages.config import user_code
 from stages.config.root import ModelConfig
-from stages.models.registry import find_factory
+from stages.models.registry import find_factory, refuse_other_task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,14 +28,25 @@ _FILES = {".safetensors", ".pth", ".pt"}
 _PACKAGES = {"torchvision", "segmentation_models_pytorch", "timm"}
 
 
-def build_network(config: ModelConfig, channels: int, outputs: int) -> "nn.Module":
+def build_for(config: ModelConfig, contract: AnyContract) -> "nn.Module":
+    """A network with random weights for what a contract says, a draft of one even."""
+    refuse_other_task(config.name, contract.task)
+    if isinstance(contract, InstanceContract):
+        of_task = {"things": len(contract.things), "top": contract.top}
+        return build_network(config, contract.channels, len(contract.classes), of_task)
+    return build_network(config, contract.channels, contract.score_channels)
+
+
+def build_network(
+    config: ModelConfig, channels: int, outputs: int, of_task: Mapping[str, int] = MappingProxyType({})
+) -> "nn.Module":
     """A network with random weights: `channels` in, `outputs` scores a pixel out. See `load_pretrained` for others."""
     factory = _resolve(config.name)
-    if decided := {"channels", "classes"} & config.options.keys():
+    if decided := {"channels", "classes", *of_task} & config.options.keys():
         raise ConfigError(
-            f"[model] options.{min(decided)} is not yours to set", hint="[input] channels and the data decide"
+            f"[model] options.{min(decided)} is not yours to set", hint="[input] channels, [task] and the data decide"
         )
-    arguments = {"channels": channels, "classes": outputs, **config.options}
+    arguments = {"channels": channels, "classes": outputs, **of_task, **config.options}
     user_code.refuse_other_arguments(factory, arguments, f"[model] {config.name}")
     with user_code.importable(config.name, "[model] name"):
         network: nn.Module = factory(**arguments)

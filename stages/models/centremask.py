@@ -25,6 +25,8 @@ class CentreMask(nn.Module):
     stride = 4
     size_multiple = 32
     head_parts = ("heat", "reach", "coefficients", "semantic")
+    semantic_name = "semantic"
+    dense_names = ("heat", "reach", "coefficients", "prototypes")
 
     def __init__(
         self, channels: int, classes: int, things: int, *, top: int = 100, width: int = 16, prototypes: int = 16
@@ -57,10 +59,10 @@ class CentreMask(nn.Module):
         scores, labels, boxes, chosen = self.decode(raw["heat"], raw["reach"], raw["coefficients"])
         shapes = raw["prototypes"]
         masks = torch.matmul(chosen, shapes.flatten(2)).reshape(shapes.shape[0], -1, *shapes.shape[2:])
-        return (boxes, scores, labels, masks, raw["semantic"], *(raw[name] for name in DENSE))
+        return (boxes, scores, labels, masks, raw["semantic"], *(raw[name] for name in self.dense_names))
 
 
-DENSE = ("heat", "reach", "coefficients", "prototypes")
+DENSE = CentreMask.dense_names
 """What rows are made from, at every place."""
 
 

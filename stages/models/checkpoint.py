@@ -12,12 +12,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from segpipe.artifacts import CHECKPOINT
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract, read_any
 from segpipe.documents import Form
 from segpipe.errors import ConfigError, ContractError
 from segpipe.palette import Colours
 from stages.config.root import ModelConfig
-from stages.models import build_network
+from stages.models import build_for
 from stages.models.pruned import reshaped_to
 
 FILE_NAME = CHECKPOINT
@@ -30,7 +30,7 @@ class Trained:
     """A network in evaluation mode, with what it needs to be used."""
 
     network: nn.Module
-    contract: Contract
+    contract: AnyContract
     palette: Colours
     pruned: bool = False
     """Whether its channels are others than its factory makes."""
@@ -39,7 +39,7 @@ class Trained:
 def to_bytes(trained: Trained, model: ModelConfig) -> bytes:
     """Weights and description as one file's bytes; equal weights give equal bytes."""
     description = {
-        "contract": trained.contract.model_dump(mode="json"),
+        "contract": json.loads(trained.contract.to_json()),
         "model": model.model_dump(mode="json", exclude={"weights", "trained"}),  # their file is in the record
         "palette": trained.palette,
         **({"pruned": True} if trained.pruned else {}),
@@ -83,8 +83,8 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def from_bytes(data: bytes) -> Trained:
     """Build the network that the bytes describe and load its weights."""
     description = _description(data)
-    contract = Contract.from_json(json.dumps(description.contract), FILE_NAME)
-    network = build_network(description.model, contract.channels, contract.score_channels)
+    contract = read_any(json.dumps(description.contract), FILE_NAME)
+    network = build_for(description.model, contract)
     state = load(data)
     if description.pruned:
         reshaped_to(network, state)

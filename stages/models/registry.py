@@ -55,6 +55,8 @@ _OWN: dict[str, tuple[str, str, _Limits]] = {
     "ddrnet23_slim": ("stages.models.ddrnet:DDRNet23Slim", "real-time, two branches (2021)", _GLOBAL_NORM),
     "bisenetv2": ("stages.models.bisenet:BiSeNetV2", "real-time, two branches (2021)", _GLOBAL_NORM),
 }
+_OF_THINGS = {"centremask": "stages.models.centremask:CentreMask"}
+"""Networks for [task] kind 'instances'; their factories also take `things` and `top`."""
 _TORCHVISION: dict[str, _Limits] = {
     "fcn_resnet50": _NONE,
     "fcn_resnet101": _NONE,
@@ -108,6 +110,8 @@ def find_factory(name: str) -> Factory:
     """Where the network of this name is made, or an error with the nearest names."""
     if ":" in name:
         return Factory(name)
+    if name in _OF_THINGS:
+        return Factory(_OF_THINGS[name])
     if name in _OWN:
         return Factory(_OWN[name][0])
     family, _, rest = name.partition("/")
@@ -119,8 +123,24 @@ def find_factory(name: str) -> Factory:
     raise ConfigError(f"[model] there is no network '{name}'", hint=_nearest(name))
 
 
+def refuse_other_task(name: str, task: str) -> None:
+    """A listed network is for one task; whoever brings a factory of their own knows what it is for."""
+    own = "instances" if name in _OF_THINGS else "semantic"
+    if ":" in name or own == task:
+        return
+    there = ", ".join(_OF_THINGS) if task == "instances" else "skipnet and others, see `segpipe models`"
+    raise ConfigError(
+        f"[model] {name} is for the task '{own}', [task] kind is '{task}'", hint=f"for that there are {there}"
+    )
+
+
+def networks_of_things() -> tuple[str, ...]:
+    """Names of those that tell things one by one."""
+    return tuple(_OF_THINGS)
+
+
 def _nearest(name: str) -> str:
-    names = [known.name for known in known_networks()]
+    names = [*(known.name for known in known_networks()), *_OF_THINGS]
     family, _, rest = name.partition("/")
     encoder = rest.partition("/")[2]
     if family == "smp" and encoder:

@@ -16,17 +16,21 @@ __all__ = [
 ]  # fmt: skip
 
 
+_CURVES = {"loss": "training loss", "val_miou": "validation mIoU", "val_ap": "validation AP"}
+"""Columns of history.csv that are drawn; a training has one of the last two."""
+
+
 def curves(history: Mapping[str, list[float]]) -> str:
-    """Loss and validation mIoU by epoch, one above the other: they share no unit."""
+    """Loss and validation mIoU, or AP, by epoch, one above the other: they share no unit."""
     epochs = history.get("epoch", [])
-    shown = [name for name in ("loss", "val_miou") if name in history]
+    shown = [name for name in _CURVES if name in history]
     if len(epochs) < 2 or not shown:
         return ""
     figure, panels = new_panels(1.4 * len(shown) + 0.3, len(shown))
     for panel, name, colour in zip(panels, shown, SERIES, strict=False):
         values = np.array(history[name])
         panel.plot(epochs, values, color=colour)
-        panel.set_title({"loss": "training loss", "val_miou": "validation mIoU"}[name], loc="left", size=9, color=INK)
+        panel.set_title(_CURVES[name], loc="left", size=9, color=INK)
         best = int(values.argmin() if name == "loss" else values.argmax())
         panel.plot(epochs[best], values[best], "o", color=colour, ms=5)
         panel.annotate(f"{values[best]:.3f}", (epochs[best], values[best]), textcoords="offset points",

@@ -134,6 +134,10 @@ class TrainFigures(_Kept):
     test_miou_of_all: float | None = None
     test_pixel_accuracy: float | None = None
     test_classes: dict[str, ClassScores] = {}
+    val_ap: float | None = None
+    """Average precision, which chose the weights of networks for things."""
+    test_things: dict[str, dict[str, float | None]] = {}
+    """Of networks for things: average precision of `masks` and `boxes`, and `panoptic` quality."""
     adopted: dict[str, Any] | None = None
     """Where the weights come from (`stages.models.adopted.Adopted`) that were trained elsewhere."""
     pretrained: dict[str, Any] | None = None
@@ -154,12 +158,15 @@ class TrainFigures(_Kept):
         """Accuracy on held-out frames, or on those of val where there are no others."""
         origin = f"adopted {self.adopted.get('file', '')}: " if self.adopted else ""
         taught = "".join(f", {how.plain()}" for how in (self.distilled, self.pruned, self.for_int8) if how)
-        return "" if self.test_miou is None else f"{origin}{self.test_split} {self.mean()}{taught}"
+        things = f"{self.things()}, " if self.test_things else ""
+        return "" if self.test_miou is None else f"{origin}{self.test_split} {things}{self.mean()}{taught}"
 
     def lines(self) -> Iterator[str]:
         """The same, in words."""
         if self.test_miou is not None:
             yield f"accuracy    {self.mean()} on {self.frames}"
+        if self.test_things:
+            yield f"things      {self.things()} on {self.frames}"
         if self.distilled is not None:
             yield f"teacher     {self.distilled.plain()}"
         if self.pruned is not None:
@@ -167,6 +174,12 @@ class TrainFigures(_Kept):
             yield from (f"            {why}: {', '.join(names)}" for why, names in self.pruned.kept.items())
         if self.for_int8 is not None:
             yield f"int8        {self.for_int8.plain()}"
+
+    def things(self) -> str:
+        """Average precision and panoptic quality in words; empty for networks for masks."""
+        named = {"mask AP": ("masks", "ap"), "box AP": ("boxes", "ap"), "PQ": ("panoptic", "pq")}
+        known = {name: self.test_things.get(group, {}).get(key) for name, (group, key) in named.items()}
+        return ", ".join(f"{name} {value:.4f}" for name, value in known.items() if value is not None)
 
     def mean(self) -> str:
         """The mean IoU on these frames, and where some classes are not scored that over all."""

@@ -107,8 +107,7 @@ class OfflineInstances:
 
     def curves(self, counted: InstanceFigures) -> dict[str, float]:
         """Every figure that something was measured for."""
-        groups = {"masks": counted.masks, "boxes": counted.boxes, "panoptic": counted.panoptic}
-        named = {f"val_{group}/{name}": value for group, of in groups.items() for name, value in of.items()}
+        named = {f"val_{group}/{name}": value for group, of in counted.groups().items() for name, value in of.items()}
         return {name: value for name, value in named.items() if not math.isnan(value)}
 
     def class_numbers(self, targets: Tensor) -> NDArray[Any]:

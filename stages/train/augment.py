@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.errors import ConfigError
 from stages.config.root import AugmentConfig, TrainConfig
 
@@ -32,7 +32,7 @@ class Augmentation:
     transform: Transform | None = None
 
 
-def crop_size(config: TrainConfig, contract: Contract, epoch: int) -> tuple[int, int]:
+def crop_size(config: TrainConfig, contract: AnyContract, epoch: int) -> tuple[int, int]:
     """Height and width of the crops in this epoch; they default to the network's size."""
     if config.late_crop is not None and epoch >= round(config.epochs * (1 - config.late_share)):
         return config.late_crop
@@ -43,7 +43,7 @@ def crop_size(config: TrainConfig, contract: Contract, epoch: int) -> tuple[int,
     raise ConfigError("fit 'pad' has no network size to crop to", hint="set train.crop_height and train.crop_width")
 
 
-def augment(frame: NDArray[Any], labels: NDArray[Any], contract: Contract, how: Augmentation, rng: Rng) -> Sample:
+def augment(frame: NDArray[Any], labels: NDArray[Any], contract: AnyContract, how: Augmentation, rng: Rng) -> Sample:
     """One random crop of a frame. Labels are ignored where it leaves the frame."""
     config = how.config
     factor = float(rng.uniform(*config.scale_range))
@@ -68,7 +68,7 @@ def augment(frame: NDArray[Any], labels: NDArray[Any], contract: Contract, how: 
     return crop, mask
 
 
-def shown(crop: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+def shown(crop: NDArray[np.float32], contract: AnyContract) -> NDArray[np.float32]:
     """A normalised CxHxW crop back in the frame's value range and order, HxWxC."""
     low, high = contract.value_range
     mean, std = np.array(contract.mean, np.float32), np.array(contract.std, np.float32)
@@ -77,7 +77,7 @@ def shown(crop: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
 
 
 def _warp_matrix(
-    source: tuple[int, ...], contract: Contract, how: Augmentation, factor: float, rng: Rng
+    source: tuple[int, ...], contract: AnyContract, how: Augmentation, factor: float, rng: Rng
 ) -> NDArray[Any]:
     """Source pixels to crop pixels: the contract's resize, then a random scale, position, rotation and mirror."""
     placement = contract.place(source[0], source[1])
@@ -106,7 +106,9 @@ def _blurred(frame: NDArray[Any], sigma: float) -> NDArray[Any]:
     return cv2.GaussianBlur(frame, (0, 0), sigma).reshape(frame.shape)
 
 
-def _warp(frame: NDArray[Any], matrix: NDArray[Any], size: tuple[int, int], contract: Contract) -> NDArray[np.float32]:
+def _warp(
+    frame: NDArray[Any], matrix: NDArray[Any], size: tuple[int, int], contract: AnyContract
+) -> NDArray[np.float32]:
     """The crop as float32 HxWxC in the frame's own values; new pixels have the mean."""
     low, high = contract.value_range
     border = [low + value * (high - low) for value in _in_frame_order(contract.mean, contract)]
@@ -126,7 +128,9 @@ def _warp(frame: NDArray[Any], matrix: NDArray[Any], size: tuple[int, int], cont
     return image.astype(np.float32)
 
 
-def _coloured(image: NDArray[np.float32], contract: Contract, config: AugmentConfig, rng: Rng) -> NDArray[np.float32]:
+def _coloured(
+    image: NDArray[np.float32], contract: AnyContract, config: AugmentConfig, rng: Rng
+) -> NDArray[np.float32]:
     """HxWxC pixels to a normalised CxHxW crop. Brightness, contrast, saturation, hue and the contract's mean, std and
     channel order are one matrix; values that colours push out of the value range are cut to it."""
     contrast = 1 + float(rng.uniform(-1, 1)) * config.contrast
@@ -169,7 +173,7 @@ def _hue_turn(degrees: float) -> NDArray[Any]:
     return np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * axis
 
 
-def _erase(crop: NDArray[np.float32], mask: NDArray[Any], contract: Contract, rng: Rng) -> None:
+def _erase(crop: NDArray[np.float32], mask: NDArray[Any], contract: AnyContract, rng: Rng) -> None:
     """A rectangle of 2 to 15 % of the crop becomes the mean; its labels are ignored."""
     height, width = mask.shape
     share, aspect = float(rng.uniform(0.02, 0.15)), float(np.exp(rng.uniform(-1, 1)))
@@ -181,7 +185,7 @@ def _erase(crop: NDArray[np.float32], mask: NDArray[Any], contract: Contract, rn
 
 
 def _changed_by_user(
-    crop: NDArray[np.float32], mask: NDArray[Any], contract: Contract, transform: Transform, seed: int
+    crop: NDArray[np.float32], mask: NDArray[Any], contract: AnyContract, transform: Transform, seed: int
 ) -> Sample:
     """The user's transform sees pixels of 0 to 1 in the frame's order, not normalised ones."""
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (contract.mean, contract.std))
@@ -190,5 +194,5 @@ def _changed_by_user(
     return np.ascontiguousarray((pixels[turned] - mean) / std), mask
 
 
-def _in_frame_order(values: tuple[float, ...], contract: Contract) -> tuple[float, ...]:
+def _in_frame_order(values: tuple[float, ...], contract: AnyContract) -> tuple[float, ...]:
     return values[::-1] if contract.channel_order == "bgr" else values

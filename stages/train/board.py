@@ -10,9 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from segpipe import draw
-from segpipe.contract.schema import SemanticContract
+from stages.train.accuracy import shot_of
 from stages.train.learner import LOOKS_EVERY, Learner
-from stages.train.pictures import Shot, views_of
+from stages.train.pictures import views_of
 
 _FRAMES = 3
 
@@ -34,10 +34,8 @@ class Board(Callback):
         if batch_idx >= _FRAMES or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Learner)
-        if pl_module.contract.task != SemanticContract.task:
-            return  # pictures of masks: other answers have none yet
         frame, labels, _ = batch
-        shot = Shot(f"frame {batch_idx + 1}", frame, labels, outputs["answer"])
+        shot = shot_of(f"frame {batch_idx + 1}", frame, labels, outputs["answer"])
         picture = np.concatenate(views_of(shot, pl_module.contract, self._palette), 1)
         writer: Any = _log_of(trainer).experiment
         writer.add_image(f"val/{shot.name}: label, network, wrong", picture, trainer.global_step, dataformats="HWC")

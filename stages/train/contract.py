@@ -1,9 +1,11 @@
 """The contract that the config, the data and the network make together."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract, Contract, InstanceContract
 from segpipe.errors import ConfigError
 from stages.config.draft import draft_contract
 from stages.config.root import Config
@@ -11,7 +13,7 @@ from stages.data import Labels
 from stages.train.augment import crop_size
 
 
-def contract_of(config: Config, network: nn.Module) -> Contract:
+def contract_of(config: Config, network: nn.Module) -> AnyContract:
     """Everything that export, validation and the runtime must agree on with training."""
     frames = config.input
     size = (frames.height, frames.width) if frames.height and frames.width else None
@@ -21,8 +23,22 @@ def contract_of(config: Config, network: nn.Module) -> Contract:
         raise ConfigError(
             f"[input] {size[0]} x {size[1]}: {config.model.name} takes multiples of {multiple}", hint=f"use {fitting}"
         )
-    known = draft_contract(config).model_dump()
-    return Contract.model_validate(known | {"size_multiple": multiple, "output_stride": stride})
+    draft = draft_contract(config)
+    promised: dict[str, Any] = {"size_multiple": multiple, "output_stride": stride}
+    if isinstance(draft, InstanceContract):
+        promised |= {name: getattr(network, name) for name in _OF_THINGS if hasattr(network, name)}
+    return type(draft).model_validate(draft.model_dump() | promised)
+
+
+def contract_for_masks(config: Config, network: nn.Module) -> Contract:
+    """The same where only networks for masks can be taken, which the config's own checks have seen to."""
+    contract = contract_of(config, network)
+    assert isinstance(contract, Contract)
+    return contract
+
+
+_OF_THINGS = ("semantic_name", "dense_names", "masks")
+"""What a network for things says of itself beside stride and multiple."""
 
 
 def score_channels(config: Config, labels: Labels) -> int:
@@ -30,7 +46,7 @@ def score_channels(config: Config, labels: Labels) -> int:
     return len(labels.classes) if config.train.output == "softmax" else 1
 
 
-def refuse_crops_off_the_multiple(config: Config, contract: Contract) -> None:
+def refuse_crops_off_the_multiple(config: Config, contract: AnyContract) -> None:
     """A crop that the network cannot halve often enough fails before the first step, not in it."""
     train, multiple = config.train, contract.size_multiple
     crops = {
@@ -45,7 +61,7 @@ def refuse_crops_off_the_multiple(config: Config, contract: Contract) -> None:
             )
 
 
-def refuse_broken_promises(network: nn.Module, config: Config, contract: Contract) -> None:
+def refuse_broken_promises(network: nn.Module, config: Config, contract: AnyContract) -> None:
     """One frame of zeros: what the network gives must be what the contract says of it."""
     size = crop_size(config.train, contract, 0) if not config.model.trained else _example_size(contract)
     modes = [(module, module.training) for module in network.modules()]
@@ -56,6 +72,8 @@ def refuse_broken_promises(network: nn.Module, config: Config, contract: Contrac
     for module, mode in modes:
         module.training = mode
     name = config.model.name
+    if isinstance(contract, InstanceContract):
+        return _refuse_other_outputs(name, answer, contract, size)
     if not isinstance(answer, Tensor) or answer.ndim != 4:
         raise ConfigError(
             f"[model] {name} gives a {type(answer).__name__} in eval mode",
@@ -74,9 +92,35 @@ def refuse_broken_promises(network: nn.Module, config: Config, contract: Contrac
             f"[model] {name} gives {height} x {width} scores for {size[0]} x {size[1]} pixels, but {said}",
             hint=f"set the network's attribute `stride`, here {max(1, round(size[0] / height))}",
         )
+    return None
 
 
-def _example_size(contract: Contract) -> tuple[int, int]:
+def _refuse_other_outputs(name: str, answer: Any, contract: InstanceContract, size: tuple[int, int]) -> None:
+    """Of a network for things: as many tensors as the contract names, each with the sides that it says."""
+    names = contract.output_names
+    if not isinstance(answer, tuple) or len(answer) != len(names):
+        given = f"{len(answer)} tensors" if isinstance(answer, tuple) else f"a {type(answer).__name__}"
+        raise ConfigError(
+            f"[model] {name} gives {given} in eval mode, wanted {len(names)}: {', '.join(names)}",
+            hint="return them as a tuple in this order; its attributes semantic_name, dense_names and masks say which",
+        )
+    cells = tuple(side // contract.output_stride for side in size)
+    rows: dict[str, tuple[int, ...]] = {contract.boxes_name: (contract.top, 4)}
+    rows |= dict.fromkeys((contract.scores_name, contract.labels_name), (contract.top,))
+    if contract.semantic_name:
+        rows[contract.semantic_name] = (len(contract.classes), *cells)
+    if contract.masks == "canvas":
+        rows[contract.masks_name] = (contract.top, *cells)
+    for output, tensor in zip(names, answer, strict=True):
+        sides = tuple(tensor.shape[1:])
+        if sides != (wanted := rows.get(output, sides)):
+            raise ConfigError(
+                f"[model] {name} gives '{output}' of {sides} for a frame, wanted {wanted}",
+                hint="mend the network, its attribute `stride`, or [task] top",
+            )
+
+
+def _example_size(contract: AnyContract) -> tuple[int, int]:
     """The network's size; with an open one, any that it should take."""
     return contract.network_size or (8 * contract.size_multiple, 16 * contract.size_multiple)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendMissingError, ConfigError, SegpipeError
 from stages.models.pruned import is_reshapeable
 
@@ -35,7 +35,7 @@ Kept = dict[str, tuple[str, ...]]
 """Names of the layers that keep all their channels, by the reason."""
 
 
-def smallest(network: nn.Module, contract: Contract, macs: float) -> nn.Module:
+def smallest(network: nn.Module, contract: FrameContract, macs: float) -> nn.Module:
     """The network cut as far as it can be; refused where that leaves more than this share of the MACs."""
     frame = example(contract)
     found = pruned(network, frame, 1.0)
@@ -48,7 +48,7 @@ def smallest(network: nn.Module, contract: Contract, macs: float) -> nn.Module:
     return found
 
 
-def cut_to(network: nn.Module, contract: Contract, macs: float) -> nn.Module:
+def cut_to(network: nn.Module, contract: FrameContract, macs: float) -> nn.Module:
     """The largest copy with at most this share of the MACs, its other channels cut out."""
     if macs >= 1:
         return copy.deepcopy(network)
@@ -231,7 +231,7 @@ def parameters_of(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def example(contract: Contract) -> Tensor:
+def example(contract: FrameContract) -> Tensor:
     """A frame of zeros at the network's size; with an open one, at any that it should take."""
     size = contract.network_size or (8 * contract.size_multiple, 8 * contract.size_multiple)
     return torch.zeros(1, contract.channels, *size)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.cores import usable_cores
 from segpipe.errors import DataError, SegpipeError
 from stages.config.root import TrainConfig
@@ -64,7 +64,7 @@ def batches_an_epoch(count: int, config: TrainConfig) -> int:
 class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
     """Augmented crops as normalised CxHxW tensors with their labels and index."""
 
-    def __init__(self, split: Split, contract: Contract, config: TrainConfig) -> None:
+    def __init__(self, split: Split, contract: AnyContract, config: TrainConfig) -> None:
         self._split, self._contract, self._config = split, contract, config
         self._task = offline_task_of(contract)
         self._transform = open_transform(config.augment.transform) if config.augment.transform else None
@@ -93,7 +93,7 @@ class FrameSet(Dataset[tuple[NDArray[Any], NDArray[Any], int]]):
 
 
 def training_loader(
-    split: Split, contract: Contract, config: TrainConfig, epoch: int, process: Process = Process()
+    split: Split, contract: AnyContract, config: TrainConfig, epoch: int, process: Process = Process()
 ) -> DataLoader[Any]:
     """Batches of one epoch."""
     return _Loader(

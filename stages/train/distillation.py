@@ -149,6 +149,10 @@ class _TorchTeacher:
     """A network of ours."""
 
     def __init__(self, trained: Trained) -> None:
+        if not isinstance(trained.contract, Contract):
+            raise ConfigError(
+                f"{SETTING} is a network for the task '{trained.contract.task}'", hint="name one that gives masks"
+            )
         self.contract = trained.contract
         self._network = trained.network.requires_grad_(False).to(memory_format=torch.channels_last)
         self._task = offline_task_of(trained.contract)

@@ -15,19 +15,20 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract, Contract
 from segpipe.cores import usable_cores
-from segpipe.metrics import scores
+from segpipe.metrics import Confusion, scores
+from stages.config.draft import draft_contract
 from stages.config.root import Config, TrainConfig
 from stages.data import Split, labels_of, open_split
 from stages.data.check import class_weights, val_serves
-from stages.models import build_network, checkpoint
+from stages.models import build_for, checkpoint
 from stages.models.checkpoint import Trained
 from stages.models.pretrained import MatchReport, load_pretrained
 from stages.train import pictures
-from stages.train.accuracy import Accuracy, accuracy_on, test_figures, unscored_figures
+from stages.train.accuracy import Accuracy, accuracy_on, test_figures, things_figures, unscored_figures
 from stages.train.board import Board
-from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple, score_channels
+from stages.train.contract import contract_of, refuse_broken_promises, refuse_crops_off_the_multiple
 from stages.train.dataset import Process, batches_an_epoch, frame_loader, training_loader
 from stages.train.distillation import Guidance, guided_by, open_guidance
 from stages.train.interrupts import Interrupts
@@ -52,7 +53,7 @@ class Subject:
     """What is trained, and on what."""
 
     network: nn.Module
-    contract: Contract
+    contract: AnyContract
     train: Split
     val: Split
     palette: tuple[tuple[int, int, int], ...]
@@ -91,21 +92,36 @@ def fit(config: Config, base: Path, folders: Folders) -> Outcome:
 def outcome_of(learned: Learned, config: Config, base: Path) -> Outcome:
     """The best weights of a training, and what they do on the test split."""
     found = tested(learned, config, base)
+    chosen, val = _chosen_by(learned, config, base)
     learner, best = learned.learner, learned.points.best
     trained = Trained(learner.network.cpu(), learner.contract, learned.palette, learned.pruned)
     figures = {
-        "val_miou": best["val_miou"],
+        **chosen,
         "best_epoch": best["epoch"],
         "epochs": len(learned.points.history),
         **test_figures(found.matrix, learner.contract),
-        **unscored_figures(np.array(best["confusion"]), learner.contract),
+        **things_figures(found),
+        **unscored_figures(val, learner.contract),
     }
     if val_serves(config, base, "test"):
         figures["test_split"] = "val"
     if learned.pretrained is not None:
         figures["pretrained"] = learned.pretrained.as_dict()
     figures |= _taught(learned, config, base)
-    return Outcome(trained, figures, _files(learned, trained, found, config))
+    return Outcome(trained, figures, _files(learned, trained, (val, found), config))
+
+
+def _chosen_by(learned: Learned, config: Config, base: Path) -> tuple[dict[str, Any], Confusion]:
+    """Figures of the weights that are kept on the split that chose them, and its confusion matrix: of things, which
+    are chosen by average precision, the matrix is counted now."""
+    best, contract = learned.points.best, learned.learner.contract
+    if isinstance(contract, Contract):
+        return {"val_miou": best["val_miou"]}, np.array(best["confusion"])
+    with lost_workers_explained(config.train):
+        split = open_split(config, base, "val")
+        found = accuracy_on(split, learned.learner.segment, contract, config.train.workers)
+    miou = scores(found.matrix, contract.unscored_numbers).mean_iou
+    return {"val_ap": best["val_ap"], "val_miou": round(miou, 6)}, found.matrix
 
 
 def best_of(learned: Learned, config: Config) -> bytes:
@@ -131,9 +147,11 @@ def learn(
     checkpoint.refuse_unkept_state(network, config.model.name)
     train, val = (open_split(config, base, split) for split in ("train", "val"))
     teacher = teacher_file(config, base)
-    guidance = None if teacher is None else open_guidance(teacher, config, contract)
-    if teacher_of_own is not None:
-        guidance = guided_by(teacher_of_own, config, contract)
+    guidance = None
+    if isinstance(contract, Contract):
+        guidance = None if teacher is None else open_guidance(teacher, config, contract)
+        if teacher_of_own is not None:
+            guidance = guided_by(teacher_of_own, config, contract)
     subject = Subject(network, contract, train, val, labels.palette, class_weights(config, base), guidance)
     learner, points = learn_subject(subject, config, folders)
     return Learned(learner, points, labels.palette, pretrained, teacher, guidance, begin is not None and begin.pruned)
@@ -171,7 +189,7 @@ def learn_subject(subject: Subject, config: Config, folders: Folders) -> tuple[L
 
 def _new_network(config: Config, base: Path) -> tuple[nn.Module, MatchReport | None]:
     """With random weights, or published ones."""
-    network = build_network(config.model, config.input.channels, score_channels(config, labels_of(config)))
+    network = build_for(config.model, draft_contract(config))
     return network, load_pretrained(network, config.model, base, config.input.channels)
 
 
@@ -220,20 +238,21 @@ def _taught(learned: Learned, config: Config, base: Path) -> dict[str, Any]:
                           "teacher_sha256": learned.teacher.sha256, "teacher_val_miou": round(miou, 6)}}  # fmt: skip
 
 
-def _files(learned: Learned, trained: Trained, tested: Accuracy, config: Config) -> dict[str, bytes]:
-    """The stage's outputs by name."""
+def _files(learned: Learned, trained: Trained, counted: tuple[Confusion, Accuracy], config: Config) -> dict[str, bytes]:
+    """The stage's outputs by name. `counted`: on val and on test."""
+    val, tested = counted
     history, classes = learned.points.history, trained.contract.classes
     table = io.StringIO()
     writer = csv.DictWriter(table, fieldnames=list(history[0]))
     writer.writeheader()
     writer.writerows(history)
-    matrices = {"classes": classes, "val": learned.points.best["confusion"], "test": tested.matrix.tolist()}
+    matrices = {"classes": classes, "val": val.tolist(), "test": tested.matrix.tolist()}
     return {
         checkpoint.FILE_NAME: checkpoint.to_bytes(trained, config.model),
         "history.csv": table.getvalue().encode(),
         "confusion.json": json.dumps(matrices).encode(),
         "confusion.png": pictures.confusion_png(tested.matrix, classes),
-        "curves.png": pictures.curves_png(history),
+        "curves.png": pictures.curves_png(history, learned.points.headline),
         "best.png": pictures.overlays_png(tested.gallery.best, trained),
         "worst.png": pictures.overlays_png(tested.gallery.worst, trained),
     }

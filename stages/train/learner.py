@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.errors import TrainingError
 from stages.config.root import TrainConfig
 from stages.models.parts import freeze_encoder
@@ -49,7 +49,7 @@ class _Step:
 class Learner(LightningModule):
     """The loss at the targets' size; accuracy by the contract's definition, at the source size."""
 
-    def __init__(self, network: nn.Module, contract: Contract, config: TrainConfig, plan: TrainingPlan) -> None:
+    def __init__(self, network: nn.Module, contract: AnyContract, config: TrainConfig, plan: TrainingPlan) -> None:
         super().__init__()
         self.network = network
         self.contract = contract

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from segpipe import draw
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
+from segpipe.instances import Instances, class_contract
 from segpipe.media.images import write_png
 from segpipe.metrics import Confusion
 from segpipe.result import Result
@@ -38,24 +39,33 @@ class Shot:
     frame: NDArray[Any]
     labels: NDArray[Any]
     mask: NDArray[Any]
+    things: Instances | None = None
+    """What was found one by one; labels and mask are then the classes of the pixels."""
+    ids: NDArray[Any] | None = None
+    """The labels' things."""
+
+    @property
+    def figure(self) -> str:
+        """What frames are ranked by."""
+        return "IoU" if self.things is None else "PQ"
 
 
 @dataclass
 class Gallery:
-    """The frames with the highest and the lowest IoU so far."""
+    """The frames with the highest and the lowest figure so far: IoU, of things panoptic quality."""
 
     best: list[tuple[float, Shot]] = field(default_factory=list)
     worst: list[tuple[float, Shot]] = field(default_factory=list)
 
-    def consider(self, iou: float, shot: Shot) -> None:
-        """Keep the frame while it is among the extremes. Frames without labels have no IoU."""
-        if np.isnan(iou):
+    def consider(self, figure: float, shot: Shot) -> None:
+        """Keep the frame while it is among the extremes. Frames without labels have no figure."""
+        if np.isnan(figure):
             return
-        self.best = sorted([*self.best, (iou, shot)], key=lambda entry: -entry[0])[:_KEPT]
-        self.worst = sorted([*self.worst, (iou, shot)], key=lambda entry: entry[0])[:_KEPT]
+        self.best = sorted([*self.best, (figure, shot)], key=lambda entry: -entry[0])[:_KEPT]
+        self.worst = sorted([*self.worst, (figure, shot)], key=lambda entry: entry[0])[:_KEPT]
 
 
-def write_sheet(path: Path, split: Split, contract: Contract, config: Config, palette: draw.Palette) -> None:
+def write_sheet(path: Path, split: Split, contract: AnyContract, config: Config, palette: draw.Palette) -> None:
     """Augmented samples as training sees them, with their labels, before the first step."""
     samples, task = TrainingSet(split, contract, config.train), offline_task_of(contract)
     cells = []
@@ -69,11 +79,14 @@ def write_sheet(path: Path, split: Split, contract: Contract, config: Config, pa
     write_png(path, encode_sheet(rows, titles, [Legend(contract.classes, palette)], _CELL))
 
 
-def curves_png(history: Sequence[dict[str, float]]) -> bytes:
-    """Loss, validation mIoU and learning rate by epoch."""
+_TITLES = {"val_miou": "validation mIoU", "val_ap": "validation AP"}
+
+
+def curves_png(history: Sequence[dict[str, float]], headline: str) -> bytes:
+    """Loss, the headline's figure and learning rate by epoch."""
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(11, 3.2), layout="constrained")
-    panels = (("loss", "training loss"), ("val_miou", "validation mIoU"), ("learning_rate", "learning rate"))
+    panels = (("loss", "training loss"), (headline, _TITLES[headline]), ("learning_rate", "learning rate"))
     for axes, (key, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         axes.plot(epochs, [row[key] for row in history], marker="." if len(epochs) < 40 else "")
         axes.set(title=title, xlabel="epoch")
@@ -100,17 +113,20 @@ def confusion_png(matrix: Confusion, classes: Sequence[str]) -> bytes:
 def overlays_png(shots: Sequence[tuple[float, Shot]], trained: Trained) -> bytes:
     """A row for each shot, under its name."""
     contract, palette = trained.contract, trained.palette
-    rows = [Row(f"{shot.name}: IoU {iou:.3f}", views_of(shot, contract, palette)) for iou, shot in shots]
+    rows = [Row(f"{shot.name}: {shot.figure} {value:.3f}", views_of(shot, contract, palette)) for value, shot in shots]
     titles = ("frame", "label (grey: ignored)", "network", "wrong pixels")
     return encode_sheet(rows, titles, [Legend(contract.classes, palette)], _CELL)
 
 
-def views_of(shot: Shot, contract: Contract, palette: draw.Palette) -> tuple[draw.Image, ...]:
-    """Frame, labels, mask, and the wrong pixels in red, all of one size."""
+def views_of(shot: Shot, trained_for: AnyContract, palette: draw.Palette) -> tuple[draw.Image, ...]:
+    """Frame, labels, mask or things, and the wrong pixels in red, all of one size."""
+    contract = class_contract(trained_for)
     frame = draw.displayable(shot.frame, contract.value_range)
     wrong = frame // 3
     wrong[(shot.labels != shot.mask) & (shot.labels != contract.ignore_index)] = (255, 40, 40)
     labels, mask = (Result(numbers, contract, palette).overlay(shot.frame) for numbers in (shot.labels, shot.mask))
+    if shot.things is not None and shot.ids is not None:
+        labels, mask = draw.outlined(labels, shot.ids), shot.things.shown_with(palette, "rgb").overlay(shot.frame)
     return tuple(_resized(picture) for picture in (frame, labels, mask, wrong))
 
 

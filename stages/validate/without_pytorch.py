@@ -11,7 +11,7 @@ from segpipe.errors import BackendError, GateFailedError, InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.runtime.cuda.driver_library import gpu_name
-from segpipe.runtime.opening import run_contract
+from segpipe.runtime.opening import any_contract
 from segpipe.verdict import LocalVerdict, Verdict, stored_verdicts
 from stages.measuring.tensors import FP16_MAX
 from stages.results.gate import GateReport
@@ -64,7 +64,7 @@ def _nothing_judged(rundir: RunDirectory, wanted: str, report: GateReport) -> Ba
     hint = f"name one of: {_judgeable(rundir)}; `segpipe doctor` tells what this machine can run"
     if wanted == "engine" and not reasons:
         reasons, hint = "there is no engine", rundir.how_to_make(BUILD)
-        if lacking := run_contract(rundir).only_on_host:
+        if lacking := any_contract(rundir).only_on_host:
             reasons, hint = f"the contract's {lacking} is done on CPUs only", f"name one of: {_judgeable(rundir)}"
     elif rundir.manifest.is_bundle:
         hint = "`segpipe doctor` tells what this machine can run; " + f"for a new engine {rundir.how_to_make('build')}"
@@ -87,14 +87,14 @@ def _needs_gpu(wanted: str) -> bool:
 def judge_stored(rundir: RunDirectory, wanted: str) -> GateReport:
     """What `wanted` names, opened and judged."""
     stored = StoredReference(rundir)
-    with OpenHops(rundir, run_contract(rundir)) as opened:
+    with OpenHops(rundir, any_contract(rundir)) as opened:
         opened.open_deployed(wanted)
         return judge_hops(rundir, stored, opened)
 
 
 def judge_hops(rundir: RunDirectory, stored: StoredReference, opened: OpenHops) -> GateReport:
     """Every image of the stored reference through open hops; labels and activations as the gate found them."""
-    contract = run_contract(rundir)
+    contract = any_contract(rundir)
     gate = stored_report(rundir)
     peak, rounding = gate_peak(rundir, gate), stored.rounding()
     setup = Setup(contract, stored.index.settings, stored.index.batches, peak=peak, rounding=rounding)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segpipe.artifacts import BUILD, EXPORT, FP16_GRAPH, FP32_GRAPH
+from segpipe.contract.schema import AnyContract, Contract
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.preprocess import preprocess
 from stages.graphs.halving import half_suffix
@@ -213,9 +214,15 @@ def _explain_trained(case: Case, network: nn.Module, name: str) -> Explanation:
     nodes, watched = module_nodes(graph), execute(network, case.tensor)
     tensors = {module: nodes[module].output[0] for module in watched.leaves if module in nodes}
     half = name == FP16_GRAPH
-    shown = tensors | {ROOT: case.setup.contract.output_name}
+    contract = case.setup.contract
+    shown = tensors | ({ROOT: contract.output_name} if isinstance(contract, Contract) else {})
     side = (rounded_side if half else GraphSide)(graph, case.tensor, shown)
-    found, runs = first_divergence(list(shown), ModuleSide(network, case.tensor), side, case.tolerance(half))
+    ours, runs, found = ModuleSide(network, case.tensor), 0, None
+    for order in _orders(list(shown), contract):
+        found, more = first_divergence(order, ours, side, case.tolerance(half))
+        runs += more
+        if found is not None:
+            break
     if found is None:
         agrees = _ENGINE_AGREES if case.engine else _HALF_AGREES if half else _GRAPH_AGREES
         return case.nothing(runs + 1, agrees)
@@ -229,6 +236,14 @@ def _explain_trained(case: Case, network: nn.Module, name: str) -> Explanation:
     return Explanation(
         case.hop, case.image.name, runs + 1, found, node, module, peak, tuple(filter(None, islands)), advice
     )
+
+
+def _orders(shown: list[str], contract: AnyContract) -> list[list[str]]:
+    """Checkpoints up to the end of the network; where it has several ends, up to each head that is compared."""
+    if isinstance(contract, Contract):
+        return [shown]
+    ends = {module.partition(".")[0]: place for place, module in enumerate(shown)}  # the last of each part
+    return [shown[: ends[name] + 1] for name in contract.compared_names if name in ends] or [shown]
 
 
 def _explain_imported(case: Case) -> Explanation:

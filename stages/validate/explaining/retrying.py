@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import SegpipeError
 from stages.measuring.tensors import TensorComparison
 from stages.validate.hops.hop import Answered
@@ -31,7 +31,7 @@ Helped = tuple[int, str]
 """How many flips a change leaves, and what that looks like."""
 
 
-def retried(state: HopState, worst: Seen, contract: Contract) -> list[str]:
+def retried(state: HopState, worst: Seen, contract: FrameContract) -> list[str]:
     """The change that leaves the fewest flips, in words, and what the resize looks like."""
     families = (_swapped_channels, _order_of_means, _toned, _turned)
     found = [helped for family in families for helped in family(state, worst, contract)]
@@ -39,13 +39,13 @@ def retried(state: HopState, worst: Seen, contract: Contract) -> list[str]:
     return [*best, _resize(state, worst, contract)]
 
 
-def _swapped_channels(state: HopState, worst: Seen, contract: Contract) -> Iterator[Helped]:
+def _swapped_channels(state: HopState, worst: Seen, contract: FrameContract) -> Iterator[Helped]:
     """A candidate that agrees once red and blue are exchanged."""
     if worst.image.frame.shape[2] == 3 and (left := _helps(state, worst, worst.image.frame[:, :, ::-1])) is not None:
         yield left, f"red and blue look exchanged: {_said(worst, left)} when passed as BGR; check channel_order"
 
 
-def _order_of_means(state: HopState, worst: Seen, contract: Contract) -> Iterator[Helped]:
+def _order_of_means(state: HopState, worst: Seen, contract: FrameContract) -> Iterator[Helped]:
     """Frames that make up for mean and std of another channel."""
     if worst.image.frame.shape[2] != 3:
         return
@@ -62,7 +62,7 @@ def _order_of_means(state: HopState, worst: Seen, contract: Contract) -> Iterato
             yield left, f"{names} look taken in the order {other}: {said} when that is made up for; check their order"
 
 
-def _recoloured(frame: Frame, contract: Contract, gain: NDArray[Any], shift: NDArray[Any]) -> Frame:
+def _recoloured(frame: Frame, contract: FrameContract, gain: NDArray[Any], shift: NDArray[Any]) -> Frame:
     """Each channel, as a share of the value range, times a gain and plus a shift in the network's order."""
     if contract.channel_order == "bgr":
         gain, shift = gain[::-1], shift[::-1]
@@ -70,7 +70,7 @@ def _recoloured(frame: Frame, contract: Contract, gain: NDArray[Any], shift: NDA
     return _as_frame(((frame - low) / (high - low) * gain + shift), frame, contract)
 
 
-def _toned(state: HopState, worst: Seen, contract: Contract) -> Iterator[Helped]:
+def _toned(state: HopState, worst: Seen, contract: FrameContract) -> Iterator[Helped]:
     """A tone curve undone before the hop applies it."""
     low, high = contract.value_range
     shares = ((worst.image.frame - low) / (high - low)).clip(0, 1)
@@ -80,7 +80,7 @@ def _toned(state: HopState, worst: Seen, contract: Contract) -> Iterator[Helped]
             yield left, f"a tone curve looks applied: {said} behind a gamma of {name}; check how frames are decoded"
 
 
-def _turned(state: HopState, worst: Seen, contract: Contract) -> Iterator[Helped]:
+def _turned(state: HopState, worst: Seen, contract: FrameContract) -> Iterator[Helped]:
     """A frame turned beforehand, or the mask turned back."""
     frame, mask = worst.image.frame, worst.reference.mask
     for name, turn in _TURNS.items():
@@ -94,7 +94,7 @@ def _turned(state: HopState, worst: Seen, contract: Contract) -> Iterator[Helped
             yield left, f"frames or masks look {name}: {undone}; check EXIF and the origin of textures"
 
 
-def _resize(state: HopState, worst: Seen, contract: Contract) -> str:
+def _resize(state: HopState, worst: Seen, contract: FrameContract) -> str:
     """Which resize beforehand gives the very scores that the hop gives by itself."""
     frame, rounded = worst.image.frame, resized_beforehand(contract, worst.image.frame)
     if rounded is None or worst.candidate.scores is None:
@@ -182,7 +182,7 @@ def _asked(state: HopState, frame: Frame) -> Answered | None:
         return None
 
 
-def _as_frame(shares: NDArray[Any], frame: Frame, contract: Contract) -> Frame:
+def _as_frame(shares: NDArray[Any], frame: Frame, contract: FrameContract) -> Frame:
     """Shares of the value range as a frame of the contract's type."""
     low, high = contract.value_range
     values = low + shares * (high - low)

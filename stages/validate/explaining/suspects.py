@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract, Contract
 from segpipe.errors import SegpipeError
 from segpipe.metrics import Confusion, scores
 from stages.measuring.masks import MaskComparison
@@ -23,7 +23,7 @@ _NEAR = 0.05  # relative distance of scores that are the same but for rounding
 _SHIFTS = tuple((dy, dx) for dy in (-2, -1, 0, 1, 2) for dx in (-2, -1, 0, 1, 2) if (dy, dx) != (0, 0))
 
 
-def suspect(state: HopState, contract: Contract) -> tuple[str, ...]:
+def suspect(state: HopState, contract: AnyContract) -> tuple[str, ...]:
     """What a failed hop's figures look like, in words; empty when nothing fits.
 
     Of a hop that answers the same frame differently only that is said: whatever else it is asked tells nothing.
@@ -31,7 +31,9 @@ def suspect(state: HopState, contract: Contract) -> tuple[str, ...]:
     unsteady = _late(state) or _stateful(state)
     if unsteady:
         return (unsteady,)
-    decided = "" if state.worst is None else _decided_twice(state.worst, contract)
+    decided = ""
+    if state.worst is not None and isinstance(contract, Contract):
+        decided = _decided_twice(state.worst, contract)
     found = [_batch_order(state), *_exchanged(state.measured.masks, contract.classes), decided or _gain(state)]
     if state.worst is not None:
         found += [_shifted(state.worst)]

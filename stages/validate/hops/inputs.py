@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import HALF_PIXEL, Contract
+from segpipe.contract.schema import HALF_PIXEL, FrameContract
 from segpipe.rundir.storage import sha256_of_bytes
 
 _SEED = 1
@@ -38,7 +38,7 @@ def frame_sha256(frame: NDArray[Any]) -> str:
     return sha256_of_bytes(head + np.ascontiguousarray(frame).tobytes())
 
 
-def stress_images(contract: Contract, example: NDArray[Any], sizes: Sequence[Size] = ()) -> Iterator[Image]:
+def stress_images(contract: FrameContract, example: NDArray[Any], sizes: Sequence[Size] = ()) -> Iterator[Image]:
     """Made-up frames of the example's type; each says by its name what it is. `sizes`: of the engine's profiles, where
     the network follows the frame's size."""
     height, width = example.shape[:2]
@@ -46,7 +46,7 @@ def stress_images(contract: Contract, example: NDArray[Any], sizes: Sequence[Siz
         yield Image(name, np.ascontiguousarray(frame.astype(example.dtype)), stress=True)
 
 
-def resized_beforehand(contract: Contract, example: NDArray[Any]) -> NDArray[Any] | None:
+def resized_beforehand(contract: FrameContract, example: NDArray[Any]) -> NDArray[Any] | None:
     """The example in the size that the contract resizes it to, in whole numbers; None where nothing is resized, or
     where the contract itself rounds."""
     placement = contract.place(*example.shape[:2])
@@ -61,7 +61,9 @@ def resized_beforehand(contract: Contract, example: NDArray[Any]) -> NDArray[Any
     return np.rint(np.stack(planes, -1)).astype(example.dtype)
 
 
-def _frames(contract: Contract, example: NDArray[Any], sizes: Sequence[Size]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _frames(
+    contract: FrameContract, example: NDArray[Any], sizes: Sequence[Size]
+) -> Iterator[tuple[str, NDArray[Any]]]:
     low, high = _extremes(contract, example.dtype)
     shape = example.shape
     for name, value in (("black", low), ("grey", (low + high) / 2), ("white", high)):
@@ -79,7 +81,7 @@ def _frames(contract: Contract, example: NDArray[Any], sizes: Sequence[Size]) ->
         yield f"size {size[0]}x{size[1]}", _resized(example, size)
 
 
-def _extremes(contract: Contract, dtype: np.dtype[Any]) -> tuple[float, float]:
+def _extremes(contract: FrameContract, dtype: np.dtype[Any]) -> tuple[float, float]:
     low, high = contract.value_range
     if dtype.kind == "u":
         return max(low, 0.0), min(high, float(np.iinfo(dtype).max))

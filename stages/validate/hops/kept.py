@@ -34,6 +34,12 @@ class Kept:
         codes = np.searchsorted(_ladder(large_margin), np.nan_to_num(margins, nan=np.inf), "left")
         return cls(scores.shape, step, _sample(scores, step), codes.astype(np.uint8).reshape(frame_size))
 
+    @classmethod
+    def without_margins(cls, scores: NDArray[Any], frame_size: tuple[int, int]) -> "Kept":
+        """Of maps in which no class leads: no margin is known at any pixel."""
+        step = _step(scores.shape)
+        return cls(scores.shape, step, _sample(scores, step), np.zeros(frame_size, np.uint8))
+
     def of_candidate(self, scores: NDArray[Any]) -> NDArray[Any]:
         """The same pixels of another network's scores; all of them where they have another shape."""
         return _sample(scores, self.step) if scores.shape == self.shape else scores

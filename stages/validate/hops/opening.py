@@ -19,7 +19,7 @@ from segpipe.artifacts import (
     Precision,
     held_by,
 )
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract, Contract
 from segpipe.errors import BackendMissingError, InputError, SegpipeError, word
 from segpipe.instances import Instances
 from segpipe.processor import CPU
@@ -52,7 +52,7 @@ STANDS = (Stand("fp16", FP16_GRAPH), Stand("int8", INT8_GRAPH))
 class BackendAnswer:
     """The runtime that production uses, end to end. The one place that knows the backend's seam."""
 
-    def __init__(self, backend: Backend, contract: Contract) -> None:
+    def __init__(self, backend: Backend, contract: AnyContract) -> None:
         self._backend, self._contract = backend, contract
 
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
@@ -65,7 +65,7 @@ def _answered(result: Any) -> Answered:
     return of_things(result) if isinstance(result, Instances) else Answered(result.mask, result.scores)
 
 
-def open_graph(graph: bytes, contract: Contract) -> BackendAnswer:
+def open_graph(graph: bytes, contract: AnyContract) -> BackendAnswer:
     """A graph in memory on ONNX Runtime's CPU provider, which holds nothing that must be closed."""
     return BackendAnswer(load_opener(ON_CPU.name)(graph, contract, OpenOptions(frugal=True)), contract)
 
@@ -73,7 +73,7 @@ def open_graph(graph: bytes, contract: Contract) -> BackendAnswer:
 class OpenHops:
     """Hops that are open, artifacts that are not run here, and what must be closed at the end."""
 
-    def __init__(self, rundir: RunDirectory, contract: Contract) -> None:
+    def __init__(self, rundir: RunDirectory, contract: AnyContract) -> None:
         self.hops: list[Hop] = []
         self.not_run: list[NotRun] = []
         self._rundir, self.contract = rundir, contract
@@ -150,12 +150,13 @@ def holds_end_to_end(rundir: RunDirectory) -> bool:
     return END_TO_END_GRAPH in rundir.record(EXPORT).outputs
 
 
-def _load_end_to_end(graph: bytes, contract: Contract) -> Answer:
+def _load_end_to_end(graph: bytes, contract: AnyContract) -> Answer:
     """It needs ONNX Runtime, which not every machine that judges has."""
     try:
         from stages.validate.hops.end_to_end import EndToEndAnswer
     except ImportError as error:
         raise BackendMissingError(f"ONNX Runtime cannot be imported: {error}", hint=_ON_CPU_HINT) from error
+    assert isinstance(contract, Contract)  # export makes this graph of no others
     return EndToEndAnswer(graph, contract)
 
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segpipe.artifacts import CHECKPOINT, EXPORT, FP16_GRAPH, FP32_GRAPH, ON_CPU
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.errors import BackendError
 from segpipe.instances import Instances
 from segpipe.processor import CPU
 from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.opening import run_contract
+from segpipe.runtime.opening import any_contract
 from stages.models import checkpoint, reference
 from stages.tasks import offline_task_of
 from stages.validate.hops.hop import Answer, Answered, Hop, of_things
@@ -26,7 +26,7 @@ from stages.validate.hops.rounded import halved_anew, rounded_bytes
 class TorchAnswer:
     """A module run by PyTorch with the definition of pre- and post-processing."""
 
-    def __init__(self, network: nn.Module, contract: Contract) -> None:
+    def __init__(self, network: nn.Module, contract: AnyContract) -> None:
         self.network, self._contract, self._task = network, contract, offline_task_of(contract)
 
     @torch.inference_mode()
@@ -96,7 +96,7 @@ def reference_of(rundir: RunDirectory) -> Reference:
     """PyTorch FP32; for imported runs ONNX FP32."""
     if "train" in rundir.manifest.stages:
         return trained_reference(rundir)
-    graph, contract = rundir.artifact_bytes(EXPORT, FP32_GRAPH), run_contract(rundir)
+    graph, contract = rundir.artifact_bytes(EXPORT, FP32_GRAPH), any_contract(rundir)
     return Reference("ONNX FP32", open_graph(graph, contract), None)
 
 

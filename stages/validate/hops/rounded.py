@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.runtime.preprocess import preprocess
 from stages.graphs.halving import to_half
 from stages.graphs.naming import describe, module_of
@@ -52,7 +52,7 @@ def rounded_side(graph: bytes, tensor: NDArray[Any], tensors: dict[str, str]) ->
     return GraphSide(rounded_bytes(graph), tensor, renamed)
 
 
-def half_peak(graph: bytes, contract: Contract, frames: Sequence[NDArray[Any]]) -> Peak | None:
+def half_peak(graph: bytes, contract: FrameContract, frames: Sequence[NDArray[Any]]) -> Peak | None:
     """The largest value that the graph must hold in FP16, as it is before it is rounded. Islands do not count."""
     model = rounded(onnx.load_model_from_string(graph))
     tensors = (preprocess(frame, contract, contract.place(*frame.shape[:2]))[np.newaxis] for frame in frames)

@@ -4,25 +4,27 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveInt, TypeAdapter
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract, Contract
 from segpipe.documents import Form
 from segpipe.errors import ArtifactMissingError, InputError, word
 from segpipe.local_verdicts import ARRAYS, FRAMES, INDEX, REPORT
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.runtime.opening import any_contract
 from segpipe.verdict import STAGE
 from stages.config.root import ValidateConfig
 from stages.results.gate import GateReport, read_report
 from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import RESIZED, Image, frame_sha256
 from stages.validate.hops.kept import WHOLE, Kept
+from stages.validate.hops.stored_things import arrays_of, things_in
 from stages.validate.judging.judge import Setup
 from stages.validate.judging.rounding import ImageRounding, Rounding
 
@@ -75,7 +77,7 @@ class Keeper:
     """Collects images and answers while the gate runs: the first few images, and every stress input."""
 
     wanted: int
-    contract: Contract
+    contract: AnyContract
     large_margin: float
     _count: int = 0
     _numbers: list[int] = field(default_factory=list)
@@ -97,8 +99,11 @@ class Keeper:
 
     def _reduced(self, answered: Answered) -> Answered:
         """Without large scores: eighteen of them would be more than all the rest of a run."""
-        if answered.scores is None or answered.things is not None or answered.scores.size <= WHOLE:
+        if answered.scores is None or answered.scores.size <= WHOLE:
             return answered
+        if not isinstance(self.contract, Contract):
+            maps = Kept.without_margins(answered.scores, answered.mask.shape[:2])
+            return Answered(answered.mask, None, maps, replace(answered.things, dense={}) if answered.things else None)
         kept = Kept.of(answered.scores, answered.mask.shape[:2], self.contract, self.large_margin)
         return Answered(answered.mask, None, kept)
 
@@ -123,6 +128,8 @@ class Keeper:
         arrays: dict[str, NDArray[Any]] = {}
         for number, (image, answered) in enumerate(zip(self._images, self._answers, strict=True)):
             arrays[f"mask_{number}"] = answered.mask
+            if answered.things is not None:
+                arrays |= arrays_of(answered.things, number)
             if answered.scores is not None:
                 arrays[f"scores_{number}"] = answered.scores
             if answered.kept is not None:
@@ -149,6 +156,7 @@ class StoredReference:
                 f"the stored reference is of contract {self.index.contract_sha256[:12]}, the run has {wanted}",
                 hint=_again(rundir),
             )
+        self._contract = any_contract(rundir)
 
     def images(self) -> list[Image]:
         """The stored frames, compared with the hashes of those that the reference answered."""
@@ -163,11 +171,13 @@ class StoredReference:
 
     def __call__(self, frames: Sequence[NDArray[Any]]) -> list[Answered]:
         """What the reference said of these frames."""
-        numbers = [self._numbers[frame_sha256(frame)] for frame in frames]
-        return [
-            Answered(self._arrays[f"mask_{number}"], self._arrays.get(f"scores_{number}"), self._kept(number))
-            for number in numbers
-        ]
+        return [self._answered(self._numbers[frame_sha256(frame)]) for frame in frames]
+
+    def _answered(self, number: int) -> Answered:
+        mask, scores = self._arrays[f"mask_{number}"], self._arrays.get(f"scores_{number}")
+        height, width = mask.shape
+        things = things_in(self._arrays, number, self._contract, (height, width))
+        return Answered(mask, scores, self._kept(number), things)
 
     def rounding(self) -> Rounding | None:
         """What rounding alone does on these images; None where an older gate stored them."""

@@ -11,10 +11,11 @@ import onnx
 from numpy.typing import NDArray
 
 from segpipe.artifacts import ARTIFACTS, EXPORT, FP16_GRAPH, FP32_GRAPH, is_finer
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ExportError, InputError
+from segpipe.instances import class_contract
 from segpipe.rundir.directory import RunDirectory
-from segpipe.runtime.opening import run_contract
+from segpipe.runtime.opening import any_contract
 from segpipe.runtime.trt.building import ShapeRange
 from segpipe.verdict import Verdict, merged, stored_verdicts
 from stages.config.root import Config, DeployConfig
@@ -56,10 +57,10 @@ class Judgement:
 
 def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = False) -> Judgement:
     """Judge every hop that runs here; name those that do not."""
-    contract = run_contract(rundir)
+    contract = any_contract(rundir)
     images = list_images(config, base)
     settings = config.validate_
-    worst = WorstImages(settings.pictures, contract, labels_of(config).palette)
+    worst = WorstImages(settings.pictures, class_contract(contract), labels_of(config).palette)
     keeper = Keeper(settings.reference_images, contract, settings.large_margin)
     with opening.OpenHops(rundir, contract) as opened:
         reference = pytorch.open_everything(opened, rundir)
@@ -110,7 +111,7 @@ def kept_verdicts(rundir: RunDirectory) -> tuple[Verdict, ...]:
 def make_setup(rundir: RunDirectory, config: Config, frames: Sequence[NDArray[Any]]) -> Setup:
     """What judging needs: batches and sizes of the engine's profiles, and how large `frames` make the FP16 graph's
     activations."""
-    contract = run_contract(rundir)
+    contract = any_contract(rundir)
     graph = onnx.load_model_from_string(rundir.artifact_bytes(EXPORT, FP32_GRAPH)).graph
     profiles = shape_ranges(contract, config.build, dimensions(graph.input[0]))
     has_half = FP16_GRAPH in rundir.record(EXPORT).outputs
@@ -124,7 +125,7 @@ def make_setup(rundir: RunDirectory, config: Config, frames: Sequence[NDArray[An
     )
 
 
-def sizes_of(contract: Contract, profiles: Sequence[ShapeRange]) -> tuple[Size, ...]:
+def sizes_of(contract: FrameContract, profiles: Sequence[ShapeRange]) -> tuple[Size, ...]:
     """Height and width of every shape in the profiles."""
     rows = 2 if contract.input_layout == "nchw" else 1
     shapes = (shape for found in profiles for shape in (found.smallest, found.typical, found.largest))

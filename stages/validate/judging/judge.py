@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.errors import SegpipeError
 from stages.config.root import ValidateConfig
 from stages.measuring.masks import Agreement, Flips, Truth
@@ -26,7 +26,7 @@ from stages.validate.judging.rounding import ImageRounding, Rounding
 class Setup:
     """What judging needs to know."""
 
-    contract: Contract
+    contract: AnyContract
     settings: ValidateConfig
     batches: tuple[int, ...] = (8,)
     """Batch sizes to hold against single frames: the typical and the largest of each profile."""

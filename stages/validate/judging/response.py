@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract
 from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import RESIZED, Image, resized_beforehand
 
@@ -31,7 +31,7 @@ class Response:
     _first: _Pair | None = None
     _tried: bool = False
 
-    def add(self, image: Image, reference: Answered, candidate: Answered, contract: Contract) -> None:
+    def add(self, image: Image, reference: Answered, candidate: Answered, contract: FrameContract) -> None:
         """Look out for the two."""
         if not image.stress and not self._tried:
             self._tried = True

@@ -1,0 +1,317 @@
+"""Things one by one through every command: a tiny network from training to a bundle, and who cannot do it yet."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segpipe.errors import ConfigError
+from segpipe.id_maps import classes_in
+from segpipe.media.images import read_image, write_image
+from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
+from stages.config.file import load_config
+from stages.config.root import Config
+from stages.models import build_for
+from stages.pipeline import Selection, run_stages
+from stages.results.figures import TrainFigures, read
+from stages.results.gate import read_report
+from tests.calling import call
+from tests.conftest import made_once
+from tests.things_run import make_things_run
+from tests.tiny import write_toml
+
+TOML = """
+[data]
+kind = "shapes"
+height = 48
+width = 80
+train = 4
+val = 2
+test = 2
+
+[input]
+height = 64
+width = 96
+
+[task]
+kind = "instances"
+top = 8
+threshold = 0.0
+
+[model]
+name = "centremask"
+options = { width = 4, prototypes = 4 }
+
+[train]
+epochs = 1
+batch_size = 4
+learning_rate = 1e-4  # nothing becomes sure, so rounding loses nothing that counts
+workers = 0
+threads = 1
+tensorboard = false
+
+[export]
+fp32_islands = []
+
+[build]
+targets = []
+max_batch = 2
+
+[validate]
+images = 2
+reference_images = 1
+stress = false
+pictures = 1
+
+[validate.limits]  # an untrained network has tiny margins: rounding flips more of it
+min_agreement = 0.5
+min_image_agreement = 0.3
+max_flips_inside = 0.5
+max_flips_boundary = 0.9
+max_iou_drop = 0.9
+max_large_margin_flips = 0.5
+rounding_factor = 1e9
+
+[benchmark]
+frames = 1
+rounds = 2
+seconds = 2
+threads = 1
+peers = ["eager", "onnxruntime"]
+batches = [1]
+callers = [1]
+throughput_seconds = 0.01
+"""
+
+
+def config_with(folder: Path, *overrides: str) -> Config:
+    return load_config(write_toml(folder, TOML), overrides)
+
+
+@pytest.fixture(scope="session")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every stage done. Shared: never write to it."""
+    return made_once(tmp_path_factory, "things", lambda path: run_stages(path, config_with(path), path, Selection()))
+
+
+@pytest.fixture(scope="module")
+def found_in_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose network finds the same two things in every frame."""
+    return make_things_run(tmp_path_factory.mktemp("constant") / "run")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    write_image(tmp_path / "in" / "one.png", np.zeros((40, 60, 3), np.uint8))
+    return tmp_path / "in" / "one.png"
+
+
+# settings
+
+
+def test_without_a_task_nothing_is_said_of_one(tmp_path: Path) -> None:
+    """Parameters of runs that exist stay what they are."""
+    folder = write_toml(tmp_path, TOML[: TOML.index("[task]")] + "[train]\nepochs = 1\n")
+    config = load_config(folder)
+
+    assert "task" not in config.training()
+    assert "task" not in config.stored()["chosen"]
+    assert config_with(tmp_path / "things").training()["task"]["kind"] == "instances"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('compress.int8="ptq"', r"\[compress\] is not there yet"),
+        ("compress.prune.macs=0.5", r"\[compress\] is not there yet"),
+        ('train.class_weights="median-frequency"', "class_weights"),
+        ('train.output="sigmoid"', "of masks"),
+        ('export.end_to_end="mask"', "end_to_end"),
+        ('model.trained="a.pth"', "trained"),
+        ('data={kind="camvid", root="x"}', "kind 'camvid'"),
+        ('task.things=["cat"]', "things names what is no class"),
+        ('task.kind="boxes"', "not a known kind"),
+    ],
+)
+def test_settings_that_are_not_for_things_are_refused_in_a_line(tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config_with(tmp_path, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [('model={name="skipnet"}', "for the task 'semantic'"), ("model.options={top=9}", "top is not yours to set")],
+)
+def test_a_network_for_another_task_is_refused_before_it_is_made(tmp_path: Path, override: str, words: str) -> None:
+    from stages.config.draft import draft_contract
+
+    config = config_with(tmp_path, override)
+    with pytest.raises(ConfigError, match=words):
+        build_for(config.model, draft_contract(config))
+
+
+def test_a_network_for_things_is_none_for_masks(tmp_path: Path) -> None:
+    from stages.config.draft import draft_contract
+
+    config = config_with(tmp_path, 'task={kind="semantic"}')
+    with pytest.raises(ConfigError, match="for the task 'instances'"):
+        build_for(config.model, draft_contract(config))
+
+
+# the whole way
+
+
+def test_training_records_precision_quality_and_the_pixels_classes(things: Path) -> None:
+    figures = read(TrainFigures, RunDirectory(things).manifest.stages)
+
+    assert figures is not None
+    assert figures.val_ap is not None
+    assert figures.test_miou is not None
+    assert {"masks", "boxes", "panoptic", "pixels"} == figures.test_things.keys()
+    assert "PQ" in figures.headline()
+
+
+def test_the_gate_judges_things_in_every_hop_and_shows_them(things: Path) -> None:
+    run = RunDirectory(things)
+    report = read_report(run.artifact_bytes("validate", "report.json"), "here", "")
+    page = run.artifact_bytes("validate", "gate.html").decode()
+
+    assert {"onnx", "fp16"} <= report.hops.keys()
+    for hop in report.hops.values():
+        assert {"lost_things", "thing_iou", "map_relative_l2", "ap_drop"} <= {check.name for check in hop.checks}
+    assert all(name.replace("_", "_<wbr>") in page for name in ("lost_things", "ap_drop"))
+
+
+def test_a_machine_without_pytorch_judges_things_by_the_stored_reference(things: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    call("bundle", things, "-o", bundle, "--with-reference")
+    code, out, _ = call("validate", bundle, "--hop", "onnxruntime-cpu")
+    (verdict,) = [json.loads(path.read_text()) for path in (bundle / "local-verdicts").glob("*.json")]
+    checks = {check["name"]: check["status"] for check in verdict["report"]["hops"]["onnxruntime-cpu"]["checks"]}
+
+    assert (code, "passed" in out) == (0, True)
+    assert checks["lost_things"] == checks["extra_things"] == checks["relative_l2"] == "passed"
+
+
+def test_everybody_finds_the_same_in_the_benchmark(things: Path) -> None:
+    code, out, _ = call("benchmark", things, "--json")
+    contestants = {entry["name"]: entry for entry in json.loads(out)["contestants"]}
+
+    assert code == 0
+    for name in ("segpipe onnxruntime-cpu", "PyTorch eager FP32", "ONNX Runtime, PyTorch pre/post"):
+        assert contestants[name]["agreement"] > 0.99
+        assert contestants[name]["latency"]
+
+
+def test_the_report_evaluation_and_bundle_of_things(things: Path, tmp_path: Path, image: Path) -> None:
+    code, out, _ = call("report", things, "-o", tmp_path / "report.html")
+    assert code == 0
+    assert "mask AP" in (tmp_path / "report.html").read_text()
+
+    code, out, _ = call("evaluate", things, "--json")
+    figures = json.loads(out)
+    assert code == 0
+    assert {"frames", "boxes"} <= figures.keys()
+    assert {"pq", "sq", "rq"} == figures["panoptic"].keys()
+
+    assert call("bundle", things, "-o", tmp_path / "bundle", "--with-reference")[0] == 0
+    assert call("predict", tmp_path / "bundle", image, "-o", tmp_path / "out")[0] == 0
+    assert read_image(tmp_path / "out" / "masks" / "one.png").shape[:2] == (40, 60)
+
+
+def test_a_checkpoint_of_things_describes_its_network(things: Path) -> None:
+    from stages.models import checkpoint
+
+    data = RunDirectory(things).artifact_bytes("train", "model.safetensors")
+    trained = checkpoint.from_bytes(data)
+
+    assert trained.contract.task == "instances"
+    assert checkpoint.to_bytes(trained, load_config(things).model) == data
+
+
+# predict
+
+
+def test_predict_writes_id_map_overlay_and_cocos_json(found_in_all: Path, tmp_path: Path, image: Path) -> None:
+    code, _, _ = call("predict", found_in_all, image, "-o", tmp_path / "out", "--colour")
+    written = json.loads((tmp_path / "out" / "things" / "one.json").read_text())
+    with InstanceSegmenter.open(found_in_all) as segmenter:
+        found = segmenter(image)
+
+    assert code == 0
+    assert written["annotations"] == json.loads(json.dumps(found.coco("one.png")))
+    assert [category["name"] for category in written["categories"]] == ["disc", "box"]
+    assert written["image"] == {"id": "one.png", "file_name": "one.png", "height": 40, "width": 60}
+    ids: Any = read_image(tmp_path / "out" / "masks" / "one.png")[:, :, 0]
+    assert (ids == found.panoptic()).all()
+    assert set(np.unique(classes_in(ids))) == {0, 1, 2}
+    assert read_image(tmp_path / "out" / "overlays" / "one.png").shape == (40, 60, 3)
+    assert read_image(tmp_path / "out" / "colours" / "one.png").shape == (40, 60, 3)
+
+
+def test_what_was_found_is_skipped_until_it_is_no_longer_what_was_written(
+    found_in_all: Path, tmp_path: Path, image: Path
+) -> None:
+    words = ("predict", found_in_all, image, "-o", tmp_path / "out")
+    call(*words)
+    file = tmp_path / "out" / "things" / "one.json"
+    before = file.read_bytes()
+    made = file.stat().st_mtime_ns
+
+    assert call(*words)[0] == 0
+    assert file.stat().st_mtime_ns == made
+    file.write_bytes(before.replace(b'"score": 0.9', b'"score": 0.8'))
+    assert call(*words)[0] == 0
+    assert file.read_bytes() == before
+
+
+def test_somebodys_json_is_not_replaced(found_in_all: Path, tmp_path: Path, image: Path) -> None:
+    file = tmp_path / "out" / "things" / "one.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"mine": true}')
+
+    code, _, err = call("predict", found_in_all, image, "-o", tmp_path / "out")
+
+    assert code == 1
+    assert "is not segpipe's" in err
+    assert file.read_text() == '{"mine": true}'
+
+
+# who cannot yet
+
+
+def refusals(run: Path, image: Path, out: Path) -> dict[str, tuple[object, ...]]:
+    """Commands that would need more than is there, by a name."""
+    return {
+        "tiled": ("predict", run, image, "-o", out, "--tiled"),
+        "batch": ("batch", run, image.parent, "-o", out),
+        "serve": ("serve", run, "--port", "0"),
+        "triton": ("triton", run, "-o", out),
+        "web": ("web", run, "-o", out / "page.html", "--allow-unvalidated"),
+        "against": ("validate", run, "--against", run),
+        "auto-islands": ("run", run, "--from", "export", "--auto-islands"),
+        "adopt": ("adopt", run, "--set", 'model.trained="a.pth"'),
+        "end-to-end": ("export", run, "--end-to-end"),
+    }
+
+
+@pytest.mark.parametrize("name", list(refusals(Path(), Path("x/y"), Path())))
+def test_a_command_that_does_not_know_things_says_so_in_one_line(
+    name: str, things: Path, tmp_path: Path, image: Path
+) -> None:
+    code, _, err = call(*map(str, refusals(things, image, tmp_path / "out")[name]))
+    said = [line for line in err.splitlines() if line.startswith("error")]
+
+    assert code in {1, 2}
+    assert len(said) == 1
+    assert "things" in said[0] or "instances" in said[0]
+
+
+def test_the_demo_of_another_task_wants_another_folder(things: Path) -> None:
+    code, _, err = call("demo", things, "--task", "semantic")
+
+    assert code == 1
+    assert "a run for the task 'instances'" in err
