@@ -47,6 +47,15 @@ class FileData(Section):
         return self
 
 
+def _require_split(config: FileData, names: tuple[str, ...]) -> None:
+    """Of braces a place may hold {split} alone."""
+    for name in names:
+        try:
+            getattr(config, name).format(split="train")
+        except (LookupError, ValueError, AttributeError):
+            raise ValueError(f"{name} may hold {{split}}, and no other braces") from None
+
+
 class FolderData(FileData):
     """Images and index masks in folders, paired by their name without suffix; or pairs listed in a text file."""
 
@@ -60,8 +69,9 @@ class FolderData(FileData):
     """A text file a split (`{split}.txt`), an image and a mask a line; empty: pair the folders."""
     names: str = ""
     """A text file a split (`{split}.txt`) with the names, without suffix, that belong to it; empty: all files."""
-    masks_are: Literal["indices", "colours"] = "indices"
-    """What a mask's pixels are: class numbers, or the colours of the palette."""
+    masks_are: Literal["indices", "colours", "ids"] = "indices"
+    """What a mask's pixels are: class numbers, the colours of the palette, or for [task] kind "instances" 1000 x class
+    + thing in 16 bits (thing 0: none; 65535: no label)."""
     ignore_colours: Colours = ()
     """In colour masks: colours that count nowhere."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
@@ -78,11 +88,7 @@ class FolderData(FileData):
 
     @model_validator(mode="after")
     def _only_the_split_is_filled_in(self) -> "FolderData":
-        for name in ("images", "masks", "pairs", "names"):
-            try:
-                getattr(self, name).format(split="train")
-            except (LookupError, ValueError, AttributeError):
-                raise ValueError(f"{name} may hold {{split}}, and no other braces") from None
+        _require_split(self, ("images", "masks", "pairs", "names"))
         return self
 
     @model_validator(mode="after")
@@ -113,6 +119,25 @@ class VocData(FileData):
     kind: Literal["voc"]
 
 
+class CocoData(FileData):
+    """Things in COCO's JSON, one file a split: polygons, run lengths and crowds, painted in the file's order."""
+
+    kind: Literal["coco"]
+    images: str = "{split}2017"
+    """Where the images of a split lie below root."""
+    annotations: str = "annotations/instances_{split}2017.json"
+    """Where its file lies. A set without one for test uses its val split for test."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=65)]
+    """First the ground, then names of the file's categories; other categories are ground too."""
+    palette: Colours = ()
+    """A colour [red, green, blue] for each class; empty: colours that differ."""
+
+    @model_validator(mode="after")
+    def _only_the_split_is_filled_in(self) -> "CocoData":
+        _require_split(self, ("images", "annotations"))
+        return self
+
+
 class PetData(FileData):
     """Oxford-IIIT Pet (images/ and annotations/), 2 classes, outlines ignored; a tenth of trainval is val."""
 
@@ -120,7 +145,7 @@ class PetData(FileData):
 
 
 DataConfig = Annotated[
-    ShapesData | FolderData | CamVidData | CityscapesData | VocData | PetData, Field(discriminator="kind")
+    ShapesData | FolderData | CamVidData | CityscapesData | VocData | PetData | CocoData, Field(discriminator="kind")
 ]
 
 

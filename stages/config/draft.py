@@ -8,13 +8,13 @@ from stages.config.root import Config, FolderData, InstancesConfig, ShapesData
 
 def draft_contract(config: Config) -> AnyContract:
     """Raises pydantic's ValidationError where [input], [data], [task] and [train] contradict each other."""
-    classes, ignore_index = _classes(config)
+    classes, ignore_index, things = _classes(config)
     if isinstance(config.task, InstancesConfig):
         task = config.task
         return InstanceContract(
             **_of_frames(config),
             classes=classes,
-            things=task.things or classes[1:],
+            things=task.things or things,
             top=task.top,
             threshold=task.threshold,
         )
@@ -44,10 +44,11 @@ def _of_frames(config: Config) -> dict[str, Any]:
     }
 
 
-def _classes(config: Config) -> tuple[tuple[str, ...], int]:
+def _classes(config: Config) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+    """Names, the ignore index, and which of them are things where nobody says it."""
     if isinstance(config.data, FolderData):
-        return config.data.classes, config.data.ignore_index
+        return config.data.classes, config.data.ignore_index, config.data.classes[1:]
     from stages.data import labels_of  # OpenCV loads here, for the synthetic set
 
     labels = labels_of(config)
-    return labels.classes, labels.ignore_index
+    return labels.classes, labels.ignore_index, labels.things or labels.classes[1:]

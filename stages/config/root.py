@@ -9,6 +9,7 @@ from stages.config.compress import INT8_SETTINGS, CompressConfig
 from stages.config.data import (
     CamVidData,
     CityscapesData,
+    CocoData,
     DataConfig,
     FolderData,
     InputConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "BuildConfig",
     "CamVidData",
     "CityscapesData",
+    "CocoData",
     "CompressConfig",
     "Config",
     "ExportConfig",
@@ -310,17 +312,23 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_task(self) -> "Config":
+        of_things = isinstance(self.data, CocoData) or getattr(self.data, "masks_are", "") == "ids"
         if isinstance(self.task, InstancesConfig):
             for problem, wrong in self._not_for_things().items():
                 if wrong:
                     raise ValueError(f"{problem} [task] kind 'instances'")
+        elif of_things:
+            raise ValueError(f"[data] of kind '{self.data.kind}' labels things so: set [task] kind = \"instances\"")
         return self
 
     def _not_for_things(self) -> dict[str, bool]:
         """What networks for things cannot be asked for yet, and whether it is."""
         kind = self.data.kind
         return {
-            f"[data] kind '{kind}' is not there yet for": kind != "shapes",
+            f"[data] kind '{kind}' labels no things one by one, as wants": kind in {"camvid", "pet"},
+            "[data] masks_are must be 'ids' for": getattr(self.data, "masks_are", "ids") != "ids",
+            "[data] remap is not there for": bool(getattr(self.data, "remap", None)),
+            "[data] unscored is not there for": bool(getattr(self.data, "unscored", ())),
             "[compress] is not there yet for": self.compress != CompressConfig(),
             "[train] output 'sigmoid' is of masks, not of": self.train.output != "softmax",
             "[train] class_weights are not there for": self.train.class_weights != "none",

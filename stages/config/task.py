@@ -18,7 +18,7 @@ class InstancesConfig(Section):
 
     kind: Literal["instances"]
     things: tuple[str, ...] = ()
-    """Classes that are told one by one; empty: all but the first, which is the ground."""
+    """Classes that are told one by one; empty: all but the first, which is the ground (Cityscapes: its own eight)."""
     top: Annotated[int, Field(ge=1, le=3840)] = 100
     """The most things that a frame's answer holds."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05

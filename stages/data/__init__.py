@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from segpipe.rundir.storage import sha256_of_bytes
 from stages.config.root import Config, InstancesConfig, ShapesData
 from stages.data import files, shapes
+from stages.data.things import ThingsSplit
 
 SplitName = Literal["train", "val", "test"]
 
@@ -29,6 +30,8 @@ class Labels:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ignore_index: int
+    things: tuple[str, ...] = ()
+    """Classes that are told one by one where nobody says which; empty: all but the first."""
 
 
 def labels_of(config: Config) -> Labels:
@@ -36,20 +39,24 @@ def labels_of(config: Config) -> Labels:
     if isinstance(config.data, ShapesData):
         return Labels(shapes.CLASSES, shapes.PALETTE, shapes.IGNORE)
     kind = files.label_set(config.data)
-    return Labels(kind.classes, kind.palette, kind.ignore_index)
+    return Labels(kind.classes, kind.palette, kind.ignore_index, kind.things)
 
 
 def open_split(config: Config, base: Path, split: SplitName, complete: bool = True) -> Split:
     """One split; `base` is where relative paths in the config start. Unless `complete`, missing files are left out."""
+    things = isinstance(config.task, InstancesConfig)
     if isinstance(config.data, ShapesData):
-        return shapes.ShapesSplit(config.data, split, ids=isinstance(config.task, InstancesConfig))
+        return shapes.ShapesSplit(config.data, split, ids=things)
+    if things:
+        return ThingsSplit(config.data, files.find_samples(config.data, base, split, complete, things), config.input)
     return files.FileSplit(config.data, files.find_samples(config.data, base, split, complete), config.input)
 
 
 def fingerprint(config: Config, base: Path, cache: Path | None) -> str:
     """A hash of everything that decides the pixels of all splits: files by content, synthetic data by its recipe."""
+    things = isinstance(config.task, InstancesConfig)
     if isinstance(config.data, ShapesData):
-        ids = {"ids": True} if isinstance(config.task, InstancesConfig) else {}
+        ids = {"ids": True} if things else {}
         recipe = {"version": shapes.VERSION, **config.data.model_dump(mode="json"), **ids}
         return sha256_of_bytes(json.dumps(recipe, sort_keys=True).encode())
-    return files.fingerprint(config.data, base, cache)
+    return files.fingerprint(config.data, base, cache, things)

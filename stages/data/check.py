@@ -14,11 +14,11 @@ from segpipe.errors import ConfigError, DataError
 from segpipe.id_maps import classes_in
 from segpipe.rundir.storage import read_bounded, sha256_of_bytes, write_atomically
 from segpipe.runtime.streaming import ordered
-from stages.config.root import Config, InstancesConfig, ShapesData
+from stages.config.root import CocoData, Config, InstancesConfig, ShapesData
 from stages.data import Split, SplitName, files, labels_of, open_split
 from stages.data.classes import class_faults
 from stages.data.faults import Fault, lines
-from stages.data.layout import FilesConfig
+from stages.data.layout import FilesConfig, listing
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 SHOWN = 20  # lines of faults that `segpipe data check` prints
@@ -77,7 +77,8 @@ def check_split(config: Config, base: Path, split: SplitName) -> SplitReport:
     report = SplitReport(pixels=[0] * classes, pixels_where_present=[0] * classes)
     if not isinstance(config.data, ShapesData):
         try:
-            report.offenders += files.unpaired(config.data, base, split)
+            report.offenders += files.unpaired(config.data, base, split, isinstance(config.task, InstancesConfig))
+            report.offenders += _coco_faults(config, base, split)
         except DataError as error:
             report.offenders.append(Fault.of(error, split))
             return report
@@ -160,6 +161,14 @@ def suggested_weights(report: SplitReport, how: str) -> tuple[float, ...]:
     else:
         weights = 1 / np.log(_EVEN + pixels / pixels.sum())
     return tuple(round(float(weight), 4) if held[number] else 1.0 for number, weight in enumerate(weights))
+
+
+def _coco_faults(config: Config, base: Path, split: str) -> list[Fault]:
+    """What is wrong with the things of a file of COCO: boxes outside, empty masks, what is twice or unknown."""
+    if not isinstance(config.data, CocoData):
+        return []
+    file = base / config.data.root / listing(config.data, split)
+    return [*files.known_coco(file, config.data.classes).faults()] if file.is_file() else []
 
 
 def _as_they_are(labels: NDArray[Any]) -> NDArray[Any]:

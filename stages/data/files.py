@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import DataError
+from segpipe.id_maps import NO_CLASS
 from segpipe.media.images import SUFFIXES
 from segpipe.rundir.storage import (
     explained_reads,
@@ -19,8 +21,18 @@ from segpipe.rundir.storage import (
     sha256_of_bytes,
     write_atomically,
 )
-from stages.config.root import CamVidData, CityscapesData, FolderData, InputConfig, PetData, ShapesData, VocData
+from stages.config.root import (
+    CamVidData,
+    CityscapesData,
+    CocoData,
+    FolderData,
+    InputConfig,
+    PetData,
+    ShapesData,
+    VocData,
+)
 from stages.data import known
+from stages.data.coco import CocoImage, CocoSet, read_coco
 from stages.data.faults import Fault
 from stages.data.layout import FilesConfig, empty_split, listing, no_masks
 from stages.data.reading import ColourCode, read_frame, read_labels
@@ -35,11 +47,16 @@ class Sample:
 
     image: Path
     mask: Path | None
+    """Of COCO the file that tells of every image of the split."""
+    objects: Path | None = None
+    """Of VOC's things: which pixel belongs to which."""
+    listed: CocoImage | None = None
+    """What COCO's file says of the image."""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """What must be there."""
-        return (self.image,) if self.mask is None else (self.image, self.mask)
+        return tuple(path for path in (self.image, self.mask, self.objects) if path is not None)
 
 
 class FileSplit:
@@ -90,7 +107,7 @@ class FileSplit:
 
 def label_set(config: FilesConfig) -> known.LabelSet:
     """Classes, colours and label values of a kind of data."""
-    if not isinstance(config, FolderData):
+    if not isinstance(config, FolderData | CocoData):
         return known.LABEL_SETS[config.kind]
     palette = config.palette or known.distinct_colours(len(config.classes))
     if len(palette) != len(config.classes):
@@ -98,15 +115,18 @@ def label_set(config: FilesConfig) -> known.LabelSet:
             f"[data] palette has {len(palette)} colours for {len(config.classes)} classes",
             hint="give one colour a class, or leave the palette out",
         )
-    return known.LabelSet(config.classes, palette, config.ignore_index)
+    return known.LabelSet(config.classes, palette, getattr(config, "ignore_index", NO_CLASS))
 
 
-def find_samples(config: FilesConfig, base: Path, split: str, complete: bool = True) -> list[Sample]:
-    """The pairs of a split, in a fixed order. A set without test labels uses its val split for test."""
+def find_samples(
+    config: FilesConfig, base: Path, split: str, complete: bool = True, things: bool = False
+) -> list[Sample]:
+    """The pairs of a split, in a fixed order. A set without test labels uses its val split for test. `things`: labels
+    are those that tell things one by one."""
     root = _root(config, base)
-    samples = _pairs(config, root, split)
+    samples = _pairs(config, root, split, things)
     if not samples and split == "test":
-        return find_samples(config, base, "val", complete)
+        return find_samples(config, base, "val", complete, things)
     if not samples:
         raise empty_split(config, root, split)
     absent = [path for sample in samples for path in sample.files if not path.is_file()]
@@ -141,10 +161,10 @@ def lacks_train(config: FilesConfig, base: Path) -> bool:
     return not _pairs(config, root, "train") and bool(_pairs(config, root, "val"))
 
 
-def unpaired(config: FilesConfig, base: Path, split: str) -> list[Fault]:
+def unpaired(config: FilesConfig, base: Path, split: str, things: bool = False) -> list[Fault]:
     """What each file without a partner lacks; raises where every image lacks its mask."""
     root = _root(config, base)
-    samples = _pairs(config, root, split)
+    samples = _pairs(config, root, split, things)
     _refuse_absent_masks(config, root, split, samples)
     absent = [path for sample in samples for path in sample.files if not path.is_file()]
     faults = [Fault(f"{path} is missing", "complete the set, or take its partner out", path.name) for path in absent]
@@ -163,20 +183,21 @@ def _refuse_absent_masks(config: FilesConfig, root: Path, split: str, samples: l
         raise no_masks(config, root, split, len(masks), masks[0])
 
 
-def fingerprint(config: FilesConfig, base: Path, cache: Path | None) -> str:
+def fingerprint(config: FilesConfig, base: Path, cache: Path | None, things: bool = False) -> str:
     """Hash of the file list with contents; with a cache, contents are hashed again only when size or time changed.
 
     A train split that is not there counts as empty: whoever trains will miss it.
     """
     root = base / config.root
     remembered = _remembered(cache)
-    lines, seen = [], {}
+    lines: list[str] = []
+    seen: dict[str, list[Any]] = {}
     for split in SPLITS[1:] if lacks_train(config, base) else SPLITS:
-        for sample in find_samples(config, base, split):
+        for sample in find_samples(config, base, split, things=things):
             for path in sample.files:
-                stat = path.stat()
                 name = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-                entry = remembered.get(name, [0, 0, ""])
+                stat = path.stat()
+                entry = seen.get(name) or remembered.get(name, [0, 0, ""])
                 if entry[:2] != [stat.st_size, stat.st_mtime_ns]:
                     with explained_reads(path):
                         entry = [stat.st_size, stat.st_mtime_ns, sha256_of(path)]
@@ -209,23 +230,29 @@ def _root(config: FilesConfig, base: Path) -> Path:
     return root
 
 
-def _pairs(config: FilesConfig, root: Path, split: str) -> list[Sample]:
+def _pairs(config: FilesConfig, root: Path, split: str, things: bool = False) -> list[Sample]:
     match config:
-        case CamVidData():
-            return _listed(root, root / listing(config, split))
-        case CityscapesData():
-            pictures = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")) if split != "test" else []
-            return [Sample(image, _cityscapes_mask(root, image)) for image in pictures]
-        case VocData():
-            names = _names(root / listing(config, split)) if split != "test" else []
-            return [Sample(root / f"JPEGImages/{n}.jpg", root / f"SegmentationClass/{n}.png") for n in names]
-        case PetData():
-            names = _pet_names(root / listing(config, split), split)
-            return [Sample(root / f"images/{n}.jpg", root / f"annotations/trimaps/{n}.png") for n in names]
-        case FolderData(pairs=pairs) if pairs:
+        case CamVidData() | FolderData() if isinstance(config, CamVidData) or config.pairs:
             return _listed(root, root / listing(config, split))
         case FolderData():
             return _paired_by_name(config, root, split)
+        case CityscapesData():
+            pictures = sorted((root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png")) if split != "test" else []
+            return [Sample(image, _cityscapes_mask(root, image, things)) for image in pictures]
+        case VocData():
+            names = _names(root / listing(config, split)) if split != "test" else []
+            return [_of_voc(root, name, things) for name in names]
+        case CocoData():
+            return _of_coco(config, root, split)
+        case PetData():
+            names = _pet_names(root / listing(config, split), split)
+            return [Sample(root / f"images/{n}.jpg", root / f"annotations/trimaps/{n}.png") for n in names]
+    raise AssertionError(config.kind)
+
+
+def _of_voc(root: Path, name: str, things: bool) -> Sample:
+    objects = root / f"SegmentationObject/{name}.png" if things else None
+    return Sample(root / f"JPEGImages/{name}.jpg", root / f"SegmentationClass/{name}.png", objects)
 
 
 def _paired_by_name(config: FolderData, root: Path, split: str) -> list[Sample]:
@@ -268,8 +295,35 @@ def _pet_names(file: Path, split: str) -> list[str]:
     return [name for name in names if (hashlib.sha256(name.encode()).digest()[0] % 10 == 0) == (split == "val")]
 
 
-def _cityscapes_mask(root: Path, image: Path) -> Path:
-    name = image.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+def _of_coco(config: CocoData, root: Path, split: str) -> list[Sample]:
+    """The images that the split's file lists; none where there is no such file."""
+    file, folder = root / listing(config, split), root / config.images.format(split=split)
+    if not file.is_file():
+        return []
+    listed = known_coco(file, config.classes).file.images
+    for image in listed:
+        if Path(image.file_name).is_absolute() or ".." in Path(image.file_name).parts:
+            raise DataError(
+                f"{file} names the image {image.file_name!r:.80}, which is not below {folder}",
+                hint="write file names relative to [data] images",
+            )
+    return [Sample(folder / image.file_name, file, listed=image) for image in listed]
+
+
+def known_coco(file: Path, classes: tuple[str, ...]) -> CocoSet:
+    """A file that is parsed once, until it changes."""
+    with explained_reads(file):
+        stat = file.stat()
+    return _parsed_coco(file, classes, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=len(SPLITS))
+def _parsed_coco(file: Path, classes: tuple[str, ...], _size: int, _changed: int) -> CocoSet:
+    return read_coco(file, classes)
+
+
+def _cityscapes_mask(root: Path, image: Path, things: bool) -> Path:
+    name = image.name.replace("_leftImg8bit.png", f"_gtFine_{'instance' if things else 'label'}Ids.png")
     return root / "gtFine" / image.parent.parent.name / image.parent.name / name
 
 

@@ -20,6 +20,8 @@ class LabelSet:
     palette: Colours
     ignore_index: int = _IGNORE
     values: Mapping[int, int] = field(default_factory=dict)
+    things: tuple[str, ...] = ()
+    """Classes that are told one by one; empty where it is all but the first."""
 
     def table(self, remap: Mapping[str, int]) -> NDArray[np.uint16]:
         """Label value in a file -> class number or ignore index; the config's own remapping comes last."""
@@ -96,6 +98,8 @@ _VOC: dict[str, Colour] = {
     "monitor": (0, 64, 128),
 }
 
+_FIRST_THING = 24
+"""Of Cityscapes' label ids: a person."""
 _CITYSCAPES_IDS = {identity: number for number, (identity, _) in enumerate(_CITYSCAPES.values())}
 
 LABEL_SETS = {
@@ -104,6 +108,7 @@ LABEL_SETS = {
         tuple(_CITYSCAPES),
         tuple(colour for _, colour in _CITYSCAPES.values()),
         values={value: _CITYSCAPES_IDS.get(value, _IGNORE) for value in range(256)},
+        things=tuple(name for name, (identity, _) in _CITYSCAPES.items() if identity >= _FIRST_THING),
     ),
     "voc": LabelSet(tuple(_VOC), tuple(_VOC.values())),
     "pet": LabelSet(("background", "pet"), ((70, 80, 95), (240, 150, 60)), values={1: 1, 2: 0, 3: _IGNORE}),

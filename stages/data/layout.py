@@ -7,9 +7,9 @@ from pathlib import Path
 
 from segpipe.errors import DataError
 from segpipe.media.images import SUFFIXES
-from stages.config.root import CamVidData, CityscapesData, FolderData, PetData, VocData
+from stages.config.root import CamVidData, CityscapesData, CocoData, FolderData, PetData, VocData
 
-FilesConfig = FolderData | CamVidData | CityscapesData | VocData | PetData
+FilesConfig = FolderData | CamVidData | CityscapesData | VocData | PetData | CocoData
 
 _DEPTH, _VISITED, _NAMED = 3, 200, 6  # how far a message looks for images, and how many folders it names
 
@@ -25,6 +25,8 @@ def listing(config: FilesConfig, split: str) -> str:
             return f"annotations/{'test' if split == 'test' else 'trainval'}.txt"
         case FolderData():
             return (config.pairs or config.names).format(split=split)
+        case CocoData():
+            return config.annotations.format(split=split)
         case CityscapesData():
             return ""
 
