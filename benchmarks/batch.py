@@ -50,7 +50,7 @@ def kills(folder: Path, wanted: int) -> None:
 
 def _ended_by_itself(run: Path, source: Path, out: Path, rng: random.Random, count: Counter[str]) -> bool:
     """One driver, whose processes are killed now and then, and it too one time in three."""
-    command = [*_COMMAND, "batch", str(run), str(source), "-o", str(out), "--actors", "2", "--batch", "4"]
+    command = [*_COMMAND, "batch", str(run), str(source), "-o", str(out), "--actors", "2", "--per-call", "4"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         while True:
             try:

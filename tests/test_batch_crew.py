@@ -23,6 +23,7 @@ from segpipe.media.images import write_image
 from segpipe.predicting.job import Advance, Job
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.runtime.segmenter import Segmenter
+from tests.batch_nodes import FULL, OTHER, REFUSING, Nodes
 from tests.batch_workers import Deadly, Falling
 from tests.calling import call
 from tests.using import names_below, segpipe
@@ -62,8 +63,13 @@ def opening(worker: type[Worker] = Worker, **more: object) -> Opening:
     return Opening(JOB, OUTPUTS, AUTO, None, False, threads=1, worker=worker, **more)  # type: ignore[arg-type]
 
 
-def batch(run: Path, source: Path, out: Path, worker: type[Worker] = Worker, size: Size = Size(2, batch=6)) -> State:  # noqa: B008
+def batch(run: Path, source: Path, out: Path, worker: type[Worker] = Worker, size: Size = Size(2, per_call=6)) -> State:  # noqa: B008
     with closing(ManyHands(LocalHands(), run, opening(worker), size)) as crew:
+        return predict_batch(crew, Request(str(source), str(out), JOB, crew.version()), unseen)
+
+
+def on(nodes: Nodes, run: Path, source: Path, out: Path, actors: int) -> State:
+    with closing(ManyHands(nodes, run, opening(), Size(actors, per_call=6))) as crew:
         return predict_batch(crew, Request(str(source), str(out), JOB, crew.version()), unseen)
 
 
@@ -86,7 +92,7 @@ def test_two_processes_make_what_one_makes(run: Path, photos: Path, alone: Path,
 
 
 def test_processes_that_end_at_any_image_lose_nothing(run: Path, photos: Path, alone: Path, tmp_path: Path) -> None:
-    state = batch(run, photos, tmp_path / "out", Falling, Size(2, batch=12))
+    state = batch(run, photos, tmp_path / "out", Falling, Size(2, per_call=12))
 
     assert (state.done, state.broken) == (COUNT, 0)
     assert masks(state.folder) == masks(alone)
@@ -100,7 +106,7 @@ def test_an_image_that_ends_every_process_is_broken_and_the_rest_is_done(
         write_image(tmp_path / "in" / f"{n}.png", testing.make_frame(40, 40, n)[0])
     write_image(tmp_path / "in/poison.png", testing.make_frame(40, 40)[0])
 
-    state = batch(run, tmp_path / "in", tmp_path / "out", Deadly, Size(1, batch=1))
+    state = batch(run, tmp_path / "in", tmp_path / "out", Deadly, Size(1, per_call=1))
 
     told = rows(state.folder, "error", "tries")
     assert (state.done, state.broken) == (3, 1)
@@ -109,7 +115,7 @@ def test_an_image_that_ends_every_process_is_broken_and_the_rest_is_done(
 
 
 def test_the_command_takes_several_processes(run: Path, photos: Path, tmp_path: Path) -> None:
-    done = segpipe("batch", run, photos, "-o", tmp_path / "out", "--actors", 2, "--batch", 4)
+    done = segpipe("batch", run, photos, "-o", tmp_path / "out", "--actors", 2, "--per-call", 4)
 
     assert done.returncode == 0, done.stderr
     assert len(masks(done.stdout.decode().strip())) == COUNT
@@ -127,6 +133,60 @@ def test_a_run_that_did_not_pass_is_refused_by_name(photos: Path, tmp_path: Path
 
     with pytest.raises(NotValidatedError, match="was judged: failed"):
         batch(failed, photos, tmp_path / "out", size=Size(1))
+
+
+def test_nodes_that_may_not_work_are_named_together_before_anything_is_segmented(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    nodes = Nodes("good", f"{REFUSING}-1", f"{REFUSING}-2")
+
+    with pytest.raises(NotValidatedError, match="refusing-1: no verdict for this GPU; refusing-2: no verdict"):
+        on(nodes, run, photos, tmp_path / "out", actors=5)
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_many_nodes_that_refuse_five_are_named_and_the_rest_is_counted(run: Path) -> None:
+    nodes = Nodes(*(f"{REFUSING}-{n}" for n in range(9)))
+
+    with (
+        closing(ManyHands(nodes, run, opening(), Size(9))) as crew,
+        pytest.raises(NotValidatedError, match="refusing-4: no verdict for this GPU; and 4 more"),
+    ):
+        crew.version()
+
+
+def test_a_node_that_opens_another_backend_is_named(run: Path) -> None:
+    with (
+        closing(ManyHands(Nodes("good", OTHER), run, opening(), Size(2))) as crew,
+        pytest.raises(InputError, match="other opens another backend"),
+    ):
+        crew.version()
+
+
+def test_a_node_that_refuses_later_is_left_and_the_others_go_on(
+    run: Path, photos: Path, alone: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = Nodes("good", FULL, spare=REFUSING)
+
+    with closing(ManyHands(nodes, run, opening(), Size(1, per_call=6))) as crew:
+        version = crew.version()
+        crew._start()  # as when a process has ended
+        state = predict_batch(crew, Request(str(photos), str(tmp_path / "out"), JOB, version), unseen)
+
+    assert (state.done, state.broken) == (COUNT, 0)
+    assert masks(state.folder) == masks(alone)
+    assert "a process less: refusing: no verdict for this GPU" in caplog.text
+
+
+def test_a_node_without_room_is_not_waited_for(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segpipe.batch.crew._PATIENCE_S", 0.0)
+
+    state = on(Nodes("good", FULL), run, photos, tmp_path / "out", actors=2)
+
+    assert state.done == COUNT
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from segpipe.batch.items import Shard
+from segpipe.batch.signs import living, sign_of_life
 from segpipe.batch.stores import LocalStore, Store
 from segpipe.errors import InputError
 from segpipe.rundir.storage import explained_refusals
@@ -18,9 +19,12 @@ _LOCK = re.compile(r"\.lock-\d+of(\d+)")
 
 @contextmanager
 def alone(store: Store, shard: Shard) -> Iterator[None]:
-    """Hold a shard of a version. The kernel frees it when the process dies, however it dies."""
+    """Hold a shard of a version. In a folder the kernel frees it when the process dies, however it dies."""
     if not isinstance(store, LocalStore):
-        yield
+        if (held_by := living(store, shard)) is not None:
+            raise _busy(store, f"by another segpipe, with shard {held_by}")
+        with sign_of_life(store, shard):
+            yield
         return
     with ExitStack() as held:
         with explained_refusals(store.address()):

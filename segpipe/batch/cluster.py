@@ -15,8 +15,8 @@ class Size:
     actors: int = 1
     gpus: float = 0.0
     """Of each actor; a share of one is allowed."""
-    batch: int = 16
-    """Images of one call."""
+    per_call: int = 16
+    """Images that a process gets at once."""
     address: str | None = None
     """Of Ray's cluster; without one the processes are children of this one."""
 

@@ -2,6 +2,7 @@
 
 Only names of images travel there, and rows of the index come back. A process that ends takes nothing along: its images
 are given to others, first those of one call each by itself, so that one that ends every process is known and left.
+Before anything is segmented, one process on each node has opened the bundle; every later one opens it before it works.
 """
 
 import logging
@@ -28,7 +29,8 @@ _log = logging.getLogger(__name__)
 MOST_TRIES = 3
 """Processes that one image may end, each time alone, before it is called broken."""
 _LOOK_S = 1.0
-_PATIENCE_S = 30.0  # between two lines that say that nothing is there to work on
+_PATIENCE_S = 30.0  # for a node without room; and between two lines that say that nothing is there to work on
+_NAMED = 5  # nodes that refuse, in one line
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class _Task:
 
 
 class ManyHands:
-    """A crew. The first process that opens the bundle says which version all are of."""
+    """A crew. The first process that opens the bundle says which version all are of: others are refused."""
 
     def __init__(self, hands: Hands, run: Path, opening: Opening, size: Size) -> None:
         bundle = packed(run)
@@ -56,22 +58,35 @@ class ManyHands:
         """What processes will say of themselves -> the process."""
         self._flying: dict[Any, tuple[Hand, _Task]] = {}
         self._free: list[Hand] = []
+        self._refusals: list[SegpipeError] = []
         self._failed = 0
         self._idle_s = time.monotonic()
         self._version: Version | None = None
-        for _ in range(size.actors):
+        self._begun = False
+        places = [*hands.places()][: size.actors]
+        self._first = {self._start(place) for place in places}
+        """Calls of those that are waited for, one on each node."""
+        for _ in range(size.actors - len(places)):
             self._start()
 
     def version(self) -> Version:
-        """Wait until one process has opened the bundle."""
-        while self._version is None:
+        """Wait until one process on each node has opened the bundle; those that may not are named together."""
+        heard_s = time.monotonic()
+        while self._first or self._version is None:
             for call in self._ready():
+                heard_s = time.monotonic()
                 self._opened(call)
+            if self._refusals and not self._first:
+                raise _refused(self._refusals)
+            if self._version is not None and time.monotonic() - heard_s > _PATIENCE_S:
+                _log.warning("no room yet on %d nodes: they are asked when there is", len(self._first))
+                self._first.clear()
+        self._begun = True
         return self._version
 
     def rows(self, items: Iterable[Item], source: Source, version: Store) -> Iterator[Row]:
         """What became of each image, as it becomes known."""
-        waiting = deque(map(_Task, _chunks([*items], self._size.batch)))
+        waiting = deque(map(_Task, _chunks([*items], self._size.per_call)))
         while waiting or self._flying:
             while waiting and self._free:
                 hand, task = self._free.pop(), waiting.popleft()
@@ -88,9 +103,11 @@ class ManyHands:
         for hand in [*self._starting.values(), *self._free, *(hand for hand, _ in self._flying.values())]:
             hand.end()
 
-    def _start(self) -> None:
-        hand = self._hands.start()
-        self._starting[hand.call("open", self._bundle, self._opening)] = hand
+    def _start(self, place: str = "") -> Any:
+        hand = self._hands.start(place)
+        call = hand.call("open", self._bundle, self._opening)
+        self._starting[call] = hand
+        return call
 
     def _ready(self) -> Sequence[Any]:
         """Calls that have ended; none after a second, so that Ctrl-C and a full cluster are noticed."""
@@ -105,6 +122,7 @@ class ManyHands:
 
     def _opened(self, call: Any) -> None:
         hand = self._starting.pop(call)
+        self._first.discard(call)
         try:
             found = self._hands.answer(call)
         except EndedError as error:
@@ -114,14 +132,24 @@ class ManyHands:
                 raise _unstartable(error) from error
             self._start()
             return
-        self._free.append(hand)
+        if not isinstance(found, SegpipeError) and self._version not in (None, found[0]):
+            found = InputError(f"{found[1]} opens another backend than the others", hint="name one with --backend")
         if isinstance(found, SegpipeError):
-            raise found
+            self._leave(hand, found)
+            return
         version, node, process = found
-        if self._version not in (None, version):
-            raise InputError(f"{node} opens another backend than the others", hint="name one with --backend")
         _log.debug("a process on %s, number %d", node, process)
+        self._free.append(hand)
         self._version, self._failed = version, 0
+
+    def _leave(self, hand: Hand, why: SegpipeError) -> None:
+        """A process that may not segment. What has begun goes on with the others, as long as there are any."""
+        hand.end()
+        self._refusals.append(why)
+        if self._begun:
+            if not (self._free or self._flying or self._starting):
+                raise _refused(self._refusals)
+            _log.error("a process less: %s", why)
 
     def _returned(self, call: Any, waiting: "deque[_Task]") -> Iterator[Row]:
         hand, task = self._flying.pop(call)
@@ -153,6 +181,13 @@ class ManyHands:
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
     return (tuple(items[start : start + size]) for start in range(0, len(items), size))
+
+
+def _refused(errors: Sequence[SegpipeError]) -> SegpipeError:
+    """One error of all nodes that refuse, as the first one says it."""
+    told = list(dict.fromkeys(error.message for error in errors))
+    more = [f"and {len(told) - _NAMED} more"] if len(told) > _NAMED else []
+    return type(errors[0])("; ".join([*told[:_NAMED], *more]), hint=errors[0].hint)
 
 
 def _unstartable(error: Exception) -> BackendError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from segpipe.batch.alone import alone
+from segpipe.batch.before import warn_of_room
 from segpipe.batch.index import Files, Log, Row
 from segpipe.batch.items import WHOLE, Item, Shard, of_shard
 from segpipe.batch.sources import Source, find
@@ -94,6 +95,7 @@ def predict_batch(crew: Crew, request: Request, progress: Progress) -> State:
 
 def _follow(sources: Iterable[Iterable[Row]], log: Log, state: State, tick: Advance) -> State:
     began = told_s = time.monotonic()
+    written, written_bytes = 0, 0
     for row in (row for rows in sources for row in rows):
         tick(1, skipped=row.ms is None)
         state = replace(
@@ -102,8 +104,11 @@ def _follow(sources: Iterable[Iterable[Row]], log: Log, state: State, tick: Adva
         )  # fmt: skip
         if row.error and state.broken <= _SHOWN:
             _log.error("%s", row.error if row.path in row.error else f"{row.path}: {row.error}")
+        if row.ms is not None:
+            written, written_bytes = written + 1, written_bytes + row.mask_bytes
         if state.done + state.broken == _FIRST and state.left:
             _log.info("%s", told(state))
+            warn_of_room(log.store, written_bytes, written, state.left)
         if log.add(row):
             state.write(log.store)
         if not sys.stderr.isatty() and time.monotonic() - told_s > _TOLD_S:

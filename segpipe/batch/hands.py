@@ -29,7 +29,11 @@ class Hand(Protocol):
 class Hands(Protocol):
     """Where processes come from."""
 
-    def start(self) -> Hand:
+    def places(self) -> Sequence[str]:
+        """Where one is started and asked before anything is segmented: by a node's id, or empty for anywhere."""
+        ...
+
+    def start(self, place: str = "") -> Hand:
         """Another one, which may wait for room."""
         ...
 
@@ -49,7 +53,10 @@ class Hands(Protocol):
 class LocalHands:
     """Children of this process."""
 
-    def start(self) -> "LocalHand":
+    def places(self) -> Sequence[str]:
+        return [""]
+
+    def start(self, place: str = "") -> "LocalHand":
         return LocalHand()
 
     def share(self, data: bytes) -> bytes:

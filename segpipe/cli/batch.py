@@ -60,7 +60,7 @@ def segment(
     ] = "1/1",
     actors: Annotated[int, typer.Option(min=1, help="Processes that segment, here or on a cluster.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each process on a cluster, such as 0.5.")] = 0,
-    per_call: Annotated[int, typer.Option("--batch", min=1, help="Images that a process gets at once.")] = 16,
+    per_call: Annotated[int, typer.Option(min=1, help="Images that a process gets at once.")] = 16,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to work on: auto, HOST:PORT, or local to start one here.")
     ] = None,
@@ -79,6 +79,7 @@ def segment(
         import pyarrow  # noqa: F401 - the index is read before anything is segmented
 
         from segpipe.batch.actor import Opening
+        from segpipe.batch.before import require_places
         from segpipe.batch.cluster import Size
         from segpipe.batch.driver import Here, Request, predict_batch
         from segpipe.batch.items import Shard
@@ -100,6 +101,7 @@ def segment(
         raise typer.BadParameter("--gpus are those of a cluster: name one with --address, or --address local")
     job = Job(Path(), overlay=False, tiled=tiled, force=force, max_pixels=max_megapixels * 1_000_000,
               confidence="confidence" in wanted)  # fmt: skip
+    require_places(source, out)
     with ExitStack() as ending:
         crew: Crew
         if address or actors > 1:

@@ -1,75 +1,188 @@
-"""`segpipe batch --address local`: Ray's actors make what one process makes.
+"""`segpipe batch --address`: two nodes of Ray make what one process makes, whatever goes away meanwhile.
 
-Ray needs a machine with little else to do: it gives its own helpers 15 seconds to start.
+One cluster serves all tests but the last: starting one takes longest.
 """
 
 import json
 import os
 import signal
-from contextlib import suppress
+import socket
+import sys
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segpipe import testing
 from segpipe.media.images import write_image
 from tests.children import SEGPIPE, child, wait_until
-from tests.using import names_below, segpipe
+from tests.ray_nodes import Cluster, cluster, in_session
+from tests.using import Ended, names_below, segpipe
 
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")]
-COUNT = 60
-ON_RAY = ("--actors", "2", "--batch", "4", "--address", "local", "--json")
+COUNT, SIDE = 60, 1024
+ACTOR = b"ray::Actor"
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Cluster]:
+    with cluster() as one:
+        yield one
+
+
+@pytest.fixture
+def nodes(made: Cluster) -> Cluster:
+    """With two nodes of one CPU each."""
+    while len(made.nodes) < 2:
+        made.add()
+    return made
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for n in range(COUNT):
-        write_image(folder / f"{n % 3}" / f"{n}.png", testing.make_frame(256, 256, n)[0])
+        write_image(folder / f"{n % 3}" / f"{n}.png", testing.make_frame(SIDE, SIDE, n)[0])
     return folder
 
 
-def masks(folder: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def alone(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+    """The masks of one process."""
+    ended = segpipe("batch", run, photos, "-o", tmp_path_factory.mktemp("alone"), "--json")
+    return masks(json.loads(ended.stdout))
+
+
+def command(nodes: Cluster, run: Path, photos: Path, out: Path) -> list[object]:
+    options = ["--actors", 2, "--per-call", 4, "--address", nodes.address, "--json"]
+    return ["batch", run, photos, "-o", out, *options]
+
+
+def masks(state: Mapping[str, Any]) -> dict[str, bytes]:
+    folder = Path(state["folder"], "masks")
     return {name: (folder / name).read_bytes() for name in names_below(folder)}
 
 
-def actors(of: int) -> list[int]:
-    """Processes of Ray's actors below one process's session."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if b"ray::Actor" in (place / "cmdline").read_bytes() and os.getsid(int(place.name)) == os.getsid(of):
-                found.append(int(place.name))
-    return found
+def broken_off(words: list[object], out: Path, what: Any) -> Ended:
+    """The command, with something done to it when it has written some masks."""
+    with child(*SEGPIPE, *map(str, words)) as process:
+        wait_until(lambda: len([*out.glob("*/masks/*/*.png")]) >= 4, process)
+        what(process)
+        stdout, stderr = process.communicate()
+    return Ended([*map(str, words)], process.returncode, stdout.encode(), stderr.encode())
 
 
-def test_actors_make_what_one_process_makes_also_when_one_is_killed(run: Path, photos: Path, tmp_path: Path) -> None:
-    one = segpipe("batch", run, photos, "-o", tmp_path / "one", "--json")
+def assert_all_done_once(ended: Ended, alone: Mapping[str, bytes]) -> None:
+    import pyarrow.parquet as pq
 
-    with child(*SEGPIPE, "batch", str(run), str(photos), "-o", str(tmp_path / "ray"), *ON_RAY) as process:
-        wait_until(lambda: len([*tmp_path.glob("ray/*/masks/*/*.png")]) >= 4, process)
-        for number in actors(process.pid)[:1]:
-            os.kill(number, signal.SIGKILL)
-        out, err = process.communicate()
+    assert ended.returncode == 0, ended.stderr.decode()
+    state = json.loads(ended.stdout)
+    assert (state["done"] + state["skipped"], state["broken"]) == (COUNT, 0)
+    assert masks(state) == alone
+    (last, *_) = sorted(Path(state["folder"], "index").iterdir(), reverse=True)
+    names = pq.read_table(last).column("path").to_pylist()
+    assert len(names) == len({*names}) == state["done"]
 
-    assert process.returncode == 0, err
-    state = json.loads(out)
-    assert (state["done"], state["broken"]) == (COUNT, 0)
-    assert masks(Path(state["folder"], "masks")) == masks(Path(json.loads(one.stdout)["folder"], "masks"))
+
+def test_two_nodes_make_what_one_process_makes_also_when_an_actor_is_killed(
+    nodes: Cluster, run: Path, photos: Path, alone: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    def kill_one(process: object) -> None:
+        os.kill(nodes.processes(ACTOR)[0], signal.SIGKILL)
+
+    ended = broken_off(command(nodes, run, photos, tmp_path / "out"), tmp_path / "out", kill_one)
+
+    assert_all_done_once(ended, alone)
+    assert b"another one is started" in ended.stderr
+
+
+def test_a_node_that_goes_while_it_works_loses_nothing(
+    nodes: Cluster, run: Path, photos: Path, alone: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    workers = []
+
+    def remove_one(process: object) -> None:
+        workers.extend(nodes.nodes[1].processes(ACTOR))
+        nodes.remove(nodes.nodes[1])
+
+    ended = broken_off(command(nodes, run, photos, tmp_path / "out"), tmp_path / "out", remove_one)
+
+    assert workers, "no actor worked on the node that was removed"
+    assert_all_done_once(ended, alone)
+
+
+def test_a_killed_driver_takes_its_actors_along_and_the_same_command_goes_on(
+    nodes: Cluster, run: Path, photos: Path, alone: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    words = command(nodes, run, photos, tmp_path / "out")
+
+    broken_off(words, tmp_path / "out", lambda process: process.kill())
+    wait_until(lambda: not nodes.processes(ACTOR))
+    ended = segpipe(*words)
+
+    assert json.loads(ended.stdout)["skipped"] + json.loads(ended.stdout)["done"] == COUNT
+    assert_all_done_once(ended, alone)
+
+
+def test_an_image_that_ends_every_actor_is_broken_and_the_rest_is_done(
+    nodes: Cluster, run: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "poison"):
+        write_image(tmp_path / "in" / f"{name}.png", testing.make_frame(40, 40)[0])
+
+    places = map(str, (run, tmp_path / "in", tmp_path / "out"))
+    with child(sys.executable, "-m", "tests.ray_driver", nodes.address, *places) as one:
+        out, err = one.communicate()
+
+    assert json.loads(out) == {"done": 2, "broken": 1}, err
+    assert "poison.png ended 3 processes" in err
 
 
 def test_gpus_where_there_are_none_are_an_error_before_anything_is_segmented(
-    run: Path, photos: Path, tmp_path: Path
+    nodes: Cluster, run: Path, photos: Path, tmp_path: Path
 ) -> None:
-    ended = segpipe("batch", run, photos, "-o", tmp_path / "out", *ON_RAY, "--gpus", "4000")
+    ended = segpipe(*command(nodes, run, photos, tmp_path / "out"), "--gpus", "0.5")
 
     assert ended.returncode == 1
-    assert b"GPUs, an actor was to have 4000" in ended.stderr
+    assert b"no node of the cluster has more than 0 GPUs, an actor was to have 0.5" in ended.stderr
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_cluster_that_is_not_there_is_one_line(run: Path, photos: Path, tmp_path: Path) -> None:
-    ended = segpipe("batch", run, photos, "-o", tmp_path / "out", "--address", "127.0.0.1:9")
+def test_a_run_without_a_passed_verdict_is_refused_by_the_node_that_was_to_open_it(
+    nodes: Cluster, photos: Path, tmp_path: Path
+) -> None:
+    failed = testing.make_run(tmp_path / "failed", status="failed")
+
+    ended = segpipe(*command(nodes, failed, photos, tmp_path / "out"))
 
     assert ended.returncode == 1
-    assert b"no Ray cluster at 127.0.0.1:9" in ended.stderr
+    assert f"{socket.gethostname()}: ".encode() in ended.stderr
+    assert ended.stderr.count(b"was judged: failed") == 1
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_an_address_without_a_cluster_is_one_line(listens: bool, run: Path, photos: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listens:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ended = segpipe("batch", run, photos, "-o", tmp_path / "out", "--address", address)
+
+    assert ended.returncode == 1
+    assert f"no Ray cluster at {address}".encode() in ended.stderr.splitlines()[-1]
+
+
+def test_a_cluster_that_is_started_here_ends_with_the_command(
+    run: Path, photos: Path, alone: Mapping[str, bytes], tmp_path: Path
+) -> None:
+    words = ["batch", run, photos, "-o", tmp_path / "out", "--actors", 2, "--address", "local", "--json"]
+
+    with child(*SEGPIPE, *map(str, words)) as process:
+        out, err = process.communicate()
+        wait_until(lambda: not in_session(process.pid))
+
+    assert process.returncode == 0, err
+    assert masks(json.loads(out)) == alone
