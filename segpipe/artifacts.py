@@ -29,6 +29,10 @@ UNQUANTISED, RANGES = "unquantised.safetensors", "ranges.json"
 """Of a network that was trained for INT8: what it was before, and between which values each layer's input lies."""
 INT8_GRAPH, INT8_CPU_GRAPH = "model.int8.onnx", "model.int8.cpu.onnx"
 """What engines are built from, and what CPUs run: they want numbers of other kinds."""
+FP8_GRAPH = "model.fp8.onnx"
+"""For engines alone: no CPU computes in it."""
+EIGHT_BITS = frozenset({"fp8", "int8"})
+"""Precisions that are another network, near the first: they have graphs and limits of their own."""
 END_TO_END_GRAPH, END_TO_END = "model.e2e.onnx", "onnxruntime-e2e"
 """The graph from frame to mask, and what verdicts call the way to run it. No row: it is for other programs, not for
 the runtime, which does the same around the bare network and faster."""
@@ -96,6 +100,8 @@ _ROWS = (
     Artifact("onnxruntime-cuda-fp16", "onnxruntime-cuda", "fp16", EXPORT, FP16_GRAPH),
     Artifact("tensorrt-tf32", "tensorrt", "tf32", BUILD, "model.tensorrt.tf32.engine"),
     Artifact("tensorrt-rtx-tf32", "tensorrt-rtx", "tf32", BUILD, "model.rtx.tf32.engine"),
+    Artifact("tensorrt-fp8", "tensorrt", "fp8", BUILD, "model.tensorrt.fp8.engine"),
+    Artifact("tensorrt-rtx-fp8", "tensorrt-rtx", "fp8", BUILD, "model.rtx.fp8.engine"),
     Artifact("tensorrt-int8", "tensorrt", "int8", BUILD, "model.tensorrt.int8.engine"),
     Artifact("tensorrt-rtx-int8", "tensorrt-rtx", "int8", BUILD, "model.rtx.int8.engine"),
     Artifact("onnxruntime-cuda", "onnxruntime-cuda", "tf32", EXPORT, FP32_GRAPH),  # its convolutions take TF32
@@ -130,7 +136,7 @@ def artifacts_of(backend: str) -> list[Artifact]:
 
 def engine_for(backend: str, graph: Precision, alone: bool) -> Artifact:
     """The row of an engine of a graph. Of FP16 and FP32 the only one that was built has the backend's own name."""
-    if graph == "int8":
+    if graph in EIGHT_BITS:
         return next(row for row in artifacts_of(backend) if row.precision == graph)
     if alone or graph == ARTIFACTS[backend].precision:
         return ARTIFACTS[backend]

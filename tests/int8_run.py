@@ -14,7 +14,8 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
 from stages.config.root import Config
 from stages.export.calibration import Frames, frames_for
-from stages.export.int8 import Graphs, Int8, int8_files
+from stages.export.int8 import Int8, int8_files
+from stages.export.int8_search import Graphs
 from stages.graphs.calibrating import Span, spans
 from stages.graphs.quantising_cpu import quantised_for_cpu
 from stages.graphs.reading import to_bytes

@@ -13,10 +13,10 @@ from segpipe.runtime.trt.building import BuiltEngine, Layer, build_engine
 from stages.build import run as build
 from stages.build.engines import build_one
 from stages.build.precision import judge_precision, kept_nodes, refuse_larger
-from stages.build.target import wanted_engines
+from stages.build.target import of_one, wanted_engines
 from stages.config.root import BuildConfig
 from stages.graphs.halving import half_suffix, to_half
-from stages.graphs.quantising import quantised
+from stages.graphs.quantising import FP8, quantised
 from stages.graphs.types import element_types
 from stages.results.figures import BuildFigures
 from tests.small_builds import CONFIG, needs_rtx, request
@@ -72,34 +72,83 @@ def test_the_share_leaves_out_what_export_kept_and_must_reach_the_minimum() -> N
 
 
 def test_a_plan_larger_than_that_of_fp16_fails_with_the_likely_cause() -> None:
-    refuse_larger(5_400_000, 5_400_000)
+    refuse_larger(5_400_000, 5_400_000, "int8")
 
     with pytest.raises(BuildError, match=r"has 41.80 MB, FP16's 5.40 MB. .*grouped convolutions.*compress.keep"):
-        refuse_larger(41_800_000, 5_400_000)
+        refuse_larger(41_800_000, 5_400_000, "int8")
 
 
 def test_what_stays_in_floats_is_read_from_the_exports_report() -> None:
     report = b"""{"schema_version": 1, "way": "ptq", "calibration": "minmax", "basis": "", "frames": {}, "graphs": {},
-        "layers": [{"node": "a", "kept_for_engines": "depthwise"}, {"node": "b"}]}"""
+        "layers": [{"node": "a", "kept_for_engines": "depthwise"}, {"node": "b", "kept_for_fp8": "named"}]}"""
 
-    assert kept_nodes(report) == {"a"}
+    assert (kept_nodes(report, "int8"), kept_nodes(report, "fp8")) == (frozenset("a"), frozenset("b"))
     with pytest.raises(BuildError, match=r"quantisation\.json"):
-        kept_nodes(b"[]")
+        kept_nodes(b"[]", "int8")
 
 
 def test_an_int8_engine_has_a_row_of_its_own_also_where_nothing_else_is_built() -> None:
-    alone, both = (BuildConfig(precision=wanted) for wanted in ("int8", ("fp16", "int8")))
+    alone, all_ = (BuildConfig(precision=wanted) for wanted in ("int8", ("fp16", "int8", "fp8")))
 
     assert [wanted.row.name for wanted in wanted_engines(alone)] == ["tensorrt-rtx-int8"]
-    assert [wanted.row.name for wanted in wanted_engines(both)] == ["tensorrt-rtx", "tensorrt-rtx-int8"]
+    names = ["tensorrt-rtx", "tensorrt-rtx-int8", "tensorrt-rtx-fp8"]
+    assert [wanted.row.name for wanted in wanted_engines(all_)] == names
     assert engine_for("tensorrt", "int8", alone=True) == ARTIFACTS["tensorrt-int8"]
 
 
-def test_without_the_graph_the_setting_that_makes_it_is_named(trained_copy: Path) -> None:
-    config = trained_config(trained_copy, 'build.precision="int8"')
+@pytest.mark.parametrize(("precision", "setting"), [("int8", "compress.int8 = .ptq."), ("fp8", "compress.fp8 = true")])
+def test_without_the_graph_the_setting_that_makes_it_is_named(precision: str, setting: str, trained_copy: Path) -> None:
+    config = trained_config(trained_copy, f'build.precision="{precision}"')
 
-    with pytest.raises(ConfigError, match=r"names int8.*no model.int8.onnx.*compress.int8 = .ptq."):
+    with pytest.raises(ConfigError, match=rf"names {precision}.*no model.{precision}.onnx.*{setting}"):
         build(RunDirectory(trained_copy), config, trained_copy)
+
+
+def fp8(*capabilities: str) -> BuildConfig:
+    return BuildConfig(precision="fp8", compute_capabilities=capabilities)
+
+
+def test_an_fp8_engine_is_built_for_those_gpus_alone_that_compute_in_it() -> None:
+    config = fp8("8.6", "8.9", "12.0")
+
+    assert of_one(config, wanted_engines(config)[0]).compute_capabilities == ("8.9", "12.0")
+
+
+@pytest.mark.parametrize(("named", "told"), [(("8.0", "8.6"), "8.0, 8.6"), ((), "none")])
+def test_an_fp8_engine_for_no_gpu_that_computes_in_it_is_refused(
+    named: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.build.target.gpu_name", lambda: None)
+    config = fp8(*named)
+
+    with pytest.raises(BuildError, match=rf"8.9 or later, this build is for {told}.*compute_capabilities"):
+        of_one(config, wanted_engines(config)[0])
+
+
+@pytest.mark.parametrize(("here", "able"), [("NVIDIA A10 (8.6)", False), ("NVIDIA H200 (9.0)", True)])
+def test_named_by_nobody_an_fp8_engine_is_for_the_gpu_that_is_here(
+    here: str, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.build.target.gpu_name", lambda: here)
+    config = fp8()
+
+    if able:
+        assert of_one(config, wanted_engines(config)[0]).compute_capabilities == ()
+    else:
+        with pytest.raises(BuildError, match=r"this build is for 8\.6"):
+            of_one(config, wanted_engines(config)[0])
+
+
+@needs_rtx
+def test_an_engine_of_the_fp8_graph_has_fp8_layers_and_says_how_many() -> None:
+    model = branched()
+    suffix = half_suffix(element_types(model))
+    graph = quantised(to_half(model, set()), ranges(model), ("a", "e", "logits"), suffix, FP8).model
+    config = CONFIG.model_copy(update={"precision": "fp8", "compute_capabilities": ("8.9",)})
+
+    _, figures = build_one("tensorrt-rtx", request(graph, compute_capabilities=("8.9",)), config, DEPTHWISE)
+
+    assert (figures["fp8_share"], figures["fp8_layers"], figures["compute_layers"]) == (1.0, 3, 4)
 
 
 def test_the_record_tells_its_share_and_not_that_of_fp16() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from segpipe import Segmenter, processor
-from segpipe.artifacts import ARTIFACTS, INT8_CPU_GRAPH, INT8_GRAPH
+from segpipe.artifacts import ARTIFACTS, FP8_GRAPH, INT8_CPU_GRAPH, INT8_GRAPH
 from segpipe.errors import ConfigError, DataError, NotValidatedError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import load_opener
@@ -20,20 +21,31 @@ from segpipe.verdict import LocalVerdict, local_files
 from stages.config.root import Config, DeployConfig
 from stages.data import Split, SplitName, open_split
 from stages.export.calibration import frames_for
+from stages.export.int8_page import page
 from stages.pipeline import Selection, run_stages
-from stages.results.quantisation import FILE_NAME
-from stages.validate.hops.opening import STANDS, OpenHops
+from stages.report import write_report
+from stages.results.gate import read_report
+from stages.results.quantisation import (
+    FILE_NAME,
+    PAGE_NAME,
+    Quantisation,
+    QuantisedGraph,
+    QuantisedLayer,
+    TriedGraph,
+)
+from stages.validate.hops.opening import STANDS, OpenHops, Stand
 from stages.validate.hops.rounded import BACKEND, rounded_bytes
 from stages.validate.judging.checks import verdict_of
 from stages.validate.judging.gate import _is_by_name_only
 from stages.validate.judging.judge import Judge
+from stages.validate.pages.page import html
 from stages.validate.without_pytorch import validate_hop
 from tests.good_run import Good
 from tests.int8_run import Narrow, narrow
 from tests.trained import trained_config
 
 CPU_ROWS = [name for name, row in ARTIFACTS.items() if row.precision == "int8" and not row.needs_gpu]
-SETTINGS = ('compress.int8="ptq"', "compress.calibration_images=8", 'compress.keep="head"')
+SETTINGS = ('compress.int8="ptq"', "compress.fp8=true", "compress.calibration_images=8", 'compress.keep="head"')
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +63,18 @@ def exported(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run
 
 
-def test_export_writes_both_graphs_and_says_what_became_of_each_layer(exported: Path) -> None:
+def test_export_writes_all_graphs_and_says_what_became_of_each_layer(exported: Path) -> None:
     run = RunDirectory(exported)
     report = json.loads(run.artifact_bytes("export", FILE_NAME))
     figures = run.record("export").figures
 
-    assert {INT8_GRAPH, INT8_CPU_GRAPH, FILE_NAME} <= set(run.record("export").outputs)
+    assert {INT8_GRAPH, INT8_CPU_GRAPH, FP8_GRAPH, FILE_NAME} <= set(run.record("export").outputs)
     assert report["frames"]["split"] == "train"
-    assert set(report["graphs"]) == {INT8_GRAPH, INT8_CPU_GRAPH}
-    assert len(report["layers"]) == figures["int8_layers"] > 0
+    assert set(report["graphs"]) == {INT8_GRAPH, INT8_CPU_GRAPH, FP8_GRAPH}
+    assert len(report["layers"]) == figures["quantisable_layers"] > 0
     assert [layer["module"] for layer in report["layers"] if layer["kept_for_engines"]] == ["head"]
-    assert figures["int8_size_ratio"] < 0.5
+    assert [layer["module"] for layer in report["layers"] if layer["kept_for_fp8"]] == ["head"]
+    assert max(figures["int8_size_ratio"], figures["fp8_size_ratio"]) < 0.5
 
 
 def test_an_export_with_int8_is_fresh_and_one_without_it_is_as_ever(
@@ -75,7 +88,8 @@ def test_an_export_with_int8_is_fresh_and_one_without_it_is_as_ever(
     assert "export: fresh, nothing to do" in caplog.messages
     assert "compress" not in trained_config(exported).sections("export")
     assert trained_config(exported, "compress.calibration_images=3").chosen_int8() == {}
-    others = ("validate.limits.min_miou=0.5", "validate.limits.max_miou_drop_int8=0.02")
+    limits = ("min_miou=0.5", "max_relative_l2_int8=0.2", "max_miou_drop_int8=0.02")
+    others = [f"validate.limits.{limit}" for limit in limits]
     assert trained_config(exported, *SETTINGS, *others).chosen_int8()["limits"] == {"max_miou_drop_int8": 0.02}
 
 
@@ -92,17 +106,18 @@ def test_its_verdict_names_the_instructions_and_it_opens_when_it_is_asked_for(na
     assert (mask.shape, told) == ((48, 80), name)
 
 
-def test_the_graph_that_engines_are_built_from_is_judged_too_and_fails_no_run(exported: Path) -> None:
+@pytest.mark.parametrize("stand", STANDS[1:], ids=lambda stand: stand.name)
+def test_the_graph_that_engines_are_built_from_is_judged_too_and_fails_no_run(stand: Stand, exported: Path) -> None:
     run, good = RunDirectory(exported), Good.of(exported)
     with OpenHops(run, good.contract) as opened:
-        hop = opened.open_rounded(STANDS[1], rounded_bytes(run.artifact_bytes("export", INT8_GRAPH)), BACKEND)
+        hop = opened.open_rounded(stand, rounded_bytes(run.artifact_bytes("export", stand.file)), BACKEND)
         judge = Judge(good.setup, good.stored, [hop])
         for image in good.images:
             judge.add(image)
         judge.finish()
 
-    assert (hop.name, hop.artifact, hop.precision) == ("int8", INT8_GRAPH, "int8")
-    assert verdict_of(judge.states["int8"].checks(good.setup)) == "passed"
+    assert (hop.name, hop.artifact, hop.precision) == (stand.name, stand.file, stand.name)
+    assert verdict_of(judge.states[stand.name].checks(good.setup)) == "passed"
     assert _is_by_name_only(hop, DeployConfig())
 
 
@@ -132,6 +147,13 @@ def test_made_again_from_the_same_the_bytes_are_the_same_and_the_ranking_is_kept
     assert any("the ranking of layers is the last export's" in message for message in caplog.messages)
 
 
+@pytest.mark.parametrize("before", [b"", b"[]", b'{"basis": 3}'])
+def test_a_last_report_that_says_nothing_costs_a_ranking_and_nothing_else(before: bytes, made: Narrow) -> None:
+    again = made.again(before)
+
+    assert again.files == made.made.files
+
+
 def test_layers_that_are_named_stay_in_floats_and_others_do_not(made: Narrow) -> None:
     report = json.loads(made.again(keep=("head", "down4.*")).files[FILE_NAME])
     kept = {layer["module"] for layer in report["layers"] if layer["kept_for_cpus"]}
@@ -148,7 +170,8 @@ def test_a_name_that_no_layer_has_is_refused_with_the_names(made: Narrow) -> Non
 def test_a_network_that_is_quantised_already_is_left_alone(made: Narrow) -> None:
     import onnx
 
-    from stages.export.int8 import Graphs, int8_files
+    from stages.export.int8 import int8_files
+    from stages.export.int8_search import Graphs
 
     full = onnx.load_model_from_string(made.cpu)
     with pytest.raises(ConfigError, match=r"came with INT8 inside.*compress.int8 = .off."):
@@ -205,3 +228,44 @@ def test_a_processor_without_any_instructions_for_it_says_so(name: str, monkeypa
     assert processor.computes("int8") is False
     assert callable(load_opener(name))
     assert OpenOptions().precision == "fp32"
+
+
+def test_the_page_tells_every_layer_its_cost_and_why_it_stays_in_floats(exported: Path) -> None:
+    run = RunDirectory(exported)
+    text = (exported / "latest/export" / PAGE_NAME).read_text()
+    layers = json.loads(run.artifact_bytes("export", FILE_NAME))["layers"]
+
+    assert all(f'<th scope="row">{layer["module"]}' in text for layer in layers)
+    assert "<strong>head</strong>: named in compress.keep: head" in text
+    assert text.count('class="bar') >= len(layers)
+    assert not re.search(r"<script|http|src=", text)
+
+
+def test_pages_lead_to_that_of_the_ranges_and_it_leads_back(exported: Path) -> None:
+    run = RunDirectory(exported)
+    report = write_report(run)
+    ranges = exported / "latest/export" / PAGE_NAME
+    gate = html(read_report(run.artifact_bytes("validate", "report.json"), "it", ""), [], {}, quantised=True)
+
+    def leads_to(text: str, page: Path) -> set[Path]:
+        return {(page.parent / href).resolve() for href in re.findall(r'<a href="([^"#]+)', text)}
+
+    assert ranges.resolve() in leads_to(report.read_text(), report)
+    assert ranges.resolve() in leads_to(gate, exported / "latest/validate/gate.html")
+    for its in (ranges, run.artifact("export", PAGE_NAME)):
+        assert leads_to(its.read_text(), its) == {
+            report.resolve(), (exported / "latest/validate/gate.html").resolve(),
+        }  # fmt: skip
+
+
+def test_a_name_of_a_layer_cannot_inject_markup_and_a_layer_without_range_has_none() -> None:
+    layer = QuantisedLayer(node="<b>n</b>", kept_for_cpus="<i>", noise_db=25.0)
+    graph = QuantisedGraph(kept=1, noise_db=30.0, trials=(TriedGraph(kept=1, agreement=1, worst_image=1),))
+    report = Quantisation(way="ptq", calibration="minmax", basis="", graphs={INT8_CPU_GRAPH: graph}, layers=(layer,))
+
+    text = page(report)
+
+    assert "<b>n" not in text
+    assert "<i>" not in text
+    assert 'class="bar large"' in text
+    assert "nan" not in text

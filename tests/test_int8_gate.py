@@ -1,5 +1,6 @@
 """The gate holds INT8 to limits of its own, needs labels for it, catches what goes wrong in it and names the layer."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from segpipe.processor import device_name
 from stages.graphs.quantising_cpu import quantised_for_cpu
 from stages.graphs.reading import to_bytes
 from stages.validate.explaining.int8 import worst_layer
-from stages.validate.hops.hop import Hop
+from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import Image
 from stages.validate.judging.checks import verdict_of
 from stages.validate.judging.judge import HopState, Judge
@@ -30,8 +31,8 @@ def made(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Narrow:
     return narrow(trained_run, tmp_path_factory.mktemp("int8"))
 
 
-def judged(good: Good, graph: bytes, images: Sequence[Image] | None = None) -> HopState:
-    answer = good.runtime(graph)
+def judged(good: Good, graph: bytes, images: Sequence[Image] | None = None, answer: Answer | None = None) -> HopState:
+    answer = answer or good.runtime(graph)
     hop = Hop("int8", "export", INT8_CPU_GRAPH, "0" * 64, "onnxruntime-cpu-int8", device_name("int8"), answer, "int8")
     judge = Judge(good.setup, good.stored, [hop])
     for image in images or good.images:
@@ -64,6 +65,7 @@ def test_without_labels_int8_is_not_judged_and_says_why(good: Good, made: Narrow
 
     assert verdict_of(checks) == "not judged"
     assert "labelled images" in next(check for check in checks if check.name == "miou_drop").why_not
+    assert next(check for check in checks if check.name == "calibration_rise").status == "not judged"
 
 
 def test_a_drop_whose_interval_reaches_beyond_the_limit_fails(good: Good, made: Narrow) -> None:
@@ -77,6 +79,23 @@ def test_a_drop_whose_interval_reaches_beyond_the_limit_fails(good: Good, made: 
 
     assert check.status == "failed"
     assert "95 % interval" in check.where
+
+
+def test_a_network_that_is_less_sure_than_it_is_right_fails_by_its_calibration(good: Good, made: Narrow) -> None:
+    """The same masks from scores that hardly differ: only the labels tell."""
+    answer = good.runtime(made.cpu)
+
+    def unsure(frames: Sequence[np.ndarray]) -> list[Answered]:
+        return [replace(one, scores=one.scores / 100) for one in answer(frames) if one.scores is not None]
+
+    honest, timid = (
+        next(check for check in state.checks(good.setup) if check.name == "calibration_rise")
+        for state in (judged(good, made.cpu), judged(good, made.cpu, answer=unsure))
+    )
+
+    assert honest.status == "passed"
+    assert timid.status == "failed"
+    assert re.fullmatch(r"0\.\d{4} became 0\.\d{4}", timid.where)
 
 
 def doubled_scale(made: Narrow, node: str) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from segpipe.errors import DataError, ExportError
 from segpipe.runtime.backends.session import open_session
@@ -19,7 +19,7 @@ from stages.graphs.halving import half_suffix, to_half
 from stages.graphs.int8_alone import noise_of_layers
 from stages.graphs.int8_layers import is_quantised, layers_of, residuals
 from stages.graphs.int8_ranking import noise_db, ranked
-from stages.graphs.quantising import LEAST_SCALE, quantised
+from stages.graphs.quantising import FP8, LEAST_SCALE, quantised
 from stages.graphs.quantising_cpu import quantised_for_cpu
 from stages.graphs.reading import check, to_bytes
 from stages.graphs.rounding import rounded
@@ -31,6 +31,8 @@ from tests import tiny_graphs as tiny
 RELU = helper.make_node("Relu", ["a"], ["b"], name="relu")
 EIGHT_BITS = 0.05
 """Relative error that two layers of 8 bits stay below on noise; a wrong scale gives ten times as much."""
+E4M3 = 0.1
+"""The same of FP8, whose three bits behind the point round by up to a sixteenth."""
 
 
 def branched(opset: int = 18) -> onnx.ModelProto:
@@ -126,6 +128,23 @@ def test_engines_get_symmetric_int8_on_the_fp16_graph_and_depthwise_layers_in_fp
     assert kinds["a"] == kinds["e"] == kinds["logits"] == ["DequantizeLinear"] * 2
     assert made[next(node for node in narrow.graph.node if node.name == "join").input[0]].op_type == "DequantizeLinear"
     assert error(model, rounded(narrow)) < EIGHT_BITS
+
+
+@pytest.mark.parametrize("halved", [True, False])
+def test_fp8_is_e4m3_with_scales_of_what_lies_around_it(halved: bool) -> None:
+    model = branched()
+    suffix = half_suffix(element_types(model)) if halved else ""
+    narrow = quantised(to_half(model, set()) if halved else model, ranges(model), {"a", "e"}, suffix, FP8).model
+    check(narrow, "it")
+    pairs = [node for node in narrow.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+    kinds = {tensor.name: tensor.data_type for tensor in narrow.graph.initializer}
+
+    assert opset_of(narrow) >= 19
+    assert {kinds[node.input[2]] for node in pairs} == {TensorProto.FLOAT8E4M3FN}
+    assert {kinds[node.input[1]] for node in pairs} == {TensorProto.FLOAT16 if halved else TensorProto.FLOAT}
+    assert not any(stored(narrow)[node.input[2]].astype(np.float32).any() for node in pairs)
+    assert error(model, rounded(narrow) if halved else narrow) < E4M3
+    assert set(noise_of_layers(model, narrow, next(frames()))) == {"a", "e"}
 
 
 def test_cpus_get_u8_with_weights_of_seven_bits_and_kept_layers_stay_floats() -> None:

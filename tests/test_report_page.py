@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segpipe import testing
+from segpipe.artifacts import held_by
 from segpipe.cli import app
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
@@ -281,6 +282,35 @@ def test_a_setting_of_several_stages_differs_once(finished_run: Path, run_copy: 
 
 def test_runs_without_figures_can_be_compared(empty_run: RunDirectory, tmp_path: Path) -> None:
     assert "2 runs compared" in write_comparison([empty_run, empty_run], tmp_path / "c.html").read_text()
+
+
+def test_what_can_be_deployed_stands_side_by_side_in_the_report_and_as_json(run_copy: Path, tmp_path: Path) -> None:
+    alone = CliRunner().invoke(app, ["report", str(run_copy), "--json"])
+    both = CliRunner().invoke(app, ["report", str(run_copy), str(run_copy), "-o", str(tmp_path / "c.html"), "--json"])
+    (told,) = json.loads(alone.stdout)["runs"]
+    forms = {form["name"]: form for form in told["forms"]}
+    sizes = {row.name: row.file for row in held_by(RunDirectory(run_copy).manifest)}
+
+    assert forms.keys() == sizes.keys() > {"onnxruntime-cpu", "tensorrt-rtx"}
+    assert forms["onnxruntime-cpu"]["miou_drop"]["low"] <= forms["onnxruntime-cpu"]["miou_drop"]["high"]
+    assert forms["onnxruntime-cpu"]["latency_ms"]["value"] > 0
+    assert (forms["tensorrt-rtx"]["stands_in"], forms["tensorrt-rtx"]["verdict"]) == (True, "not judged")
+    assert forms["tensorrt-rtx"]["miou"] is not None
+    assert len(json.loads(both.stdout)["runs"]) == 2
+    for page in (run_copy / "report.html", tmp_path / "c.html"):
+        assert all(f'<th scope="row">{name}' in page.read_text() for name in forms)
+
+
+def test_a_form_that_nobody_judged_or_measured_has_its_size_alone(run_copy: Path) -> None:
+    manifest = json.loads((run_copy / "manifest.json").read_text())
+    del manifest["stages"]["validate"], manifest["stages"]["benchmark"]
+    (run_copy / "manifest.json").write_text(json.dumps(manifest))
+
+    (form, *_) = read_facts(RunDirectory(run_copy)).forms
+
+    assert form.size_bytes > 0
+    assert (form.verdict, form.miou, form.miou_drop, form.latency_ms) == ("not judged", None, None, None)
+    assert "Side by side" in write_report(RunDirectory(run_copy)).read_text()
 
 
 def test_facts_of_a_finished_run(finished_run: Path) -> None:

@@ -65,7 +65,7 @@ def test_wrong_preprocessing_is_told_from_a_wrong_network(good: Good) -> None:
     assert "what differs is pre- or post-processing (mean and std" in found.lines()[0]
 
 
-@pytest.mark.parametrize("precision", [name for name in ALLOWED if name not in {"fp32", "tf32", "int8"}])
+@pytest.mark.parametrize("precision", [name for name in ALLOWED if name not in {"fp32", "tf32", "fp8", "int8"}])
 def test_what_fewer_bits_make_of_a_good_graph_is_not_blamed_on_what_lies_around_it(
     good: Good, precision: Precision
 ) -> None:

@@ -21,7 +21,7 @@ def confidence(scores: NDArray[Any], contract: Contract, placement: Placement) -
     step = max(_BLOCK_VALUES // (len(planes) * width), 1)
     for start in range(0, height, step):
         block = slice(start, start + step)
-        answer[block] = _probability(_blend(planes, rows, columns, block), contract)
+        answer[block] = probability(_blend(planes, rows, columns, block), contract)
     return answer
 
 
@@ -48,7 +48,8 @@ def _blend(planes: NDArray[np.float32], rows: Axis, columns: Axis, block: slice)
     return blended
 
 
-def _probability(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+def probability(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """Of the winning class, of blended scores with the classes first, which are overwritten."""
     if contract.limit is not None:
         certain = _foreground(values[0], contract)
         return np.where(values[0] >= contract.limit, certain, 1 - certain)

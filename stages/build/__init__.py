@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 
 from segpipe.artifacts import BUILD as STAGE
-from segpipe.artifacts import EXPORT, INT8_GRAPH, held_by
+from segpipe.artifacts import EIGHT_BITS, EXPORT, held_by
 from segpipe.contract.schema import FrameContract
 from segpipe.errors import ConfigError, word
 from segpipe.rundir.directory import RunDirectory
 from stages.build.kernels import kernels_key
 from stages.build.target import GRAPHS, describe_target, wanted_engines
-from stages.config.root import Config
+from stages.config.root import Config, EnginePrecision
 from stages.results.quantisation import FILE_NAME
 
 VERSION = 2
@@ -23,14 +23,12 @@ def run(rundir: RunDirectory, config: Config, _base: Path) -> list[Path]:
 
     Where no GPU does what the contract asks for, the stage is there and holds nothing: none would run them.
     """
-    if "int8" in config.build.precisions and INT8_GRAPH not in rundir.record(EXPORT).outputs:
-        raise ConfigError(
-            f"build.precision names int8, and the export holds no {INT8_GRAPH}",
-            hint=f'set compress.int8 = "ptq", then run `segpipe run {word(rundir.path)} --from export`',
-        )
+    narrow = [precision for precision in config.build.precisions if precision in EIGHT_BITS]
+    for precision in narrow:
+        _require_graph(rundir, precision)
     graphs = [rundir.artifact(EXPORT, GRAPHS[precision]) for precision in config.build.precisions]
     reports = [rundir.artifact(EXPORT, "precision.json")]
-    if "int8" in config.build.precisions:
+    if narrow:
         reports.append(rundir.artifact(EXPORT, FILE_NAME))
     here = not config.build.compute_capabilities
     target = {flavour: describe_target(flavour, here) for flavour in config.build.targets}
@@ -52,6 +50,15 @@ def run(rundir: RunDirectory, config: Config, _base: Path) -> list[Path]:
         _tell_what_runs(rundir, contract)
         return []
     return [rundir.artifact(STAGE, wanted.row.file) for wanted in wanted_engines(config.build)]
+
+
+def _require_graph(rundir: RunDirectory, precision: EnginePrecision) -> None:
+    if GRAPHS[precision] not in rundir.record(EXPORT).outputs:
+        setting = "compress.fp8 = true" if precision == "fp8" else 'compress.int8 = "ptq"'
+        raise ConfigError(
+            f"build.precision names {precision}, and the export holds no {GRAPHS[precision]}",
+            hint=f"set {setting}, then run `segpipe run {word(rundir.path)} --from export`",
+        )
 
 
 def _tell_what_runs(rundir: RunDirectory, contract: FrameContract) -> None:

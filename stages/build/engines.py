@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from segpipe.artifacts import EXPORT, engine_for
+from segpipe.artifacts import EIGHT_BITS, EXPORT, engine_for
 from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendMissingError, BuildError
 from segpipe.rundir.directory import RunDirectory
@@ -25,7 +25,7 @@ from stages.build.kernels import compile_kernels
 from stages.build.precision import island_nodes, judge_precision, kept_nodes, refuse_larger
 from stages.build.problems import explained
 from stages.build.progress import shown
-from stages.build.target import GRAPHS, describe_target, timing_cache_path, wanted_engines
+from stages.build.target import GRAPHS, describe_target, of_one, timing_cache_path, wanted_engines
 from stages.config.root import BuildConfig, EnginePrecision
 from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
@@ -54,14 +54,15 @@ def build_engines(rundir: RunDirectory, config: BuildConfig) -> Built:
     figures: dict[str, Any] = {}
     for wanted in wanted_engines(config):
         graph = rundir.artifact_bytes(EXPORT, GRAPHS[wanted.graph])
-        own = config.model_copy(update={"precision": wanted.graph})
+        own = of_one(config, wanted)
         shapes = shape_ranges(contract, own, dimensions(onnx.load_model_from_string(graph).graph.input[0]))
         request = make_request(wanted.flavour, graph, contract.input_name, shapes, own)
         engine, found = build_one(wanted.flavour, request, own, _left_out(rundir, wanted.graph, islands))
-        if wanted.graph == "int8":
+        if wanted.graph in EIGHT_BITS:
             half = rundir.artifact_bytes(EXPORT, GRAPHS["fp16"])
-            found["fp16_engine_bytes"] = _half_bytes(wanted.flavour, engines, replace(request, onnx=half))
-            refuse_larger(len(engine.plan), found["fp16_engine_bytes"])
+            alike = engines if own.compute_capabilities == config.compute_capabilities else {}
+            found["fp16_engine_bytes"] = _half_bytes(wanted.flavour, alike, replace(request, onnx=half))
+            refuse_larger(len(engine.plan), found["fp16_engine_bytes"], wanted.graph)
         engines[wanted.row.file] = engine.plan
         figures[wanted.row.name] = {**found, "built_for": asdict(built_for(wanted.flavour, own, gpu_name()))}
     return Built(engines, _kernels(), figures, contract.sha256)
@@ -69,13 +70,13 @@ def build_engines(rundir: RunDirectory, config: BuildConfig) -> Built:
 
 def _left_out(rundir: RunDirectory, graph: EnginePrecision, islands: frozenset[str]) -> frozenset[str]:
     """Layers that need not compute in the engine's precision."""
-    if graph == "int8":
-        return islands | kept_nodes(rundir.artifact_bytes(EXPORT, FILE_NAME))
+    if graph in EIGHT_BITS:
+        return islands | kept_nodes(rundir.artifact_bytes(EXPORT, FILE_NAME), graph)
     return islands if graph == "fp16" else frozenset()
 
 
 def _half_bytes(flavour: Flavour, engines: Mapping[str, bytes], request: BuildRequest) -> int:
-    """How large FP16's engine is, which was just built, or is built to know."""
+    """How large FP16's engine for the same GPUs is, which was just built, or is built to know."""
     file = engine_for(flavour, "fp16", alone=True).file
     return len(engines[file] if file in engines else build_engine(flavour, request).plan)
 
@@ -122,7 +123,7 @@ def build_one(
     }
     if inspected is not None:
         figures["device_memory_bytes"] = inspected.device_memory_bytes
-    kind = "int8" if config.precision == "int8" else "fp16"
+    kind = str(config.precision) if config.precision in EIGHT_BITS else "fp16"
     _log.info("build: %s in %.1f s, %.0f %% %s", flavour, seconds, 100 * figures[f"{kind}_share"], kind.upper())
     return engine, figures
 

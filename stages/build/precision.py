@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
+from segpipe.artifacts import EIGHT_BITS
 from segpipe.errors import BuildError
 from segpipe.runtime.trt.building import BuiltEngine, Layer
 from segpipe.runtime.trt.inspecting import half_nodes
-from stages.config.root import BuildConfig
+from stages.config.root import BuildConfig, EnginePrecision
 from stages.results.precision import form
 from stages.results.quantisation import form as quantisation_form
 
@@ -34,8 +35,8 @@ def judge_precision(
         "fp32_island_layers": len(engine.layers) - len(compute),
         "fp16_share": _share(len(compute) - len(wrong), len(compute)),
     }
-    if config.precision == "int8":
-        return figures | _judge_int8(engine, config, islands)
+    if config.precision in EIGHT_BITS:
+        return figures | _judge_eight_bits(engine, config, islands)
     if config.precision == "fp16":
         _refuse_too_little(figures["fp16_share"], compute, wrong, config, "the parsed network")
     if inspected is not None:
@@ -48,35 +49,37 @@ def judge_precision(
     return figures
 
 
-def kept_nodes(report: bytes) -> frozenset[str]:
-    """Layers that export left out of INT8, from its quantisation.json."""
+def kept_nodes(report: bytes, graph: EnginePrecision) -> frozenset[str]:
+    """Layers that export left in floats, from its quantisation.json."""
     described = _QUANTISATION.read(report, "the export's quantisation.json", "export the network again")
-    return frozenset(layer.node for layer in described.layers if layer.kept_for_engines)
+    kept = {layer.node: layer.kept_for_fp8 if graph == "fp8" else layer.kept_for_engines for layer in described.layers}
+    return frozenset(node for node, why in kept.items() if why)
 
 
-def refuse_larger(plan_bytes: int, half_bytes: int) -> None:
-    """INT8 that is larger than FP16 is slower too: the builder has unrolled what it has no INT8 kernel for."""
+def refuse_larger(plan_bytes: int, half_bytes: int, graph: EnginePrecision) -> None:
+    """8 bits that are larger than FP16 are slower too: the builder has unrolled what it has no kernel for."""
     if plan_bytes > half_bytes:
         raise BuildError(
-            f"the INT8 engine has {plan_bytes / 1e6:.2f} MB, FP16's {half_bytes / 1e6:.2f} MB",
-            hint="likely grouped convolutions in INT8, which TensorRT unrolls: name them in compress.keep and export "
-            "again, or leave int8 out of build.precision",
+            f"the {graph.upper()} engine has {plan_bytes / 1e6:.2f} MB, FP16's {half_bytes / 1e6:.2f} MB",
+            hint=f"likely grouped convolutions in {graph.upper()}, which TensorRT unrolls: name them in compress.keep "
+            f"and export again, or leave {graph} out of build.precision",
         )
 
 
-def _judge_int8(engine: BuiltEngine, config: BuildConfig, kept: frozenset[str]) -> dict[str, Any]:
-    """Counted by what feeds each layer. Whether its kernel is INT8 only a GPU's inspector could tell."""
+def _judge_eight_bits(engine: BuiltEngine, config: BuildConfig, kept: frozenset[str]) -> dict[str, Any]:
+    """Counted by what feeds each layer. Whether its kernel has 8 bits only a GPU's inspector could tell."""
+    kind = str(config.precision)
     meant = [layer for layer in engine.layers if layer.node not in kept]
     lacking = [layer.name for layer in meant if not layer.quantised]
     share = _share(len(meant) - len(lacking), len(meant))
     if share < config.min_int8_share:
         named = ", ".join(lacking[:_NAMED]) + (f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else "")
         raise BuildError(
-            f"{share:.0%} of {len(meant)} compute layers are INT8, build.min_int8_share is "
-            f"{config.min_int8_share:.0%}; not in INT8: {named}",
+            f"{share:.0%} of {len(meant)} compute layers are {kind.upper()}, build.min_int8_share is "
+            f"{config.min_int8_share:.0%}; not in {kind.upper()}: {named}",
             hint="export again, name them in compress.keep if they must be floats, or lower build.min_int8_share",
         )
-    return {"int8_share": share, "int8_layers": sum(layer.quantised for layer in engine.layers)}
+    return {f"{kind}_share": share, f"{kind}_layers": sum(layer.quantised for layer in engine.layers)}
 
 
 def _refuse_too_little(

@@ -124,15 +124,18 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="File for the page, instead of report.html in the run or comparison.html."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a run's report, or a comparison of several runs, as one self-contained HTML page."""
     from segpipe.rundir.directory import RunDirectory
-    from stages.report import write_comparison, write_report
+    from stages.report import forms_as_dict, write_comparison, write_report
 
-    if len(runs) == 1:
-        print(write_report(RunDirectory(runs[0]), out))
-    else:
-        print(write_comparison([RunDirectory(run) for run in runs], out or Path("comparison.html")))
+    opened = [RunDirectory(run) for run in runs]
+    page = write_report(opened[0], out) if len(opened) == 1 else None
+    page = page or write_comparison(opened, out or Path("comparison.html"))
+    if as_json:
+        return print_json({"page": str(page), "runs": [forms_as_dict(run) for run in opened]})
+    return print(page)
 
 
 @app.command()

@@ -42,6 +42,8 @@ class CompressConfig(Section):
     everything rounded as INT8 would, and the ranges are those that it was trained with."""
     qat_epochs: PositiveInt = 5
     """Of that further training."""
+    fp8: bool = False
+    """Export also writes model.fp8.onnx (E4M3), for engines of GPUs from compute capability 8.9 on."""
     calibration_images: PositiveInt = 48
     """Frames that the ranges are taken from: of the train split, and never those that the gate judges by."""
     calibration: Literal["minmax", "percentile"] = "minmax"
@@ -55,7 +57,7 @@ class CompressConfig(Section):
     @property
     def quantises(self) -> bool:
         """Whether there is anything to do after training."""
-        return self.int8 != "off"
+        return self.int8 != "off" or self.fp8
 
     @property
     def trains_int8(self) -> bool:
@@ -69,5 +71,7 @@ class CompressConfig(Section):
         return self
 
 
-INT8_SETTINGS = ("int8", "calibration_images", "calibration", "keep")
+INT8_SETTINGS = ("int8", "fp8", "calibration_images", "calibration", "keep")
 """Those that export reads."""
+TRIED_LIMITS = ("min_agreement_int8", "min_image_agreement_int8", "max_miou_drop_int8")
+"""Of the gate's limits, those that export tries its choice of layers by."""

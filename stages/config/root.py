@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from segpipe.artifacts import Precision
-from stages.config.compress import INT8_SETTINGS, CompressConfig
+from stages.config.compress import INT8_SETTINGS, TRIED_LIMITS, CompressConfig
 from stages.config.data import (
     CamVidData,
     CityscapesData,
@@ -54,7 +54,7 @@ Target = Literal["tensorrt-rtx", "tensorrt"]
 Peer = Literal["eager", "half", "compile", "onnxruntime", "onnxruntime-cuda", "openvino"]
 
 
-EnginePrecision = Literal["fp16", "fp32", "int8"]
+EnginePrecision = Literal["fp16", "fp32", "int8", "fp8"]
 
 
 def _unlisted(value: Any) -> Any:
@@ -133,7 +133,7 @@ class BuildConfig(Section):
     """Which engines are built: tensorrt-rtx on any machine, tensorrt on the GPU it will run on."""
     precision: Annotated[EnginePrecision | tuple[EnginePrecision, ...], BeforeValidator(_unlisted)] = "fp16"
     """What engines are built from: the graph of this precision, or of each in a list. FP32 is computed in TF32; int8
-    needs compress.int8."""
+    needs compress.int8, fp8 compress.fp8 and GPUs from compute capability 8.9 on."""
     compute_capabilities: tuple[str, ...] = ("8.0", "8.6", "8.9", "12.0")
     """GPUs that a tensorrt-rtx engine is built for."""
     max_batch: PositiveInt = 8
@@ -143,7 +143,8 @@ class BuildConfig(Section):
     min_fp16_share: Share = 0.9
     """Least share of convolutions, deconvolutions and matrix products, islands apart, that must be in FP16."""
     min_int8_share: Share = 0.9
-    """The same of an INT8 engine: those both of whose inputs are INT8, of all that export has not kept in floats."""
+    """The same of an INT8 or FP8 engine: those both of whose inputs have 8 bits, of all that export has not kept in
+    floats."""
     workspace_mb: PositiveInt | None = None
     """Most scratch memory that a layer may use on the GPU; without it, all there is."""
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
@@ -204,7 +205,7 @@ class Limits(Section):
     max_iou_drop_bf16: Share = 0.02
     """`max_iou_drop` of the same."""
     max_relative_l2_int8: PositiveFloat = 0.10
-    """`max_relative_l2` of hops that compute in INT8: 8 bits give 0.02 to 0.06, a wrong range or scale more."""
+    """`max_relative_l2` of hops that compute in INT8 or FP8: 8 bits give 0.02 to 0.06, a wrong range or scale more."""
     max_stress_relative_l2_int8: PositiveFloat = 1.0
     """`max_stress_relative_l2` of the same. What leaves the calibrated ranges is cut off there, as it should be."""
     min_agreement_int8: Share = 0.98
@@ -220,8 +221,11 @@ class Limits(Section):
     max_iou_drop_int8: Share = 0.03
     """`max_iou_drop` of the same, of a single class."""
     max_miou_drop_int8: Share = 0.010
-    """Of INT8 hops: the upper end of the 95 % interval of the drop in mean IoU, by drawing blocks of labelled
+    """Of the same: the upper end of the 95 % interval of the drop in mean IoU, by drawing blocks of labelled
     images again and again. Without labels such a hop cannot pass: equal masks are not expected of it."""
+    max_calibration_rise_int8: Share = 0.02
+    """Of the same: how much the expected calibration error may rise, which is how far confidence is from being right.
+    Wrong ranges make networks surer, or less sure, than they are before they change classes."""
     max_fp16_range: Share = 0.25
     """Largest score or activation of an FP16 hop as a share of 65504. A quarter leaves room for images brighter than
     those tried. What stays in FP32 does not count."""
@@ -370,13 +374,13 @@ class Config(Section):
         return {"deploy": chosen["deploy"]} if "deploy" in chosen else {}
 
     def chosen_int8(self) -> dict[str, Any]:
-        """What decides the INT8 graphs, as parameters; nothing at all where none are made."""
+        """What decides the graphs of 8 bits, as parameters; nothing at all where none are made."""
         if not self.compress.quantises:
             return {}
         chosen = self._chosen()
         own = {name: value for name, value in chosen["compress"].items() if name in INT8_SETTINGS}
         limits = chosen.get("validate", {}).get("limits", {})
-        return {"compress": own, "limits": {name: limits[name] for name in limits if name.endswith("_int8")}}
+        return {"compress": own, "limits": {name: limits[name] for name in TRIED_LIMITS if name in limits}}
 
     def shapes(self) -> dict[str, Any]:
         """The batches and sizes that engines are for, which graphs are proved and judged at, as parameters."""

@@ -17,7 +17,8 @@ from segpipe.errors import ExportError
 from stages.config.root import BuildConfig, ExportConfig
 from stages.export.clean import clean
 from stages.export.equality import Network, difference, random_tensors, require_equal, session
-from stages.export.int8 import Graphs, Int8
+from stages.export.int8 import Int8
+from stages.export.int8_search import Graphs
 from stages.export.source import ExportSource
 from stages.graphs.end_to_end import blended_values, end_to_end
 from stages.graphs.halving import to_half

@@ -1,8 +1,9 @@
-"""INT8 after training: both graphs from one calibration, and quantisation.json, which says what was done and why."""
+"""INT8 and FP8 after training: their graphs from one calibration, and quantisation.json, which says what was done and
+why."""
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,34 +12,30 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from segpipe.artifacts import INT8_CPU_GRAPH, INT8_GRAPH
-from segpipe.errors import ConfigError
+from segpipe.artifacts import FP8_GRAPH, INT8_CPU_GRAPH, INT8_GRAPH
+from segpipe.errors import ConfigError, ExportError
 from segpipe.rundir.storage import sha256_of_bytes
 from stages.config.compress import CompressConfig
 from stages.config.root import Config
 from stages.console_bars import counted
 from stages.export.calibration import Frames
-from stages.export.int8_trial import Bench, Trial
+from stages.export.int8_page import page
+from stages.export.int8_search import Choice, Graphs, Made, Search
+from stages.export.int8_trial import Bench
 from stages.graphs.calibrating import Span, spans, trained_spans
-from stages.graphs.halving import half_suffix
 from stages.graphs.int8_layers import Layer, is_quantised, layers_of
-from stages.graphs.int8_ranking import ENOUGH_DB, answers, noise_db, ranked
+from stages.graphs.int8_ranking import ranked
 from stages.graphs.islands import named_nodes
-from stages.graphs.quantising import Written, at_opset, quantised
-from stages.graphs.quantising_cpu import LEAST_OPSET, quantised_for_cpu
-from stages.graphs.reading import check, to_bytes
-from stages.graphs.rounding import rounded
-from stages.graphs.types import element_types
-from stages.results.quantisation import FILE_NAME
+from stages.graphs.quantising import FP8, INT8, EightBits
+from stages.graphs.reading import to_bytes
+from stages.results.quantisation import FILE_NAME, PAGE_NAME, CalibrationFrames, Quantisation, QuantisedLayer, form
 
 _AUTO = "auto"
 _PROBED = 2  # calibration frames that layers are ranked on
-_DEPTHWISE = "depthwise: an engine in INT8 would be larger and no faster"
+_DEPTHWISE = "depthwise: an engine in 8 bits would be larger and no faster"
+_FORM = form(ExportError)
 
 _log = logging.getLogger(__name__)
-
-Choice = Mapping[str, str]
-"""Nodes that stay in floats, and why."""
 
 
 @dataclass(frozen=True)
@@ -49,121 +46,110 @@ class Int8:
     figures: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Graphs:
-    """The network as export has it: FP32, FP16, and what it must keep to."""
-
-    full: onnx.ModelProto
-    half: onnx.ModelProto
-    input_name: str
-
-
-@dataclass(frozen=True)
-class _Made:
-    """One graph, the layers that stay in floats with the reason of each, what was tried, and the scores' noise."""
-
-    model: onnx.ModelProto
-    kept: Choice
-    trials: tuple[Trial, ...]
-    noise_db: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """For quantisation.json."""
-        tried = [trial.as_dict() for trial in self.trials]
-        return {"kept": len(self.kept), "noise_db": self.noise_db, "trials": tried}
-
-
 def int8_files(
     graphs: Graphs, config: Config, frames: Frames, before: bytes | None, trained: bytes | None = None
 ) -> Int8:
     """`before`: the run's last quantisation.json; where it was made from the same, its ranking holds. `trained`: the
     ranges that training rounded with, which then are those of its layers."""
     settings = config.compress
-    if is_quantised(graphs.full):
-        raise ConfigError("this network came with INT8 inside", hint='set compress.int8 = "off": it is deployed so')
-    if not layers_of(graphs.full):
-        raise ConfigError("no layer of this network multiplies by stored weights", hint='set compress.int8 = "off"')
-    layers, probe = layers_of(graphs.full), list(islice(frames.tensors(), _PROBED))
+    layers = _layers(graphs.full)
+    probe = list(islice(frames.tensors(), _PROBED))
     seen = counted("calibrating", frames.tensors(), len(frames.calibrated))
     ranges = spans(graphs.full, seen, graphs.input_name, settings.calibration)
     ranges |= trained_spans(layers, trained) if trained else {}
-    fixed, basis = _fixed(graphs.full, layers, settings, ranges), _basis(graphs, ranges, probe)
-    asked = [layer for layer in layers if layer.name not in fixed] if _AUTO in settings.keep else []
-    noise = _ranking(graphs.full, asked, ranges, probe, _known(before, basis))
     bench = Bench(to_bytes(graphs.full), frames.contract, config.validate_, frames.samples)
-    search = _Search(graphs, layers, ranges, fixed, noise, bench, probe)
-    depthwise = {layer.name: _DEPTHWISE for layer in layers if layer.depthwise}
-    made = {
-        INT8_CPU_GRAPH: search.best(search.for_cpu, {}),
-        INT8_GRAPH: search.best(search.for_engines, depthwise),
-    }
-    files = {name: to_bytes(graph.model) for name, graph in made.items()}
-    files[FILE_NAME] = _report(settings, frames, basis, search, made)
-    cpu = made[INT8_CPU_GRAPH]
-    figures = {
-        "int8_layers": len(layers),
-        "int8_kept": len(cpu.kept),
-        "int8_noise_db": cpu.noise_db,
-        "int8_size_ratio": round(len(files[INT8_CPU_GRAPH]) / len(to_bytes(graphs.full)), 3),
-    }
-    return Int8(files, figures)
+    search = Search(graphs, layers, ranges, bench, probe)
+    basis = _basis(search)
+    fixed = _fixed(graphs.full, layers, settings, ranges)
+    asked = [layer for layer in layers if layer.name not in fixed] if _AUTO in settings.keep else []
+    work = _Work(search, fixed, asked, _last(before, basis))
+    if settings.int8 != "off":
+        work.make_int8()
+    if settings.fp8:
+        work.make_fp8()
+    report = Quantisation(
+        way=settings.int8,
+        calibration=settings.calibration,
+        frames=CalibrationFrames(split=frames.name, calibrated=len(frames.calibrated), tried=len(frames.tried)),
+        basis=basis,
+        graphs={name: graph.report() for name, graph in work.made.items()},
+        layers=tuple(map(work.told, layers)),
+    )
+    files = {name: to_bytes(graph.model) for name, graph in work.made.items()}
+    files[FILE_NAME] = report.model_dump_json(indent=2).encode()
+    files[PAGE_NAME] = page(report).encode()
+    return Int8(files, {"quantisable_layers": len(layers), **_figures(work.made, files, graphs.full)})
 
 
 @dataclass
-class _Search:
-    """The fewest layers in floats with which a graph holds."""
+class _Work:
+    """The graphs that are made, and each layer's decibels in each format."""
 
-    graphs: Graphs
-    layers: list[Layer]
-    ranges: Mapping[str, Span]
+    search: Search
     fixed: Choice
-    noise: Mapping[str, float]
-    bench: Bench
-    probe: Sequence[NDArray[Any]]
-    quiet: dict[str, int] = field(default_factory=dict)
-    """By layer of the last graph for engines: channels whose weights are too small for their scales."""
+    asked: Sequence[Layer]
+    last: Quantisation | None
+    """The last export's report, where it rests on the same."""
+    made: dict[str, Made] = field(default_factory=dict)
+    noise: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def best(self, write: Callable[[Collection[str]], onnx.ModelProto], fixed: Choice) -> _Made:
-        """From the loudest layer on, twice as many each time, until the limits hold or all are in floats."""
-        kept: dict[str, str] = {**self.fixed, **fixed}
-        kept |= {name: f"{db} dB alone" for name, db in self.noise.items() if db < ENOUGH_DB and name not in kept}
-        rest = sorted((name for name in self.noise if name not in kept), key=lambda name: self.noise[name])
-        trials, more = [], 1
-        while True:
-            model = write(kept)
-            check(model, "the INT8 graph")
-            trials.append(self.bench.judge(to_bytes(_runnable(model)), len(kept)))
-            _log.info("export: INT8 with %d of %d layers in floats: %s", len(kept), len(self.layers), _said(trials[-1]))
-            if not rest and trials[-1].failed:
-                _log.warning("export: INT8 does not hold for this network: %s", ", ".join(trials[-1].failed))
-            if not trials[-1].failed or not rest:
-                found = answers(_runnable(model), self.probe)
-                return _Made(model, kept, tuple(trials), noise_db(answers(self.graphs.full, self.probe), found))
-            kept |= {name: f"the limits need it ({self.noise[name]} dB alone)" for name in rest[:more]}
-            rest, more = rest[more:], 2 * more
+    def make_int8(self) -> None:
+        """For CPUs, and for engines."""
+        known = {layer.node: layer.noise_db for layer in self.last.layers} if self.last else {}
+        noise = self._ranked(INT8, known)
+        search = self.search
+        self.made[INT8_CPU_GRAPH] = search.best("INT8 for CPUs", search.for_cpu, self.fixed, noise)
+        self.made[INT8_GRAPH] = search.best("INT8", search.for_engines(INT8), self._for_engines(), noise)
 
-    def for_cpu(self, kept: Collection[str]) -> onnx.ModelProto:
-        """By ONNX Runtime's quantiser."""
-        return quantised_for_cpu(at_opset(self.graphs.full, LEAST_OPSET), self.ranges, kept)
+    def make_fp8(self) -> None:
+        """For engines alone."""
+        known = {layer.node: layer.fp8_noise_db for layer in self.last.layers} if self.last else {}
+        noise = self._ranked(FP8, known)
+        self.made[FP8_GRAPH] = self.search.best("FP8", self.search.for_engines(FP8), self._for_engines(), noise)
 
-    def for_engines(self, kept: Collection[str]) -> onnx.ModelProto:
-        """On the FP16 graph, without its FP32 islands."""
-        suffix = half_suffix(element_types(self.graphs.full))
-        half = {node.name for node in self.graphs.half.graph.node if node.output[0].endswith(suffix)}
-        chosen = [layer.name for layer in self.layers if layer.name not in kept and layer.name in half]
-        written: Written = quantised(self.graphs.half, self.ranges, chosen, suffix)
-        self.quiet = written.quiet
-        return written.model
+    def told(self, layer: Layer) -> QuantisedLayer:
+        """What became of one layer."""
+        span = self.search.ranges.get(layer.source)
+        return QuantisedLayer(
+            node=layer.name,
+            module=layer.module,
+            operator=layer.node.op_type,
+            input_range=None if span is None else (_short(span.low), _short(span.high)),
+            noise_db=self.noise.get(INT8.name, {}).get(layer.name),
+            kept_for_cpus=self._why(INT8_CPU_GRAPH, layer),
+            kept_for_engines=self._why(INT8_GRAPH, layer),
+            fp8_noise_db=self.noise.get(FP8.name, {}).get(layer.name),
+            kept_for_fp8=self._why(FP8_GRAPH, layer),
+            quiet_channels=max((graph.quiet.get(layer.name, 0) for graph in self.made.values()), default=0),
+        )
+
+    def _why(self, graph: str, layer: Layer) -> str:
+        return self.made[graph].kept.get(layer.name, "") if graph in self.made else ""
+
+    def _for_engines(self) -> Choice:
+        return {layer.name: _DEPTHWISE for layer in self.search.layers if layer.depthwise} | dict(self.fixed)
+
+    def _ranked(self, bits: EightBits, known: Mapping[str, float | None]) -> dict[str, float]:
+        """Decibels of each layer that is asked about, the known ones without work."""
+        held = {name: db for name, db in known.items() if db is not None}
+        new = [layer for layer in self.asked if layer.name not in held]
+        shown = counted(f"ranking layers in {bits.name}", new, len(new))
+        found = {**held, **ranked(self.search.graphs.full, shown, self.search.ranges, self.search.probe, bits)}
+        self.noise[bits.name] = {layer.name: found[layer.name] for layer in self.asked}
+        return self.noise[bits.name]
 
 
-def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """As ONNX Runtime's CPU provider computes it truthfully: with every result rounded where it is FP16."""
-    halves = onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
-    return rounded(model) if halves else model
+def _layers(full: onnx.ModelProto) -> list[Layer]:
+    hint = 'set compress.int8 = "off" and compress.fp8 = false'
+    if is_quantised(full):
+        raise ConfigError("this network came with INT8 inside", hint=f"{hint}: it is deployed so")
+    if not (found := layers_of(full)):
+        raise ConfigError("no layer of this network multiplies by stored weights", hint=hint)
+    return found
 
 
 def _fixed(
-    model: onnx.ModelProto, layers: list[Layer], settings: CompressConfig, ranges: Mapping[str, Span]
+    model: onnx.ModelProto, layers: Sequence[Layer], settings: CompressConfig, ranges: Mapping[str, Span]
 ) -> dict[str, str]:
     """What stays in floats whatever it would cost: the layers that are named, and those with nothing to scale by."""
     found = {
@@ -178,63 +164,42 @@ def _fixed(
     return found
 
 
-def _ranking(
-    full: onnx.ModelProto,
-    asked: list[Layer],
-    ranges: Mapping[str, Span],
-    probe: list[NDArray[Any]],
-    known: Mapping[str, float],
-) -> dict[str, float]:
-    """Decibels of each layer that is asked about, the known ones without work."""
-    new = [layer for layer in asked if layer.name not in known]
-    found = {**known, **ranked(full, counted("ranking layers", new, len(new)), ranges, probe)}
-    return {layer.name: found[layer.name] for layer in asked}
-
-
-def _basis(graphs: Graphs, ranges: Mapping[str, Span], probe: list[NDArray[Any]]) -> str:
+def _basis(search: Search) -> str:
     """What a ranking rests on."""
-    parts = [to_bytes(graphs.full), *(np.ascontiguousarray(tensor).tobytes() for tensor in probe)]
-    parts.append(json.dumps({name: [span.low, span.high] for name, span in ranges.items()}).encode())
+    tensors: Sequence[NDArray[Any]] = search.probe
+    parts = [to_bytes(search.graphs.full), *(np.ascontiguousarray(tensor).tobytes() for tensor in tensors)]
+    parts.append(json.dumps({name: [span.low, span.high] for name, span in search.ranges.items()}).encode())
     return sha256_of_bytes("".join(map(sha256_of_bytes, parts)).encode())
 
 
-def _known(before: bytes | None, basis: str) -> dict[str, float]:
-    """The ranking of an earlier export; nothing where it rests on something else."""
-    report = json.loads(before) if before else {}
-    if report.get("basis") != basis:
-        return {}
+def _last(before: bytes | None, basis: str) -> Quantisation | None:
+    """An earlier export's report; nothing where it rests on something else, or was written in another form."""
+    if before is None:
+        return None
+    try:
+        report = _FORM.read(before, "the last export's quantisation.json", "")
+    except ExportError as error:
+        _log.debug("export: layers are ranked anew: %s", error)
+        return None
+    if report.basis != basis:
+        return None
     _log.info("export: the ranking of layers is the last export's, which was made from the same")
-    return {layer["node"]: layer["noise_db"] for layer in report["layers"] if layer["noise_db"] is not None}
+    return report
 
 
-def _report(settings: CompressConfig, frames: Frames, basis: str, search: _Search, made: Mapping[str, _Made]) -> bytes:
-    cpu, engine = made[INT8_CPU_GRAPH].kept, made[INT8_GRAPH].kept
-    report = {
-        "schema_version": 1,
-        "way": settings.int8,
-        "calibration": settings.calibration,
-        "frames": {"split": frames.name, "calibrated": len(frames.calibrated), "tried": len(frames.tried)},
-        "basis": basis,
-        "graphs": {name: graph.as_dict() for name, graph in made.items()},
-        "layers": [_layer(layer, search, cpu, engine) for layer in search.layers],
-    }
-    return json.dumps(report, indent=2, ensure_ascii=False).encode()
+def _figures(made: Mapping[str, Made], files: Mapping[str, bytes], full: onnx.ModelProto) -> dict[str, Any]:
+    """For the record, by kind: the INT8 that CPUs run, and FP8."""
+    whole, found = len(to_bytes(full)), dict[str, Any]()
+    for kind, name in (("int8", INT8_CPU_GRAPH), ("fp8", FP8_GRAPH)):
+        if name in made:
+            found |= {
+                f"{kind}_kept": len(made[name].kept),
+                f"{kind}_noise_db": made[name].noise_db,
+                f"{kind}_size_ratio": round(len(files[name]) / whole, 3),
+            }
+    return found
 
 
-def _layer(layer: Layer, search: _Search, cpu: Choice, engine: Choice) -> dict[str, Any]:
-    span = search.ranges.get(layer.source)
-    return {
-        "node": layer.name,
-        "module": layer.module,
-        "operator": layer.node.op_type,
-        "input_range": None if span is None else [round(span.low, 6), round(span.high, 6)],
-        "noise_db": search.noise.get(layer.name),
-        "kept_for_cpus": cpu.get(layer.name, ""),
-        "kept_for_engines": engine.get(layer.name, ""),
-        "quiet_channels": search.quiet.get(layer.name, 0),
-    }
-
-
-def _said(trial: Trial) -> str:
-    drop = "no labels" if trial.miou_drop is None else f"mIoU drop up to {trial.miou_drop:.4f}"
-    return f"agreement {trial.agreement:.4f}, {drop}{', fails ' + ', '.join(trial.failed) if trial.failed else ''}"
+def _short(value: float) -> float:
+    """Six digits, however small it is."""
+    return float(f"{value:.6g}")

@@ -1,5 +1,5 @@
-"""Whether an INT8 graph would hold to the gate's limits, on labelled frames that are neither the gate's nor calibrated
-on. It decides how many layers stay in floats; the gate judges what comes of it by other frames."""
+"""Whether a graph of 8 bits would hold to the gate's limits, on labelled frames that are neither the gate's nor
+calibrated on. It decides how many layers stay in floats; the gate judges what comes of it by other frames."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from segpipe.runtime.request import OpenOptions, Outputs
 from stages.config.root import ValidateConfig
 from stages.export.calibration import Sample
 from stages.measuring.masks import MaskComparison, MaskShape, Truth
+from stages.results.quantisation import TriedGraph
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,20 @@ class Trial:
     """Upper end of the 95 % interval; None without labels."""
     failed: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
+    def said(self) -> str:
+        """In words."""
+        drop = "no labels" if self.miou_drop is None else f"mIoU drop up to {self.miou_drop:.4f}"
+        return f"agreement {self.agreement:.4f}, {drop}{', fails ' + ', '.join(self.failed) if self.failed else ''}"
+
+    def report(self) -> TriedGraph:
         """For quantisation.json."""
-        drop = None if self.miou_drop is None else round(self.miou_drop, 4)
-        return {
-            "kept": self.kept,
-            "agreement": round(self.agreement, 5),
-            "worst_image": round(self.worst_image, 5),
-            "miou_drop_upper": drop,
-            "failed": list(self.failed),
-        }
+        return TriedGraph(
+            kept=self.kept,
+            agreement=round(self.agreement, 5),
+            worst_image=round(self.worst_image, 5),
+            miou_drop_upper=None if self.miou_drop is None else round(self.miou_drop, 4),
+            failed=self.failed,
+        )
 
 
 class Bench:

@@ -100,5 +100,9 @@ class _Beside:
 
 
 def _wide(tensor: TensorProto, name: str) -> TensorProto:
-    values = numpy_helper.to_array(tensor)
-    return numpy_helper.from_array(values.astype(np.float32) if values.dtype == np.float16 else values, name)
+    if tensor.data_type == TensorProto.FLOAT16:
+        return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), name)
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return copy

@@ -1,4 +1,4 @@
-"""What each layer costs in INT8: the signal to noise of the network's scores with that layer alone quantised."""
+"""What each layer costs in 8 bits: the signal to noise of the network's scores with that layer alone quantised."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stages.graphs.calibrating import Span
 from stages.graphs.int8_layers import Layer
-from stages.graphs.quantising import quantised
+from stages.graphs.quantising import INT8, EightBits, quantised
 from stages.graphs.running import opened
 from stages.graphs.types import at_own_batch
 
@@ -19,12 +19,17 @@ _SILENCE_DB = 99.0
 
 
 def ranked(
-    model: onnx.ModelProto, layers: Iterable[Layer], spans: Mapping[str, Span], frames: Sequence[NDArray[Any]]
+    model: onnx.ModelProto,
+    layers: Iterable[Layer],
+    spans: Mapping[str, Span],
+    frames: Sequence[NDArray[Any]],
+    bits: EightBits = INT8,
 ) -> dict[str, float]:
     """Decibels of the worst frame, by node, in the order given. One small change of the graph a layer."""
     expected = answers(model, frames)
     return {
-        layer.name: noise_db(expected, answers(quantised(model, spans, {layer.name}).model, frames)) for layer in layers
+        layer.name: noise_db(expected, answers(quantised(model, spans, {layer.name}, bits=bits).model, frames))
+        for layer in layers
     }
 
 

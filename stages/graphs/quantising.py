@@ -1,4 +1,4 @@
-"""A graph -> INT8 for engines: explicit pairs of Q and DQ, symmetric, zero point 0, per-channel weights.
+"""A graph -> INT8 or FP8 for engines: explicit pairs of Q and DQ, symmetric, zero point 0, per-channel weights.
 
 The type of a scale is the type that a DQ gives, so on an FP16 graph scales are FP16 and whatever lies between pairs
 stays FP16. Biases stay floats: TensorRT refuses them as integers.
@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -19,10 +20,31 @@ from stages.graphs.types import element_types, opset_of
 
 LEAST_SCALE = 2.0**-14
 """The smallest number that FP16 holds with all its digits: quieter channels get this scale, and fewer steps."""
-_LARGEST = 127.0
-"""The same on both sides of 0, for zero points are 0."""
-_TYPED_SCALES = 19  # the opset from which on scales may be FP16
+_TYPED_SCALES = 19  # the opset from which on scales may be FP16, and numbers FP8
 _NEWEST_UNCHANGED = 18  # from here to 19 operators only gained what nobody has to use
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """A format of 8 bits: its largest number, the same on both sides of 0, for zero points are 0."""
+
+    name: str
+    largest: float
+    kind: int
+    """TensorProto's."""
+
+    def narrow(self, steps: NDArray[np.float32], name: str) -> TensorProto:
+        """Numbers in units of their scale, rounded to what the format holds."""
+        inside = steps.clip(-self.largest, self.largest)
+        if self.kind == TensorProto.INT8:
+            return numpy_helper.from_array(np.rint(inside).astype(np.int8), name)
+        held = np.asarray(inside, np.float32).astype(ml_dtypes.float8_e4m3fn)
+        return helper.make_tensor(name, self.kind, held.shape, held.tobytes(), raw=True)
+
+
+INT8 = EightBits("INT8", 127.0, TensorProto.INT8)
+FP8 = EightBits("FP8", 448.0, TensorProto.FLOAT8E4M3FN)
+"""E4M3: steps that grow with the number, so a wide range costs it less than INT8, and a narrow one more."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +55,20 @@ class Written:
     quiet: dict[str, int]
 
 
-def quantised(model: onnx.ModelProto, spans: Mapping[str, Span], chosen: Collection[str], suffix: str = "") -> Written:
-    """A new model in which the layers named in `chosen` multiply INT8 numbers.
+def quantised(
+    model: onnx.ModelProto,
+    spans: Mapping[str, Span],
+    chosen: Collection[str],
+    suffix: str = "",
+    bits: EightBits = INT8,
+) -> Written:
+    """A new model in which the layers named in `chosen` multiply numbers of 8 bits.
 
     `spans`: of the FP32 graph's tensors; `suffix`: what an FP16 tensor's name has after theirs.
     """
     half = TensorProto.FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
-    copy = at_opset(model, _TYPED_SCALES if half else opset_of(model))
-    writer = _Writer(copy, spans, suffix)
+    copy = at_opset(model, _TYPED_SCALES if half or bits is FP8 else opset_of(model))
+    writer = _Writer(copy, spans, suffix, bits)
     for layer in layers_of(copy):
         if layer.name in chosen:
             writer.quantise(layer)
@@ -74,6 +102,7 @@ class _Writer:
     model: onnx.ModelProto
     spans: Mapping[str, Span]
     suffix: str
+    bits: EightBits
     quiet: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,10 +149,10 @@ class _Writer:
         """A tensor through 8 bits and back, once for all that read it."""
         if name not in self._pairs:
             largest = self.spans[self._name(name)].largest
-            scale = self._scale(np.asarray(largest / _LARGEST, np.float32), self._types[name])
+            scale = self._scale(np.asarray(largest / self.bits.largest, np.float32), self._types[name])
             self._tensors += [
                 numpy_helper.from_array(scale, f"{name} scale"),
-                self._narrow(np.zeros((), np.float32), f"{name} zero"),
+                self.bits.narrow(np.zeros((), np.float32), f"{name} zero"),
             ]
             ends = [f"{name} scale", f"{name} zero"]
             self._pairs[name] = [
@@ -139,16 +168,16 @@ class _Writer:
         if name not in self._weights:
             tensor = self._stored[name]
             values = numpy_helper.to_array(tensor).astype(np.float32)
-            wanted = per_channel(values, layer.axis) / _LARGEST
+            wanted = per_channel(values, layer.axis) / np.float32(self.bits.largest)
             scale = self._scale(wanted, tensor.data_type)
             if scale.dtype == np.float16 and (quiet := int(((wanted > 0) & (wanted < LEAST_SCALE)).sum())):
                 self.quiet[layer.name] = quiet
             steps = values / along(scale.astype(np.float32), layer.axis, values.ndim)
             ends = [f"{name} scale", f"{name} zero"]
             self._tensors += [
-                self._narrow(steps, f"{name} 8"),
+                self.bits.narrow(steps, f"{name} 8"),
                 numpy_helper.from_array(scale, ends[0]),
-                self._narrow(np.zeros(scale.shape, np.float32), ends[1]),
+                self.bits.narrow(np.zeros(scale.shape, np.float32), ends[1]),
             ]
             self._weights[name] = helper.make_node(
                 "DequantizeLinear", [f"{name} 8", *ends], [f"{name} back"], f"dequantise {name}", axis=layer.axis
@@ -160,9 +189,6 @@ class _Writer:
         if kind == TensorProto.FLOAT16:
             return np.asarray(np.maximum(wanted, LEAST_SCALE), np.float16)
         return np.asarray(np.maximum(wanted, 1e-30), np.float32)
-
-    def _narrow(self, steps: NDArray[np.float32], name: str) -> TensorProto:
-        return numpy_helper.from_array(np.rint(steps).clip(-_LARGEST, _LARGEST).astype(np.int8), name)
 
     def _name(self, name: str) -> str:
         """As the FP32 graph calls it."""

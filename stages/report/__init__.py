@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from segpipe.errors import InputError
 from segpipe.rundir.directory import CONFIG_NAME, TOML_NAME, RunDirectory
@@ -16,6 +17,7 @@ from stages.pages.sheets import ShownSheet, read_sheet
 from stages.report import figures
 from stages.report.reading import Benchmarked, Facts, differences, read_facts
 from stages.results.figures import ValidateFigures, read
+from stages.results.quantisation import PAGE_NAME as QUANTISATION_PAGE
 
 FILE_NAME = "report.html"
 _GATE_PAGE = "gate.html"
@@ -27,7 +29,7 @@ def write_report(rundir: RunDirectory, out: Path | None = None) -> Path:
     """Write RUN/report.html from the manifest and the stages' own files; what a stage did not leave is left out."""
     facts, sheets = rundir.at_one_moment(lambda: (read_facts(rundir), _sheets(rundir)))
     page = out or rundir.path / FILE_NAME
-    links = (Link("Report"), *_gate_beside(rundir, page))
+    links = (Link("Report"), *_pages_beside(rundir, page))
     return _write(page, render("report.html.j2", links, facts=facts, pictures=_pictures(facts), sheets=sheets))
 
 
@@ -57,6 +59,17 @@ def write_comparison(rundirs: Sequence[RunDirectory], out: Path) -> Path:
         differences=differences(runs),
     )
     return _write(out, page)
+
+
+def forms_as_dict(rundir: RunDirectory) -> dict[str, Any]:
+    """What can be deployed of a run, side by side, for --json."""
+    facts = rundir.at_one_moment(partial(read_facts, rundir))
+    return {
+        "run": facts.name,
+        "test_miou": facts.miou,
+        "gate": facts.gate,
+        "forms": [form.as_dict() for form in facts.forms],
+    }
 
 
 def _pictures(facts: Facts) -> dict[str, str]:
@@ -93,20 +106,27 @@ def _sheets(rundir: RunDirectory) -> dict[str, ShownSheet]:
     return {name: sheet for name, sheet in found.items() if sheet and sheet.rows}
 
 
-def _gate_beside(rundir: RunDirectory, page: Path) -> Iterator[Link]:
-    """The gate's page, where both lie in the run."""
-    gate = _gate_page(rundir)
-    if gate and page.resolve().is_relative_to(rundir.path.resolve()):
+def _pages_beside(rundir: RunDirectory, page: Path) -> Iterator[Link]:
+    """The stages' own pages, where both lie in the run."""
+    if not page.resolve().is_relative_to(rundir.path.resolve()):
+        return
+    if gate := _gate_page(rundir):
         yield link("Release gate", gate, page)
+    if quantisation := _page_of(rundir, "export", QUANTISATION_PAGE):
+        yield link("Quantisation", quantisation, page)
 
 
 def _gate_page(rundir: RunDirectory) -> Path | None:
-    """By its plain name, which the next verdict keeps; a run that was not opened since has it by its key alone."""
-    record = rundir.manifest.stages.get("validate")
-    if record is None or _GATE_PAGE not in record.outputs:
+    return _page_of(rundir, "validate", _GATE_PAGE)
+
+
+def _page_of(rundir: RunDirectory, stage: str, name: str) -> Path | None:
+    """By its plain name, which the next one keeps; a run that was not opened since has it by its key alone."""
+    record = rundir.manifest.stages.get(stage)
+    if record is None or name not in record.outputs:
         return None
-    latest = rundir.path / FOLDER / "validate" / _GATE_PAGE
-    return latest if latest.is_file() else rundir.path / record.path / _GATE_PAGE
+    latest = rundir.path / FOLDER / stage / name
+    return latest if latest.is_file() else rundir.path / record.path / name
 
 
 def _nothing_differs(rundir: RunDirectory) -> bool:

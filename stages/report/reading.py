@@ -14,6 +14,8 @@ from segpipe.documents import Form
 from segpipe.errors import InputError, word
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord, logical_name
+from stages.report.forms import Form as DeployedForm
+from stages.report.forms import Interval, Measured, forms_of
 from stages.results import figures
 from stages.results.benchmark import Report, read_report
 from stages.results.figures import BuildFigures, EngineFigures, TrainFigures, ValidateFigures, read
@@ -136,6 +138,8 @@ class Facts:
     islands: tuple[str, ...]
     benchmark: Benchmarked | None
     benchmark_unread: str
+    forms: tuple[DeployedForm, ...] = ()
+    """What can be deployed, side by side."""
 
     @property
     def gate(self) -> str:
@@ -178,6 +182,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
         islands=_islands(_document(rundir, "export", "precision.json", _PRECISION)),
         benchmark=benchmark,
         benchmark_unread=unread,
+        forms=forms_of(rundir.manifest, _measured(gate.hops), benchmark.report if benchmark else None),
     )
 
 
@@ -254,6 +259,24 @@ def _hop(name: str, entry: _GateHop, by_name_only: bool) -> HopLine:
         checks=_checks(entry.checks),
         by_name_only=by_name_only,
     )
+
+
+def _measured(hops: Mapping[str, _GateHop]) -> dict[str, Measured]:
+    """Hops for the table of forms."""
+    return {
+        name: Measured(
+            status=hop.status,
+            miou=_float(hop.figures, "miou"),
+            drop=_drop((hop.figures or {}).get("miou_drop")),
+            agreement=_float(hop.figures, "agreement"),
+        )
+        for name, hop in hops.items()
+    }
+
+
+def _drop(told: Any) -> Interval | None:
+    value = _float(told, "value")
+    return None if value is None else Interval(value, _float(told, "low"), _float(told, "high"))
 
 
 def _checks(entries: Sequence[Mapping[str, Any]]) -> tuple[CheckLine, ...]:

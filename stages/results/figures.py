@@ -205,14 +205,18 @@ class ExportFigures(_Kept):
     fp32_islands: int | None = None
     fp16_relative_error: float | None = None
     fp16_agreement: float | None = None
-    int8_layers: int | None = None
+    quantisable_layers: int | None = None
     int8_kept: int | None = None
+    """Of them, in floats."""
     int8_noise_db: float | None = None
     int8_size_ratio: float | None = None
+    fp8_kept: int | None = None
+    fp8_noise_db: float | None = None
+    fp8_size_ratio: float | None = None
 
     def headline(self) -> str:
-        """What FP16 saves."""
-        sizes = {"FP16": self.fp16_size_ratio, "INT8": self.int8_size_ratio}
+        """What fewer bits save."""
+        sizes = {"FP16": self.fp16_size_ratio, "FP8": self.fp8_size_ratio, "INT8": self.int8_size_ratio}
         parts = [f"{name} file {ratio:.0%}" for name, ratio in sizes.items() if ratio is not None]
         return f"{', '.join(parts)} of FP32" if parts else ""
 
@@ -226,8 +230,10 @@ class EngineFigures(_Kept):
     fp32_island_layers: int | None = None
     int8_share: float | None = None
     int8_layers: int | None = None
+    fp8_share: float | None = None
+    fp8_layers: int | None = None
     fp16_engine_bytes: int | None = None
-    """Of the FP16 engine that an INT8 one must not be larger than."""
+    """Of the FP16 engine that one of 8 bits must not be larger than."""
     inspected_layers: int | None = None
     inspected_fp16_share: float | None = None
     seconds: float | None = None
@@ -240,15 +246,22 @@ class EngineFigures(_Kept):
 
     def share(self) -> str:
         """How much of it is in its precision."""
-        return f"{self.fp16_share:.0%} FP16" if self.int8_share is None else f"{self.int8_share:.0%} INT8"
+        kind, share, _ = self._main()
+        return f"{share:.0%} {kind}"
 
     def plain(self) -> str:
         """Its precision and size."""
+        kind, share, layers = self._main()
+        told = f"{share:.0%}" if layers is None else f"{layers}"
+        return f"{told} of {self.compute_layers} compute layers in {kind}, {self.engine_bytes / 1e6:.1f} MB"
+
+    def _main(self) -> tuple[str, float, int | None]:
+        """The precision that it was built for, the share of its layers, and for 8 bits how many that are."""
+        if self.fp8_share is not None:
+            return "FP8", self.fp8_share, self.fp8_layers
         if self.int8_share is not None:
-            share = f"{self.int8_layers} of {self.compute_layers} compute layers in INT8"
-        else:
-            share = f"{self.fp16_share:.0%} of {self.compute_layers} compute layers in FP16"
-        return f"{share}, {self.engine_bytes / 1e6:.1f} MB"
+            return "INT8", self.int8_share, self.int8_layers
+        return "FP16", self.fp16_share, None
 
 
 class BuildFigures(RootModel[dict[str, EngineFigures]], StageFigures):

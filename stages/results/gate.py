@@ -75,6 +75,14 @@ class MarginBin(_Part):
     flips: int
 
 
+class DropFigures(_Part):
+    """How far the mean IoU fell, and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
 class Figures(_Part):
     """What was measured on images."""
 
@@ -94,6 +102,11 @@ class Figures(_Part):
     reference_miou_of_all: Finite = None
     """With the classes that are not scored, where there are some."""
     miou_of_all: Finite = None
+    miou_drop: DropFigures | None = None
+    """null for too few labelled images."""
+    reference_calibration_error: Finite = None
+    calibration_error: Finite = None
+    """Of hops in 8 bits: how far their confidence is from being right; and the reference's, on the same pixels."""
     scores: TensorFigures
 
 

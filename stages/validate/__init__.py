@@ -21,8 +21,8 @@ from stages.results.figures import ValidateFigures, require
 from stages.table import sources
 
 VERSION = 4
-_BESIDE = (".json", ".csv", ".png")
-"""Figures and pictures that lie beside networks, engines and kernels: they change no verdict."""
+_BESIDE = (".json", ".csv", ".png", ".html")
+"""Figures, pictures and pages that lie beside networks, engines and kernels: they change no verdict."""
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-from segpipe.artifacts import BUILD, EXPORT, FP16_GRAPH, FP32_GRAPH
+from segpipe.artifacts import BUILD, EIGHT_BITS, EXPORT, FP16_GRAPH, FP32_GRAPH
 from segpipe.contract.schema import AnyContract, Contract
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.preprocess import preprocess
@@ -165,7 +165,7 @@ def covered(name: str, islands: Sequence[str]) -> bool:
 
 
 def _explain(case: Case, rundir: RunDirectory, state: HopState, reference: Reference) -> Explanation | None:
-    if state.hop.precision == "int8":
+    if state.hop.precision in EIGHT_BITS:
         advice = worst_layer(state.hop, case.graph, case.tensor)
         return Explanation(case.hop, case.image.name, 1, advice=advice)
     half = _is_of_half_graph(state.hop)

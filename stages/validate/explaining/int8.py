@@ -1,4 +1,4 @@
-"""Which layer an INT8 hop fails by: each one alone, given what the FP32 graph has there."""
+"""Which layer a hop of 8 bits fails by: each one alone, given what the FP32 graph has there."""
 
 from collections.abc import Callable
 from statistics import median
@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from segpipe.artifacts import BUILD, FP32_GRAPH, INT8_GRAPH
+from segpipe.artifacts import BUILD, FP8_GRAPH, FP32_GRAPH, INT8_GRAPH
 from stages.graphs.int8_alone import noise_of_layers
 from stages.graphs.naming import module_of
 from stages.validate.hops.hop import Hop
@@ -18,11 +18,12 @@ _APART_DB = 15.0
 
 def worst_layer(hop: Hop, graph: Callable[[str], bytes], tensor: NDArray[np.float32]) -> str:
     """One line; `graph` gives the bytes of the export's files."""
-    name = INT8_GRAPH if hop.stage == BUILD else hop.artifact
+    built_from = FP8_GRAPH if hop.precision == "fp8" else INT8_GRAPH
+    name = built_from if hop.stage == BUILD else hop.artifact
     full, narrow = (onnx.load_model_from_string(graph(file)) for file in (FP32_GRAPH, name))
     found = noise_of_layers(full, narrow, tensor)
     if not found:
-        return f"no layer of {name} is INT8"
+        return f"no layer of {name} is in 8 bits"
     worst = min(found, key=lambda node: found[node])
     usual = median(found.values())
     if not found[worst] <= usual - _APART_DB:

@@ -18,18 +18,25 @@ def margins_at(
     if scores is None or not pixels.size:
         return np.zeros(pixels.size)
     spread = max(float(np.std(scores, dtype=np.float64)), 1e-12)
-    placement = contract.place(*frame_size)
-    rows, columns = axes(placement, *scores.shape[1:])
-    leads = []
-    for start in range(0, pixels.size, _BLOCK):
-        y, x = np.divmod(pixels[start : start + _BLOCK], frame_size[1])
-        wy, wx = rows.weight[y], columns.weight[x]
-        top, bottom = rows.first[y], rows.second[y]
-        left, right = columns.first[x], columns.second[x]
-        above = scores[:, top, left] * (1 - wx) + scores[:, top, right] * wx
-        below = scores[:, bottom, left] * (1 - wx) + scores[:, bottom, right] * wx
-        leads.append(_lead(above * (1 - wy) + below * wy, contract))
-    return np.concatenate(leads) / spread
+    blocks = (pixels[start : start + _BLOCK] for start in range(0, pixels.size, _BLOCK))
+    return (
+        np.concatenate([_lead(blended_at(scores, frame_size, contract, block), contract) for block in blocks]) / spread
+    )
+
+
+def blended_at(
+    scores: NDArray[Any], frame_size: tuple[int, int], contract: Contract, pixels: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Every channel's score at flat source pixels, channels first."""
+    rows, columns = axes(contract.place(*frame_size), *scores.shape[1:])
+    y, x = np.divmod(pixels, frame_size[1])
+    wy, wx = rows.weight[y], columns.weight[x]
+    top, bottom = rows.first[y], rows.second[y]
+    left, right = columns.first[x], columns.second[x]
+    above = scores[:, top, left] * (1 - wx) + scores[:, top, right] * wx
+    below = scores[:, bottom, left] * (1 - wx) + scores[:, bottom, right] * wx
+    blended: NDArray[Any] = above * (1 - wy) + below * wy
+    return blended
 
 
 def _lead(blended: NDArray[Any], contract: Contract) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from segpipe.artifacts import (
     END_TO_END,
     END_TO_END_GRAPH,
     EXPORT,
+    FP8_GRAPH,
     FP16_GRAPH,
     INT8_GRAPH,
     ON_CPU,
@@ -37,7 +38,7 @@ _ON_CPU_HINT = f"pip install 'segpipe[{ON_CPU.spec.extra}]'"
 class Stand:
     """A graph that stands for the engines that are built from it: the hop's name, the file and its precision."""
 
-    name: Literal["fp16", "int8"]
+    name: Literal["fp16", "fp8", "int8"]
     file: str
 
     @property
@@ -46,7 +47,7 @@ class Stand:
         return self.name
 
 
-STANDS = (Stand("fp16", FP16_GRAPH), Stand("int8", INT8_GRAPH))
+STANDS = (Stand("fp16", FP16_GRAPH), Stand("fp8", FP8_GRAPH), Stand("int8", INT8_GRAPH))
 
 
 class BackendAnswer:

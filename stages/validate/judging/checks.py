@@ -10,6 +10,7 @@ from stages.measuring.masks import Agreement, MaskComparison, share
 from stages.measuring.tensors import FP16_MAX, TensorComparison
 from stages.measuring.things import ThingsComparison
 from stages.results.gate import Status
+from stages.validate.judging.certainty import Certainty
 from stages.validate.judging.response import HEARD, Response
 from stages.validate.judging.rounding import Fitted, Rounding
 from stages.validate.judging.rules import Rules
@@ -17,7 +18,7 @@ from stages.validate.judging.rules import Rules
 NO_SCORES, NO_IMAGES = "the reference gives no scores", "no images"
 OF_SCORES = {
     "relative_l2", "non_finite", "stress_relative_l2", "stress_non_finite", "batch_relative_l2", "batch_non_finite",
-    "resize_response",
+    "resize_response", "calibration_rise",
 }  # fmt: skip
 """Limits that mean nothing for a graph that keeps its scores inside."""
 _NEEDED = {"agreement", "miou_drop"}
@@ -77,6 +78,7 @@ class Measured:
     batches: TensorComparison = field(default_factory=TensorComparison)
     batch_masks: Agreement = field(default_factory=Agreement)
     response: Response = field(default_factory=Response)
+    certainty: Certainty = field(default_factory=Certainty)
     peak: Peak | None = None
     rounding: Rounding | None = None
     """What rounding alone does to the network; None where nothing is known of it."""
@@ -92,6 +94,7 @@ def checks(measured: Measured, rules: Rules) -> list[Check]:
         at_most("unanswered", float(bool(measured.unanswered)), 0.0, measured.unanswered),
         *_mask_checks(measured.masks, rules),
         *([_miou_drop(measured.masks, rules)] if rules.allowed.miou_drop else ()),
+        *([_calibration_rise(measured.certainty, rules)] if rules.allowed.calibration_rise else ()),
         _relative_l2("relative_l2", measured.tensors, rules.relative_l2, NO_SCORES),
         _finite("non_finite", measured.tensors, NO_SCORES),
         *([_fp16_range(measured, rules.limits)] if rules.allowed.narrow else ()),
@@ -172,6 +175,12 @@ def _miou_drop(masks: MaskComparison, rules: Rules) -> Check:
         return at_most("miou_drop", None, limit, why_not=f"it takes {LEAST} labelled images")
     where = f"dropped by {drop.value:.4f}, 95 % interval {drop.low:.4f} to {drop.high:.4f}"
     return at_most("miou_drop", drop.high, limit, where)
+
+
+def _calibration_rise(certainty: Certainty, rules: Rules) -> Check:
+    """Whoever goes by the network's confidence goes by less where it is surer, or less sure, than it is right."""
+    limit = rules.named(rules.allowed.calibration_rise)
+    return at_most("calibration_rise", certainty.rise, limit, certainty.words, "no labels, or not all scores are kept")
 
 
 def _large_margin_flips(name: str, masks: MaskComparison, rules: Rules, nothing: str) -> Check:

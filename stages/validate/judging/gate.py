@@ -26,6 +26,7 @@ from stages.graphs.input_shapes import shape_ranges
 from stages.graphs.types import dimensions
 from stages.results.figures import TrainFigures, ValidateFigures, read
 from stages.results.gate import NO_LABELS, GateReport, Picture
+from stages.results.quantisation import PAGE_NAME
 from stages.validate.explaining.explain import explain_hop
 from stages.validate.explaining.suspects import suspect_labels
 from stages.validate.hops import opening, pytorch
@@ -89,7 +90,9 @@ def judge_run(rundir: RunDirectory, config: Config, base: Path, explain: bool = 
         measure_seconds=round(judge.measure_seconds, 3),
     )
     verdicts = merged(kept_verdicts(rundir), new_verdicts(report), basis, rundir.manifest)
-    files = keeper.files(reference.name, setup, judge.roundings()) | _pages(report, worst.sorted(), verdicts)
+    quantised = PAGE_NAME in rundir.record(EXPORT).outputs
+    files = keeper.files(reference.name, setup, judge.roundings())
+    files |= _pages(report, worst.sorted(), verdicts, quantised)
     return Judgement(report, tuple(verdicts), figures_of(report), files)
 
 
@@ -201,9 +204,9 @@ def _picture(number: int, drawn: Drawn) -> Picture:
     return Picture(file=file, hop=drawn.hop, image=drawn.image, flips=drawn.flips, flips_inside=drawn.flips_inside)
 
 
-def _pages(report: GateReport, drawn: list[Drawn], verdicts: list[Verdict]) -> dict[str, bytes]:
+def _pages(report: GateReport, drawn: list[Drawn], verdicts: list[Verdict], quantised: bool) -> dict[str, bytes]:
     pngs = {picture.file: entry.png for picture, entry in zip(report.pictures, drawn, strict=True)}
     return pngs | {
         "gate.md": markdown(report, verdicts).encode(),
-        "gate.html": html(report, verdicts, pngs).encode(),
+        "gate.html": html(report, verdicts, pngs, quantised).encode(),
     }

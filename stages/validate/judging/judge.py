@@ -20,6 +20,7 @@ from stages.validate.judging.adding import OwnRounding, add_answer, add_scores
 from stages.validate.judging.again import Repeat, add_batch, answered_by, answered_twice
 from stages.validate.judging.checks import Check, Measured, Peak, verdict_of
 from stages.validate.judging.rounding import ImageRounding, Rounding
+from stages.validate.judging.rules import ALLOWED
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,8 @@ class Judge:
             state = self.states[name]
             ours = answered if state.hop.gives_scores else Answered(answered.mask, None)
             state.measured.response.add(image, ours, candidate, self._setup.contract)
+            if ALLOWED[state.hop.precision].calibration_rise:
+                state.measured.certainty.add(image, ours, candidate, self._setup.contract)
             flips = add_answer(state.measured, truth, ours, candidate, (image.name, image.stress))
             _add_before(state, before, before_name, candidate, image.name)
             if not image.stress and self._before is not None and self._before.shape == candidate.mask.shape:

@@ -42,6 +42,8 @@ class Allowed:
     """How much its rounding is of FP16's; None: too little to fit limits to, or of another kind."""
     miou_drop: str = ""
     """Name of the limit that the upper end of the drop in mIoU has, where steps are so coarse that only labels tell."""
+    calibration_rise: str = ""
+    """Name of the limit that the rise of the calibration error has, likewise."""
 
 
 _EIGHT_BITS = Allowed(
@@ -57,6 +59,7 @@ _EIGHT_BITS = Allowed(
     ),
     rounding=None,
     miou_drop="max_miou_drop_int8",
+    calibration_rise="max_calibration_rise_int8",
 )
 
 ALLOWED: dict[Precision, Allowed] = {
@@ -66,6 +69,7 @@ ALLOWED: dict[Precision, Allowed] = {
     "bf16": Allowed(  # the range of FP32, three bits less than FP16
         "max_relative_l2_bf16", "max_stress_relative_l2_bf16", _BF16_MASKS, rounding=8.0
     ),
+    "fp8": _EIGHT_BITS,
     "int8": _EIGHT_BITS,
 }
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
+from segpipe.artifacts import EXPORT
+from segpipe.rundir.latest import FOLDER
 from segpipe.verdict import Verdict
 from stages.pages.rendering import Link, render
 from stages.pages.sheets import read_sheet
 from stages.results.gate import GateReport
+from stages.results.quantisation import PAGE_NAME
 
 _LINKS = (Link("Report", "../../report.html", "once segpipe report has written it"), Link("Release gate"))
+_QUANTISATION = Link("Quantisation", f"../../{FOLDER}/{EXPORT}/{PAGE_NAME}")
 """The page lies in RUN/validate/KEY and RUN/latest/validate, the report in RUN, later."""
 
 
@@ -16,7 +20,8 @@ def markdown(report: GateReport, verdicts: Sequence[Verdict]) -> str:
     return render("gate.md.j2", autoescape=False, report=report, failed=report.failed(), verdicts=verdicts)
 
 
-def html(report: GateReport, verdicts: Sequence[Verdict], pngs: Mapping[str, bytes]) -> str:
-    """A page that needs nothing beside it."""
+def html(report: GateReport, verdicts: Sequence[Verdict], pngs: Mapping[str, bytes], quantised: bool = False) -> str:
+    """A page that needs nothing beside it. `quantised`: export left a page of its own."""
     sheets = {name: sheet for name, png in pngs.items() if (sheet := read_sheet(png))}
-    return render("gate.html.j2", _LINKS, report=report, failed=report.failed(), verdicts=verdicts, sheets=sheets)
+    links = (*_LINKS, _QUANTISATION) if quantised else _LINKS
+    return render("gate.html.j2", links, report=report, failed=report.failed(), verdicts=verdicts, sheets=sheets)

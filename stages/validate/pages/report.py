@@ -11,6 +11,7 @@ from stages.results.gate import (
     Before,
     CheckReport,
     ClassFigures,
+    DropFigures,
     Figures,
     GateReport,
     HopReport,
@@ -23,7 +24,7 @@ from stages.results.gate import (
 from stages.validate.explaining.suspects import suspect
 from stages.validate.hops.hop import NotRun
 from stages.validate.judging.again import Repeat
-from stages.validate.judging.checks import Check, verdict_of
+from stages.validate.judging.checks import Check, Measured, verdict_of
 from stages.validate.judging.judge import HopState, Judge, Setup
 
 
@@ -108,7 +109,7 @@ def _hop_report(state: HopState, setup: Setup, suspicions: tuple[str, ...], dive
         device=hop.device,
         status=verdict_of(held),
         checks=held,
-        figures=_figures(measured.masks, measured.tensors),
+        figures=_figures(measured),
         classes=_classes(measured.masks, setup.contract.classes),
         flip_margins=tuple(
             MarginBin(at_least=edge, flips=int(count))
@@ -167,7 +168,8 @@ def _repeat(repeat: Repeat) -> RepeatReport:
     )
 
 
-def _figures(masks: MaskComparison, tensors: TensorComparison) -> Figures:
+def _figures(measured: Measured) -> Figures:
+    masks, drop = measured.masks, measured.masks.miou_drop()
     inside_flips, inside = masks.flips - masks.band_flips, masks.pixels - masks.band_pixels
     names = ("reference_miou_of_all", "miou_of_all")
     of_all = dict(zip(names, masks.mious_of_all(), strict=True)) if masks.shape.unscored else {}
@@ -185,7 +187,10 @@ def _figures(masks: MaskComparison, tensors: TensorComparison) -> Figures:
         reference_miou=masks.reference_miou(),
         miou=masks.candidate_miou(),
         **of_all,
-        scores=tensor_figures(tensors),
+        miou_drop=None if drop is None else DropFigures(value=drop.value, low=drop.low, high=drop.high),
+        reference_calibration_error=measured.certainty.reference.error,
+        calibration_error=measured.certainty.hop.error,
+        scores=tensor_figures(measured.tensors),
     )
 
 
