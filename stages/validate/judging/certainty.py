@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import FrameContract, SemanticContract
 from segpipe.runtime.confidence import probability
 from stages.measuring.reliability import Reliability
 from stages.validate.hops.hop import Answered
@@ -22,9 +22,15 @@ class Certainty:
     reference: Reliability = field(default_factory=Reliability)
     hop: Reliability = field(default_factory=Reliability)
 
-    def add(self, image: Image, reference: Answered, candidate: Answered, contract: Contract) -> None:
+    def add(self, image: Image, reference: Answered, candidate: Answered, contract: FrameContract) -> None:
         """One labelled image; what gives no scores, or keeps only some of them, tells nothing."""
-        if image.stress or image.labels is None or reference.scores is None or candidate.scores is None:
+        if (
+            not isinstance(contract, SemanticContract)
+            or image.stress
+            or image.labels is None
+            or reference.scores is None
+            or candidate.scores is None
+        ):
             return
         labels = image.labels.reshape(-1)
         labelled = np.flatnonzero(labels < len(contract.classes))
@@ -47,7 +53,7 @@ class Certainty:
 
 
 def _confidence(
-    answered: Answered, frame_size: tuple[int, ...], contract: Contract, pixels: NDArray[np.int64]
+    answered: Answered, frame_size: tuple[int, ...], contract: SemanticContract, pixels: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     height, width = frame_size
     assert answered.scores is not None
