@@ -56,3 +56,23 @@ def test_only_parts_on_a_border_are_blended(classes: int) -> None:
     assert rows.parts.count == columns.parts.count == 4
     assert [len(some.classes) for some in crossed] == [2]
     assert sum(some.down.size for some in crossed) == rows.parts.filled.sum()
+
+
+@pytest.mark.parametrize(
+    ("placement", "rows", "columns"),
+    [
+        (Placement((6, 8), (6, 8), (6, 8), (0, 0)), slice(0, 6), slice(0, 8)),
+        (Placement((4, 8), (6, 8), (4, 8), (1, 0)), slice(1, 5), slice(0, 8)),
+        (Placement((2, 8), (6, 24), (6, 24), (0, 0)), slice(1, None, 3), slice(1, None, 3)),
+    ],
+    ids=["same size", "letterbox", "every third"],
+)
+def test_a_pixel_where_a_score_is_has_its_class_whatever_the_neighbours_score(
+    placement: Placement, rows: slice, columns: slice
+) -> None:
+    scores = np.random.default_rng(0).standard_normal((5, *placement.canvas)).astype(np.float32)
+    scores[scores < -1] = -np.inf
+
+    mask = postprocess(scores, contract_of(classes=tuple("abcde")), placement)
+
+    np.testing.assert_array_equal(mask, scores.argmax(0)[rows, columns])

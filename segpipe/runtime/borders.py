@@ -18,7 +18,7 @@ from segpipe.runtime.geometry import Axis, CellParts
 _BLOCK_CORNERS = 1 << 19  # corner scores of cells that are worked on together
 _BLOCK_PIXELS = 1 << 16  # pixels blended together: the working set stays in the cache
 _CELLS = (0, 2, 16, 64, 256, 1 << 16)  # cells whose candidates are about as many go together: each group costs calls
-_PARTS = (0, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 1 << 16)
+_PARTS = (0, 2, 4, 16, 64, 256, 1 << 16)
 
 Scores = NDArray[np.float32]
 Mask = NDArray[Any]
@@ -28,14 +28,21 @@ Flags = NDArray[np.bool_]
 
 def argmax(scores: Scores) -> Mask:
     """Class of the greatest score, HxW; the first wins ties. Plane by plane: several times faster than numpy's."""
-    labels = np.zeros(scores.shape[1:], np.uint8 if len(scores) <= 256 else np.uint16)
-    best = scores[0].copy()
-    better = np.empty(best.shape, np.bool_)
-    for label in range(1, len(scores)):
-        np.greater(scores[label], best, out=better)
-        np.maximum(scores[label], best, out=best)
-        np.copyto(labels, label, where=better, casting="unsafe")
-    return labels
+    dtype = np.uint8 if len(scores) <= 256 else np.uint16
+    return _named_greatest(scores, np.arange(len(scores), dtype=dtype))
+
+
+def _named_greatest(scores: Scores, names: Mask) -> Mask:
+    """The name of the greatest of several scores, K x ...; the first wins ties. Arithmetic: masked copies are slow."""
+    winner = np.broadcast_to(names[0], scores.shape[1:]).copy()
+    best, better, change = scores[0].copy(), np.empty(winner.shape, np.bool_), np.empty_like(winner)
+    for name, score in zip(names[1:], scores[1:], strict=True):
+        np.greater(score, best, out=better)
+        np.maximum(score, best, out=best)
+        np.subtract(name, winner, out=change)
+        change *= better
+        winner += change
+    return winner
 
 
 def mixed_cells(labels: Mask, rows: Axis, columns: Axis) -> Flags:
@@ -82,7 +89,7 @@ class Borders:
 
     def blend(self, parts: Crossed, mask: Mask) -> None:
         """Write the class of every pixel of these parts into the mask; the first of the greatest wins."""
-        step = max(_BLOCK_PIXELS // (self._rows.pixels * self._columns.pixels), 1)
+        step = max(2 * _BLOCK_PIXELS // (self._rows.pixels * self._columns.pixels * len(parts.classes)), 1)
         for start in range(0, parts.down.size, step):
             down, right = parts.down[start : start + step], parts.right[start : start + step]
             classes = parts.classes[:, start : start + step]
@@ -177,15 +184,11 @@ def _winners(corners: Scores, classes: Mask, wy: Scores, wx: Scores) -> Mask:
     """The class with the greatest blend, of several candidates."""
     if corners.ndim == 2:
         first, second = classes
-        return np.where(_blend(corners, wy, wx) >= 0, first, second)
-    best = _blend(corners[:, 0], wy, wx)
-    winner = np.broadcast_to(classes[0], best.shape).copy()
-    for label, values in zip(classes[1:], corners.swapaxes(0, 1)[1:], strict=True):
-        value = _blend(values, wy, wx)
-        better = value > best
-        np.maximum(value, best, out=best)
-        np.copyto(winner, label, where=better)
-    return winner
+        winner = (_blend(corners, wy, wx) >= 0).astype(classes.dtype)
+        winner *= first - second
+        winner += second
+        return winner
+    return _named_greatest(_blend(corners, wy, wx), classes)
 
 
 def _blend(corners: Scores, wy: Scores, wx: Scores) -> Scores:

@@ -29,6 +29,11 @@ class Axis:
     """First pixel of each of the cells, one more than there are scores, and the number of pixels at the end."""
 
     @cached_property
+    def meets_scores(self) -> bool:
+        """Whether each pixel lies where a score is."""
+        return not self.weight.any()
+
+    @cached_property
     def parts(self) -> "CellParts":
         """The cells, cut where they are long."""
         pixels, count = np.diff(self.starts), 1

@@ -43,6 +43,8 @@ def mask_of(planes: Scores, rows: Axis, columns: Axis, contract: Contract) -> Ma
 def blended_argmax(scores: Scores, rows: Axis, columns: Axis) -> Mask:
     """Class of the greatest blended score for every pixel; the first wins ties."""
     labels = argmax(scores)
+    if rows.meets_scores and columns.meets_scores:
+        return labels.take(rows.first, 0).take(columns.first, 1)
     borders, (across, down) = Borders(scores, labels, rows, columns), (columns.parts, rows.parts)
     parts = np.pad(labels, ((1, 0), (1, 0)), mode="edge").repeat(down.count, 0).repeat(across.count, 1)
     by_cell = parts.reshape(down.cells, down.count, across.cells, across.count)

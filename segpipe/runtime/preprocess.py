@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import HALF_PIXEL, FrameContract, Placement
 from segpipe.errors import InputError
-from segpipe.runtime.sampling import BAND_VALUES, RESIZED_TOGETHER, bands_of
+from segpipe.runtime.sampling import RESIZED_TOGETHER, bands_of
 
 Frame = NDArray[Any]
+
+_BLOCK_VALUES = 1 << 17  # numbers that several passes go over: as float32 they stay in a core's own cache
 
 
 def check_frame(frame: Any, contract: FrameContract) -> Frame:
@@ -38,7 +40,7 @@ def preprocess(
     planes = tensor if contract.input_layout == "nchw" else tensor.transpose(2, 0, 1)
     (top, left), (height, width) = placement.offset, placement.resized
     if placement.resized != placement.canvas:
-        _fill_bars(planes, contract)
+        _fill_bars(planes, contract, placement)
     source = placement.source
     if contract.resize != HALF_PIXEL:
         from segpipe.runtime.resizing import resized_as  # Pillow loads here
@@ -71,13 +73,17 @@ def normalisation(contract: FrameContract) -> tuple[NDArray[np.float32], NDArray
     return numbers
 
 
-def _fill_bars(planes: Frame, contract: FrameContract) -> None:
-    """What the frame does not cover. All of it: what is covered is written over."""
-    planes[...] = 0
+def _fill_bars(planes: Frame, contract: FrameContract, placement: Placement) -> None:
+    """What the frame does not cover."""
+    (top, left), (height, width) = placement.offset, placement.resized
+    value, beside = np.zeros(contract.channels, np.float32), planes[:, top : top + height]
     if contract.padding is not None:
         scale, shift = normalisation(contract)
         value = np.float32(contract.padding) * scale + shift
-        planes[...] = (np.rint(value).clip(0, 255) if planes.dtype == np.uint8 else value)[:, None, None]
+    if planes.dtype == np.uint8:
+        value = np.rint(value).clip(0, 255)
+    for bar in (planes[:, :top], planes[:, top + height :], beside[..., :left], beside[..., left + width :]):
+        bar[...] = value[:, None, None]
 
 
 def _source(contract: FrameContract, channel: int) -> int:
@@ -116,7 +122,7 @@ def _normalised(pixels: Frame, contract: FrameContract) -> Frame:
     height, width, channels = pixels.shape
     scale, shift = _lines(contract, width)
     values = np.empty((height, width * channels), np.float32)
-    step = max(BAND_VALUES // scale.size, 1)
+    step = max(_BLOCK_VALUES // scale.size, 1)
     for start in range(0, height, step):
         block = values[start : start + step]
         np.copyto(block, pixels[start : start + step].reshape(block.shape))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-BAND_VALUES = 1 << 17  # numbers of a frame worked on together: as float32 they stay in a core's cache
+_BAND_VALUES = 1 << 19  # numbers of a frame worked on together: fewer cost more calls, more leave the caches
 RESIZED_TOGETHER = 4  # channels that OpenCV takes at most
 _NOT_IPP = 2  # channels that IPP refuses
 _LEAST_SIDE = 8  # IPP leaves very small frames to OpenCV
@@ -65,7 +65,7 @@ def bands_of(source: tuple[int, int], resized: tuple[int, int], channels: int) -
         columns = None
     height = source[0] if rows is None else rows.size
     width = source[1] if columns is None else columns.size
-    count = _count(height, resized[0], height * width * channels // BAND_VALUES)
+    count = _count(height, resized[0], height * width * channels // _BAND_VALUES)
     return Bands(count, height // count, resized[0] // count, rows, _map(height // count, columns))
 
 
