@@ -175,6 +175,27 @@ def test_two_trainings_give_the_same_weights() -> None:
     assert all(torch.equal(a, b) for a, b in zip(once.parameters(), again.parameters(), strict=True))
 
 
+def test_a_network_of_boxes_alone_learns_them_and_answers_no_masks() -> None:
+    contract = CONTRACT.model_copy(update={"masks": "none", "dense_names": DENSE[:2]})
+    task = offline_task_of(contract)
+    net = CentreMask(3, len(CLASSES), len(CLASSES) - 1, top=CONTRACT.top, masks="none", width=4)
+    images, ids = batch()
+    loss = task.loss((CrossEntropy(kind="cross-entropy"),), None, lambda value: value)(net(images), ids)
+    loss.backward()
+
+    assert all(weight.grad is not None for weight in net.parameters())
+    frame, labels = split().sample(0)
+    found = task.segment(net.eval(), frame)
+    assert (net.dense_names, net.masks) == (contract.dense_names, contract.masks)
+    assert len(found) == CONTRACT.top
+    assert (found.crops, {*found.dense}) == ((), {"heat", "reach"})
+    meter = task.meter()
+    meter.add(found, labels)
+    figures = meter.harvest()
+    assert (figures.masks, figures.panoptic) == ({}, {})
+    assert "ap" in figures.boxes
+
+
 # rows
 
 

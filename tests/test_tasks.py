@@ -15,7 +15,8 @@ from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.tasks import TASKS, task_of
 from segpipe.tasks.semantic import SemanticTask
-from stages.tasks import GATES, OFFLINE_TASKS
+from stages.tasks import OFFLINE_TASKS
+from stages.validate.judging.tasks import GATES
 from tests import toy_task
 from tests.host_device import HostDevice, kernel_library
 from tests.host_engine import host_backend

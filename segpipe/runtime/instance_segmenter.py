@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from segpipe.artifacts import AUTO, Precision
 from segpipe.contract.schema import InstanceContract
 from segpipe.instances import Instances
-from segpipe.palette import Colours, read_palette
+from segpipe.palette import Colours
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
-from segpipe.runtime.frames import Order, require_order
-from segpipe.runtime.opening import Wanted, contract_of, open_run
+from segpipe.runtime.frames import Order
+from segpipe.runtime.opening import Wanted, open_parts
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter
 
@@ -62,16 +62,9 @@ class InstanceSegmenter:
             order: Channel order of frames that are arrays, and of pictures.
         """
         directory, options = RunDirectory(Path(run)), OpenOptions(device, threads)
-
-        def read() -> tuple[Backend, InstanceContract, Colours, str]:
-            contract = contract_of(directory, InstanceContract)
-            palette = read_palette(directory, "export", contract)
-            require_order(order, contract)
-            opened, sha256 = open_run(directory, Wanted(backend, precision, allow_unvalidated), options)
-            return opened, contract, palette, sha256
-
-        parts = directory.at_one_moment(read, lambda found: found[0].close())
-        return cls(*parts, order)
+        wanted = Wanted(backend, precision, allow_unvalidated)
+        parts = open_parts(directory, InstanceContract, wanted, options, order)
+        return cls(parts.backend, parts.contract, parts.palette, parts.artifact_sha256, order)
 
     @property
     def palette(self) -> Colours:

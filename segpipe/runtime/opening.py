@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from segpipe.artifacts import (
     ARTIFACTS,
@@ -28,6 +28,7 @@ from segpipe.errors import (
     SegpipeError,
     word,
 )
+from segpipe.palette import Colours, read_palette
 from segpipe.ranking import Floor, floor_of, speeds_here
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.freshness import moved_inputs
@@ -35,6 +36,7 @@ from segpipe.rundir.manifest import Output
 from segpipe.runtime.backends import Backend, load_opener, refuse_contract
 from segpipe.runtime.built import built_for
 from segpipe.runtime.cuda.driver_library import are_hidden, has_driver, load_driver
+from segpipe.runtime.frames import Order, require_order
 from segpipe.runtime.request import OpenOptions
 from segpipe.verdict import require_passed
 
@@ -58,6 +60,31 @@ class Wanted:
     backend: str = AUTO
     precision: Precision | None = None
     allow_unvalidated: bool = False
+
+
+@dataclass(frozen=True)
+class Opened(Generic[_Kind]):
+    """What a segmenter is made of, all of one moment."""
+
+    backend: Backend
+    contract: _Kind
+    palette: Colours
+    artifact_sha256: str
+
+
+def open_parts(
+    run: RunDirectory, kind: type[_Kind], wanted: Wanted, options: OpenOptions, order: Order
+) -> Opened[_Kind]:
+    """Contract, palette and network of a run for the task of this kind of contract. `order`: of frames to come."""
+
+    def read() -> Opened[_Kind]:
+        contract = contract_of(run, kind)
+        palette = read_palette(run, EXPORT, any_contract(run))
+        require_order(order, contract)
+        backend, sha256 = open_run(run, wanted, options)
+        return Opened(backend, contract, palette, sha256)
+
+    return run.at_one_moment(read, lambda found: found.backend.close())
 
 
 def open_run(run: RunDirectory, wanted: Wanted, options: OpenOptions) -> tuple[Backend, str]:

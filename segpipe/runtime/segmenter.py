@@ -11,13 +11,12 @@ from segpipe.artifacts import AUTO, Precision
 from segpipe.contract.schema import Contract
 from segpipe.errors import InputError, SegpipeError
 from segpipe.media import MAX_MEGAPIXELS
-from segpipe.palette import Colours, read_palette
 from segpipe.processor import is_cpu
 from segpipe.result import Result
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.frames import Order, check_device_frame, lies_on_gpu, pixel_limit, pixels_of, require_order
-from segpipe.runtime.opening import Wanted, open_run, run_contract
+from segpipe.runtime.opening import Opened, Wanted, open_parts
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.shadow import Shadow, ShadowReport, open_shadow, require_share
 from segpipe.runtime.streaming import ordered
@@ -96,26 +95,23 @@ class Segmenter:
         directory, options = RunDirectory(Path(run)), OpenOptions(device, threads, cuda)
         require_share(shadow)
 
-        def read() -> tuple[Backend, Contract, Colours, str, Shadow | None]:
-            contract = run_contract(directory)
-            palette = read_palette(directory, "export", contract)
-            require_order(order, contract)
-            opened, sha256 = open_run(directory, Wanted(backend, precision, allow_unvalidated), options)
+        def read() -> tuple[Opened[Contract], Shadow | None]:
+            parts = open_parts(directory, Contract, Wanted(backend, precision, allow_unvalidated), options, order)
             if not shadow:
-                return opened, contract, palette, sha256, None
+                return parts, None
             try:
-                return opened, contract, palette, sha256, open_shadow(directory, sha256, shadow, allow_unvalidated)
+                return parts, open_shadow(directory, parts.artifact_sha256, shadow, allow_unvalidated)
             except SegpipeError:
-                opened.close()
+                parts.backend.close()
                 raise
 
-        def discard(parts: tuple[Backend, Contract, Colours, str, Shadow | None]) -> None:
-            parts[0].close()
-            if parts[-1] is not None:
-                parts[-1].close()
+        def discard(found: tuple[Opened[Contract], Shadow | None]) -> None:
+            found[0].backend.close()
+            if found[1] is not None:
+                found[1].close()
 
-        opened, contract, palette, sha256, beside = directory.at_one_moment(read, discard)
-        return cls(opened, contract, palette, sha256, order, shadow=beside)
+        parts, beside = directory.at_one_moment(read, discard)
+        return cls(parts.backend, parts.contract, parts.palette, parts.artifact_sha256, order, shadow=beside)
 
     @overload
     def __call__(self, frames: list[Any] | tuple[Any, ...]) -> list[Mask]: ...

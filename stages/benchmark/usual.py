@@ -40,7 +40,7 @@ def class_mask(answer: Any, placement: Placement, contract: AnyContract) -> NDAr
     """The class of each pixel, to compare with; no part of what is timed."""
     if not isinstance(contract, InstanceContract):
         return answer
-    crops = tuple(map(tight, answer.masks)) if len(answer.masks) else ()
+    crops = tuple(map(tight, answer.masks)) if contract.masks != "none" else ()
     found = Instances(answer.boxes, answer.scores, answer.labels, crops, contract, placement, semantic=answer.semantic)
     return mask_of(found)
 

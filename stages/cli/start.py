@@ -16,7 +16,19 @@ app = typer.Typer()
 data_commands = typer.Typer(cls=Commands, no_args_is_help=True, help="Check labelled data before training on it.")
 
 PresetName = Literal["ultralytics", "nobg", "segformer", "torchvision", "mmsegmentation", "keras", "paddleseg"]
-Template = Literal["demo", "folder", "camvid", "camvid-cpu", "cityscapes", "voc", "pet", "trained", "instances"]
+Template = Literal[
+    "demo",
+    "folder",
+    "camvid",
+    "camvid-cpu",
+    "cityscapes",
+    "voc",
+    "pet",
+    "trained",
+    "instances",
+    "detection",
+    "panoptic",
+]
 
 
 @app.command()

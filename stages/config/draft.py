@@ -15,6 +15,7 @@ def draft_contract(config: Config) -> AnyContract:
             **_of_frames(config),
             classes=classes,
             things=task.things or things,
+            masks=task.masks,
             top=task.top,
             threshold=task.threshold,
         )

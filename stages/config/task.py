@@ -19,6 +19,8 @@ class InstancesConfig(Section):
     kind: Literal["instances"]
     things: tuple[str, ...] = ()
     """Classes that are told one by one; empty: all but the first, which is the ground (Cityscapes: its own eight)."""
+    masks: Literal["canvas", "none"] = "canvas"
+    """none: boxes, scores and classes alone, as detectors give them."""
     top: Annotated[int, Field(ge=1, le=3840)] = 100
     """The most things that a frame's answer holds."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.05

@@ -32,13 +32,15 @@ def build_for(config: ModelConfig, contract: AnyContract) -> "nn.Module":
     """A network with random weights for what a contract says, a draft of one even."""
     refuse_other_task(config.name, contract.task)
     if isinstance(contract, InstanceContract):
-        of_task = {"things": len(contract.things), "top": contract.top}
+        of_task: dict[str, Any] = {"things": len(contract.things), "top": contract.top}
+        if contract.masks == "none":
+            of_task["masks"] = contract.masks
         return build_network(config, contract.channels, len(contract.classes), of_task)
     return build_network(config, contract.channels, contract.score_channels)
 
 
 def build_network(
-    config: ModelConfig, channels: int, outputs: int, of_task: Mapping[str, int] = MappingProxyType({})
+    config: ModelConfig, channels: int, outputs: int, of_task: Mapping[str, Any] = MappingProxyType({})
 ) -> "nn.Module":
     """A network with random weights: `channels` in, `outputs` scores a pixel out. See `load_pretrained` for others."""
     factory = _resolve(config.name)

@@ -4,6 +4,8 @@ After CenterNet (peaks), YOLACT (prototypes) and their kin. No threshold and no 
 every backend takes it. One trunk feeds all heads, which all answer at stride 4; sides must be multiples of 32.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,30 +18,46 @@ REACH_PX = 16.0
 _RARE = -3.0
 """Of the heat's bias: at first hardly any pixel is a thing's centre."""
 _NO_PEAK = -20.0
+DENSE = ("heat", "reach", "coefficients", "prototypes")
+"""What rows are made from, at every place; the last two are the masks'."""
 
 
 class CentreMask(nn.Module):
     """In training a dict of what the losses compare, at stride 4: `heat`, `reach`, `coefficients`, `prototypes`,
-    `semantic`. Else a tuple: boxes BxKx4, scores BxK, labels BxK, masks BxKxhxw, semantic, and the other four."""
+    `semantic`. Else a tuple: boxes BxKx4, scores BxK, labels BxK, masks BxKxhxw, semantic, and the other four.
+
+    With masks "none" there are no masks, coefficients and prototypes. `semantic_name`, `dense_names` and `masks` say
+    what a network for things gives; `stride` and `size_multiple` are as every network's.
+    """
 
     stride = 4
     size_multiple = 32
     head_parts = ("heat", "reach", "coefficients", "semantic")
     semantic_name = "semantic"
-    dense_names = ("heat", "reach", "coefficients", "prototypes")
 
     def __init__(
-        self, channels: int, classes: int, things: int, *, top: int = 100, width: int = 16, prototypes: int = 16
+        self,
+        channels: int,
+        classes: int,
+        things: int,
+        *,
+        top: int = 100,
+        masks: Literal["canvas", "none"] = "canvas",
+        width: int = 16,
+        prototypes: int = 16,
     ) -> None:
         super().__init__()
+        self.masks = masks
+        self.dense_names = DENSE if masks == "canvas" else DENSE[:2]
         wide = 4 * width
         self.trunk = SkipNet(channels, 1, width)
         self.trunk.head = nn.Identity()  # type: ignore[assignment]
         self.tower = nn.Sequential(ConvNormAct(wide, wide), ConvNormAct(wide, wide))
         self.heat = nn.Conv2d(wide, things, 1)
         self.reach = nn.Conv2d(wide, 4, 1)
-        self.coefficients = nn.Conv2d(wide, prototypes, 1)
-        self.prototypes = nn.Sequential(ConvNormAct(wide + 2, wide), nn.Conv2d(wide, prototypes, 1))
+        if masks == "canvas":
+            self.coefficients = nn.Conv2d(wide, prototypes, 1)
+            self.prototypes = nn.Sequential(ConvNormAct(wide + 2, wide), nn.Conv2d(wide, prototypes, 1))
         self.semantic = nn.Conv2d(wide, classes, 1)
         self.decode = Decode(top, self.stride)
         nn.init.constant_(self.heat.bias, _RARE)  # type: ignore[arg-type]
@@ -50,20 +68,20 @@ class CentreMask(nn.Module):
         raw = {
             "heat": self.heat(tower),
             "reach": F.softplus(self.reach(tower)),
-            "coefficients": torch.tanh(self.coefficients(tower)),
-            "prototypes": self.prototypes(torch.cat([features, _places(features)], 1)),
-            "semantic": self.semantic(features),
         }
+        if self.masks == "canvas":
+            raw["coefficients"] = torch.tanh(self.coefficients(tower))
+            raw["prototypes"] = self.prototypes(torch.cat([features, _places(features)], 1))
+        raw["semantic"] = self.semantic(features)
         if self.training:
             return raw
-        scores, labels, boxes, chosen = self.decode(raw["heat"], raw["reach"], raw["coefficients"])
-        shapes = raw["prototypes"]
+        maps = tuple(raw[name] for name in self.dense_names)
+        scores, labels, boxes, *chosen_ = self.decode(*maps[:3])
+        if self.masks == "none":
+            return (boxes, scores, labels, raw["semantic"], *maps)
+        chosen, shapes = chosen_[0], raw["prototypes"]
         masks = torch.matmul(chosen, shapes.flatten(2)).reshape(shapes.shape[0], -1, *shapes.shape[2:])
-        return (boxes, scores, labels, masks, raw["semantic"], *(raw[name] for name in self.dense_names))
-
-
-DENSE = CentreMask.dense_names
-"""What rows are made from, at every place."""
+        return (boxes, scores, labels, masks, raw["semantic"], *maps)
 
 
 class Decode(nn.Module):
@@ -73,8 +91,8 @@ class Decode(nn.Module):
         super().__init__()
         self.top, self.stride = top, stride
 
-    def forward(self, heat: Tensor, reach: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Scores BxK, labels BxK, boxes BxKx4 in pixels of the input, coefficients BxKxP.
+    def forward(self, heat: Tensor, reach: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
+        """Scores BxK, labels BxK, boxes BxKx4 in pixels of the input, and coefficients BxKxP where there are some.
 
         Peaks are looked for among scores before the sigmoid, where fewer of them tie.
         """
@@ -88,7 +106,7 @@ class Decode(nn.Module):
         left, top, right, bottom = (_at(reach, place) * REACH_PX).unbind(2)
         x, y = (self.stride * (cells.to(heat.dtype) + 0.5) for cells in (column, row))
         boxes = torch.stack([x - left, y - top, x + right, y + bottom], 2)
-        return best.sigmoid(), labels, boxes, _at(coefficients, place)
+        return (best.sigmoid(), labels, boxes, *(_at(values, place) for values in coefficients))
 
 
 def _at(values: Tensor, place: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tasks, offline: what training, export and the gate ask of a task, and the table that finds it by a contract.
+"""Tasks, offline: what training and export ask of a task, and the table that finds it by a contract.
 
 The light half, which production embeds, is in segpipe/tasks. Nothing here imports torch before it is asked for.
 """
@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from segpipe.contract.schema import FrameContract, Placement
-from stages.config.root import ValidateConfig
 
 
 class TorchMeter(Protocol):
@@ -84,53 +83,14 @@ class OfflineTask(Protocol):
         ...
 
 
-class GateTask(Protocol):
-    """How the gate compares two answers under one contract and its settings. No torch: any machine can judge."""
-
-    def nothing(self, peak: Any) -> Any:
-        """What is measured of a hop, before any image. `peak`: of the FP16 graph's activations."""
-        ...
-
-    def truth(self, answered: Any, labels: NDArray[Any] | None) -> Any:
-        """The reference's answer to one image, as every candidate is compared with it."""
-        ...
-
-    def fidelity(self, measured: Any, hop: Any) -> list[Any]:
-        """Every limit of being the same network, compared with what was measured."""
-        ...
-
-    def rules(self, measured: Any, hop: Any) -> Any:
-        """What a hop is held to; its `relative_l2.limit` is what bisection takes for honest."""
-        ...
-
-    def accuracy(self, measured: Any) -> list[Any]:
-        """Every floor of being a good network, compared with what was measured."""
-        ...
-
-    def reference_accuracy(self, measured: Any) -> list[Any]:
-        """The same floors for the reference."""
-        ...
-
-
 OFFLINE_TASKS = {
     "semantic": "stages.tasks.semantic:OfflineSemantic",
     "instances": "stages.tasks.instances:OfflineInstances",
 }
 """What makes each task of its contract: module and name."""
-GATES = {
-    "semantic": "stages.validate.judging.semantic:SemanticGate",
-    "instances": "stages.validate.judging.instances:InstanceGate",
-}
-"""What makes each task's part of the gate, of its contract and the gate's settings."""
 
 
 def offline_task_of(contract: FrameContract) -> OfflineTask:
     """The task that a contract is for."""
     make: Callable[[FrameContract], OfflineTask] = resolve_name(OFFLINE_TASKS[contract.task])
     return make(contract)
-
-
-def gate_task_of(contract: FrameContract, settings: ValidateConfig) -> GateTask:
-    """How the gate judges networks for this contract."""
-    make: Callable[[FrameContract, ValidateConfig], GateTask] = resolve_name(GATES[contract.task])
-    return make(contract, settings)

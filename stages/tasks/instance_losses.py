@@ -69,7 +69,9 @@ class InstanceLoss(nn.Module):
             heat = heat + _heat_loss(raw["heat"][number], own, _unsure(ids[number], self._numbers, self._stride))
             if len(own.labels):
                 boxes = boxes + _box_loss(raw["reach"][number], own, self._stride)
-                masks = masks + _mask_loss(raw["coefficients"][number], raw["prototypes"][number], own, self._stride)
+                if "prototypes" in raw:
+                    own_masks = raw["coefficients"][number], raw["prototypes"][number]
+                    masks = masks + _mask_loss(*own_masks, own, self._stride)
         w = self._weights
         total: Tensor = (w.heat * heat + w.boxes * boxes + w.masks * masks) / count
         return total + w.semantic * self._class_loss(raw["semantic"], ids)

@@ -47,7 +47,7 @@ class Shot:
     @property
     def figure(self) -> str:
         """What frames are ranked by."""
-        return "IoU" if self.things is None else "PQ"
+        return "IoU" if self.things is None or self.things.contract.masks == "none" else "PQ"
 
 
 @dataclass

@@ -13,7 +13,6 @@ from segpipe.errors import SegpipeError
 from stages.config.root import ValidateConfig
 from stages.measuring.masks import Agreement, Flips, Truth
 from stages.measuring.tensors import TensorComparison
-from stages.tasks import GateTask, gate_task_of
 from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import Image, Size
 from stages.validate.judging.adding import OwnRounding, add_answer, add_scores
@@ -21,6 +20,7 @@ from stages.validate.judging.again import Repeat, add_batch, answered_by, answer
 from stages.validate.judging.checks import Check, Measured, Peak, verdict_of
 from stages.validate.judging.rounding import ImageRounding, Rounding
 from stages.validate.judging.rules import ALLOWED
+from stages.validate.judging.tasks import GateTask, gate_task_of
 
 
 @dataclass(frozen=True)
