@@ -338,7 +338,8 @@ class Config(Section):
             "[train] class_weights are not there for": self.train.class_weights != "none",
             "[model] trained is not there yet for": bool(self.model.trained),
             "[export] end_to_end is not there yet for": self.export.end_to_end != "off",
-            "[build] precision 'int8' is not there yet for": "int8" in self.build.precisions,
+            "[build] precision 'int8' and 'fp8' are not there yet for": not {*self.build.precisions}
+            <= {"fp16", "fp32"},
         }
 
     @property
