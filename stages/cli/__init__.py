@@ -2,10 +2,10 @@
 
 import typer
 
-from stages.cli import judge, run, start
+from stages.cli import compress, judge, run, start
 
 app = typer.Typer()
-for part in (start, run, judge):
+for part in (start, run, compress, judge):
     app.add_typer(part.app)
 app.add_typer(judge.benchmarks, name="benchmark")
 app.add_typer(start.data_commands, name="data")

@@ -1,0 +1,111 @@
+"""Rungs: runs of their own that begin with another run's network, and have other [compress] settings."""
+
+import logging
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from segpipe.artifacts import CHECKPOINT, EXPORT, FP32_GRAPH, UNPRUNED, UNQUANTISED
+from segpipe.errors import ConfigError, GateFailedError, InputError
+from segpipe.rundir.directory import TOML_NAME, RunDirectory
+from segpipe.rundir.manifest import StageRecord
+from segpipe.rundir.storage import explained_reads, read_text_file, write_atomically
+from segpipe.verdict import STAGE as GATE
+from stages.config.file import apply_override, load_config
+from stages.ladder.source import Source
+from stages.pipeline import Selection, run_stages
+
+_PATHS = (("data", "root"), ("model", "weights"), ("model", "trained"), ("compress", "distil", "teacher"))
+"""Settings that are paths from the run's folder."""
+_HEAD = "# Written by `segpipe compress`"
+_BEFORE = (UNPRUNED, UNQUANTISED, CHECKPOINT, FP32_GRAPH)
+"""Files of a network's stage: the first that is there is what the rung began with."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step down: the name of its folder, and its settings in [compress]."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+def made(rung: Rung, source: Source, folder: Path, builds: bool) -> RunDirectory:
+    """The rung's run with its verdicts; what of it is there already is not made again."""
+    path = folder / rung.name
+    _refuse_strangers(path / TOML_NAME)
+    run = RunDirectory.create(path)
+    _write_settings(path, source, rung)
+    _begin_with(source, run)
+    _log.info("compress: %s", path)
+    config = load_config(path)
+    run_stages(path, config, path, Selection(last="build" if builds else EXPORT))
+    try:
+        return run_stages(path, config, path, Selection(GATE, GATE))
+    except GateFailedError as error:  # a rung like any other, which is not kept
+        _log.warning("compress: %s: %s", path, error.message)
+        return RunDirectory(path)
+
+
+def _write_settings(path: Path, source: Source, rung: Rung) -> None:
+    """The source's, with paths that lead from here, and with the rung's own in [compress]."""
+    base = source.run.path
+    content = tomllib.loads(read_text_file(base / TOML_NAME, ConfigError))
+    for override in source.overrides:
+        apply_override(content, override)
+    for *tables, key in _PATHS:
+        table = content
+        for name in tables:
+            table = table.get(name, {})
+        if isinstance(value := table.get(key), str) and (base / value).exists():
+            table[key] = _from(path, base / value)
+    content["compress"] = {**content.get("compress", {}), **rung.settings}
+    for name in ("devices", "nodes"):  # other processes would begin the whole ladder again
+        content.get("train", {}).pop(name, None)
+    head = f"{_HEAD}, for {base.resolve().name}: the next one writes it anew.\n"
+    write_atomically(path / TOML_NAME, (head + tomli_w.dumps(content)).encode())
+    for module in base.glob("*.py"):  # networks and losses of one's own may lie beside the run
+        write_atomically(path / module.name, module.read_bytes())
+
+
+def _from(path: Path, target: Path) -> str:
+    """Relative, so that the rung and the run can move together."""
+    return os.path.relpath(target.resolve(), path.resolve())
+
+
+def _begin_with(source: Source, run: RunDirectory) -> None:
+    """Commit the source's network here as it was committed there, unless this rung has made its own from it."""
+    stage = source.origin
+
+    def read() -> tuple[StageRecord, dict[str, bytes]]:
+        record = source.run.record(stage)
+        return record, {name: source.run.artifact_bytes(stage, name) for name in record.outputs}
+
+    record, files = source.run.at_one_moment(read)
+    if (own := run.manifest.stages.get(stage)) is not None and _alike(own, record):
+        return
+    forced = RunDirectory(run.path, frozenset({stage}))
+    with forced.step(stage, record.inputs, record.params) as step:
+        for name, data in files.items():
+            step.path(name).write_bytes(data)
+        step.contract_sha256 = source.run.manifest.contract_sha256
+        step.figures, step.environment = record.figures, record.environment
+
+
+def _alike(own: StageRecord, other: StageRecord) -> bool:
+    """Whether the rung's network was made from the other, whatever was cut or rounded after it."""
+    began, given = (next(record.outputs[name] for name in _BEFORE if name in record.outputs) for record in (own, other))
+    return own.inputs == other.inputs and began == given
+
+
+def _refuse_strangers(path: Path) -> None:
+    """What somebody else keeps under this name is not written over."""
+    with explained_reads(path):
+        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_HEAD):
+            raise InputError(f"{path} is not from `segpipe compress`", hint="name another folder with --out")
