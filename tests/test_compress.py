@@ -22,7 +22,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from stages.ladder import climb as climbing
 from stages.ladder.budget import Budget, budget
-from stages.ladder.candidates import Candidate, Speed
+from stages.ladder.candidates import Bench, Candidate, Speed
 from stages.ladder.climb import AS_IT_IS, Outcome, Terms, climb, require_kept
 from stages.ladder.rungs import Rung
 from stages.ladder.shares import Try, next_share
@@ -120,7 +120,7 @@ def climbed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             return [one for name, _ in rungs for one in (FULL if name == AS_IT_IS else made[name])]  # type: ignore[union-attr]
 
         monkeypatch.setattr(climbing, "made", make)
-        monkeypatch.setattr(climbing.Bench, "measure", measure)
+        monkeypatch.setattr(Bench, "measure", measure)
         source = source_of(finished_run, [])
         return climb(replace(source, **changes), Terms(wanted, tmp_path / "rungs")), tried
 
