@@ -6,7 +6,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 
 from segpipe.artifacts import AUTO
-from segpipe.batch.actor import Opening
+from segpipe.batch.actor import Opening, packed
 from segpipe.batch.cluster import Size
 from segpipe.batch.crew import ManyHands
 from segpipe.batch.driver import Request, predict_batch
@@ -20,7 +20,8 @@ JOB = Job(Path(), overlay=False)
 def main(address: str, run: str, source: str, out: str) -> None:
     size = Size(2, per_call=2, address=address)
     opening = Opening(JOB, ("mask",), AUTO, None, False, threads=1, worker=Deadly)
-    with connected(size) as hands, closing(ManyHands(hands, Path(run), opening, size)) as crew:
+    bundle = packed(Path(run))
+    with connected(size, len(bundle)) as hands, closing(ManyHands(hands, bundle, opening, size)) as crew:
         state = predict_batch(crew, Request(source, out, JOB, crew.version()), _unseen)
     print(json.dumps({"done": state.done, "broken": state.broken}))
 

@@ -59,6 +59,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self._folder, self._children = folder, list[subprocess.Popen[str]]()
+        self._frozen: list[Node] = []
         self.nodes: list[Node] = []
         """The head first."""
 
@@ -74,8 +75,10 @@ class Cluster:
 
     @property
     def address(self) -> str:
-        """For `--address`."""
-        return (self._folder / "ray_current_cluster").read_text().strip()
+        """For `--address`; Ray writes it down a moment after it says that it runs."""
+        noted = self._folder / "ray_current_cluster"
+        wait_until(lambda: noted.exists() and bool(noted.read_text()))
+        return noted.read_text().strip()
 
     def add(self) -> Node:
         """Another node."""
@@ -86,9 +89,20 @@ class Cluster:
         self.nodes.remove(node)
         node.end()
 
+    def freeze(self, node: Node) -> None:
+        """As when it falls silent: it answers nobody, and nobody is told."""
+        self.nodes.remove(node)
+        self._frozen.append(node)
+        node.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """What was frozen goes on with what it was doing; Ray ends a node that it took for dead."""
+        for node in self._frozen:
+            node.signal(signal.SIGCONT)
+
     def end(self) -> None:
         """All nodes, the head last."""
-        for node in reversed(self.nodes):
+        for node in [*self._frozen, *reversed(self.nodes)]:
             node.end()
         for child in self._children:
             child.wait()

@@ -1,12 +1,15 @@
 """`segpipe batch` with several processes: the same masks, and nothing lost whatever ends them."""
 
+import json
+import platform
+import tempfile
 from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 
-from segpipe import testing
-from segpipe.artifacts import AUTO
+from segpipe import testing, verdict
+from segpipe.artifacts import AUTO, ON_CPU
 from segpipe.batch.actor import Actor, Opening, packed
 from segpipe.batch.cluster import LOCAL, Size, prepare
 from segpipe.batch.crew import MOST_TRIES, ManyHands
@@ -21,6 +24,7 @@ from segpipe.batch.worker import Worker
 from segpipe.errors import ArtifactDamagedError, InputError, NotValidatedError
 from segpipe.media.images import write_image
 from segpipe.predicting.job import Advance, Job
+from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.runtime.segmenter import Segmenter
 from tests.batch_nodes import FULL, OTHER, REFUSING, Nodes
@@ -64,12 +68,12 @@ def opening(worker: type[Worker] = Worker, **more: object) -> Opening:
 
 
 def batch(run: Path, source: Path, out: Path, worker: type[Worker] = Worker, size: Size = Size(2, per_call=6)) -> State:  # noqa: B008
-    with closing(ManyHands(LocalHands(), run, opening(worker), size)) as crew:
+    with closing(ManyHands(LocalHands(), packed(run), opening(worker), size)) as crew:
         return predict_batch(crew, Request(str(source), str(out), JOB, crew.version()), unseen)
 
 
 def on(nodes: Nodes, run: Path, source: Path, out: Path, actors: int) -> State:
-    with closing(ManyHands(nodes, run, opening(), Size(actors, per_call=6))) as crew:
+    with closing(ManyHands(nodes, packed(run), opening(), Size(actors, per_call=6))) as crew:
         return predict_batch(crew, Request(str(source), str(out), JOB, crew.version()), unseen)
 
 
@@ -150,7 +154,7 @@ def test_of_many_nodes_that_refuse_five_are_named_and_the_rest_is_counted(run: P
     nodes = Nodes(*(f"{REFUSING}-{n}" for n in range(9)))
 
     with (
-        closing(ManyHands(nodes, run, opening(), Size(9))) as crew,
+        closing(ManyHands(nodes, packed(run), opening(), Size(9))) as crew,
         pytest.raises(NotValidatedError, match="refusing-4: no verdict for this GPU; and 4 more"),
     ):
         crew.version()
@@ -158,7 +162,7 @@ def test_of_many_nodes_that_refuse_five_are_named_and_the_rest_is_counted(run: P
 
 def test_a_node_that_opens_another_backend_is_named(run: Path) -> None:
     with (
-        closing(ManyHands(Nodes("good", OTHER), run, opening(), Size(2))) as crew,
+        closing(ManyHands(Nodes("good", OTHER), packed(run), opening(), Size(2))) as crew,
         pytest.raises(InputError, match="other opens another backend"),
     ):
         crew.version()
@@ -169,7 +173,7 @@ def test_a_node_that_refuses_later_is_left_and_the_others_go_on(
 ) -> None:
     nodes = Nodes("good", FULL, spare=REFUSING)
 
-    with closing(ManyHands(nodes, run, opening(), Size(1, per_call=6))) as crew:
+    with closing(ManyHands(nodes, packed(run), opening(), Size(1, per_call=6))) as crew:
         version = crew.version()
         crew._start()  # as when a process has ended
         state = predict_batch(crew, Request(str(photos), str(tmp_path / "out"), JOB, version), unseen)
@@ -205,6 +209,21 @@ def test_a_bundle_that_came_damaged_is_not_opened(run: Path) -> None:
     assert isinstance(answer, ArtifactDamagedError)
 
 
+def test_a_node_whose_device_no_verdict_covers_says_so_by_its_name(tmp_path: Path) -> None:
+    run = RunDirectory(testing.make_run(tmp_path / "run"))
+    (judged,) = json.loads(run.artifact_bytes(verdict.STAGE, verdict.FILE_NAME))
+    with run.step(verdict.STAGE, [run.artifact(ON_CPU.stage, ON_CPU.file)], {"on": "a GPU"}) as step:
+        step.path(verdict.FILE_NAME).write_text(json.dumps([judged | {"device": "NVIDIA H100"}]))
+    bundle = packed(run.path)
+
+    answer = Actor().open(bundle, opening(bundle_sha256=sha256_of_bytes(bundle)))
+
+    assert isinstance(answer, NotValidatedError)
+    assert answer.message.startswith(f"{platform.node()}: no verdict for artifact")
+    assert "segpipe validate RUN --hop BACKEND" in answer.hint
+    assert tempfile.gettempdir() not in str(answer), "nobody can look into a folder that is gone"
+
+
 def test_another_segpipe_on_a_node_is_named(run: Path) -> None:
     answer = Actor().open(packed(run), opening(segpipe="0.0.9"))
 
@@ -228,7 +247,7 @@ def test_a_node_that_sees_neither_images_nor_output_says_so_instead_of_calling_a
 def test_a_cluster_that_is_started_here_has_a_token_of_its_own_and_another_keeps_its(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_NUM_REDIS_GET_RETRIES", "RAY_py_gcs_connect_timeout_s"):
         monkeypatch.setenv(name, "kept")
         monkeypatch.delenv(name)
     import os

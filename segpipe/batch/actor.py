@@ -17,11 +17,13 @@ from segpipe.batch.stores import LocalStore, open_store
 from segpipe.batch.version import FILE_NAME, Output, Version
 from segpipe.batch.worker import Worker
 from segpipe.bundle import write_bundle
-from segpipe.errors import ArtifactDamagedError, InputError, SegpipeError
+from segpipe.errors import ArtifactDamagedError, InputError, NotValidatedError, SegpipeError
 from segpipe.predicting.job import Job
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.runtime.segmenter import Segmenter
+
+_JUDGE = "run `segpipe validate RUN --hop BACKEND` there, on what this command was given, or name another --backend"
 
 
 @dataclass(frozen=True)
@@ -107,5 +109,11 @@ def _unseen(what: str) -> InputError:
 
 
 def _from(error: SegpipeError) -> SegpipeError:
-    """The same error, with its node; causes stay here, which may be of types that nobody else can read."""
-    return type(error)(f"{platform.node()}: {error.message}", hint=error.hint)
+    """The same error, with its node; causes stay here, which may be of types that nobody else can read.
+
+    Where the bundle was unpacked is of no use to anybody: the folder is gone.
+    """
+    message, _, _ = error.message.partition(f" in {tempfile.gettempdir()}/")
+    return type(error)(
+        f"{platform.node()}: {message}", hint=_JUDGE if isinstance(error, NotValidatedError) else error.hint
+    )

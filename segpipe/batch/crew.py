@@ -10,10 +10,9 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from segpipe.batch.actor import Opening, packed
+from segpipe.batch.actor import Opening
 from segpipe.batch.cluster import Size
 from segpipe.batch.hands import EndedError, Hand, Hands
 from segpipe.batch.index import Row
@@ -50,8 +49,7 @@ class _Task:
 class ManyHands:
     """A crew. The first process that opens the bundle says which version all are of: others are refused."""
 
-    def __init__(self, hands: Hands, run: Path, opening: Opening, size: Size) -> None:
-        bundle = packed(run)
+    def __init__(self, hands: Hands, bundle: bytes, opening: Opening, size: Size) -> None:
         self._opening = replace(opening, bundle_sha256=sha256_of_bytes(bundle))
         self._hands, self._bundle, self._size = hands, hands.share(bundle), size
         self._starting: dict[Any, Hand] = {}

@@ -27,7 +27,7 @@ from segpipe.batch.cluster import LOCAL, Size
 from segpipe.batch.hands import EndedError
 from segpipe.errors import BackendError, InputError
 
-_STORE_BYTES = 100 << 20  # of a cluster that is started here: the bundle alone lies in it
+_STORE_BYTES = 100 << 20  # of a cluster that is started here, beside the bundle, which alone is large
 _ANSWER_S = 10.0  # for a node to take a connection
 _ENDED = (
     ActorUnschedulableError, NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError,
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def connected(size: Size) -> Iterator["RayHands"]:
+def connected(size: Size, bundle_bytes: int) -> Iterator["RayHands"]:
     """Actors of the cluster at the address. Call `prepare` before this module is imported."""
     with contextlib.ExitStack() as ending:
         options: dict[str, Any] = {"address": size.address}
@@ -46,8 +46,8 @@ def connected(size: Size) -> Iterator["RayHands"]:
             folder = tempfile.mkdtemp(prefix="segpipe-ray-", dir="/tmp")
             ending.callback(shutil.rmtree, folder, ignore_errors=True)
             options |= {
-                "num_cpus": size.actors, "include_dashboard": False, "object_store_memory": _STORE_BYTES,
-                "_temp_dir": folder,
+                "num_cpus": size.actors, "include_dashboard": False, "_temp_dir": folder,
+                "object_store_memory": _STORE_BYTES + 2 * bundle_bytes,
             }  # fmt: skip
         else:
             _require_answer(size.address)

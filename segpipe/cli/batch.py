@@ -126,10 +126,12 @@ def segment(
 
 def _many(ending: ExitStack, run: Path, opening: "Opening", size: "Size") -> "tuple[Crew, Version]":
     """A crew that has opened the bundle, and what it opened."""
+    from segpipe.batch.actor import packed
     from segpipe.batch.cluster import prepare
     from segpipe.batch.crew import ManyHands
     from segpipe.batch.hands import Hands, LocalHands
 
+    bundle = packed(run)
     hands: Hands = LocalHands()
     if size.address:
         prepare(size)
@@ -137,8 +139,8 @@ def _many(ending: ExitStack, run: Path, opening: "Opening", size: "Size") -> "tu
             from segpipe.batch.on_ray import connected
         except ModuleNotFoundError as error:
             raise _missing(error) from None
-        hands = ending.enter_context(connected(size))
-    crew = ending.enter_context(closing(ManyHands(hands, run, opening, size)))
+        hands = ending.enter_context(connected(size, len(bundle)))
+    crew = ending.enter_context(closing(ManyHands(hands, bundle, opening, size)))
     return crew, crew.version()
 
 

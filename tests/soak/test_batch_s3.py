@@ -14,6 +14,11 @@ from typing import ClassVar
 import pytest
 
 from segpipe import testing
+from segpipe.batch import signs
+from segpipe.batch.alone import alone
+from segpipe.batch.items import WHOLE
+from segpipe.batch.stores import open_store
+from segpipe.errors import InputError
 from segpipe.media.images import write_image
 from tests.children import child
 from tests.using import Ended, make_images, segpipe
@@ -162,3 +167,24 @@ def test_a_bucket_that_is_not_there_is_one_line(run: Path, moto: str, tmp_path: 
 
     assert ended.returncode == 1
     assert ended.stderr.count(b"NO_SUCH_BUCKET") == 1
+
+
+def test_a_second_driver_on_a_bucket_is_refused_and_the_next_one_is_not(
+    moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded(moto, "drivers", make_images(tmp_path / "in", 1))
+    for name, value in on(moto).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(signs, "_BEAT_S", 0.1)
+    store = open_store("s3://drivers-out/to/version")
+
+    with (
+        alone(store, WHOLE),
+        pytest.raises(InputError, match="is being filled by another segpipe"),
+        alone(store, WHOLE),
+    ):
+        pass
+    with alone(store, WHOLE):
+        assert [entry.name for entry in store.entries()] == ["alive/1of1.json"]
+
+    assert [*store.entries()] == []
