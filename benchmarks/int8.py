@@ -109,9 +109,13 @@ def _drop(run: RunDirectory) -> str:
     return "; ".join(f"{name}: {line}" for name, line in lines.items() if line) or "-"
 
 
-def measured(case: Case, rounds: int) -> dict[str, tuple[float, float, float]]:
-    """Lower quartile, median and upper quartile in ms, turn by turn. On one thread other work does not count."""
-    calls = {way: _opened(way.partition(" ")[0], graph, case.contract) for way, graph in case.graphs.items()}
+def measured(
+    case: Case, rounds: int, backend: Callable[[str], str] = lambda way: way.partition(" ")[0]
+) -> dict[str, tuple[float, float, float]]:
+    """Lower quartile, median and upper quartile in ms, turn by turn. On one thread other work does not count.
+
+    `backend`: which one runs a graph, by what the case calls it."""
+    calls = {way: _opened(backend(way), graph, case.contract) for way, graph in case.graphs.items()}
     times: dict[str, list[float]] = {way: [] for way in calls}
     for turn in range(rounds + 2):
         for way, call in calls.items():

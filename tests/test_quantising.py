@@ -13,13 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from segpipe.errors import DataError, ExportError
 from segpipe.runtime.backends.session import open_session
 from stages.data.choosing import spread
+from stages.export.int8_search import not_for_engines
 from stages.graphs.calibrating import Span, spans
 from stages.graphs.folding import fold
 from stages.graphs.halving import half_suffix, to_half
 from stages.graphs.int8_alone import noise_of_layers
 from stages.graphs.int8_layers import is_quantised, layers_of, residuals
 from stages.graphs.int8_ranking import noise_db, ranked
-from stages.graphs.quantising import FP8, LEAST_SCALE, quantised
+from stages.graphs.quantising import FP8, INT8, LEAST_SCALE, EightBits, quantised
 from stages.graphs.quantising_cpu import quantised_for_cpu
 from stages.graphs.reading import check, to_bytes
 from stages.graphs.rounding import rounded
@@ -29,6 +30,8 @@ from stages.measuring.bootstrap import LEAST, Pairs
 from tests import tiny_graphs as tiny
 
 RELU = helper.make_node("Relu", ["a"], ["b"], name="relu")
+CLIP = helper.make_node("Clip", ["a", "low", "high"], ["b"], name="clip")
+BOUNDS = [numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0), ("high", 6))]
 EIGHT_BITS = 0.05
 """Relative error that two layers of 8 bits stay below on noise; a wrong scale gives ten times as much."""
 E4M3 = 0.1
@@ -53,6 +56,13 @@ def branched(opset: int = 18) -> onnx.ModelProto:
         tiny.weights("w3", 4, 8, 3, 3, scale=0.2, seed=3),
     ]
     return tiny.graph(nodes, weights, opset=opset)
+
+
+def bounded(bound: onnx.NodeProto) -> onnx.ModelProto:
+    """Two convolutions, the second of which alone reads what is bounded."""
+    weights = [tiny.weights("w1", 8, 3, 3, 3, scale=0.3), tiny.weights("w2", 4, 8, 3, 3, scale=0.2, seed=1)]
+    nodes = [tiny.conv("image", "w1", "a"), bound, tiny.conv("b", "w2", "logits")]
+    return tiny.graph(nodes, [*weights, *(BOUNDS if bound is CLIP else ())], opset=19)
 
 
 def frames(count: int = 4) -> Iterator[np.ndarray]:
@@ -130,21 +140,22 @@ def test_engines_get_symmetric_int8_on_the_fp16_graph_and_depthwise_layers_in_fp
     assert error(model, rounded(narrow)) < EIGHT_BITS
 
 
-@pytest.mark.parametrize("halved", [True, False])
-def test_fp8_is_e4m3_with_scales_of_what_lies_around_it(halved: bool) -> None:
-    model = branched()
-    suffix = half_suffix(element_types(model)) if halved else ""
-    narrow = quantised(to_half(model, set()) if halved else model, ranges(model), {"a", "e"}, suffix, FP8).model
+@pytest.mark.parametrize("bound", [RELU, CLIP], ids=["relu", "clip"])
+def test_fp8_is_e4m3_on_the_fp16_graph_and_what_runs_for_it_here_keeps_its_bounds(bound: onnx.NodeProto) -> None:
+    model = branched(bound=bound)
+    narrow = quantised(
+        to_half(model, set()), ranges(model), {"a", "c", "e"}, half_suffix(element_types(model)), FP8
+    ).model
     check(narrow, "it")
     pairs = [node for node in narrow.graph.node if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
     kinds = {tensor.name: tensor.data_type for tensor in narrow.graph.initializer}
 
     assert opset_of(narrow) >= 19
     assert {kinds[node.input[2]] for node in pairs} == {TensorProto.FLOAT8E4M3FN}
-    assert {kinds[node.input[1]] for node in pairs} == {TensorProto.FLOAT16 if halved else TensorProto.FLOAT}
+    assert {kinds[node.input[1]] for node in pairs} == {TensorProto.FLOAT16}
     assert not any(stored(narrow)[node.input[2]].astype(np.float32).any() for node in pairs)
-    assert error(model, rounded(narrow) if halved else narrow) < E4M3
-    assert set(noise_of_layers(model, narrow, next(frames()))) == {"a", "e"}
+    assert error(model, rounded(narrow)) < E4M3
+    assert set(noise_of_layers(model, narrow, next(frames()))) == {"a", "logits"}
 
 
 def test_cpus_get_u8_with_weights_of_seven_bits_and_kept_layers_stay_floats() -> None:
@@ -207,13 +218,28 @@ def test_channels_too_quiet_for_an_fp16_scale_get_the_least_one_and_are_counted(
     assert np.isfinite(scales).all()
 
 
+@pytest.mark.parametrize(("largest", "too_quiet"), [(1e-6, [INT8, FP8]), (1e-3, [INT8]), (0.1, [])])
+def test_engines_leave_layers_in_fp16_of_whose_input_its_scales_leave_nothing(
+    largest: float, too_quiet: list[EightBits]
+) -> None:
+    model = branched()
+    seen = ranges(model) | {"d": Span(-largest, 0.0)}
+
+    found = {bits.name: not_for_engines(layers_of(model), seen, bits) for bits in (INT8, FP8)}
+
+    assert [bits for bits in (INT8, FP8) if "too small for a scale" in found[bits.name].get("e", "")] == too_quiet
+    assert all(set(kept) - {"e"} == {"c"} for kept in found.values())
+
+
 def test_the_layer_that_8_bits_hurt_most_ranks_lowest() -> None:
     model = branched()
     values = numpy_helper.to_array(model.graph.initializer[2]).copy()
     values[:, 0] *= 1000  # the same channels hold next to nothing else
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(values, "w2"))
 
-    found = ranked(model, layers_of(model), ranges(model), [next(frames())])
+    seen = ranges(model)
+
+    found = ranked(model, layers_of(model), lambda node: quantised(model, seen, {node}).model, [next(frames())])
 
     assert list(found) == ["a", "c", "e", "logits"]
     assert min(found.values()) < max(found.values())

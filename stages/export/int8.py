@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,7 +21,7 @@ from stages.config.root import Config
 from stages.console_bars import counted
 from stages.export.calibration import Frames
 from stages.export.int8_page import page
-from stages.export.int8_search import Choice, Graphs, Made, Search
+from stages.export.int8_search import Choice, Graphs, Made, Search, not_for_engines
 from stages.export.int8_trial import Bench
 from stages.graphs.calibrating import Span, spans, trained_spans
 from stages.graphs.int8_layers import Layer, is_quantised, layers_of
@@ -32,7 +33,6 @@ from stages.results.quantisation import FILE_NAME, PAGE_NAME, CalibrationFrames,
 
 _AUTO = "auto"
 _PROBED = 2  # calibration frames that layers are ranked on
-_DEPTHWISE = "depthwise: an engine in 8 bits would be larger and no faster"
 _FORM = form(ExportError)
 
 _log = logging.getLogger(__name__)
@@ -99,13 +99,13 @@ class _Work:
         noise = self._ranked(INT8, known)
         search = self.search
         self.made[INT8_CPU_GRAPH] = search.best("INT8 for CPUs", search.for_cpu, self.fixed, noise)
-        self.made[INT8_GRAPH] = search.best("INT8", search.for_engines(INT8), self._for_engines(), noise)
+        self.made[INT8_GRAPH] = search.best("INT8", search.for_engines(INT8), self._not_for_engines(INT8), noise)
 
     def make_fp8(self) -> None:
         """For engines alone."""
         known = {layer.node: layer.fp8_noise_db for layer in self.last.layers} if self.last else {}
         noise = self._ranked(FP8, known)
-        self.made[FP8_GRAPH] = self.search.best("FP8", self.search.for_engines(FP8), self._for_engines(), noise)
+        self.made[FP8_GRAPH] = self.search.best("FP8", self.search.for_engines(FP8), self._not_for_engines(FP8), noise)
 
     def told(self, layer: Layer) -> QuantisedLayer:
         """What became of one layer."""
@@ -126,15 +126,16 @@ class _Work:
     def _why(self, graph: str, layer: Layer) -> str:
         return self.made[graph].kept.get(layer.name, "") if graph in self.made else ""
 
-    def _for_engines(self) -> Choice:
-        return {layer.name: _DEPTHWISE for layer in self.search.layers if layer.depthwise} | dict(self.fixed)
+    def _not_for_engines(self, bits: EightBits) -> Choice:
+        return {**not_for_engines(self.search.layers, self.search.ranges, bits), **self.fixed}
 
     def _ranked(self, bits: EightBits, known: Mapping[str, float | None]) -> dict[str, float]:
         """Decibels of each layer that is asked about, the known ones without work."""
         held = {name: db for name, db in known.items() if db is not None}
         new = [layer for layer in self.asked if layer.name not in held]
         shown = counted(f"ranking layers in {bits.name}", new, len(new))
-        found = {**held, **ranked(self.search.graphs.full, shown, self.search.ranges, self.search.probe, bits)}
+        search = self.search
+        found = {**held, **ranked(search.graphs.full, shown, partial(search.alone, bits=bits), search.probe)}
         self.noise[bits.name] = {layer.name: found[layer.name] for layer in self.asked}
         return self.noise[bits.name]
 

@@ -13,7 +13,7 @@ from stages.graphs.calibrating import Span
 from stages.graphs.halving import half_suffix
 from stages.graphs.int8_layers import Layer
 from stages.graphs.int8_ranking import ENOUGH_DB, answers, noise_db
-from stages.graphs.quantising import EightBits, Written, at_opset, quantised
+from stages.graphs.quantising import FP8, EightBits, Written, at_opset, quantised
 from stages.graphs.quantising_cpu import LEAST_OPSET, quantised_for_cpu
 from stages.graphs.reading import check, to_bytes
 from stages.graphs.rounding import rounded
@@ -21,6 +21,9 @@ from stages.graphs.types import element_types
 from stages.results.quantisation import QuantisedGraph
 
 _log = logging.getLogger(__name__)
+
+_DEPTHWISE = "depthwise: an engine in 8 bits would be larger and no faster"
+_QUIET = "its input is too small for a scale in FP16"
 
 Choice = Mapping[str, str]
 """Nodes that stay in floats, and why."""
@@ -88,6 +91,13 @@ class Search:
         """By ONNX Runtime's quantiser."""
         return Written(quantised_for_cpu(at_opset(self.graphs.full, LEAST_OPSET), self.ranges, kept), {})
 
+    def alone(self, node: str, bits: EightBits) -> onnx.ModelProto:
+        """The network with one layer in 8 bits: INT8 in FP32, FP8 as engines have it, which alone is run truthfully."""
+        if bits is FP8:
+            others = {layer.name for layer in self.layers} - {node}
+            return _runnable(self.for_engines(bits)(others).model)
+        return quantised(self.graphs.full, self.ranges, {node}, bits=bits).model
+
     def for_engines(self, bits: EightBits) -> Write:
         """On the FP16 graph, without its FP32 islands."""
         suffix = half_suffix(element_types(self.graphs.full))
@@ -104,6 +114,13 @@ class Search:
             _log.warning("export: %s does not hold for this network: %s", name, ", ".join(trials[-1].failed))
         noise = noise_db(answers(self.graphs.full, self.probe), answers(runnable, self.probe))
         return Made(written.model, kept, tuple(trials), noise, written.quiet)
+
+
+def not_for_engines(layers: Sequence[Layer], ranges: Mapping[str, Span], bits: EightBits) -> dict[str, str]:
+    """Layers that engines compute in FP16 whatever they would cost in 8 bits, and why."""
+    held = [layer for layer in layers if layer.source in ranges]
+    quiet = {layer.name: _QUIET for layer in held if bits.is_too_quiet(ranges[layer.source])}
+    return quiet | {layer.name: _DEPTHWISE for layer in layers if layer.depthwise}
 
 
 def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:

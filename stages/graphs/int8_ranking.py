@@ -1,15 +1,13 @@
 """What each layer costs in 8 bits: the signal to noise of the network's scores with that layer alone quantised."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from stages.graphs.calibrating import Span
 from stages.graphs.int8_layers import Layer
-from stages.graphs.quantising import INT8, EightBits, quantised
 from stages.graphs.running import opened
 from stages.graphs.types import at_own_batch
 
@@ -21,16 +19,12 @@ _SILENCE_DB = 99.0
 def ranked(
     model: onnx.ModelProto,
     layers: Iterable[Layer],
-    spans: Mapping[str, Span],
+    alone: Callable[[str], onnx.ModelProto],
     frames: Sequence[NDArray[Any]],
-    bits: EightBits = INT8,
 ) -> dict[str, float]:
-    """Decibels of the worst frame, by node, in the order given. One small change of the graph a layer."""
+    """Decibels of the worst frame, by node, in the order given. `alone` gives the graph with that layer in 8 bits."""
     expected = answers(model, frames)
-    return {
-        layer.name: noise_db(expected, answers(quantised(model, spans, {layer.name}, bits=bits).model, frames))
-        for layer in layers
-    }
+    return {layer.name: noise_db(expected, answers(alone(layer.name), frames)) for layer in layers}
 
 
 def answers(model: onnx.ModelProto, frames: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:

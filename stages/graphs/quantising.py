@@ -32,6 +32,12 @@ class EightBits:
     largest: float
     kind: int
     """TensorProto's."""
+    needed: float
+    """How many of the least FP16 scales a tensor must reach to keep its digits."""
+
+    def is_too_quiet(self, span: Span) -> bool:
+        """Whether so little is left of a tensor behind an FP16 scale that its layer is better off in floats."""
+        return span.largest < self.needed * LEAST_SCALE
 
     def narrow(self, steps: NDArray[np.float32], name: str) -> TensorProto:
         """Numbers in units of their scale, rounded to what the format holds."""
@@ -42,8 +48,8 @@ class EightBits:
         return helper.make_tensor(name, self.kind, held.shape, held.tobytes(), raw=True)
 
 
-INT8 = EightBits("INT8", 127.0, TensorProto.INT8)
-FP8 = EightBits("FP8", 448.0, TensorProto.FLOAT8E4M3FN)
+INT8 = EightBits("INT8", 127.0, TensorProto.INT8, 127.0)
+FP8 = EightBits("FP8", 448.0, TensorProto.FLOAT8E4M3FN, 1.0)
 """E4M3: steps that grow with the number, so a wide range costs it less than INT8, and a narrow one more."""
 
 
@@ -168,9 +174,10 @@ class _Writer:
         if name not in self._weights:
             tensor = self._stored[name]
             values = numpy_helper.to_array(tensor).astype(np.float32)
-            wanted = per_channel(values, layer.axis) / np.float32(self.bits.largest)
-            scale = self._scale(wanted, tensor.data_type)
-            if scale.dtype == np.float16 and (quiet := int(((wanted > 0) & (wanted < LEAST_SCALE)).sum())):
+            largest = per_channel(values, layer.axis)
+            scale = self._scale(largest / np.float32(self.bits.largest), tensor.data_type)
+            quiet = int(((largest > 0) & (largest < self.bits.needed * LEAST_SCALE)).sum())
+            if scale.dtype == np.float16 and quiet:
                 self.quiet[layer.name] = quiet
             steps = values / along(scale.astype(np.float32), layer.axis, values.ndim)
             ends = [f"{name} scale", f"{name} zero"]

@@ -5,17 +5,21 @@ hide. Here each node that does arithmetic is followed by an explicit cast to FP1
 what overflows becomes Inf, what is too small becomes 0. It is how a GPU computes with FP32 accumulators.
 """
 
+from collections.abc import Set
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from stages.graphs.types import element_types
 
-_EXACT = {
-    *("Relu", "Concat", "Reshape", "Transpose", "Slice", "Gather", "Flatten", "Squeeze", "Unsqueeze", "Identity"),
-    *("MaxPool", "Max", "Min", "Clip", "Pad", "Expand", "Split", "Tile", "Neg", "Abs", "Where", "DepthToSpace"),
-    *("SpaceToDepth", "ReduceMax", "ReduceMin", "GatherElements", "ConstantOfShape", "Constant"),
-}
+_EXACT = frozenset(
+    {
+        *("Relu", "Concat", "Reshape", "Transpose", "Slice", "Gather", "Flatten", "Squeeze", "Unsqueeze", "Identity"),
+        *("MaxPool", "Max", "Min", "Clip", "Pad", "Expand", "Split", "Tile", "Neg", "Abs", "Where", "DepthToSpace"),
+        *("SpaceToDepth", "ReduceMax", "ReduceMin", "GatherElements", "ConstantOfShape", "Constant"),
+    }
+)
 """Operators that only move or choose numbers: rounded inputs give rounded outputs."""
 
 
@@ -28,8 +32,11 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.initializer.extend(_widened(tensor) for tensor in model.graph.initializer)
     halves = [value.name for value in model.graph.input if types[value.name] == TensorProto.FLOAT16]
     graph.node.extend(_cast(name, wide_name(name), TensorProto.FLOAT) for name in halves)
+    fp8 = TensorProto.FLOAT8E4M3FN in types.values()
+    # ONNX Runtime merges Relu and Clip into FP8's quantisers, and then computes wrong
+    exact = frozenset() if fp8 else _EXACT
     for node in model.graph.node:
-        graph.node.extend(_rounded_node(node, types))
+        graph.node.extend(_rounded_node(node, types, exact))
     for value in model.graph.output:
         if types[value.name] == TensorProto.FLOAT16:
             graph.node.append(_cast(wide_name(value.name), value.name, TensorProto.FLOAT16))
@@ -39,7 +46,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     return wide
 
 
-def _rounded_node(node: NodeProto, types: dict[str, int]) -> list[NodeProto]:
+def _rounded_node(node: NodeProto, types: dict[str, int], exact: Set[str]) -> list[NodeProto]:
     """The node on FP32 tensors, then the rounding of what was FP16."""
     copy = NodeProto()
     copy.CopyFrom(node)
@@ -51,7 +58,7 @@ def _rounded_node(node: NodeProto, types: dict[str, int]) -> list[NodeProto]:
             attribute.i = TensorProto.FLOAT
         elif attribute.type == onnx.AttributeProto.TENSOR:
             attribute.t.CopyFrom(_widened(attribute.t))
-    if node.op_type in _EXACT:
+    if node.op_type in exact:
         return [copy]
     after = []
     for index, name in enumerate(node.output):

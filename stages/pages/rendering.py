@@ -47,7 +47,10 @@ def render(template: str, links: tuple[Link, ...] = (), *, autoescape: bool = Tr
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
-    return _NONE if value is None else format(value, form)
+    if value is None:
+        return _NONE
+    text = format(value, form)
+    return text if any(digit in text for digit in "123456789") else text.removeprefix("-")  # no -0.0000
 
 
 def _share(value: float | None, form: str = ".3%") -> str:
