@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from segpipe.artifacts import FP8_GRAPH, INT8_CPU_GRAPH, INT8_GRAPH
 from segpipe.rundir.directory import RunDirectory
+from stages.export.int8_page import page
 from stages.report import write_comparison, write_report
+from stages.results.quantisation import CalibrationFrames, Quantisation, QuantisedGraph, QuantisedLayer, TriedGraph
 from tests.children import PATIENCE_S
 from tests.old_runs import unpack
 from tests.trained import replace_output
@@ -49,8 +52,37 @@ def of_runs(run: Path, out: Path) -> dict[str, str]:
         "report-30": write_report(runs[2]),
         "gate": runs[0].artifact("validate", "gate.html"),
         "comparison": write_comparison(runs, out / "comparison.html"),
+        "quantisation": quantisation(out / "quantisation.html"),
     }
     return {name: path.resolve().as_uri() for name, path in paths.items()}
+
+
+def quantisation(path: Path) -> Path:
+    """Of a network that nobody has: long names, layers that are kept, and one without a range."""
+    layers = [
+        QuantisedLayer(
+            node=f"/encoder/layer{number}/conv/Conv", module=f"encoder.layer{number}.conv", operator="Conv",
+            input_range=(-number / 3, 2.0 * number) if number else None, noise_db=60.0 - 3 * number,
+            fp8_noise_db=40.0 - 2 * number, kept_for_cpus="23.4 dB alone" if number > 11 else "",
+            kept_for_engines="depthwise" if number > 11 else "", kept_for_fp8="named" if number > 11 else "",
+            quiet_channels=number % 3,
+        )
+        for number in range(14)
+    ]  # fmt: skip
+    tried = TriedGraph(kept=2, agreement=0.9991, worst_image=0.987, miou_drop_upper=0.012, failed=("miou_drop",))
+    graph = QuantisedGraph(kept=2, noise_db=31.2, trials=(tried, tried.model_copy(update={"failed": ()})))
+    graphs = dict.fromkeys((INT8_CPU_GRAPH, INT8_GRAPH, FP8_GRAPH), graph)
+    made = Quantisation(
+        way="ptq",
+        calibration="minmax",
+        basis="",
+        graphs=graphs,
+        layers=tuple(layers),
+        frames=CalibrationFrames(split="train", calibrated=48, tried=24),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page(made))
+    return path
 
 
 def of_the_documentation() -> dict[str, str]:
