@@ -97,6 +97,8 @@ def test_accept_chooses_what_is_made_of_the_result(served: Served, result: Any) 
         ("image/png;q=nan, ;;=;q", None),
         ("image", None),
         ("*/*;q=9", None),
+        ("a/b," * 63 + "image/png", "image/png"),
+        ("a/b," * 64 + "image/png", None),
     ],
 )
 def test_accept_is_read_as_http_has_it(accept: str, name: str | None) -> None:

@@ -189,6 +189,33 @@ def test_slow_clients_are_let_go(slow: Callable[[bytes], bytes]) -> None:
     assert b"4 bytes came in" in late
 
 
+SMALL_BUFFERS = f"""
+import socket
+from segpipe.serving import protocol
+
+def connection_made(self, transport, whole=protocol.Protocol.connection_made):
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, {1 << 16})
+    whole(self, transport)
+
+protocol._READING_S, protocol.Protocol.connection_made = 0.3, connection_made
+"""
+
+
+def test_an_answer_that_nobody_reads_is_given_up(run: Path) -> None:
+    body = encoded(np.zeros((1500, 1500, 3), np.uint8))
+    asked = HEAD + b"accept: application/octet-stream\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    with serving(run, before=SMALL_BUFFERS) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        connection.settimeout(PATIENCE_S)
+        connection.connect((server.host, server.port))
+        connection.sendall(asked)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+        wait_until(lambda: is_alone(server))
+
+        assert server.segment(picture()).status == 200
+
+
 FEW_FILES = """
 import resource
 from segpipe.serving import protocol

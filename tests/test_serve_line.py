@@ -188,8 +188,28 @@ def test_bodies_together_are_bounded_and_let_go() -> None:
     assert sent == [429, 200, 200]
 
 
+def test_who_finds_no_room_is_refused_before_the_body_is_read() -> None:
+    sent: list[Any] = []
+
+    async def refused(line: Line) -> None:
+        guard = Guard(nobody, Limits(), Metrics(), lambda: "", line.require_room)
+        await guard(scope(), nobody, note)
+
+    async def nobody(*_: Any) -> Any:
+        raise AssertionError("nobody is asked for anything more")
+
+    async def note(message: Any) -> None:
+        sent.append(message)
+
+    with_a_busy_line(0, refused)
+
+    assert sent[0]["status"] == 429
+    assert int(dict(sent[0]["headers"])[b"retry-after"]) >= 1
+    assert b"0 pictures wait already" in sent[1]["body"]
+
+
 def scope() -> dict[str, Any]:
-    return {"type": "http", "path": "/segment", "headers": []}
+    return {"type": "http", "method": "POST", "path": "/segment", "headers": []}
 
 
 def body(size_bytes: int) -> Any:

@@ -1,7 +1,6 @@
 """What POST /segment answers: the kinds that its Accept header chooses among, each made of a Result."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from segpipe.result import Result
 Make = Callable[[Result, NDArray[Any]], bytes]
 """From the result, and the frame that it was made of, to a body."""
 _SHOW = "show"
+_MOST_ENTRIES = 64  # of Accept that are looked at; browsers send ten
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Kind:
 
 def chosen(accept: str) -> Kind | None:
     """The kind that is wanted most; None where nothing here is acceptable. Of equals the first one named."""
-    wanted = sorted(map(_range, (accept or "*/*").split(",")), key=lambda found: -found[0])
+    entries = (accept or "*/*").split(",", _MOST_ENTRIES)[:_MOST_ENTRIES]
+    wanted = sorted(map(_range, entries), key=lambda found: -found[0])
     kinds = (_matching(media_type, show) for q, media_type, show in wanted if q > 0)
     return next((kind for kind in kinds if kind), None)
 
@@ -54,8 +55,11 @@ def _range(text: str) -> tuple[float, str, str]:
 
 def _matching(media_type: str, show: str) -> Kind | None:
     """A star stands for anything; without `show` a type is the one of its kinds that shows nothing in particular."""
-    pattern = ".*" if media_type == "*/*" else re.escape(media_type).replace(r"/\*", "/.*")
-    return next((kind for kind in KINDS if kind.show == show and re.fullmatch(pattern, kind.media_type)), None)
+    for kind in KINDS:
+        ranges = (kind.media_type, f"{kind.media_type.partition('/')[0]}/*", "*/*")
+        if kind.show == show and media_type in ranges:
+            return kind
+    return None
 
 
 def _mask(result: Result, _: NDArray[Any]) -> bytes:

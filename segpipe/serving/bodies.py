@@ -1,6 +1,8 @@
 """The picture in a request: raw bytes, or the one file of a form. Nothing of it touches a disk."""
 
+import asyncio
 import sys
+from collections.abc import AsyncGenerator
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
@@ -9,6 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 _RAW = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """Beside image/*: the last is what `curl --data-binary` says when it is told nothing."""
 _FORM = "multipart/form-data"
+_PIECE_BYTES = 1 << 20  # parsed in some milliseconds
 _WANTED = "send the bytes of one picture as image/*, application/octet-stream, or as the file of multipart/form-data"
 
 
@@ -30,9 +33,17 @@ class _InMemory(MultiPartParser):
     spool_max_size = sys.maxsize  # the guard has bounded the body: a frame in a temporary file would be a stored one
 
 
+async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
+    """Others get their turn while a large form is read."""
+    body = memoryview(await request.body())
+    for start in range(0, len(body), _PIECE_BYTES):
+        yield bytes(body[start : start + _PIECE_BYTES])
+        await asyncio.sleep(0)
+
+
 async def _of_form(request: Request) -> bytes:
     try:
-        form = await _InMemory(request.headers, request.stream(), max_files=1, max_fields=0).parse()
+        form = await _InMemory(request.headers, _pieces(request), max_files=1, max_fields=0).parse()
     except (MultiPartException, UnicodeError) as error:
         raise HTTPException(400, f"the form cannot be read: {str(error).rstrip('.')}. {_WANTED}") from None
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]

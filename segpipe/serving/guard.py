@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from segpipe.serving.line import FullError
 from segpipe.serving.metrics import Metrics
 
 Message = MutableMapping[str, Any]
@@ -19,6 +20,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
+PICTURES = "/segment"
+"""What takes a place in line, by POST."""
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})
 """Answered without the token: probes and Prometheus have none, and a page asks for it."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
@@ -47,8 +50,16 @@ class _RefusedError(Exception):
 class Guard:
     """An ASGI application around another, which gets each body whole. In one event loop."""
 
-    def __init__(self, app: App, limits: Limits, metrics: Metrics, artifact: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        app: App,
+        limits: Limits,
+        metrics: Metrics,
+        artifact: Callable[[], str],
+        require_room: Callable[[], None] = lambda: None,
+    ) -> None:
         self._app, self._limits, self._metrics, self._artifact = app, limits, metrics, artifact
+        self._require_room = require_room
         self._held_bytes = 0
         self.draining = False
         """Whether every answer closes its connection."""
@@ -64,6 +75,7 @@ class Guard:
         answer = _Answer(send, self._own_headers(request_id))
         try:
             self._require_token(scope["path"], headers)
+            self._require_place(scope)
             await self._read(receive, headers, body)
             await self._app(scope, _whole(b"".join(body), receive), answer)
         except _RefusedError as refused:
@@ -86,6 +98,15 @@ class Guard:
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), token):
             asked = ((b"www-authenticate", b"Bearer"),)
             raise _RefusedError(401, "the token is wanted: send the header 'Authorization: Bearer TOKEN'", asked)
+
+    def _require_place(self, scope: Message) -> None:
+        """Before the body is read: whoever is refused costs so little that those who wait get their answers."""
+        if scope["path"] == PICTURES and scope["method"] == "POST":
+            try:
+                self._require_room()
+            except FullError as full:
+                again = ((b"retry-after", str(full.retry_after_s).encode()),)
+                raise _RefusedError(429, str(full), again) from None
 
     async def _read(self, receive: Receive, headers: dict[bytes, bytes], body: list[bytes]) -> None:
         """All of the body, counted as it comes: a chunked one says no length."""

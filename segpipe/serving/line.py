@@ -18,8 +18,8 @@ _NEWEST = 0.1  # share of the newest call in the mean of their seconds
 class FullError(Exception):
     """There is no room; `retry_after_s` is about when there will be some."""
 
-    def __init__(self, retry_after_s: int) -> None:
-        super().__init__(f"come again in {retry_after_s} s")
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(f"{waiting} pictures wait already")
         self.retry_after_s = retry_after_s
 
 
@@ -55,10 +55,14 @@ class Line:
         """In line, before any thread."""
         return max(0, self.inside - self.workers)
 
+    def require_room(self) -> None:
+        """Raise where nothing further may wait."""
+        if self.inside >= self.workers + self.queue:
+            raise FullError(self.queue, max(1, math.ceil(self.inside * self._mean_s / self.workers)))
+
     async def run(self, work: Callable[[], T], left: Callable[[], Awaitable[object]]) -> T:
         """The work's answer. `left` comes back when the client has gone: work that has not begun is dropped then."""
-        if self.inside >= self.workers + self.queue:
-            raise FullError(max(1, math.ceil(self.inside * self._mean_s / self.workers)))
+        self.require_room()
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         job = _Job(work, answer)
         self._begin(job)

@@ -1,6 +1,6 @@
-"""Protocol: what uvicorn's leaves open. Who sends no whole head, or comes when files run out, is let go.
+"""Protocol: what uvicorn's leaves open. An answer leaves in one piece.
 
-And an answer leaves in one piece.
+Who sends no whole head, reads no answer, or comes when files run out, is let go.
 """
 
 import asyncio
@@ -12,6 +12,8 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _HEAD_S = 10.0  # for all lines of a request's head to come
+_READING_S = 10.0  # between two looks at a client that takes its answer slowly
+_LEAST_BYTES_PER_S = 16 * 1024
 _RESERVED_FILES = 128  # of the process's limit, for what is not a connection: libraries, a GPU, a model that is opened
 _LEAST_CONNECTIONS = 16
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -28,6 +30,7 @@ class Protocol(H11Protocol):
     """Of one connection."""
 
     _timer: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]  # it has all of its methods
@@ -46,7 +49,33 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_looking()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """More is to be sent than the client takes: an answer that nobody reads would stay in memory."""
+        super().pause_writing()
+        self._stop_looking()
+        self._look_after(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._stop_looking()
+        super().resume_writing()
+
+    def _look_after(self, unread_bytes: int) -> None:
+        self._reading = self.loop.call_later(_READING_S, self._look, unread_bytes)
+
+    def _look(self, before_bytes: int) -> None:
+        unread_bytes = self.transport.get_write_buffer_size()
+        if before_bytes - unread_bytes < _READING_S * _LEAST_BYTES_PER_S:
+            self.transport.abort()
+        else:
+            self._look_after(unread_bytes)
+
+    def _stop_looking(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
 
     def _wait_for_head(self) -> None:
         self._timer = self.loop.call_later(_HEAD_S, self.transport.close)

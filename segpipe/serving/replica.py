@@ -31,7 +31,7 @@ class Replica:
         self._service = Service(self._models, line, metrics)
         limits = Limits(read_token(arguments.token_file) if arguments.token_file else b"", arguments.max_bytes)
         app = build_app(self._service, _NO_RELOAD)
-        self.answer = Guard(app, limits, metrics, lambda: self._models.artifact)
+        self.answer = Guard(app, limits, metrics, lambda: self._models.artifact, line.require_room)
         _log.info("ready: artifact %s", self._models.artifact[:12])
 
     def take(self, config: Any) -> None:

@@ -85,7 +85,7 @@ class _Process:
         held_bytes = settings.max_bytes * (settings.queue + self._line.workers)
         limits = Limits(token, settings.max_bytes, held_bytes)
         app = build_app(self._service, "" if token else _NO_RELOAD)
-        self._guard = Guard(app, limits, metrics, lambda: self._models.artifact)
+        self._guard = Guard(app, limits, metrics, lambda: self._models.artifact, self._line.require_room)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
 

@@ -75,8 +75,7 @@ class Service:
         try:
             made = await self.line.run(lambda: self._make(picture, kind, asked), left)
         except FullError as full:
-            wait = str(full.retry_after_s)
-            raise HTTPException(429, f"{self.line.queue} pictures wait already", {"retry-after": wait}) from None
+            raise HTTPException(429, str(full), {"retry-after": str(full.retry_after_s)}) from None
         except GoneError:
             return Response(status_code=_GONE)
         except (InputError, UnfitFrameError) as error:

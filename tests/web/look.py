@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Error, Page, Playwright, sync_playwright
 
 _ARGS = (
     "--no-sandbox",
@@ -18,7 +18,10 @@ _ARGS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
+_GPU_ARGS = (*_ARGS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+"""A processor plays the GPU, where this Chromium brings what it takes."""
 _PATIENCE_MS = 60_000
+_GPU_PICTURES = 2  # compiling for each takes long on a processor
 _FINAL = re.compile(" ms |could not|is no ")  # what the page says in the end, good or bad
 _MS = re.compile(r"([\d.]+) ms ")
 _WATCH = """() => {
@@ -46,7 +49,49 @@ def look(wanted: dict[str, Any]) -> dict[str, Any]:
             found[name] |= _shown(page, url, wanted, out)
             page.close()
         browser.close()
+        found["gpu"] = _on_gpu(playwright, wanted)
     return found
+
+
+def _on_gpu(playwright: Playwright, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Masks by WebGPU; and the device of a page whose code for the GPU does not run. `why_not` where there is none."""
+    out = Path(wanted["out"], "gpu")
+    out.mkdir(parents=True, exist_ok=True)
+    browser = playwright.chromium.launch(executable_path=wanted["chromium"], args=_GPU_ARGS)
+    try:
+        page = browser.new_page()
+        _opened(page, wanted["pages"]["file"], wanted)
+        if page.is_hidden("#device-row"):
+            return {"why_not": "this Chromium has no WebGPU"}
+        masks = []
+        for path in wanted["pictures"][:_GPU_PICTURES]:
+            said = _segmented(page, path)
+            if not said.endswith("on the GPU."):
+                return {"why_not": said}
+            masks.append(_saved(page, out))
+        _opened(page, _broken(Path(wanted["pages"]["file"].removeprefix("file://")), out), wanted)
+        return {"masks": masks, "status": [said], "fell_back_to": page.input_value("#device")}
+    except Error as error:  # a browser that cannot do it is no fault of the page's
+        return {"why_not": error.message.splitlines()[0]}
+    finally:
+        browser.close()
+
+
+def _broken(page: Path, out: Path) -> str:
+    """The address of a copy whose runtime for the GPU is none."""
+    text = re.sub(r'(id="webgpu-binary"[^>]*>)[^<]*', r"\g<1>AAAA", page.read_text())
+    copy = out / "broken.html"
+    copy.write_text(text)
+    return copy.resolve().as_uri()
+
+
+def _saved(page: Page, out: Path) -> str:
+    """The mask's file name there."""
+    with page.expect_download() as download:
+        page.click("#save-mask")
+    name = download.value.suggested_filename
+    download.value.save_as(out / name)
+    return name
 
 
 def _listened(page: Page) -> tuple[Page, dict[str, list[str]]]:
@@ -83,10 +128,7 @@ def _used(page: Page, url: str, wanted: dict[str, Any], out: Path) -> dict[str, 
         seen["status"].append(_segmented(page, path))
         if "could not" in seen["status"][-1]:
             sys.exit(f"{url}: {seen['status'][-1]}")
-        with page.expect_download() as download:
-            page.click("#save-mask")
-        download.value.save_as(out / download.value.suggested_filename)
-        seen["masks"].append(download.value.suggested_filename)
+        seen["masks"].append(_saved(page, out))
     page.evaluate(_WATCH)
     seen["large"] = _segmented(page, wanted["large"])
     seen["large_ms"], seen["blocked_ms"] = float(_MS.findall(seen["large"])[0]), page.evaluate("window.blockedMs")

@@ -261,9 +261,17 @@ async function open() {
     say("Ready.");
     document.documentElement.dataset.state = "ready";
   } catch (error) {
+    if (!boot.server && $("device").value === "webgpu") return openWithoutGpu();
     document.documentElement.dataset.state = "failed";
     say(boot.server ? `The server says: ${error.message}` : `This browser cannot open the network: ${error.message}`);
   }
+}
+
+// A GPU that is there may still not run the graph.
+function openWithoutGpu() {
+  $("device").value = "wasm";
+  $("device-row").hidden = true;
+  return open();
 }
 
 wire();
