@@ -38,6 +38,12 @@ def examine() -> list[Finding]:
         _package("Lightning", "lightning", "lightning", "pip install 'segpipe[pipeline]'"),
         _package("torch-pruning", "torch_pruning", "torch-pruning", "pip install 'segpipe[compress]' (for pruning)"),
         _package("PyAV", "av", "av", "pip install 'segpipe[video]' (for streams, cameras and H.264)"),
+        _package(
+            "faster-coco-eval",
+            "faster_coco_eval",
+            "faster-coco-eval",
+            "pip install 'segpipe[instances]' (for `segpipe evaluate` of networks for things)",
+        ),
         _package("ONNX", "onnx", "onnx", "pip install 'segpipe[pipeline]'"),
         _package("FastAPI", "fastapi", "fastapi", "pip install 'segpipe[serve]' (for `segpipe serve`)"),
         _package("PyArrow", "pyarrow", "pyarrow", "pip install 'segpipe[batch]' (for `segpipe batch`)"),

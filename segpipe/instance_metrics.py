@@ -150,14 +150,20 @@ def _entry(category: int, segmentation: Entry, area: int, box: list[int], crowd:
     return {"category_id": category, "segmentation": segmentation, "area": area, "bbox": box, "iscrowd": crowd}
 
 
-def _precision(seen: Sequence[Entry], things: Sequence[str], kind: Literal["segm", "bbox"]) -> dict[str, float]:
-    """Average precision as COCO counts it."""
+def require_counting() -> tuple[Any, Any]:
+    """The library that counts average precision, or how to get it."""
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise BackendMissingError(
             f"faster-coco-eval cannot be imported: {error}", hint="pip install 'segpipe[instances]'"
         ) from error
+    return COCO, COCOeval_faster
+
+
+def _precision(seen: Sequence[Entry], things: Sequence[str], kind: Literal["segm", "bbox"]) -> dict[str, float]:
+    """Average precision as COCO counts it."""
+    coco, evaluation = require_counting()
     categories = [{"id": number + 1, "name": name} for number, name in enumerate(things)]
     images = [
         {"id": number + 1, "height": frame["size"][0], "width": frame["size"][1]} for number, frame in enumerate(seen)
@@ -172,8 +178,8 @@ def _precision(seen: Sequence[Entry], things: Sequence[str], kind: Literal["segm
         dropped = "bbox" if kind == "segm" else "segmentation"
         for entry in frame["found"]:
             found.append({key: value for key, value in entry.items() if key != dropped} | {"image_id": image})
-    known = COCO({"info": {}, "images": images, "categories": categories, "annotations": true})
-    counted = COCOeval_faster(known, known.loadRes(found), iouType=kind, print_function=_silent, rle_iou_max_workers=1)
+    known = coco({"info": {}, "images": images, "categories": categories, "annotations": true})
+    counted = evaluation(known, known.loadRes(found), iouType=kind, print_function=_silent, rle_iou_max_workers=1)
     counted.evaluate()
     counted.accumulate()
     counted.summarize()

@@ -17,7 +17,7 @@ from segpipe.instances import Instances, crop_rle
 from segpipe.regions import compressed, run_lengths
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
-from segpipe.runtime.pasting import LONGEST_SIDE
+from segpipe.runtime.pasting import LONGEST_SIDE, pasted_canvas
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.tasks import task_of
 from tests.tiny import contract_fields
@@ -385,3 +385,43 @@ def test_a_closed_segmenter_of_things_says_so() -> None:
 
     with pytest.raises(InputError, match="closed"):
         opened(frame())
+
+
+# pasting
+
+
+@pytest.mark.parametrize("fit", ["stretch", "letterbox"])
+@pytest.mark.parametrize("size", [(128, 256), (96, 96), (64, 32), (50, 70), (33, 47), (16, 8)])
+def test_resized_masks_are_those_that_a_warp_samples(size: tuple[int, int], fit: str) -> None:
+    """At frames of sizes that cells divide and that they do not."""
+    contract = CONTRACT.model_copy(update={"fit": fit, "network_size": (64, 64)})
+    placement, rng = contract.place(*size), np.random.default_rng(0)
+    logits = rng.standard_normal((16, 16)).astype(np.float32)
+
+    for _ in range(30):
+        left, right = np.sort(rng.uniform(0, size[1], 2))
+        top, bottom = np.sort(rng.uniform(0, size[0], 2))
+        crop = pasted_canvas(logits, np.array([left, top, right, bottom]), placement)
+        rows, columns = crop.region
+        exact = _exact_on(logits, placement)[rows, columns]
+        sure = np.abs(exact) > SAMPLING
+        assert crop.mask.shape == exact.shape
+        assert (crop.mask == (exact > 0))[sure].all()
+
+
+SAMPLING = 0.15  # a warp places pixels to a 32nd of a cell, between scores that differ by up to five
+
+
+def _exact_on(scores: NDArray[np.float32], placement: Placement) -> NDArray[np.float64]:
+    """The scores at every pixel of a frame that lies anywhere on the canvas."""
+    lines = []
+    for axis in (0, 1):
+        centres = (np.arange(placement.source[axis]) + 0.5) * placement.resized[axis] / placement.source[axis]
+        centres = (centres + placement.offset[axis]) * scores.shape[axis] / placement.canvas[axis] - 0.5
+        place = centres.clip(0, scores.shape[axis] - 1)
+        first = np.floor(place).astype(int)
+        lines.append((first, np.minimum(first + 1, scores.shape[axis] - 1), place - first))
+    (top, bottom, down), (left, right, across) = lines
+    upper = scores[top][:, left] * (1 - across) + scores[top][:, right] * across
+    lower = scores[bottom][:, left] * (1 - across) + scores[bottom][:, right] * across
+    return upper * (1 - down[:, None]) + lower * down[:, None]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from segpipe.errors import BackendMissingError
 from segpipe.id_maps import Crop, things_in
 from segpipe.instances import Instances
 from segpipe.runtime.request import Outputs
@@ -237,3 +238,19 @@ def test_two_things_without_a_pixel_are_the_same() -> None:
     assert crop_iou(Crop(np.ones((2, 2), np.bool_), 0, 0), Crop(np.ones((2, 2), np.bool_), 1, 0)) == pytest.approx(
         1 / 3
     )
+
+
+def test_a_machine_that_cannot_count_precision_still_judges_things(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that deploys has no library for it."""
+
+    def missing() -> None:
+        raise BackendMissingError("not installed", hint="install it")
+
+    monkeypatch.setattr("segpipe.instance_metrics.require_counting", missing)
+    monkeypatch.setattr("segpipe.tasks.instances.require_counting", missing)
+    checks = {check.name: check for check in judged(lambda ids, reference: reference)}
+
+    assert (checks["ap_drop"].status, checks["lost_things"].status) == ("not judged", "passed")
+    assert "faster-coco-eval" in checks["ap_drop"].why_not
+    with pytest.raises(BackendMissingError):
+        task_of(CONTRACT).meter()

@@ -195,7 +195,7 @@ def contract_of(run: RunDirectory, kind: type[_Kind]) -> _Kind:
     if not isinstance(contract, kind):
         raise ContractError(
             f"{run.path} holds a network for the task '{contract.task}', wanted '{kind.task}'",
-            hint=f"open it with {_OPENED_BY[contract.task]}" if contract.task in _OPENED_BY else "",
+            hint=f"`segpipe predict` takes it, and {_OPENED_BY[contract.task]}" if contract.task in _OPENED_BY else "",
         )
     return contract
 

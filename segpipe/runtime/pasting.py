@@ -1,9 +1,13 @@
 """From a network's rows to things in the frame: boxes moved, masks sampled inside their boxes alone.
 
-A mask's crop is as large as its box: full frames for each of a hundred things never exist.
+A mask's crop is as large as its box: full frames for each of a hundred things never exist. Where a few cells are a
+whole number of pixels, those around a box are resized: four times as fast as a warp, and the same places are sampled.
 """
 
 import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -16,6 +20,9 @@ from segpipe.id_maps import Crop
 
 LONGEST_SIDE = 32000
 """Of a frame: OpenCV's warps count pixels in 16 bits."""
+
+_WORTH, _ALWAYS = 3, 4096
+"""Resizing is worth it for so many times the pixels of a box, and so many more."""
 
 _Box = NDArray[Any]
 
@@ -44,6 +51,9 @@ def require_side(placement: Placement) -> None:
 
 def pasted_canvas(logits: NDArray[Any], box: _Box, placement: Placement) -> Crop:
     """A mask hxw over the network's canvas, inside a box of the source frame: bilinear, half-pixel centres."""
+    grids = _grids(placement, logits.shape)
+    if grids is not None and (crop := _resized(logits, _touched(box, placement.source), grids)) is not None:
+        return crop
     lines = []
     for axis in (0, 1):  # height, width
         cells = logits.shape[axis] / placement.canvas[axis]
@@ -62,14 +72,71 @@ def pasted_box(logits: NDArray[Any], box: _Box, placement: Placement) -> Crop:
     return _sampled(logits, box, placement.source, (lines[0], lines[1]))
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """Of an axis: so many cells are so many pixels, and the frame begins so many pixels into the cells."""
+
+    cells: int
+    pixels: int
+    shift: int
+    length: int
+    """Of the axis, in cells."""
+
+    def around(self, start: int, end: int) -> tuple[slice, int, slice]:
+        """The whole periods of cells that these pixels are sampled from, how many pixels they make, and where among
+        them these are."""
+        first, last = (math.floor(Fraction((edge + self.shift) * self.cells, self.pixels)) for edge in (start, end))
+        low = max(first - 1, 0) // self.cells * self.cells
+        high = min(-(-(last + 2) // self.cells) * self.cells, self.length)
+        begun = low // self.cells * self.pixels - self.shift
+        return slice(low, high), (high - low) // self.cells * self.pixels, slice(start - begun, end - begun)
+
+
+@lru_cache(maxsize=64)
+def _grids(placement: Placement, shape: tuple[int, int]) -> tuple[_Grid, _Grid] | None:
+    """Both axes, where pixels and cells meet again and again."""
+    found = []
+    for axis in (0, 1):
+        source, resized, offset = placement.source[axis], placement.resized[axis], placement.offset[axis]
+        step = Fraction(resized * shape[axis], source * placement.canvas[axis])
+        shift = Fraction(offset * source, resized)
+        if shift.denominator != 1 or shape[axis] % step.numerator:
+            return None
+        found.append(_Grid(step.numerator, step.denominator, int(shift), shape[axis]))
+    return found[0], found[1]
+
+
+_Pixels = tuple[int, int, int, int]
+"""Left, top, right, bottom: the first, and the one after the last."""
+
+
+def _touched(box: _Box, size: tuple[int, int]) -> _Pixels:
+    """The pixels of the frame that a box touches."""
+    left, top = max(math.floor(box[0]), 0), max(math.floor(box[1]), 0)
+    return left, top, min(math.ceil(box[2]), size[1]), min(math.ceil(box[3]), size[0])
+
+
+def _resized(logits: NDArray[Any], touched: _Pixels, grids: tuple[_Grid, _Grid]) -> Crop | None:
+    """Where the scores are above 0; None where the cells around a small box would make far more pixels than it has."""
+    left, top, right, bottom = touched
+    if left >= right or top >= bottom:
+        return None
+    rows, tall, down = grids[0].around(top, bottom)
+    columns, wide, across = grids[1].around(left, right)
+    if tall * wide > _WORTH * (right - left) * (bottom - top) + _ALWAYS:
+        return None
+    part = np.ascontiguousarray(logits[rows, columns], np.float32)
+    values = cv2.resize(part, (wide, tall), interpolation=cv2.INTER_LINEAR)
+    return Crop(values[down, across] > 0, left, top)
+
+
 _Line = tuple[float, float]
 """Of an axis: cells for each pixel, and the cell of pixel 0."""
 
 
 def _sampled(logits: NDArray[Any], box: _Box, size: tuple[int, int], lines: tuple[_Line, _Line]) -> Crop:
     """Where the scores are above 0, at the pixels that the box touches."""
-    left, top = max(math.floor(box[0]), 0), max(math.floor(box[1]), 0)
-    right, bottom = min(math.ceil(box[2]), size[1]), min(math.ceil(box[3]), size[0])
+    left, top, right, bottom = _touched(box, size)
     if left >= right or top >= bottom:
         return Crop(np.zeros((0, 0), np.bool_), min(left, size[1]), min(top, size[0]))
     (down, first_row), (across, first_column) = lines

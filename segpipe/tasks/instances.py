@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import InstanceContract, Placement
 from segpipe.errors import BackendError, InputError
 from segpipe.id_maps import Crop
-from segpipe.instance_metrics import InstanceMeter
+from segpipe.instance_metrics import InstanceMeter, require_counting
 from segpipe.instances import Instances
 from segpipe.palette import Colours
 from segpipe.runtime.frames import Order
@@ -70,7 +70,8 @@ class InstanceTask:
         """No kernels: a hundred rows and their masks are small beside a frame."""
 
     def meter(self) -> InstanceMeter:
-        """Average precision and panoptic quality."""
+        """Average precision and panoptic quality; said before any frame where what counts them is not installed."""
+        require_counting()
         return InstanceMeter(self._contract)
 
     def _rows(self, tensors: _Tensors) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

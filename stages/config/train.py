@@ -89,7 +89,8 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the arithmetic in training; the weights stay in FP32."""
     patience: Annotated[int, Field(ge=0)] = 0
-    """Epochs without a better validation mIoU after which training stops; 0 trains to the end."""
+    """Epochs without a better validation mIoU (for things: average precision) after which training stops; 0 trains to
+    the end."""
 
     loss: Annotated[tuple[Loss, ...], Field(min_length=1)] = (CrossEntropy(kind="cross-entropy"),)
     class_weights: Literal["none", "median-frequency", "log-frequency"] | tuple[NonNegative, ...] = "none"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.errors import BackendMissingError
 from segpipe.id_maps import Crop
 from segpipe.instance_metrics import InstanceMeter
 from segpipe.instances import Instances
@@ -66,10 +67,15 @@ class ThingsComparison:
         return self._ious / self.pairs if self.pairs else None
 
     def ap_drop(self) -> float | None:
-        """How much less average precision the candidate has; None without labels, or without things in them."""
+        """How much less average precision the candidate has; None without labels, without things in them, or where
+        the library that counts is not installed: machines that only deploy may lack it."""
         if self._meters is None:
             return None
-        ours, theirs = ((figures.masks or figures.boxes)["ap"] for figures in (m.figures() for m in self._meters))
+        try:
+            found = [meter.figures() for meter in self._meters]
+        except BackendMissingError:
+            return None
+        ours, theirs = ((figures.masks or figures.boxes)["ap"] for figures in found)
         return None if np.isnan(ours) else ours - (0.0 if np.isnan(theirs) else theirs)
 
     def _match(self, reference: Instances, candidate: Instances, where: str) -> None:
