@@ -153,6 +153,18 @@ def test_a_network_for_another_task_is_refused_before_it_is_made(tmp_path: Path,
         build_for(config.model, draft_contract(config))
 
 
+def test_more_things_than_the_network_has_places_are_refused_before_training(tmp_path: Path) -> None:
+    from stages.config.draft import draft_contract
+    from stages.train.contract import contract_of, refuse_broken_promises
+
+    config = config_with(tmp_path, "task.top=3000")
+    network = build_for(config.model, draft_contract(config))
+    with pytest.raises(ConfigError, match=r"takes no frame .* out of range") as caught:
+        refuse_broken_promises(network, config, contract_of(config, network))
+
+    assert "lower [task] top" in caught.value.hint
+
+
 def test_a_network_for_things_is_none_for_masks(tmp_path: Path) -> None:
     from stages.config.draft import draft_contract
 
@@ -295,6 +307,7 @@ def refusals(run: Path, image: Path, out: Path) -> dict[str, tuple[object, ...]]
         "auto-islands": ("run", run, "--from", "export", "--auto-islands"),
         "adopt": ("adopt", run, "--set", 'model.trained="a.pth"'),
         "end-to-end": ("export", run, "--end-to-end"),
+        "compress": ("compress", run, "--macs", "0.5", "-o", out),
     }
 
 

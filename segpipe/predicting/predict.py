@@ -116,7 +116,7 @@ def _predict_image(segmenter: AnySegmenter, path: Path, job: Job) -> Predicted:
     for folder in origins:
         require_ours(_picture(job, folder, path), job.out)
     frame, mask, _ = segment(segmenter, path, content, job)
-    for folder in {OVERLAYS, COLOURS}.difference(origins):
+    for folder in {OVERLAYS, COLOURS, THINGS}.difference(origins):
         if remove_stale(stale := _picture(job, folder, path), source, job.out):
             _log.info("%s: removed, it was made of another %s", stale, path.name)
     for folder, origin in origins.items():

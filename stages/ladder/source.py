@@ -10,7 +10,7 @@ from segpipe.rundir.freshness import changed_values
 from segpipe.rundir.manifest import StageRecord
 from segpipe.verdict import STAGE as GATE
 from stages.config.file import load_config
-from stages.config.root import Config
+from stages.config.root import Config, InstancesConfig
 from stages.data import fingerprint
 from stages.data.files import require_labels
 
@@ -47,6 +47,9 @@ def source_of(path: Path, sets: list[str]) -> Source:
     run = RunDirectory(path)
     overrides = tuple(dict.fromkeys([*run.trained_with(), *sets]))
     source = Source(run, load_config(path, overrides), overrides)
+    if isinstance(source.config.task, InstancesConfig):
+        hint = "train a narrower one: [model] options = { width = 8 }"
+        raise InputError(f"{path} tells things one by one: such networks are not compressed yet", hint=hint)
     for stage in (source.origin, EXPORT, GATE):
         run.record(stage)
     _refuse_cut(source)

@@ -68,7 +68,7 @@ def refuse_broken_promises(network: nn.Module, config: Config, contract: AnyCont
     network.eval()
     frame = torch.zeros(1, contract.channels, *size)
     with torch.inference_mode():
-        answer = _answer_of_others(network, frame, config) if config.model.trained else network(frame)
+        answer = _answer(network, frame, config, contract)
     for module, mode in modes:
         module.training = mode
     name = config.model.name
@@ -125,8 +125,18 @@ def _example_size(contract: AnyContract) -> tuple[int, int]:
     return contract.network_size or (8 * contract.size_multiple, 16 * contract.size_multiple)
 
 
-def _answer_of_others(network: nn.Module, frame: Tensor, config: Config) -> object:
-    """A network that was trained elsewhere may be one for other frames than [input] says."""
+def _answer(network: nn.Module, frame: Tensor, config: Config, contract: AnyContract) -> object:
+    """A network that was trained elsewhere may be one for other frames than [input] says; one for things may have
+    fewer places than it is to pick."""
+    if isinstance(contract, InstanceContract):
+        return _answer_of_others(network, frame, config, "lower [task] top, or enlarge [input] or the crops")
+    if not config.model.trained:
+        return network(frame)
+    wanted = "set [input] height, width and channels to what it was trained with"
+    return _answer_of_others(network, frame, config, wanted)
+
+
+def _answer_of_others(network: nn.Module, frame: Tensor, config: Config, hint: str) -> object:
     try:
         return network(frame)
     except Exception as error:  # whatever somebody else's code raises
@@ -134,7 +144,7 @@ def _answer_of_others(network: nn.Module, frame: Tensor, config: Config) -> obje
         reason = (str(error).splitlines() or ["no reason given"])[0]
         raise ConfigError(
             f"[model] {config.model.name} takes no frame of {shape}: {type(error).__name__}: {reason}",
-            hint="set [input] height, width and channels to what it was trained with",
+            hint=hint,
         ) from error
 
 
