@@ -24,8 +24,15 @@ class _Segpipe:
         self._replica: Replica | None = None
 
     def __serve_build_asgi_app__(self) -> Any:
-        """Asked for before the first `reconfigure`."""
-        return self._answer
+        """Asked for before the first `reconfigure`. A function: uvicorn takes a bound method for ASGI 2."""
+
+        async def answer(scope: Message, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await _live(receive, send)
+            elif self._replica is not None:
+                await self._replica.answer(scope, receive, send)
+
+        return answer
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Once at the start, where an error keeps the replica from being; then whenever user_config changes."""
@@ -39,12 +46,6 @@ class _Segpipe:
         """Ray starts another replica in place of one that raises."""
         if self._replica is not None:
             self._replica.require_health()
-
-    async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _live(receive, send)
-        elif self._replica is not None:
-            await self._replica.answer(scope, receive, send)
 
 
 class _Metrics(Metrics):
