@@ -8,6 +8,7 @@ from segpipe.errors import ContractError
 from stages.graphs.answers import AXES
 from stages.graphs.last_activation import refuse_activation
 from stages.graphs.sorting import names_inside
+from stages.graphs.stored_tensors import refuse_unreadable
 from stages.graphs.types import dimensions
 from stages.graphs.unfit import refuse_unfit
 
@@ -25,6 +26,8 @@ def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.Model
     del graph.output[:]
     graph.output.append(output)
     _drop_unused(graph)
+    model.ClearField("training_info")
+    refuse_unreadable(model, source)
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
     given = _named(inputs, contract.input_name, f"{source}: input", "input_name")
@@ -50,7 +53,8 @@ def _named(values: "list[ValueInfoProto]", name: str, what: str, key: str) -> Va
             copy.CopyFrom(value)
             return copy
     known = ", ".join(value.name for value in values)
-    raise ContractError(f"{what} '{name}' is not in the graph", hint=f"set {key} to one of: {known}")
+    hint = f"set {key} to one of: {known}" if known else "what the contract's output needs are constants alone"
+    raise ContractError(f"{what} '{name}' is not in the graph", hint=hint)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
@@ -63,6 +67,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
             needed.update(names_inside(node))
             kept.append(node)
     nodes, weights = kept[::-1], [tensor for tensor in graph.initializer if tensor.name in needed]
+    graph.ClearField("sparse_initializer")  # no operator takes one
     inputs = [value for value in graph.input if value.name in needed]
     for field, values in (("node", nodes), ("initializer", weights), ("input", inputs)):
         copies = [type(value).FromString(value.SerializeToString()) for value in values]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
 from segpipe.errors import InputError
+from segpipe.serving.memory import free_bytes
 from stages.config.root import BuildConfig
 from stages.graphs.apart import ChildLimits, allow_memory, call_apart
 
@@ -29,7 +30,7 @@ def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int
     """One frame through ONNX Runtime: what it cannot run or end, and an answer against the contract, is refused.
 
     Returns what else looks wrong with the answer, mostly nothing."""
-    limits = ChildLimits(cpu_s=limit_s * usable_cores(), wall_s=limit_s)
+    limits = ChildLimits(limit_s * usable_cores(), limit_s, free_bytes())  # or the system ends whatever it likes
     arguments = {"graph": str(graph), "contract": contract.to_json(), "build": build.model_dump_json()}
     return call_apart(_run_once, f"{graph}, one frame of its smallest shape", limits, **arguments).decode()
 

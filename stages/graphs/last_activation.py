@@ -33,9 +33,9 @@ def refuse_activation(graph: onnx.GraphProto, contract: Contract, source: str) -
 
 def last_maker(graph: onnx.GraphProto, name: str) -> str:
     """The operator that computed the numbers of a tensor; empty for the input's or a weight's own."""
-    makers = {output: node for node in graph.node for output in node.output}
-    while node := makers.get(name):
+    makers = {output: node for node in graph.node for output in node.output if output}
+    while node := makers.pop(name, None):  # each once: nobody has looked for circles yet
         if node.op_type not in _MOVES:
             return node.op_type
-        name = node.input[0]
+        name = node.input[0] if node.input else ""
     return ""

@@ -14,6 +14,7 @@ from segpipe.cores import usable_cores
 from segpipe.errors import BackendError, InputError, UnfitFrameError
 from segpipe.processor import device_name
 from segpipe.runtime.backends.external_data import refuse_external_data
+from segpipe.runtime.backends.freed_memory import give_back
 from segpipe.runtime.preprocess import preprocess, tensor_shape
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.tasks import task_of
@@ -82,9 +83,12 @@ class Networks:
 class HostBackend:
     """Called from any thread. Frames that give tensors of one size run as a batch."""
 
-    def __init__(self, name: str, device: str, networks: Networks, contract: FrameContract) -> None:
+    def __init__(
+        self, name: str, device: str, networks: Networks, contract: FrameContract, frugal: bool = False
+    ) -> None:
         self.name, self.device = name, device
         self._networks: Networks | None = networks
+        self._frugal = frugal
         self._contract, self._task = contract, task_of(contract)
         self._own = threading.local()
         self._fixed_batch = networks.wide.fixed_batch
@@ -142,6 +146,9 @@ class HostBackend:
         for (frame, placement), part in zip(frames, tensor, strict=False):
             preprocess(frame, contract, placement, part)
         answered = self._run(network, tensor)
+        if self._frugal:
+            del tensor, part
+            give_back()
         return [
             self._task.decode({name: batch[index] for name, batch in answered.items()}, target, outputs)
             for index, target in enumerate(outputs.placed(placement) for _, placement in frames)
@@ -151,7 +158,8 @@ class HostBackend:
         """This thread's last tensor when it fits: fresh memory costs more than filling it."""
         last: NDArray[Any] | None = getattr(self._own, "tensor", None)
         if last is None or last.shape != shape:
-            last = self._own.tensor = np.empty(shape, self._contract.input_dtype)
+            last = np.empty(shape, self._contract.input_dtype)
+            self._own.tensor = None if self._frugal else last
         return last
 
 
@@ -161,7 +169,7 @@ def open_on_host(opener: LibraryOpener, artifact: bytes, contract: FrameContract
     refuse_external_data(artifact)
     networks = Networks(opener, artifact, options.threads or usable_cores())
     contract.require_same(networks.wide.contract, "the run", "the ONNX model")
-    return HostBackend(options.name, device_name(options.precision), networks, contract)
+    return HostBackend(options.name, device_name(options.precision), networks, contract, options.frugal)
 
 
 def _require_threads(threads: int) -> None:

@@ -92,9 +92,11 @@ class _Compiled:
             answers = {name: request.get_tensor(name).data.copy() for name in wanted}
         except _FAILURES as error:
             raise failed(_LIBRARY, tensors, _reason(error)) from error
-        self._idle.append(request)  # after an error it is dropped
         if self._frugal:
+            del request  # with it go its tensors
             self._compiled.release_memory()
+        else:
+            self._idle.append(request)  # after an error it is dropped
         return answers
 
     def describe(self) -> dict[str, Any]:

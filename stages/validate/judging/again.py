@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segpipe.errors import InputError
 from stages.validate.hops.hop import Answered, Hop
 from stages.validate.judging.adding import add_scores
+from stages.validate.judging.aside import set_aside
 from stages.validate.judging.checks import Measured
 
 _EXPLAINS = 0.5  # another order of the answers must leave less than this share of the flips
@@ -47,7 +48,7 @@ def answered_twice(hop: Hop, frame: NDArray[Any]) -> Repeat:
 
 def add_batch(hop: Hop, frames: Sequence[NDArray[Any]], count: int, measured: Measured) -> tuple[int, ...]:
     """A batch of so many frames beside each alone. Returns whose answers they got where that is their own of none."""
-    together = answered_by(hop, list(islice(cycle(frames), count)))
+    together = list(map(set_aside, answered_by(hop, list(islice(cycle(frames), count)))))
     alone = []
     for number, frame in enumerate(frames[:count]):
         answered = answered_by(hop, [frame])[0]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import Image, Size
 from stages.validate.judging.adding import OwnRounding, add_answer, add_scores
 from stages.validate.judging.again import Repeat, add_batch, answered_by, answered_twice
+from stages.validate.judging.aside import set_aside
 from stages.validate.judging.checks import Check, Measured, Peak, verdict_of
 from stages.validate.judging.rounding import ImageRounding, Rounding
 from stages.validate.judging.rules import ALLOWED
@@ -60,6 +61,10 @@ class Seen:
     def weight(self) -> tuple[int, int]:
         """Worst first: flips inside objects weigh more than flips at their borders."""
         return (self.flips.inside, self.flips.count)
+
+    def aside(self) -> "Seen":
+        """To be kept for long."""
+        return replace(self, reference=set_aside(self.reference), candidate=set_aside(self.candidate))
 
 
 @dataclass
@@ -211,9 +216,9 @@ def _keep_worst(state: HopState, seen: Seen) -> None:
     name, stress = seen.image.name, state.measured.stress
     if not seen.image.stress:
         if state.worst is None or seen.weight > state.worst.weight:
-            state.worst = seen
+            state.worst = seen.aside()
     elif name in {stress.non_finite_at, "" if stress.non_finite_at else stress.worst_at}:
-        state.worst_stress = seen
+        state.worst_stress = seen.aside()
 
 
 def _add_before(state: HopState, before: Answered, name: str, candidate: Answered, image: str) -> None:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import FrameContract
 from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import RESIZED, Image, resized_beforehand
+from stages.validate.judging.aside import set_aside
 
 HEARD = 0.1
 """Least share of rounding inside the network that the frame's own must be, to be told from it."""
-_Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+_Pair = tuple[NDArray[Any], NDArray[Any]]
 
 
 @dataclass
@@ -35,7 +36,8 @@ class Response:
         """Look out for the two."""
         if not image.stress and not self._tried:
             self._tried = True
-            self._first = None if resized_beforehand(contract, image.frame) is None else _pair(reference, candidate)
+            if resized_beforehand(contract, image.frame) is not None:
+                self._first = _pair(set_aside(reference), set_aside(candidate))
         elif image.stress and image.name == RESIZED and self._first is not None:
             self._compare(_pair(reference, candidate))
             self._first = None
@@ -44,8 +46,9 @@ class Response:
         assert self._first is not None
         if second is None or second[0].shape != self._first[0].shape:
             return
-        ours, theirs = (after - before for before, after in zip(self._first, second, strict=True))
-        length, own = float(ours @ ours), float(self._first[0] @ self._first[0])
+        first, second = _wide(self._first), _wide(second)
+        ours, theirs = (after - before for before, after in zip(first, second, strict=True))
+        length, own = float(ours @ ours), float(first[0] @ first[0])
         if length and own and np.isfinite(theirs).all():
             self.follows, self.moved = float(theirs @ ours) / length, float(np.sqrt(length / own))
 
@@ -58,4 +61,9 @@ def _pair(reference: Answered, candidate: Answered) -> _Pair | None:
         ours, theirs = reference.kept.values, reference.kept.of_candidate(theirs)
     if ours is None or theirs is None or ours.shape != theirs.shape:
         return None
-    return ours.reshape(-1).astype(np.float64), theirs.reshape(-1).astype(np.float64)
+    return ours, theirs
+
+
+def _wide(pair: _Pair) -> _Pair:
+    ours, theirs = (scores.reshape(-1).astype(np.float64) for scores in pair)
+    return ours, theirs
