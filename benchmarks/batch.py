@@ -1,6 +1,8 @@
 """`segpipe batch` killed at random moments, and how long it takes to see that a hundred thousand images are done.
 
     python -m benchmarks.batch kills --kills 50
+    python -m benchmarks.batch nodes --kills 50             # on a Ray cluster: benchmarks/batch_nodes.py
+    python -m benchmarks.batch pair --run RUN --images 500  # beside `predict`: benchmarks/batch_pair.py
     python -m benchmarks.batch resume --images 100000
 
 Each prints rows of a table in benchmarks/results/batch.md.
@@ -18,6 +20,8 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+from benchmarks.batch_nodes import node_kills
+from benchmarks.batch_pair import pair
 from segpipe import testing
 from segpipe.batch.driver import Here, Request, predict_batch
 from segpipe.batch.index import Files, Log, Row
@@ -132,13 +136,18 @@ def _unseen(total: int) -> nullcontext[Advance]:
 def main() -> None:
     """Do one of both in a folder that goes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("kills", "resume"))
+    parser.add_argument("what", choices=("kills", "nodes", "pair", "resume"))
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--images", type=int, default=100_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="segpipe-batch-") as folder:
         if options.what == "kills":
             kills(Path(folder), options.kills)
+        elif options.what == "nodes":
+            node_kills(Path(folder), options.kills)
+        elif options.what == "pair":
+            raise SystemExit(0 if pair(Path(folder), options.run, options.images) else 3)
         else:
             resume(Path(folder), options.images)
 

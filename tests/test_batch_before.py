@@ -118,6 +118,18 @@ def test_a_full_disk_is_said_before_anything_is_opened(tmp_path: Path, monkeypat
         require_places(str(tmp_path), str(tmp_path / "out"))
 
 
+def test_what_nodes_have_to_see_are_the_images_and_where_masks_go_but_no_list(tmp_path: Path) -> None:
+    for name in ("in", "shared"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "list.csv").write_text("path\n")
+
+    assert require_places(str(tmp_path / "in"), str(tmp_path / "shared/new/out")) == (
+        str(tmp_path / "in"),
+        str(tmp_path / "shared"),
+    )
+    assert require_places(str(tmp_path / "list.csv"), str(tmp_path)) == (str(tmp_path),)
+
+
 def test_masks_that_will_not_fit_are_told_of_and_those_that_do_are_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -231,6 +231,15 @@ def test_another_segpipe_on_a_node_is_named(run: Path) -> None:
     assert "the driver 0.0.9" in str(answer)
 
 
+def test_a_node_without_the_folders_of_images_and_output_says_so_before_it_works(run: Path, tmp_path: Path) -> None:
+    seen, unseen = (str(tmp_path), f"{tmp_path}/mounted-elsewhere")
+
+    answer = Actor().open(packed(run), opening(folders=(seen, unseen)))
+
+    assert isinstance(answer, InputError)
+    assert answer.message == f"{platform.node()}: {unseen} is not to be seen from this node"
+
+
 def test_a_node_that_sees_neither_images_nor_output_says_so_instead_of_calling_all_broken(
     actor: Actor, alone: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,8 @@ class Opening:
     precision: Precision | None
     allow_unvalidated: bool
     threads: int
+    folders: tuple[str, ...] = ()
+    """That have to be there."""
     bundle_sha256: str = ""
     segpipe: str = __version__
     worker: type[Worker] = Worker
@@ -64,6 +66,8 @@ class Actor:
                     f"{platform.node()} has segpipe {__version__}, the driver {opening.segpipe}",
                     hint="install the same one on every node",
                 )
+            if unseen := [folder for folder in opening.folders if not Path(folder).exists()]:
+                raise _unseen(" and ".join(unseen))
             if sha256_of_bytes(bundle) != opening.bundle_sha256:
                 raise ArtifactDamagedError(f"the bundle came damaged to {platform.node()}", hint="start again")
             with tempfile.TemporaryDirectory(prefix="segpipe-") as folder:
@@ -104,7 +108,7 @@ class Actor:
 
 def _unseen(what: str) -> InputError:
     return InputError(
-        f"{what} is not to be seen from {platform.node()}", hint="use a folder that all nodes share, or an object store"
+        f"{what} is not to be seen from this node", hint="use a folder that all nodes share, or an object store"
     )
 
 

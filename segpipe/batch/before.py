@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+from segpipe.batch.sources import LISTS
 from segpipe.batch.stores import LocalStore, Store, is_remote, open_store, plain
 from segpipe.errors import InputError, StorageError
 
@@ -14,25 +15,37 @@ _LEAST_BYTES = 1 << 20
 """With less no batch gets anywhere."""
 
 
-def require_places(source: str, out: str) -> None:
-    """Both are to be reached with these credentials, and masks can be written; nothing is listed yet."""
+def require_places(source: str, out: str) -> tuple[str, ...]:
+    """Both are to be reached with these credentials, and masks can be written; nothing is listed yet.
+
+    Returns the places that whoever segments has to see as well; a list of paths is read here alone.
+    """
+    places = [*_source(source), *_target(open_store(out))]
+    return tuple(dict.fromkeys(places))
+
+
+def _source(source: str) -> list[str]:
     if is_remote(source):
         open_store(source).entry("")
-    elif not Path(plain(source)).exists():
-        raise InputError(
-            f"{plain(source)} does not exist", hint="name a folder, a .tar, or a .csv or .parquet list of paths"
-        )
-    store = open_store(out)
+        return []
+    path = Path(plain(source))
+    if not path.exists():
+        raise InputError(f"{path} does not exist", hint="name a folder, a .tar, or a .csv or .parquet list of paths")
+    return [] if path.suffix.lower() in LISTS else [str(path)]
+
+
+def _target(store: Store) -> list[str]:
     if not isinstance(store, LocalStore):
         store.write(_PROBE, b"")  # who may list a bucket may not write to it
-        return store.remove(_PROBE)
+        store.remove(_PROBE)
+        return []
     folder = _standing(store.root)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{folder} cannot be written to", hint="give this user permission, or name another --out")
     found = os.statvfs(folder)
     if found.f_bavail * found.f_frsize < _LEAST_BYTES or (found.f_files and not found.f_favail):
         raise StorageError(f"the disk of {folder} is full", hint="free some space, or name another --out")
-    return None
+    return [str(folder)]
 
 
 def warn_of_room(store: Store, written_bytes: int, written: int, left: int) -> None:

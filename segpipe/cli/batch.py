@@ -101,12 +101,14 @@ def segment(
         raise typer.BadParameter("--gpus are those of a cluster: name one with --address, or --address local")
     job = Job(Path(), overlay=False, tiled=tiled, force=force, max_pixels=max_megapixels * 1_000_000,
               confidence="confidence" in wanted)  # fmt: skip
-    require_places(source, out)
+    folders = require_places(source, out)
     with ExitStack() as ending:
         crew: Crew
         if address or actors > 1:
             size = Size(actors, gpus, per_call, address)
-            opening = Opening(job, wanted, backend, precision, allow_unvalidated, threads=0 if gpus else 1)
+            opening = Opening(
+                job, wanted, backend, precision, allow_unvalidated, threads=0 if gpus else 1, folders=folders
+            )
             crew, version = _many(ending, run, opening, size)
         else:
             segmenter = ending.enter_context(

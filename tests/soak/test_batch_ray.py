@@ -5,16 +5,21 @@ One cluster serves all tests but the last: starting one takes longest.
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from docs.making.blocks import ROOT, blocks
 from segpipe import testing
 from segpipe.media.images import write_image
 from tests.children import SEGPIPE, child, wait_until
@@ -173,6 +178,48 @@ def test_an_address_without_a_cluster_is_one_line(listens: bool, run: Path, phot
 
     assert ended.returncode == 1
     assert f"no Ray cluster at {address}".encode() in ended.stderr.splitlines()[-1]
+
+
+def test_the_tutorial_of_a_cluster_does_what_it_says(
+    nodes: Cluster, run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own lines in its order; nodes are those of this module, and `ray stop` is a power cut."""
+    shutil.copytree(photos, tmp_path / "photos")
+    assert segpipe("bundle", run, "-o", tmp_path / "street").returncode == 0
+    from ray.scripts.scripts import start
+
+    monkeypatch.setenv("RAY_ADDRESS", nodes.address)  # what `auto` finds
+    page = ROOT / "docs/tutorials/cluster.md"
+    names: dict[str, Any] = {}
+    (python,) = blocks(page, "python")
+    exec(compile(python.code, str(page), "exec"), names)
+    lines = [line for block in blocks(page, "bash") for line in block.code.splitlines()]
+    batches: list[subprocess.Popen[str]] = []
+
+    with ExitStack() as ending:
+        for line in lines:
+            words = shlex.split(line.replace("/shared", str(tmp_path)))
+            match words[:3]:
+                case ["pip", *_] | ["export", *_] | ["segpipe", "doctor"]:
+                    continue
+                case ["ray", "start", *_]:
+                    assert start.make_context("start", words[2:])
+                case ["segpipe", "batch", "status"]:
+                    wait_until(lambda: len([*tmp_path.glob("masks/*/masks/*/*.png")]) >= 4, batches[0])
+                    assert segpipe(*words[1:]).returncode == 0
+                case ["segpipe", "batch", _]:
+                    batches.append(ending.enter_context(child(*SEGPIPE, *words[1:])))
+                case ["ray", "stop"]:
+                    nodes.remove(nodes.nodes[1])
+                    out, err = batches[0].communicate()
+                    assert batches[0].returncode == 0, err
+                case _:
+                    pytest.fail(f"nobody tries this line: {line}")
+        again, err = batches[1].communicate()
+
+    assert "60 images: 0 done now, 60 before, 0 broken" in err
+    assert again == out
+    assert names["unequal"](str(run), str(tmp_path / "photos"), out.strip()) == []
 
 
 def test_a_cluster_that_is_started_here_ends_with_the_command(
