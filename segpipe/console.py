@@ -11,6 +11,7 @@ from typing import Any
 from segpipe.errors import SegpipeError
 
 _UNFOLDED = 100_000  # columns
+_LONGEST_ERROR = 4000  # characters: names in a stranger's file have no limit
 
 
 class _StderrHandler(logging.Handler):
@@ -42,7 +43,8 @@ def start_logging(verbose: bool) -> None:
 
 def print_error(error: SegpipeError) -> None:
     """One line: what is wrong, and the next action."""
-    print(plain(f"error: {error}"), file=sys.stderr)
+    line = plain(f"error: {error}")
+    print(line if len(line) <= _LONGEST_ERROR else f"{line[:_LONGEST_ERROR]}...", file=sys.stderr)
 
 
 def plain(text: str) -> str:

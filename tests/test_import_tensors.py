@@ -10,6 +10,7 @@ from onnx import AttributeProto, SparseTensorProto, TensorProto, helper, numpy_h
 
 from segpipe.errors import ContractError, InputError
 from stages.graphs.facts import facts_of
+from stages.graphs.naming import NAME_SCOPES, modules_of
 from tests.importing import adopted_here
 from tests.tiny_graphs import FLOAT, constant, conv, graph, plain, weights
 
@@ -95,3 +96,42 @@ def test_facts_of_a_file_that_nobody_has_checked_come_to_an_end(inputs: list[str
     model.graph.initializer.append(TensorProto(name="odd", data_type=99))
 
     assert facts_of(model).outputs[0].last_operator == ""
+
+
+def test_a_function_called_for_more_than_it_gives_is_refused(tmp_path: Path) -> None:
+    model = plain()
+    inner = [helper.make_node("Relu", ["x"], ["y"])]
+    model.functions.append(helper.make_function("acme", "f", ["x"], ["y"], inner, [helper.make_opsetid("", 18)]))
+    model.graph.node[1].CopyFrom(helper.make_node("f", ["a"], ["b", "c", "d"], domain="acme"))
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+
+    with pytest.raises(InputError, match="its functions cannot be inlined") as raised:
+        adopted_here(tmp_path, model)
+    assert "\n" not in str(raised.value)
+
+
+def test_onnxs_domain_by_its_longer_name_is_taken_and_two_versions_of_it_are_not(tmp_path: Path) -> None:
+    model = plain()
+    model.opset_import[0].domain = model.graph.node[0].domain = "ai.onnx"
+    adopted = adopted_here(tmp_path, model)
+    model.opset_import.append(helper.make_opsetid("", 11))
+
+    assert {entry.domain for entry in adopted.opset_import} == {""}
+    with pytest.raises(InputError, match="needs opsets 11 and 18 at once"):
+        adopted_here(tmp_path, model)
+
+
+def test_nodes_of_one_name_get_names_of_their_own(tmp_path: Path) -> None:
+    model = plain()
+    for node in model.graph.node:
+        node.name = "same"
+
+    assert len({node.name for node in adopted_here(tmp_path, model).graph.node}) == 3
+
+
+@pytest.mark.parametrize("scopes", ["[", "f(x)", "5", "[[1], 2, 'op']", "[" * 5000])
+def test_module_names_that_are_none_are_passed_over(scopes: str) -> None:
+    node = helper.make_node("Relu", ["a"], ["b"])
+    node.metadata_props.add(key=NAME_SCOPES, value=scopes)
+
+    assert modules_of(node) == []

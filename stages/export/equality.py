@@ -49,6 +49,11 @@ def require_equal(reference: Network, candidate: Network, contract: FrameContrac
     labels = offline_task_of(contract).gives_labels
     for name, tensor in tensors:
         expected, found = _answer(reference, name, tensor), candidate(tensor)
+        if not np.isfinite(expected).all():
+            raise ExportError(
+                f"on {name} {_shape(tensor)} the network itself answers NaN or Inf",
+                hint="its weights or an operator (Log, Div, a variance of 0) are broken: look at the trained network",
+            )
         error, limit = difference(expected, found, labels), LABELS_LIMIT if labels else LIMIT
         if not error <= limit and not labels:
             limit = max(limit, min(CEILING, OWN_ROUNDING * _own_rounding(reference, tensor, expected)))

@@ -7,6 +7,7 @@ from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.errors import ContractError
 from stages.graphs.answers import AXES
 from stages.graphs.last_activation import refuse_activation
+from stages.graphs.naming import name_nodes
 from stages.graphs.sorting import names_inside
 from stages.graphs.stored_tensors import refuse_unreadable
 from stages.graphs.types import dimensions
@@ -27,6 +28,9 @@ def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.Model
     graph.output.append(output)
     _drop_unused(graph)
     model.ClearField("training_info")
+    names = [node.name for node in graph.node if node.name]
+    if len({*names}) < len(names):  # ONNX Runtime takes none twice
+        name_nodes(model)
     refuse_unreadable(model, source)
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
@@ -124,7 +128,9 @@ def _widen(graph: onnx.GraphProto) -> None:
     output = graph.output[0]
     if output.type.tensor_type.elem_type not in _WIDENED:
         return
-    narrow = f"{output.name} narrow"
+    narrow, taken = f"{output.name} narrow", {name for node in graph.node for name in node.output}
+    while narrow in taken:
+        narrow += "_"
     for node in graph.node:
         node.output[:] = [narrow if name == output.name else name for name in node.output]
     graph.node.append(

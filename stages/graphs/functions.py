@@ -23,8 +23,9 @@ def inlined(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         )
     try:
         return onnx.inliner.inline_local_functions(model)
-    except onnx.checker.ValidationError as error:
-        raise InputError(f"{source}: its functions cannot be inlined: {error}", hint="export it again") from error
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{source}: its functions cannot be inlined: {reason}", hint="export it again") from error
 
 
 def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -28,7 +28,11 @@ def metadata(node: onnx.NodeProto, key: str) -> str:
 def modules_of(node: onnx.NodeProto) -> list[str]:
     """The PyTorch modules around a node, outermost first, without the root and the operator itself."""
     scopes = metadata(node, NAME_SCOPES)
-    return [name for name in ast.literal_eval(scopes)[:-1] if name] if scopes else []
+    try:
+        names = ast.literal_eval(scopes) if scopes else []
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # a stranger's graph may say anything
+        return []
+    return [name for name in names[:-1] if name and isinstance(name, str)] if isinstance(names, list) else []
 
 
 def module_of(node: onnx.NodeProto) -> str:

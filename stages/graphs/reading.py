@@ -54,6 +54,7 @@ def complete(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         raise InputError(
             f"{path}: its external data cannot be read: {_first_line(error)}", hint="put it beside the file"
         ) from error
+    _write_one_domain(model)
     sort_graph(model, str(path))
     if model.functions:
         model = inlined(model, str(path))
@@ -112,12 +113,24 @@ def _parsed(path: Path) -> onnx.ModelProto:
 def _refuse_future_opset(model: onnx.ModelProto, path: Path) -> None:
     """The checker takes any number, and then checks by the newest operators it knows."""
     newest = onnx.defs.onnx_opset_version()
+    versions = sorted({entry.version for entry in model.opset_import if entry.domain in OURS})
+    if len(versions) > 1:
+        raise InputError(f"{path} needs opsets {versions[0]} and {versions[-1]} at once", hint="export it again")
     for entry in model.opset_import:
         if entry.domain in OURS and not 1 <= entry.version <= newest:
             raise InputError(
                 f"{path} needs opset {entry.version}, the onnx installed here knows 1 to {newest}",
                 hint="export it with an opset that ONNX Runtime runs, 18 for example",
             )
+
+
+def _write_one_domain(model: onnx.ModelProto) -> None:
+    """Both names of ONNX's own domain are allowed; not every tool knows the longer one."""
+    for owner in (model, *model.functions):
+        for entry in owner.opset_import:
+            entry.domain = "" if entry.domain in OURS else entry.domain
+    for node in chain(every_node(model.graph.node), *(every_node(function.node) for function in model.functions)):
+        node.domain = "" if node.domain in OURS else node.domain
 
 
 def _refuse_custom_operators(model: onnx.ModelProto, path: Path) -> None:
