@@ -61,11 +61,12 @@ class Line:
             raise FullError(self.queue, max(1, math.ceil(self.inside * self._mean_s / self.workers)))
 
     async def run(self, work: Callable[[], T], left: Callable[[], Awaitable[object]]) -> T:
-        """The work's answer. `left` comes back when the client has gone: work that has not begun is dropped then."""
+        """The work's answer. `left` comes back when the client has gone: work that waits is dropped then."""
         self.require_room()
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         job = _Job(work, answer)
-        self._begin(job)
+        if self._begin(job):
+            return await answer  # nothing is saved by knowing: a watch costs more than all else here
         gone: asyncio.Future[Any] = asyncio.ensure_future(left())
         gone.add_done_callback(lambda _: _settle(answer, error=GoneError()))
         try:
@@ -81,12 +82,14 @@ class Line:
         for thread in self._threads:
             thread.join()
 
-    def _begin(self, job: _Job) -> None:
+    def _begin(self, job: _Job) -> bool:
+        """Whether a thread has it already; else it waits."""
         self.inside += 1
         if self._idle:
             self._idle.pop().jobs.put(job)
-        else:
-            self._waiting.append(job)
+            return True
+        self._waiting.append(job)
+        return False
 
     def _drop(self, job: _Job) -> None:
         """What no thread has taken is out of the line."""

@@ -92,7 +92,8 @@ class _Process:
     async def run(self, listener: socket.socket) -> None:
         config = uvicorn.Config(
             self._guard, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, h11_max_incomplete_event_size=_HEAD_BYTES, backlog=_LET_IN_AT_ONCE,
+            server_header=False, proxy_headers=False, interface="asgi3",
+            h11_max_incomplete_event_size=_HEAD_BYTES, backlog=_LET_IN_AT_ONCE,
             timeout_graceful_shutdown=int(_LEAVE_S), timeout_keep_alive=_IDLE_S,
         )  # fmt: skip
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
