@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-WANTED := -c constraints.txt -e '.[pipeline,cuda,rtx,openvino,serve,video,batch,compress,dev]'
+WANTED := -c constraints.txt -e '.[pipeline,cuda,rtx,openvino,serve,video,batch,geo,compress,dev]'
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,7 +54,7 @@ test: .venv/.pycuda ## ruff, format check, mypy strict, pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	SEGPIPE_REQUIRE=av,cuda.bindings,fastapi,onnxruntime,openvino,pyarrow,pycuda,ray,tensorrt_rtx,tomli_w,torch,torch_pruning $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+	SEGPIPE_REQUIRE=av,cuda.bindings,fastapi,onnxruntime,openvino,pyarrow,pycuda,rasterio,ray,tensorrt_rtx,tomli_w,torch,torch_pruning $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 
 docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in an environment of its own
 	.venv-docs/bin/python -m docs.making.site

@@ -48,6 +48,7 @@ def examine() -> list[Finding]:
         _package("FastAPI", "fastapi", "fastapi", "pip install 'segpipe[serve]' (for `segpipe serve`)"),
         _package("PyArrow", "pyarrow", "pyarrow", "pip install 'segpipe[batch]' (for `segpipe batch`)"),
         _package("Ray", "ray", "ray", _ray_hint()),
+        _package("rasterio", "rasterio", "rasterio", "pip install 'segpipe[geo]' (for `--geotiff`)"),
         *map(_backend, ARTIFACTS.values()),
     ]
 

@@ -1,4 +1,4 @@
-"""Which packages are installed, in which version, asked without importing them; and the one that people may add."""
+"""Which packages are installed, in which version, asked without importing them; and those that people may add."""
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -24,3 +24,11 @@ def supervision() -> Any:
         return import_module("supervision")
     except ImportError as error:
         raise BackendMissingError(f"supervision cannot be imported: {error}", hint="pip install supervision") from error
+
+
+def rasters() -> Any:
+    """What predicts TIFFs by windows."""
+    try:
+        return import_module("segpipe.predicting.raster")
+    except ModuleNotFoundError as error:
+        raise BackendMissingError(f"--geotiff needs {error.name}", hint="pip install 'segpipe[geo]'") from error

@@ -68,7 +68,7 @@ class Here:
 
 def predict_batch(crew: Crew, request: Request, progress: Progress) -> State:
     """Do what is not done. Whatever ends it, what was done is kept, and the same command goes on."""
-    source = find(request.source)
+    source = find(request.source, request.job.rasters)
     _refuse_inside(request, source)
     store = open_store(f"{request.out}/{request.version.folder}")
     items = of_shard(source.items, request.shard)

@@ -19,11 +19,13 @@ class Item(NamedTuple):
     stamp: int
     start: int = -1
     """Where it begins in a tar; -1 for a file of its own."""
+    by_windows: bool = False
+    """Whether it is read in parts, and its mask is a GeoTIFF."""
 
     @property
     def picture(self) -> str:
         """What is made of it is called so, in a folder for each kind."""
-        return f"{posixpath.splitext(self.name)[0]}.png"
+        return f"{posixpath.splitext(self.name)[0]}{'.tif' if self.by_windows else '.png'}"
 
 
 class Shard(NamedTuple):

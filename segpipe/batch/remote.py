@@ -1,8 +1,11 @@
 """Object stores through pyarrow: s3://bucket/prefix, gs://bucket/prefix. An object has its name when it is whole."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -10,8 +13,10 @@ import pyarrow.fs as pafs
 
 from segpipe.batch.stores import GONE, Content, Entry
 from segpipe.errors import InputError, StorageError
+from segpipe.rundir.storage import explained_refusals
 
 _ATTEMPTS = 10  # at a throttled request, with longer and longer pauses: some seconds in all
+_PIECE_BYTES = 8 << 20
 _DENIED = "ACCESS_DENIED"
 
 
@@ -52,6 +57,24 @@ class RemoteStore:
     def write(self, name: str, data: bytes) -> None:
         with _explained(self.address(name)), self._files.open_output_stream(self._path(name)) as file:
             file.write(data)
+
+    @contextmanager
+    def local_file(self, name: str) -> Iterator[Path]:
+        """A copy, which goes."""
+        with tempfile.TemporaryDirectory(prefix="segpipe-") as folder:
+            path = Path(folder, "file")
+            with self.open(name) as source, explained_refusals(str(path)), path.open("wb") as target:
+                shutil.copyfileobj(source, target, _PIECE_BYTES)
+            yield path
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[Path]:
+        """Written here, and sent when it is whole."""
+        with tempfile.TemporaryDirectory(prefix="segpipe-") as folder:
+            yield (path := Path(folder, "file"))
+            opened = self._files.open_output_stream(self._path(name))
+            with _explained(self.address(name)), path.open("rb") as source, opened as target:
+                shutil.copyfileobj(source, target, _PIECE_BYTES)
 
     def remove(self, name: str) -> None:
         with _explained(self.address(name)):

@@ -32,29 +32,29 @@ class Source:
     """What could not be looked into, by name, and why."""
 
 
-def find(address: str) -> Source:
-    """Every image of a source, once each, sorted as it lies there."""
+def find(address: str, rasters: frozenset[str] = frozenset()) -> Source:
+    """Every image of a source, once each, sorted as it lies there; files of the suffixes `rasters` by windows."""
     address = plain(address)
     suffix = posixpath.splitext(address)[1].lower()
     if suffix in LISTS:
-        source = _of_list(address, suffix)
+        source = _of_list(address, suffix, rasters)
     else:
-        source = _of_tar(address) if suffix == ".tar" else _of_folder(address)
+        source = _of_tar(address) if suffix == ".tar" else _of_folder(address, rasters)
     source.items = once_each(source.items)
     if not source.items and not source.broken:
         raise InputError(f"{address} holds no image", hint=f"wanted are {', '.join(sorted(SUFFIXES))}, or tars of them")
     return source
 
 
-def _of_folder(address: str) -> Source:
+def _of_folder(address: str, rasters: frozenset[str]) -> Source:
     store = open_store(address)
     if isinstance(store, LocalStore) and not store.root.is_dir():
         raise InputError(f"{address} is no folder", hint="name a folder, a .tar, or a .csv or .parquet list of paths")
     source, left_out = Source(store, []), Counter[str]()
     for entry in store.entries():
         suffix = posixpath.splitext(entry.name)[1].lower()
-        if suffix in SUFFIXES:
-            source.items.append(Item(entry.name, entry.name, entry.size, entry.stamp))
+        if suffix in SUFFIXES | rasters:
+            source.items.append(Item(entry.name, *entry, by_windows=suffix in rasters))
         elif suffix == ".tar":
             _look_into(source, entry)
         else:
@@ -94,7 +94,7 @@ def _members(store: Store, entry: Entry) -> Iterator[Item]:
                 yield Item(f"{entry.name}/{name}", entry.name, member.size, entry.stamp, member.offset_data)
 
 
-def _of_list(address: str, suffix: str) -> Source:
+def _of_list(address: str, suffix: str, rasters: frozenset[str]) -> Source:
     """Paths are relative to the list's folder, or whole; what lies elsewhere is called by its whole path."""
     folder, _, name = address.rpartition("/")
     content = open_store(folder or "/").read(name).data
@@ -111,7 +111,8 @@ def _of_list(address: str, suffix: str) -> Source:
         called = safe_name(path.removeprefix(f"{folder}/").removeprefix(root))
         if not called:
             raise InputError(f"{address} names {path}, which is no file", hint="write its path without ..")
-        found.append(Item(called, place, *(entry[1:] if entry else (GONE, 0))))
+        by_windows = posixpath.splitext(called)[1].lower() in rasters
+        found.append(Item(called, place, *(entry[1:] if entry else (GONE, 0)), by_windows=by_windows))
     return Source(store, found)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from segpipe.errors import InputError
 from segpipe.media.files import open_regular
 from segpipe.media.images import write_png
+from segpipe.predicting.publishing import whole
 from segpipe.rundir.storage import explained_reads, explained_refusals, sweep_temporaries
 
 GONE = -1
@@ -62,6 +63,14 @@ class Store(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """The name has these bytes afterwards, whole, or as before."""
+        ...
+
+    def local_file(self, name: str) -> AbstractContextManager[Path]:
+        """A path that has a file's bytes meanwhile, for libraries that read here and there."""
+        ...
+
+    def new_file(self, name: str) -> AbstractContextManager[Path]:
+        """A path to write a file to, which has the name when this ends well; else nothing has changed."""
         ...
 
     def remove(self, name: str) -> None:
@@ -121,6 +130,13 @@ class LocalStore:
 
     def write(self, name: str, data: bytes) -> None:
         write_png(self.root / name, data)
+
+    @contextmanager
+    def local_file(self, name: str) -> Iterator[Path]:
+        yield self.root / name
+
+    def new_file(self, name: str) -> AbstractContextManager[Path]:
+        return whole(self.root / name, self.root)
 
     def remove(self, name: str) -> None:
         with explained_refusals(self.address(name)):

@@ -35,8 +35,9 @@ class Version:
         if not segmenter.artifact_sha256:
             raise ContractError("this segmenter has no artifact's hash", hint="open it with Segmenter.open")
         origin = job.origin(segmenter, Source("", 0, ""), MASKS)
+        options = dict(origin.options) | ({"geotiff": True} if job.geotiff else {})
         return cls(
-            origin.artifact_sha256, origin.contract_sha256, origin.backend, dict(origin.options),
+            origin.artifact_sha256, origin.contract_sha256, origin.backend, options,
             tuple(sorted({*outputs})), segmenter.contract.classes, segmenter.palette,
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe.batch.index import Row
 from segpipe.batch.items import Item
+from segpipe.batch.rasters import raster_row, record_there
 from segpipe.batch.stores import GONE, Content, LocalStore, Store
 from segpipe.batch.version import Output
 from segpipe.errors import InputError, SegpipeError
@@ -53,6 +54,8 @@ class Worker:
         try:
             if item.size == GONE:
                 raise InputError(f"{item.name} does not exist", hint="check the list")
+            if item.by_windows:
+                return Content(b"", GONE)
             content = self.source.read(item.place, max(item.start, 0), item.size if item.start >= 0 else -1)
         except InputError as error:
             return error
@@ -65,7 +68,7 @@ class Worker:
         try:
             if isinstance(content, InputError):
                 raise content
-            row, again = self._done(item, content)
+            row, again = raster_row(self, item) if item.by_windows else self._done(item, content)
         except SegpipeError as error:
             if not concerns_one(error):
                 raise
@@ -75,7 +78,7 @@ class Worker:
 
     def _done(self, item: Item, content: Content) -> tuple[Row, bool]:
         """The row of an image that has its pictures, and whether they were made just now."""
-        source = Source(self._address(item), len(content.data), sha256_of_bytes(content.data))
+        source = Source(self.address(item), len(content.data), sha256_of_bytes(content.data))
         origins = {folder: self.job.origin(self.segmenter, source, folder) for folder in self._folders}
         there = {folder: self._there(f"{folder}/{item.picture}") for folder in origins}
         if not self.job.force and all(proves(there[folder], origin) for folder, origin in origins.items()):
@@ -116,7 +119,8 @@ class Worker:
                     hint="move it",
                 )
 
-    def _address(self, item: Item) -> str:
+    def address(self, item: Item) -> str:
+        """How an image is called from outside."""
         inside = item.name.removeprefix(item.place) if item.start >= 0 else ""
         return f"{self.source.address(item.place)}{inside}"
 
@@ -146,7 +150,8 @@ class Worker:
     def _broken(self, item: Item, content: Content | InputError, error: SegpipeError) -> Row:
         """What was made of it before goes: a mask that lies there is one of what its source holds now."""
         for folder in self._folders:
-            if record_of(self._there(name := f"{folder}/{item.picture}")):
+            name = f"{folder}/{item.picture}"
+            if record_there(self.version, name) if item.by_windows else record_of(self._there(name)):
                 self.version.remove(name)
         stamp = item.stamp if isinstance(content, InputError) else _stamp_of(item, content)
         return Row(path=item.name, size=item.size, mtime_ns=stamp, error=str(error))

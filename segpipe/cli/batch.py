@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from segpipe.cli.conventions import AsJson, Backend, ComputedIn, RunOrBundle, Unvalidated
+from segpipe.cli.conventions import AsJson, Backend, ComputedIn, Geotiff, RunOrBundle, Unvalidated
 from segpipe.console import print_json, print_table
 from segpipe.errors import BackendMissingError, InputError
 from segpipe.media import MAX_MEGAPIXELS
@@ -67,6 +67,7 @@ def segment(
     backend: Backend = "auto",
     precision: ComputedIn = None,
     tiled: Annotated[bool, typer.Option(help="Segment large images at full size, in overlapping tiles.")] = False,
+    geotiff: Geotiff = False,
     force: Annotated[bool, typer.Option("--force", help="Segment again what is done already.")] = False,
     max_megapixels: Annotated[
         int, typer.Option(min=1, help="Refuse images of more megapixels, before they are decoded.")
@@ -87,12 +88,19 @@ def segment(
     except ModuleNotFoundError as error:
         raise _missing(error) from None
     from segpipe.console import frame_progress
+    from segpipe.installed import rasters
     from segpipe.predicting.job import Job
     from segpipe.runtime.segmenter import Segmenter
 
     wanted = tuple(kind for kind in OUTPUTS if kind in outputs.split(","))
     if {*outputs.split(",")} != {*wanted} or "mask" not in wanted:
         raise typer.BadParameter(f"--outputs are mask, and with it {', '.join(OUTPUTS[1:])}, got {outputs!r}")
+    if geotiff:
+        if len(wanted) > 1:
+            raise typer.BadParameter(
+                "--geotiff writes masks alone: leave out --outputs, or give other images by themselves"
+            )
+        rasters()  # before anything is segmented
     try:
         share = Shard.parse(shard)
     except ValueError as error:
@@ -100,7 +108,7 @@ def segment(
     if gpus and not address:
         raise typer.BadParameter("--gpus are those of a cluster: name one with --address, or --address local")
     job = Job(Path(), overlay=False, tiled=tiled, force=force, max_pixels=max_megapixels * 1_000_000,
-              confidence="confidence" in wanted)  # fmt: skip
+              confidence="confidence" in wanted, geotiff=geotiff)  # fmt: skip
     folders = require_places(source, out)
     with ExitStack() as ending:
         crew: Crew

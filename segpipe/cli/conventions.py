@@ -48,6 +48,12 @@ ComputedIn = Annotated[
     Precision | None,
     typer.Option("--precision", help="Run what computes in this precision, also one that auto would not choose."),
 ]
+Geotiff = Annotated[
+    bool,
+    typer.Option(
+        "--geotiff", help="Read TIFFs of any size by windows (.tif, .tiff, .svs), and write their masks as GeoTIFF."
+    ),
+]
 Unvalidated = Annotated[
     bool,
     typer.Option(

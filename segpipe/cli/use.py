@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segpipe.cli.conventions import Backend, ComputedIn, RunOrBundle, Unvalidated
+from segpipe.cli.conventions import Backend, ComputedIn, Geotiff, RunOrBundle, Unvalidated
 from segpipe.errors import InputError
 from segpipe.media import MAX_MEGAPIXELS
 
@@ -33,6 +33,7 @@ def predict(
         bool, typer.Option("--colour", help="Write each mask also as a picture in the colours of its classes.")
     ] = False,
     tiled: Annotated[bool, typer.Option(help="Segment large images at full size, in overlapping tiles.")] = False,
+    geotiff: Geotiff = False,
     size: Annotated[
         tuple[int, int] | None, typer.Option(help="Height and width of the frames in a raw stream.")
     ] = None,
@@ -56,6 +57,7 @@ def predict(
     A network for things writes things/ (COCO's JSON) beside masks/ (id maps) and overlays/, of images alone.
     """
     from segpipe.console import frame_progress
+    from segpipe.installed import rasters
     from segpipe.media.address import is_live, live_address
     from segpipe.media.video_file import why_browsers_do_not_play
     from segpipe.predicting.inputs import find_inputs
@@ -76,8 +78,10 @@ def predict(
     if not live and (drop_late or reconnect):
         raise typer.BadParameter("--drop-late and --reconnect are for a stream or camera")
     address = live_address(inputs[0]) if live else None
-    job = Job(out, overlay, colour, tiled, force, max_megapixels * 1_000_000)
-    files = [] if raw or live else find_inputs(inputs)
+    job = Job(out, overlay, colour, tiled, force, max_megapixels * 1_000_000, geotiff=geotiff)
+    files = [] if raw or live else find_inputs(inputs, job.rasters)
+    if geotiff:
+        rasters()  # before anything is segmented
     total = None if raw or live else sum(count_frames(f) if f.suffix.lower() in VIDEO_SUFFIXES else 1 for f in files)
     with (
         open_segmenter(run, backend, precision=precision, allow_unvalidated=allow_unvalidated) as segmenter,

@@ -3,7 +3,8 @@
 Picture and record are one PNG, so one rename writes both and no kill can part them. What is read back counts only when
 its record names the same source bytes, artifact, contract and options, and the rest of the file is what was written.
 Times prove nothing: an older file moved over a source keeps its own. So a source is hashed; beside segmenting that is
-cheap. A video's pictures are many files: their record lies among them and is written last.
+cheap. A video's pictures are many files: their record lies among them and is written last. A raster's mask is a TIFF
+too large for memory: its record lies behind it, with the hash of all bytes before.
 
 Records also say what is segpipe's: a file without one is somebody's, whatever its name.
 """
@@ -17,13 +18,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from segpipe.artifacts import ARTIFACTS, ON_CPU
 from segpipe.errors import InputError
+from segpipe.media import RASTERS, tail_notes
 from segpipe.media.files import open_regular, read_regular
 from segpipe.media.mp4 import append_note, read_note
-from segpipe.rundir.storage import explained_reads, explained_refusals, sha256_of_bytes, write_atomically
+from segpipe.rundir.storage import explained_reads, explained_refusals, sha256_of, sha256_of_bytes, write_atomically
 
 RECORD = ".segpipe.json"
 """The record of a folder of pictures."""
@@ -31,6 +33,7 @@ RECORD = ".segpipe.json"
 _FORMAT = 1  # of records; a new number when the same options come to mean other pixels
 _BEGIN = 33  # where PNG's first chunk, IHDR, ends
 _TEXT = b"tEXt"
+_PIECE_BYTES = 1 << 20
 _KEYWORD = b"segpipe\0"
 _MADE_FROM = "made_from"
 """The entry of a JSON object that is its record."""
@@ -127,11 +130,39 @@ def seal_video(video: Path, origin: Origin) -> None:
     append_note(video, json.dumps(origin.as_dict(), sort_keys=True).encode("ascii"))
 
 
+def seal_raster(tiff: Path, origin: Origin, shows: Mapping[str, Any]) -> None:
+    """Add the record to a TIFF that is whole, behind its last byte, with what was counted in it."""
+    record = origin.as_dict() | {"tiff_sha256": sha256_of(tiff), "shows": dict(shows)}
+    with tiff.open("ab") as file:
+        file.write(tail_notes.as_note(json.dumps(record, sort_keys=True).encode("ascii")))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def is_done(picture: Path, origin: Origin) -> bool:
     """Whether this file is the picture, or the JSON, of this origin as it was written."""
     if picture.suffix == ".json":
         return _json_proves(_parsed(_read(picture)), origin)
-    return proves(_read(picture), origin)
+    if picture.suffix not in RASTERS:
+        return proves(_read(picture), origin)
+    try:
+        with open_regular(picture) as file:
+            return proves_raster(file, origin)
+    except (InputError, OSError):
+        return False
+
+
+def proves_raster(file: BinaryIO, origin: Origin) -> bool:
+    """Whether an open TIFF is the mask of this origin, byte for byte as it was written."""
+    note = tail_notes.read_note(file)
+    record = _parsed(note.text)
+    wanted, _ = record.pop("tiff_sha256", ""), record.pop("shows", None)
+    return origin.is_named_by(record) and wanted == _sha256_of_first(file, note.begin)
+
+
+def record_of_raster(file: BinaryIO) -> dict[str, Any]:
+    """The record behind a TIFF; an empty one where there is none."""
+    return _named(_parsed(tail_notes.read_note(file).text))
 
 
 def proves(sealed: bytes, origin: Origin) -> bool:
@@ -151,6 +182,8 @@ def record_in(file: Path) -> dict[str, Any]:
         return _named(record) if isinstance(record, dict) else {}
     if file.suffix == ".mp4":
         return _named(_parsed(_note(file)))
+    if file.suffix in RASTERS:
+        return _named(_parsed(_tail(file)))
     return record_of(_read(file))
 
 
@@ -188,6 +221,24 @@ def _note(video: Path) -> bytes:
             return read_note(file)
     except (InputError, OSError):
         return b""
+
+
+def _tail(tiff: Path) -> bytes:
+    try:
+        with open_regular(tiff) as file:
+            return tail_notes.read_note(file).text
+    except (InputError, OSError):
+        return b""
+
+
+def _sha256_of_first(file: BinaryIO, count: int) -> str:
+    """Of so many bytes from a file's beginning."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while count > 0 and (data := file.read(min(count, _PIECE_BYTES))):
+        digest.update(data)
+        count -= len(data)
+    return digest.hexdigest()
 
 
 def write_record(folder: Path, origin: Origin, outputs: Mapping[str, str]) -> None:

@@ -18,13 +18,13 @@ _log = logging.getLogger(__name__)
 _RECURSIVE = re.compile(r"(?P<head>(?:.*?/)?)\*\*(?:/+(?P<tail>.*))?", re.DOTALL)
 
 
-def find_inputs(inputs: Sequence[str]) -> list[Path]:
-    """Files, folders and globs to files, in order and once each."""
+def find_inputs(inputs: Sequence[str], rasters: frozenset[str] = frozenset()) -> list[Path]:
+    """Files, folders and globs to files, in order and once each; `rasters` are suffixes that count as images too."""
     found: dict[Path, None] = {}
     for text in inputs:
         path = Path(text)
         with explained_reads(path):
-            matches = _in_folder(path) if path.is_dir() else _named(text)
+            matches = _in_folder(path, SUFFIXES | VIDEO_SUFFIXES | rasters) if path.is_dir() else _named(text)
         if not matches and "*" not in text and not path.exists():
             raise InputError(f"{text} does not exist", hint="check the path")
         if not matches:
@@ -34,11 +34,11 @@ def find_inputs(inputs: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path, suffixes: frozenset[str]) -> list[Path]:
     """What lies in a folder and is read by its suffix; one line counts what is not."""
     matches, left_out = [], Counter[str]()
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES:
+        if path.suffix.lower() in suffixes:
             matches.append(path)
         elif not path.name.startswith("."):
             left_out["folders" if path.is_dir() else path.suffix.lower() or "without a suffix"] += 1

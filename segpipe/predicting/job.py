@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from segpipe.media import MAX_MEGAPIXELS
+from segpipe.media import MAX_MEGAPIXELS, RASTERS
 from segpipe.predicting.done import Origin, Source
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.segmenter import Segmenter
@@ -46,6 +46,8 @@ class Job:
     """The largest frame that is decoded; about 6 bytes of memory a pixel, twice, as two are in work."""
     confidence: bool = False
     """Answer it beside the mask."""
+    geotiff: bool = False
+    """Read TIFFs by windows, of any size, and write their masks as GeoTIFF."""
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -55,6 +57,11 @@ class Job:
     def written_for(self, segmenter: AnySegmenter) -> tuple[str, ...]:
         """The same with what a network for things adds."""
         return (THINGS, *self.pictures) if isinstance(segmenter, InstanceSegmenter) else self.pictures
+
+    @property
+    def rasters(self) -> frozenset[str]:
+        """Suffixes of what is read by windows."""
+        return RASTERS if self.geotiff else frozenset()
 
     def target(self, folder: str, source: Path) -> Path:
         """Where what is made of a source goes: a file for an image, for a video a folder or a video."""

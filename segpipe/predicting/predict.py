@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SegpipeError, StorageError
+from segpipe.installed import rasters
 from segpipe.instances import Instances
 from segpipe.media.files import read_regular
 from segpipe.media.images import encode_png, write_png
@@ -74,7 +75,7 @@ def _prepare(job: Job, inputs: Sequence[Path]) -> None:
 def _answers(
     segmenter: AnySegmenter, inputs: list[Path], job: Job, tick: Advance
 ) -> Iterator[Predicted | SegpipeError]:
-    """Images several at a time, then videos, which overlap their own frames."""
+    """Images several at a time, then rasters and videos, which overlap their own tiles and frames."""
 
     def image(path: Path) -> Predicted | SegpipeError:
         return _attempt(path, lambda: _predict_image(segmenter, path, job), lambda: _remove_image(path, job))
@@ -84,12 +85,27 @@ def _answers(
             return InputError(f"{path}: things are not found in videos yet", hint=_AS_FRAMES)
         return _attempt(path, lambda: predict_video(segmenter, path, job, tick), lambda: remove_video(path, job))
 
-    videos = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES]
-    images = [path for path in inputs if path.suffix.lower() not in VIDEO_SUFFIXES]
+    def raster(path: Path) -> Predicted | SegpipeError:
+        if isinstance(segmenter, InstanceSegmenter):
+            return InputError(f"{path}: things are not found in tiles", hint="leave out --geotiff, or scale it down")
+        own = rasters()
+        return _attempt(path, lambda: own.predict_raster(segmenter, path, job), lambda: _remove_raster(path, job))
+
+    videos, large, images = _sorted_out(inputs, job)
     for answer in ordered(image, images, _WORKERS):
         tick(1, skipped=isinstance(answer, Predicted) and answer.skipped)
         yield answer
+    for answer in map(raster, large):
+        tick(1, skipped=isinstance(answer, Predicted) and answer.skipped)
+        yield answer
     yield from map(video, videos)
+
+
+def _sorted_out(inputs: list[Path], job: Job) -> tuple[list[Path], list[Path], list[Path]]:
+    """Videos, rasters and images."""
+    videos = [path for path in inputs if path.suffix.lower() in VIDEO_SUFFIXES]
+    large = [path for path in inputs if path.suffix.lower() in job.rasters]
+    return videos, large, [path for path in inputs if path.suffix.lower() not in VIDEO_SUFFIXES | job.rasters]
 
 
 def _attempt(path: Path, make: Callable[[], Predicted], remove: Callable[[], bool]) -> Predicted | SegpipeError:
@@ -162,3 +178,8 @@ def _remove_image(path: Path, job: Job) -> bool:
     folders = (THINGS, MASKS, OVERLAYS, COLOURS)
     removed = [remove_made_of(_picture(job, folder, path), path, job.out) for folder in folders]
     return any(removed)
+
+
+def _remove_raster(path: Path, job: Job) -> bool:
+    """The same of what is read by windows."""
+    return remove_made_of(rasters().mask_of(job, path), path, job.out)

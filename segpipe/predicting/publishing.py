@@ -1,4 +1,4 @@
-"""A video's many files: written aside by one process at a time, and given their names when all are whole."""
+"""A video's many files, or a raster's large one: written aside by one process at a time, named when they are whole."""
 
 import fcntl
 import os
@@ -30,6 +30,19 @@ def aside(wanted: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
         finally:
             for part in parts.values():
                 _clear(part)
+
+
+@contextmanager
+def whole(target: Path, out: Path) -> Iterator[Path]:
+    """A hidden place for one file, which has its name when this ends well, and is gone when it does not."""
+    require_ours(target, out)
+    with aside({MASKS: target}) as parts:
+        yield (part := parts[MASKS] / target.name)
+        require_ours(target, out)
+        with explained_refusals(str(target)):
+            sync_file(part)
+            part.replace(target)
+            sync_directory(target.parent)
 
 
 def publish(parts: Mapping[str, Path], targets: Mapping[str, Path], origin: Origin, out: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from segpipe.runtime.opening import Opened, Wanted, open_parts
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.shadow import Shadow, ShadowReport, open_shadow, require_share
 from segpipe.runtime.streaming import ordered
-from segpipe.runtime.tiling import Progress, Tiling
+from segpipe.runtime.tiling import Progress, Rows, Tiling, Write, segment_rows
 from segpipe.tasks import task_of
 
 if TYPE_CHECKING:
@@ -157,6 +157,19 @@ class Segmenter:
         pixels = pixels_of(frame, self.contract, self.order, fits)
         mask: Mask = self._task.tiled(backend, pixels, tiling or Tiling(), progress)
         return mask
+
+    def tiled_rows(
+        self, frame: Rows, write: Write, tiling: Tiling | None = None, progress: Progress | None = None
+    ) -> None:
+        """The mask that `tiled` gives, of a frame that need not fit into memory: both go by rows, from top to bottom.
+
+        Args:
+            frame: Has its `size`, and reads rows HxWxC of the contract's type, in RGB order.
+            write: Called with the number of a row of the mask, and that row and those after it.
+            tiling: How the frame is cut, as in `tiled`.
+            progress: Called with the number of tiles that are done, and of all tiles.
+        """
+        segment_rows(self._opened(), self.contract, frame, write, tiling=tiling or Tiling(), progress=progress)
 
     def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[Mask]:
         """Masks of a sequence of frames, in order.

@@ -1,13 +1,14 @@
 """Frames of any size: overlapping tiles, their scores blended, memory bounded by one row of tiles.
 
-The grid of tiles is regular, so the Gaussian weights of all tiles over a score are normalised beforehand, one axis at a
-time: what is added up is the blend itself.
+Frames are read and masks given by rows, from top to bottom, so that neither has to be in memory. The grid of tiles is
+regular, so the Gaussian weights of all tiles over a score are normalised beforehand, one axis at a time: what is added
+up is the blend itself.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from segpipe.runtime.streaming import ordered
 
 Progress = Callable[[int, int], None]
 """Called with the number of tiles that are done, and of all tiles."""
+Write = Callable[[int, NDArray[Any]], None]
+"""Called with the number of a row, and that row and those after it."""
 
 _SCORES = Outputs(scores=True, at_network_size=True)
 _FREE_SIDE = 1024  # tile of a network that follows the frame's size
@@ -47,6 +50,35 @@ class Tiling:
                 f"tile {self.tile}, overlap {self.overlap}, batch {self.batch} is not a tiling",
                 hint=f"overlap is 0 to {_MAX_OVERLAP}, batch and sides are at least 1",
             )
+
+
+class Rows(Protocol):
+    """A frame that is read by its rows."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        ...
+
+    def read(self, top: int, bottom: int) -> NDArray[Any]:
+        """Some rows, HxWxC as the contract has them. No call begins above the one before."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeFrame:
+    """One that is in memory."""
+
+    pixels: NDArray[Any]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def read(self, top: int, bottom: int) -> NDArray[Any]:
+        """A view."""
+        return self.pixels[top:bottom]
 
 
 @dataclass(frozen=True)
@@ -78,7 +110,7 @@ class _Tiles:
     """What is cut and who segments it."""
 
     backend: Backend
-    frame: NDArray[Any]
+    frame: Rows
     tile: tuple[int, int]
     rows: Cut
     columns: Cut
@@ -95,16 +127,17 @@ class _Tiles:
         lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
         for begin in self.rows.begins:
             top = round(int(begin) * self.rows.px)
+            band = self.frame.read(top, min(top + height, self.frame.size[0]))
             for first in range(0, len(lefts), self.batch):
                 some = lefts[first : first + self.batch]
-                yield [self.frame[top : top + height, x : x + width] for x in some]
+                yield [band[:, x : x + width] for x in some]
 
 
 class _Canvas:
-    """The mask in the making, and the band of scores that tiles are being added to: a row before them and theirs."""
+    """The band of scores that tiles are being added to: a row before them and theirs. What is settled is written."""
 
-    def __init__(self, tiles: _Tiles, contract: Contract) -> None:
-        self.mask: NDArray[Any] = np.empty(tiles.frame.shape[:2], contract.mask_dtype)
+    def __init__(self, tiles: _Tiles, contract: Contract, write: Write) -> None:
+        self._size, self._give = tiles.frame.size, write
         self._rows, self._columns, self._contract = tiles.rows, tiles.columns, contract
         self._band = np.zeros((contract.score_channels, tiles.rows.tile + 1, tiles.columns.length), np.float32)
         self._written = 0
@@ -127,13 +160,13 @@ class _Canvas:
         self._band[:, kept:] = 0
 
     def _write(self, scores: NDArray[np.float32], origin: int, last: bool) -> None:
-        height, width = self.mask.shape
+        height, width = self._size
         centre = (origin + scores.shape[1] - 0.5) * self._rows.px  # of the last settled score, in pixels
         begin, end = self._written, height if last else min(math.ceil(centre - 0.5), height)
         if end > begin:
             down = axis_at(self._rows.positions(begin, end, origin), scores.shape[1])
             across = axis_at(self._columns.positions(0, width, 0), scores.shape[2])
-            self.mask[begin:end] = mask_of(scores, down, across, self._contract)
+            self._give(begin, mask_of(scores, down, across, self._contract))
             self._written = end
 
 
@@ -141,11 +174,25 @@ def segment_tiled(
     backend: Backend, contract: Contract, frame: NDArray[Any], tiling: Tiling, progress: Progress | None
 ) -> NDArray[Any]:
     """The mask of a checked frame. Beside frame and mask, memory holds the scores of one row of tiles."""
-    tile = _tile_size(contract, tiling)
-    grid = _infer_scores(backend, [frame[: tile[0], : tile[1]]], tile)[0].shape[1:]
-    rows, columns = (cut_axis(frame.shape[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
+    mask = np.empty(frame.shape[:2], contract.mask_dtype)
+
+    def write(top: int, rows: NDArray[Any]) -> None:
+        mask[top : top + len(rows)] = rows
+
+    segment_rows(backend, contract, WholeFrame(frame), write, tiling=tiling, progress=progress)
+    return mask
+
+
+def segment_rows(
+    backend: Backend, contract: Contract, frame: Rows, write: Write, *, tiling: Tiling, progress: Progress | None
+) -> None:
+    """The same mask by its rows, each once, from top to bottom; called and calling in one thread."""
+    tile = tile_size(contract, tiling)
+    corner = frame.read(0, min(tile[0], frame.size[0]))[:, : tile[1]]
+    grid = _infer_scores(backend, [corner], tile)[0].shape[1:]
+    rows, columns = (cut_axis(frame.size[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
     tiles = _Tiles(backend, frame, tile, rows, columns, tiling.batch)
-    canvas = _Canvas(tiles, contract)
+    canvas = _Canvas(tiles, contract, write)
     across = len(columns.begins)
     for number, scores in enumerate(tiles.scores()):
         row, column = divmod(number, across)
@@ -154,10 +201,10 @@ def segment_tiled(
             canvas.finish_row(row)
         if progress is not None:
             progress(number + 1, len(rows.begins) * across)
-    return canvas.mask
 
 
-def _tile_size(contract: Contract, tiling: Tiling) -> tuple[int, int]:
+def tile_size(contract: Contract, tiling: Tiling) -> tuple[int, int]:
+    """Height and width of a tile, in frame pixels."""
     if contract.output_kind == "labels":
         raise InputError("this network gives labels, which cannot be blended", hint="segment the frame whole")
     tile = tiling.tile or contract.network_size or contract.place(_FREE_SIDE, _FREE_SIDE).canvas
