@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +50,12 @@ class Bucket:
 
     def write(self, name: str, data: bytes) -> None:
         self.objects[name] = data
+
+    def local_file(self, name: str) -> AbstractContextManager[Path]:
+        raise NotImplementedError
+
+    def new_file(self, name: str) -> AbstractContextManager[Path]:
+        raise NotImplementedError
 
     def remove(self, name: str) -> None:
         self.objects.pop(name, None)

@@ -72,8 +72,11 @@ class RemoteStore:
         """Written here, and sent when it is whole."""
         with tempfile.TemporaryDirectory(prefix="segpipe-") as folder:
             yield (path := Path(folder, "file"))
-            opened = self._files.open_output_stream(self._path(name))
-            with _explained(self.address(name)), path.open("rb") as source, opened as target:
+            with (
+                _explained(self.address(name)),
+                path.open("rb") as source,
+                self._files.open_output_stream(self._path(name)) as target,
+            ):
                 shutil.copyfileobj(source, target, _PIECE_BYTES)
 
     def remove(self, name: str) -> None:
