@@ -16,12 +16,12 @@ from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.triton.answers import masks_of
-from segpipe.triton.config import Instances, ModelConfig, Tensor
+from segpipe.triton.config import Copies, ModelConfig, Tensor
 from segpipe.triton.repository import Request, write_repository
 from tests.calling import call
 from tests.triton.runs import CONTRACT, LARGEST, with_end_to_end, with_engine
 
-ON_GPU = Request(backend="gpu", instances=Instances(on_gpu=True), bare=True)
+ON_GPU = Request(backend="gpu", instances=Copies(on_gpu=True), bare=True)
 
 
 def config_of(folder: Path) -> str:
@@ -31,7 +31,7 @@ def config_of(folder: Path) -> str:
 @given(st.text())
 def test_any_text_is_read_again_as_it_was(text: str) -> None:
     tensor, parameters = Tensor("frame", "uint8", (-1, -1, 3)), (("key", text),)
-    config = ModelConfig("m", "python", (tensor,), (), Instances(), testing.CONTRACT, (8, 8), parameters)
+    config = ModelConfig("m", "python", (tensor,), (), Copies(), testing.CONTRACT, (8, 8), parameters)
 
     written = re.findall(r'^    string_value: "(.*)"$', config.to_text(), re.MULTILINE)[-1]
 

@@ -32,12 +32,12 @@ def triton(
     """Write a model repository for Triton Inference Server; what is there gets a further version."""
     from segpipe.artifacts import FAMILIES, artifact_named
     from segpipe.rundir.directory import RunDirectory
-    from segpipe.triton.config import Instances
+    from segpipe.triton.config import Copies
     from segpipe.triton.repository import Request, write_repository
 
     chosen = backend or ("gpu" if gpu else "cpu")
     if chosen not in FAMILIES and artifact_named(chosen).needs_gpu != gpu:
         raise typer.BadParameter(f"--backend {chosen} runs {'on a CPU' if gpu else 'on GPUs, with --gpu'}")
-    request = Request(name, chosen, threads, Instances(instances, gpu, max_batch, queue), bare)
+    request = Request(name, chosen, threads, Copies(instances, gpu, max_batch, queue), bare)
     for version in write_repository(RunDirectory(run), out, request):
         print(version)

@@ -44,7 +44,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Instances:
+class Copies:
     """How many of a model run, where, and how many requests may wait for them."""
 
     count: int = 1
@@ -70,7 +70,7 @@ class ModelConfig:
     """Of Triton: `python`, `onnxruntime` or `tensorrt`."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    instances: Instances
+    instances: Copies
     contract: Contract
     warm_up: tuple[int, int]
     """Height and width of the first input's sides where they follow the frame."""

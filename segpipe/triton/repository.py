@@ -14,7 +14,7 @@ from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import explained_refusals, read_text_file, write_atomically
 from segpipe.runtime.opening import run_contract
 from segpipe.triton.bare import bare_models
-from segpipe.triton.config import FRAME, MASK, Instances, ModelConfig, Tensor, known_by
+from segpipe.triton.config import FRAME, MASK, Copies, ModelConfig, Tensor, known_by
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Request:
     """What runs the network, as `--backend` takes it."""
     threads: int = 0
     """Of each instance on a CPU; 0: one a core."""
-    instances: Instances = field(default_factory=Instances)
+    instances: Copies = field(default_factory=Copies)
     bare: bool = False
     """Also models of the network alone."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segpipe import RunDirectory, Segmenter, testing
-from segpipe.triton.config import Instances
+from segpipe.triton.config import Copies
 from segpipe.triton.repository import Request, write_repository
 from tests.triton.runs import CONTRACT, with_end_to_end, with_engine
 from tests.triton.server import Environment, serving
@@ -29,7 +29,7 @@ def main(environment: Path, work: Path) -> None:
     run = RunDirectory(testing.make_run(work / "run", CONTRACT))
     request = Request(MODEL, threads=1)
     write_repository(run, repository, request)
-    write_repository(run, repository, Request(NARROW, threads=1, instances=Instances(max_batch=1, queue=1)))
+    write_repository(run, repository, Request(NARROW, threads=1, instances=Copies(max_batch=1, queue=1)))
     store_pairs(run, work / "pairs.npz")
     report("configs that the server's protobuf read (parsed, not served)", **parsed(server, work))
     with serving(server, repository, MODEL, work / "server.log") as addresses:
@@ -63,7 +63,7 @@ def parsed(server: Environment, work: Path) -> dict[str, Any]:
     runs = {True: with_engine(work / "with-engine"), False: with_end_to_end(work / "with-graph")}
     versions: list[Path] = []
     for on_gpu, run in runs.items():
-        request = Request(f"{MODEL}-{'gpu' if on_gpu else 'cpu'}", instances=Instances(2, on_gpu), bare=True)
+        request = Request(f"{MODEL}-{'gpu' if on_gpu else 'cpu'}", instances=Copies(2, on_gpu), bare=True)
         versions += write_repository(RunDirectory(run), work / "variants", request)
     configs = [str(version.parent / "config.pbtxt") for version in versions]
     found: dict[str, str] = server.ask(work, model=MODEL, addresses={}, configs=configs)["parsed"]
