@@ -221,7 +221,9 @@ def test_everybody_finds_the_same_in_the_benchmark(things: Path) -> None:
 def test_the_report_evaluation_and_bundle_of_things(things: Path, tmp_path: Path, image: Path) -> None:
     code, out, _ = call("report", things, "-o", tmp_path / "report.html")
     assert code == 0
-    assert "mask AP" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "mask AP" in page
+    assert all(f'<th scope="row">{name}</th>' in page for name in ("masks ap50", "boxes ap", "panoptic pq"))
 
     code, out, _ = call("evaluate", things, "--json")
     figures = json.loads(out)

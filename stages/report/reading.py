@@ -23,6 +23,8 @@ from stages.results.precision import Precision, form
 from stages.table import TABLE
 
 _T = TypeVar("_T")
+_OF_THINGS = ("masks", "boxes", "panoptic")
+"""Groups of figures that the page shows of things."""
 _MOST_CLASSES, _NARROW = 150, 10  # in a confusion matrix, and in one that fits into a column
 _MISTAKES, _MENTIONED = 5, 0.005  # how many of them are named, and from which share of a label on
 
@@ -124,6 +126,8 @@ class Facts:
     """Both, in words."""
     frames: str
     """What accuracy was measured on."""
+    things: dict[str, dict[str, float | None]]
+    """Of networks that tell things one by one: average precision and panoptic quality."""
     pixel_accuracy: float | None
     history: dict[str, list[float]]
     confusion: Confusion | None
@@ -171,6 +175,7 @@ def read_facts(rundir: RunDirectory) -> Facts:
         miou_of_all=trained.test_miou_of_all,
         mean=trained.mean(),
         frames=trained.frames,
+        things={group: of for group, of in trained.test_things.items() if group in _OF_THINGS},
         pixel_accuracy=trained.test_pixel_accuracy,
         history=_history(_text(rundir, "train", "history.csv")),
         confusion=matrix,
