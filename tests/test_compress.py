@@ -252,6 +252,7 @@ def test_a_rung_is_a_run_of_its_own_with_its_verdict(trained_copy: Path, tmp_pat
     changed = [path for path, data in before.items() if path.read_bytes() != data]
     assert not [path for path in changed if path.name != ".lock"], "the run stays as it is"
 
-    (rung.path / "segpipe.toml").write_text("[data]\n")
+    settings = (rung.path / "segpipe.toml").read_text()
+    (rung.path / "segpipe.toml").write_text(settings.replace(f"for {trained_copy.name}:", "for another:", 1))
     code, _, err = call("compress", trained_copy, "--size", f"{size}B", *sets)
     assert (code, "is not from `segpipe compress`" in err) == (1, True)

@@ -110,6 +110,18 @@ def test_a_network_without_layers_to_round_is_refused() -> None:
         rounding.put_on(nn.ReLU())
 
 
+def test_layers_that_make_their_weights_themselves_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, *QAT, "model.name=tests.test_qat:normed", "model.options={}")
+
+    with pytest.raises(ConfigError, match="'0' makes its weights of other numbers"):
+        run_stages(tmp_path, config, tmp_path, TRAIN)
+    assert not list(tmp_path.glob("train/*.partial/resume/*"))
+
+
+def normed(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(channels, classes, 1)))
+
+
 def test_the_ranges_of_the_graphs_are_those_of_training(qat_run: RunDirectory) -> None:
     """Folding a batch norm renames its convolution's module, and scales its channels whole."""
     ranges = json.loads(qat_run.artifact_bytes("train", RANGES))

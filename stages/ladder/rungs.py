@@ -22,7 +22,6 @@ from stages.pipeline import Selection, run_stages
 
 _PATHS = (("data", "root"), ("model", "weights"), ("model", "trained"), ("compress", "distil", "teacher"))
 """Settings that are paths from the run's folder."""
-_HEAD = "# Written by `segpipe compress`"
 _BEFORE = (UNPRUNED, UNQUANTISED, CHECKPOINT, FP32_GRAPH)
 """Files of a network's stage: the first that is there is what the rung began with."""
 _log = logging.getLogger(__name__)
@@ -39,13 +38,14 @@ class Rung:
 def made(rung: Rung, source: Source, folder: Path, builds: bool) -> RunDirectory:
     """The rung's run with its verdicts; what of it is there already is not made again."""
     path = folder / rung.name
-    _refuse_strangers(path / TOML_NAME)
+    _refuse_strangers(path / TOML_NAME, source)
     run = RunDirectory.create(path)
     _write_settings(path, source, rung)
     _begin_with(source, run)
     _log.info("compress: %s", path)
     config = load_config(path)
-    run_stages(path, config, path, Selection(last="build" if builds else EXPORT))
+    first = "train" if config.retrained else EXPORT  # what is not to be trained is not, whatever the settings say
+    run_stages(path, config, path, Selection(first, "build" if builds else EXPORT))
     try:
         return run_stages(path, config, path, Selection(GATE, GATE))
     except GateFailedError as error:  # a rung like any other, which is not kept
@@ -68,8 +68,7 @@ def _write_settings(path: Path, source: Source, rung: Rung) -> None:
     content["compress"] = {**content.get("compress", {}), **rung.settings}
     for name in ("devices", "nodes"):  # other processes would begin the whole ladder again
         content.get("train", {}).pop(name, None)
-    head = f"{_HEAD}, for {base.resolve().name}: the next one writes it anew.\n"
-    write_atomically(path / TOML_NAME, (head + tomli_w.dumps(content)).encode())
+    write_atomically(path / TOML_NAME, (_head(source) + tomli_w.dumps(content)).encode())
     for module in base.glob("*.py"):  # networks and losses of one's own may lie beside the run
         write_atomically(path / module.name, module.read_bytes())
 
@@ -104,8 +103,15 @@ def _alike(own: StageRecord, other: StageRecord) -> bool:
     return own.inputs == other.inputs and began == given
 
 
-def _refuse_strangers(path: Path) -> None:
-    """What somebody else keeps under this name is not written over."""
+def _head(source: Source) -> str:
+    """The first line of a rung's settings."""
+    return f"# Written by `segpipe compress` for {source.run.path.resolve().name}: the next one writes it anew.\n"
+
+
+def _refuse_strangers(path: Path, source: Source) -> None:
+    """What somebody else keeps under this name, or another run's ladder, is not written over."""
     with explained_reads(path):
-        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_HEAD):
-            raise InputError(f"{path} is not from `segpipe compress`", hint="name another folder with --out")
+        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_head(source)):
+            raise InputError(
+                f"{path} is not from `segpipe compress` for this run", hint="name another folder with --out"
+            )

@@ -59,8 +59,9 @@ def _outcome(rundir: RunDirectory, key: _KeyParts, config: Config, base: Path, f
     """One training after another, and what they reached; they begin with what the run has already."""
     if not config.compress.trains_int8:
         return _in_floats(rundir, key, config, base, folders)
-    from stages.train.quantising import fit_quantised
+    from stages.train.quantising import fit_quantised, refuse_unroundable
 
+    refuse_unroundable(config)
     begun = unquantised(rundir, *key)
     if begun is None:
         floats = _in_floats(rundir, key, config, base, folders)

@@ -4,12 +4,16 @@ import json
 import logging
 from pathlib import Path
 
+import torch
+
 from segpipe.artifacts import RANGES, UNQUANTISED
 from segpipe.metrics import scores
 from stages.config.root import Config
-from stages.models import checkpoint
+from stages.data import labels_of
+from stages.models import build_network, checkpoint
 from stages.results.figures import ForInt8
 from stages.train import rounding
+from stages.train.contract import score_channels
 from stages.train.fit import Learned, Outcome, learn, outcome_of, tested
 from stages.train.further import Begun, settings_for
 from stages.train.trainer import Folders
@@ -54,6 +58,13 @@ def learn_quantised(config: Config, base: Path, folders: Folders, begun: bytes) 
     layers = rounding.put_on(network.network)
     _log.info("int8: %d more epochs, with the numbers of %d layers rounded", config.compress.qat_epochs, layers)
     return learn(_settings(config), base, folders.of("int8"), network)
+
+
+def refuse_unroundable(config: Config) -> None:
+    """Before anything is trained."""
+    with torch.random.fork_rng(devices=[]):
+        outputs = score_channels(config, labels_of(config))
+        rounding.put_on(build_network(config.model, config.input.channels, outputs))
 
 
 def before_int8(begun: Begun) -> ForInt8:

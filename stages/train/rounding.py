@@ -78,6 +78,12 @@ def put_on(network: nn.Module) -> int:
     layers = [*_layers(network)]
     if not layers:
         raise ConfigError("no layer of this network multiplies by weights", hint='set compress.int8 = "off"')
+    for name, layer, _ in layers:
+        if layer._parameters.get("weight") is None:  # a norm of weights, or somebody's own parametrisation
+            raise ConfigError(
+                f"'{name}' makes its weights of other numbers, and is not trained for INT8",
+                hint='set compress.int8 = "ptq"',
+            )
     for _, layer, axis in layers:
         parametrize.register_parametrization(layer, "weight", _Weights(axis))
         layer.add_module(_INPUT, _Input())
