@@ -85,7 +85,7 @@ def write_ray_file(path: Path, opened: UserConfig, arguments: Arguments, http: t
         raise InputError(f"{token_file} cannot be read", hint="name a file that holds the token")
     content = opened.model_dump(mode="json") | {"run": str(opened.run.absolute())}
     text = _TEXT.format(
-        name=path.name,
+        name=json.dumps(path.name),
         host=json.dumps(http[0]),
         port=http[1],
         token_file=json.dumps(token_file and str(token_file.absolute())),
