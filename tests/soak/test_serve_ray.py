@@ -30,7 +30,7 @@ BEYOND = 60
 
 
 @contextmanager
-def cluster() -> Iterator["tuple[subprocess.Popen[str], int]"]:
+def cluster(log: Path) -> Iterator["tuple[subprocess.Popen[str], int]"]:
     """A Ray of ours, and the port of its proxy; nothing of it outlives the test."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -38,7 +38,10 @@ def cluster() -> Iterator["tuple[subprocess.Popen[str], int]"]:
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     command = (PYTHON, "-m", "tests.soak.ray_cluster", folder, str(port))
     try:
-        with child(*command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=quiet) as process:
+        with (
+            log.open("w") as said,
+            child(*command, stdin=subprocess.PIPE, stderr=said.fileno(), env=quiet) as process,
+        ):
             try:
                 yield process, port
             finally:
@@ -66,7 +69,9 @@ def test_ray_serve_answers_as_one_process_does_and_swaps_without_a_gap(tmp_path:
     answers: Counter[tuple[int, str]] = Counter()
     over = Event()
 
-    with cluster() as (process, port):
+    log = tmp_path / "ray.log"
+
+    with cluster(log) as (process, port):
         served = Served(process, "127.0.0.1", port)
         code, _, said = call("serve", tmp_path / "first", "--ray-config", file, "--port", str(port))
         assert (code, said) == (0, "")
@@ -78,7 +83,7 @@ def test_ray_serve_answers_as_one_process_does_and_swaps_without_a_gap(tmp_path:
             assert process.stdout
             process.stdin.write(f"{tmp_path / name}.yaml\n")
             process.stdin.flush()
-            assert process.stdout.readline().strip() == f"{tmp_path / name}.yaml"
+            assert process.stdout.readline().strip() == f"{tmp_path / name}.yaml", log.read_text()[-2000:]
 
         def is_ready() -> bool:
             with suppress(OSError):
