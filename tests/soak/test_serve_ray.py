@@ -35,7 +35,8 @@ def cluster(log: Path) -> Iterator["tuple[subprocess.Popen[str], int]"]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folder = tempfile.mkdtemp(prefix="segpipe-ray-", dir="/tmp")
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    patience = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300"}
+    quiet = patience | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     command = (PYTHON, "-m", "tests.soak.ray_cluster", folder, str(port))
     try:
         with (
