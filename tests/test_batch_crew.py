@@ -256,7 +256,13 @@ def test_a_node_that_sees_neither_images_nor_output_says_so_instead_of_calling_a
 def test_a_cluster_that_is_started_here_has_a_token_of_its_own_and_another_keeps_its(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_NUM_REDIS_GET_RETRIES", "RAY_py_gcs_connect_timeout_s"):
+    for name in (
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_NUM_REDIS_GET_RETRIES",
+        "RAY_py_gcs_connect_timeout_s",
+        "RAY_worker_niceness",
+    ):
         monkeypatch.setenv(name, "kept")
         monkeypatch.delenv(name)
     import os

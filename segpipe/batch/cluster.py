@@ -24,11 +24,12 @@ class Size:
 def prepare(size: Size) -> None:
     """Nobody else takes part in a cluster that is started here, else whoever has an account on this machine could.
 
-    What the user has set stays. Without a token in the environment Ray would keep one in the user's home. It would ask
-    for ten minutes where somebody listens who is no Ray.
+    What the user has set stays. Without a token in the environment Ray would keep one in the user's home; without a
+    niceness its actors would be the last to run here, behind everything else. It would ask for ten minutes where
+    somebody listens who is no Ray.
     """
     if size.address == LOCAL:
-        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_worker_niceness": "0"}
     else:
         own = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_py_gcs_connect_timeout_s": "5"}
     for name, value in own.items():

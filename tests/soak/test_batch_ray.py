@@ -118,16 +118,18 @@ def test_a_node_that_goes_while_it_works_loses_nothing(
     assert_all_done_once(ended, alone)
 
 
-def test_a_killed_driver_takes_its_actors_along_and_the_same_command_goes_on(
-    nodes: Cluster, run: Path, photos: Path, alone: Mapping[str, bytes], tmp_path: Path
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_driver_that_ends_takes_its_actors_along_and_the_same_command_goes_on(
+    how: int, code: int, *, nodes: Cluster, run: Path, photos: Path, alone: Mapping[str, bytes], tmp_path: Path
 ) -> None:
     words = command(nodes, run, photos, tmp_path / "out")
 
-    broken_off(words, tmp_path / "out", lambda process: process.kill())
+    first = broken_off(words, tmp_path / "out", lambda process: process.send_signal(how))
     wait_until(lambda: not nodes.processes(ACTOR))
     ended = segpipe(*words)
 
-    assert json.loads(ended.stdout)["skipped"] + json.loads(ended.stdout)["done"] == COUNT
+    assert first.returncode == code, first.stderr
+    assert b"Traceback" not in first.stderr
     assert_all_done_once(ended, alone)
 
 
@@ -228,8 +230,11 @@ def test_a_cluster_that_is_started_here_ends_with_the_command(
     words = ["batch", run, photos, "-o", tmp_path / "out", "--actors", 2, "--address", "local", "--json"]
 
     with child(*SEGPIPE, *map(str, words)) as process:
+        wait_until(lambda: bool(in_session(process.pid, ACTOR)), process)
+        niceness = {os.getpriority(os.PRIO_PROCESS, actor) for actor in in_session(process.pid, ACTOR)}
         out, err = process.communicate()
         wait_until(lambda: not in_session(process.pid))
 
     assert process.returncode == 0, err
     assert masks(json.loads(out)) == alone
+    assert niceness == {0}
