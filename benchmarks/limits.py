@@ -1,15 +1,16 @@
 """Limits that are set beside limits that fit the network.
 
-    python -m benchmarks.limits [RUN ...] [--networks NAME ...]
+    python -m benchmarks.limits [RUN ...] [--islands] [--networks NAME ...]
 
 Adds to results/limits.md: for each run (on its stored images) and each network by name (random weights, batch
-statistics of noise, frames of shapes) what honest FP16 and planted defects give, and which limits fail by either.
+statistics of noise, frames of shapes) what honest FP16 and planted defects give, and which limits fail by either. With
+`--islands` each run's FP16 graph has the FP32 islands that `segpipe run RUN --auto-islands` would find.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,15 @@ from segpipe.contract.schema import METADATA_KEY, Contract
 from segpipe.processor import processor
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.opening import run_contract
+from stages.config.file import load_config
 from stages.config.root import ExportConfig, ShapesData, ValidateConfig
 from stages.data.shapes import ShapesSplit
 from stages.export.clean import clean
 from stages.export.trace import trace
 from stages.graphs.naming import name_nodes
 from stages.graphs.reading import to_bytes
+from stages.validate.explaining.search import search
+from stages.validate.explaining.trials import Bench
 from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import RESIZED, Image, resized_beforehand
 from stages.validate.hops.opening import open_graph
@@ -76,6 +80,15 @@ class Subjects:
         images = [image for image in StoredReference(run).images() if image.name != RESIZED]
         full, half = (run.artifact_bytes(EXPORT, name) for name in (FP32_GRAPH, FP16_GRAPH))
         return cls(path.name, run_contract(run), full, half, _with_resized(run_contract(run), images))
+
+    @classmethod
+    def with_islands(cls, path: Path) -> "Subjects":
+        """The same with the islands that the gate's search finds, in its name."""
+        bench = Bench(RunDirectory(path), load_config(path), path)
+        best = search(bench.judge)[-1]
+        subjects = cls.of_run(path)
+        name = f"{subjects.name}, {len(best.islands)} islands{' (not enough)' if best.failed else ''}"
+        return replace(subjects, name=name, half=bench.halved(best.islands))
 
     @classmethod
     def of_network(cls, name: str) -> "Subjects":
@@ -166,8 +179,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="*")
     parser.add_argument("--networks", nargs="*", default=[])
+    parser.add_argument("--islands", action="store_true")
     options = parser.parse_args()
-    for make, names in ((Subjects.of_run, options.runs), (Subjects.of_network, options.networks)):
+    of_run = Subjects.with_islands if options.islands else Subjects.of_run
+    for make, names in ((of_run, options.runs), (Subjects.of_network, options.networks)):
         for name in names:
             lines = "\n".join(rows(make(name))) + "\n"
             RESULTS.write_text((RESULTS.read_text() if RESULTS.exists() else HEAD) + lines)

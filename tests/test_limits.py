@@ -15,7 +15,7 @@ from stages.measuring.tensors import TensorComparison
 from stages.validate.hops.stored import Keeper
 from stages.validate.judging.checks import Measured, checks
 from stages.validate.judging.rounding import LEAST, ImageRounding, Rounding, fitted
-from stages.validate.judging.rules import Rules
+from stages.validate.judging.rules import ALLOWED, Rules
 from tests.tiny import contract_fields
 
 LIMITS = Limits()
@@ -92,6 +92,15 @@ def test_a_limit_says_what_it_was_fitted_to() -> None:
     assert line == (
         "relative_l2 0.005 (limit 0.0018, 6 times 0.0003, the network's own rounding): failed (worst image-1)"
     )
+
+
+def test_a_network_that_fp16_itself_moves_too_far_is_told_the_way_out() -> None:
+    own = Rounding(0.036, 0.036, 0.0, 0.0, 0.0, 0.0)
+    held = {precision: Rules(LIMITS, NAMES, precision, own).relative_l2 for precision in ALLOWED}
+
+    assert held["fp16"].limit == LIMITS.max_relative_l2
+    assert "rounding alone gives 0.036: `segpipe run RUN --auto-islands`" in held["fp16"].words
+    assert not [name for name, found in held.items() if name != "fp16" and "islands" in found.words]
 
 
 def test_a_picture_without_foreground_does_not_fail_by_dividing_by_nothing() -> None:

@@ -47,7 +47,7 @@ class Bench:
 
     def judge(self, islands: Islands) -> Trial:
         """Hold the graph to the limits; where it fails, bisect on its worst inputs."""
-        graph, contract = self._halved(islands), self._setup.contract
+        graph, contract = self.halved(islands), self._setup.contract
         peak = half_peak(graph, contract, [image.frame for image in self._images[:PROBED]])
         setup = replace(self._setup, peak=peak)
         answer = open_graph(rounded_bytes(graph), contract)
@@ -65,7 +65,7 @@ class Bench:
         lines, excess = tuple(check.line() for check in failed), max(map(_excess, failed))
         return Trial(islands, lines, tuple(proposals), "; ".join(found.lines()), excess)
 
-    def _halved(self, islands: Islands) -> bytes:
+    def halved(self, islands: Islands) -> bytes:
         """The FP16 graph with these islands."""
         full = onnx.load_model_from_string(self._full)
         chosen = choose(full, islands, lambda: (), self._setup.contract.input_name)

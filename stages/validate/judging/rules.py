@@ -74,6 +74,9 @@ ALLOWED: dict[Precision, Allowed] = {
 }
 
 
+_ISLANDS = "`segpipe run RUN --auto-islands` keeps in FP32 what needs it"
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a hop is held to: limits of its precision, tightened to what rounding does to this network."""
@@ -90,8 +93,12 @@ class Rules:
 
     @property
     def relative_l2(self) -> Fitted:
-        """Of scores on images."""
-        return self._fitted(self.named(self.allowed.relative_l2), "relative_l2")
+        """Of scores on images. Where honest FP16 would not keep it, with what to do."""
+        held = self._fitted(self.named(self.allowed.relative_l2), "relative_l2")
+        own = None if self.rounding is None else self.rounding.relative_l2
+        if own is None or not self.allowed.narrow or not own > held.limit:
+            return held
+        return Fitted(held.limit, f"FP16's rounding alone gives {own:.3g}: {_ISLANDS}")
 
     @property
     def stress_relative_l2(self) -> Fitted:
