@@ -4,6 +4,8 @@
     python -m benchmarks.batch nodes --kills 50             # on a Ray cluster: benchmarks/batch_nodes.py
     python -m benchmarks.batch pair --run RUN --images 500  # beside `predict`: benchmarks/batch_pair.py
     python -m benchmarks.batch resume --images 100000
+    python -m benchmarks.batch index --images 10000000      # the index alone: benchmarks/batch_index.py
+    python -m benchmarks.batch memory --images 20000        # of a driver: there too
 
 Each prints rows of a table in benchmarks/results/batch.md.
 """
@@ -20,6 +22,7 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+from benchmarks.batch_index import index, memory
 from benchmarks.batch_nodes import node_kills
 from benchmarks.batch_pair import pair
 from segpipe import testing
@@ -134,9 +137,9 @@ def _unseen(total: int) -> nullcontext[Advance]:
 
 
 def main() -> None:
-    """Do one of both in a folder that goes."""
+    """Do one of them in a folder that goes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("kills", "nodes", "pair", "resume"))
+    parser.add_argument("what", choices=("kills", "nodes", "pair", "resume", "index", "memory"))
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--images", type=int, default=100_000)
@@ -149,7 +152,7 @@ def main() -> None:
         elif options.what == "pair":
             raise SystemExit(0 if pair(Path(folder), options.run, options.images) else 3)
         else:
-            resume(Path(folder), options.images)
+            {"resume": resume, "index": index, "memory": memory}[options.what](Path(folder), options.images)
 
 
 if __name__ == "__main__":

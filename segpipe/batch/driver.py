@@ -12,9 +12,10 @@ from segpipe.batch.alone import alone
 from segpipe.batch.before import warn_of_room
 from segpipe.batch.index import Files, Log, Row
 from segpipe.batch.items import WHOLE, Item, Shard, of_shard
+from segpipe.batch.latest import Latest
 from segpipe.batch.sources import Source, find
 from segpipe.batch.status import State, duration
-from segpipe.batch.stores import Store, open_store, plain
+from segpipe.batch.stores import GONE, Store, open_store, plain
 from segpipe.batch.version import Output, Version
 from segpipe.batch.worker import Worker
 from segpipe.errors import InputError, SegpipeError
@@ -27,6 +28,8 @@ _SHOWN = 20
 """Broken images that get a line; the index has all."""
 _TOLD_S = 30.0
 """Between two lines in a log; a terminal has a bar."""
+_LOOKED_UP = 100_000
+"""Images that the index is asked for at a time."""
 _FIRST = 50
 """Images after which it can be said how long the rest takes."""
 
@@ -128,20 +131,21 @@ def told(state: State) -> str:
 
 def _left(items: list[Item], files: Files, version: Version) -> list[Item]:
     """Those that the index and their mask do not prove to be done: the rest is looked at, and proved by its bytes."""
-    rows = files.latest(["size", "mtime_ns", "error", "mask_bytes"])
-    size_of = files.store.sizes(MASKS)
+    latest, size_of = Latest.of(files), files.store.sizes(MASKS)
     sure = files.store.sizes(CONFIDENCE) if "confidence" in version.outputs else None
 
-    def is_done(item: Item) -> bool:
-        row = rows.get(item.name)
+    def is_done(item: Item, mask_bytes: int) -> bool:
         return (
-            row is not None
-            and row[:3] == (item.size, item.stamp, "")
-            and size_of(f"{MASKS}/{item.picture}") == row[3]
+            mask_bytes != GONE
+            and size_of(f"{MASKS}/{item.picture}") == mask_bytes
             and (sure is None or sure(f"{CONFIDENCE}/{item.picture}") > 0)
         )
 
-    return [item for item in items if not is_done(item)]
+    left: list[Item] = []
+    for start in range(0, len(items), _LOOKED_UP):
+        some = items[start : start + _LOOKED_UP]
+        left += (item for item, size in zip(some, latest.mask_bytes(some), strict=True) if not is_done(item, size))
+    return left
 
 
 def _unopened(name: str, why: str) -> Row:

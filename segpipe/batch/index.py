@@ -20,6 +20,8 @@ _NAME = re.compile(r"index/(?P<session>\d{6})-(?P<shard>\d+of\d+)-(?P<number>\d{
 _MOST_ROWS, _LONGEST_S = 1000, 5.0
 """Rows that wait to be written at most, and how long."""
 _MERGED_ROWS = 200_000
+_MOST_FILES = 100
+"""Small ones of one session; so many become one."""
 
 
 class Row(NamedTuple):
@@ -52,7 +54,7 @@ class Row(NamedTuple):
     worker: str = ""
 
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("path", pa.string()), ("raw_path", pa.binary()), ("size", pa.int64()), ("mtime_ns", pa.int64()),
         ("error", pa.string()), ("sha256", pa.string()), ("artifact_sha256", pa.string()), ("device", pa.string()),
@@ -104,6 +106,11 @@ class Files(NamedTuple):
         return found
 
 
+def names_in(table: Any) -> Iterator[str]:
+    """The images that rows are of."""
+    return (_name(*pair) for pair in _names(table))
+
+
 def _age(name: str) -> tuple[int, int]:
     found = _NAME.fullmatch(name)
     assert found is not None, name
@@ -121,6 +128,8 @@ class Log:
         self.store, self._prefix = store, f"{FOLDER}/{session:06d}-{shard}"
         self._waiting: list[Row] = []
         self._written: list[str] = []
+        self._number = self._merged = 0
+        """Of files that were written, and of those that hold what many small ones held."""
         self._flushed_s = time.monotonic()
         self.rows = 0
 
@@ -136,11 +145,24 @@ class Log:
     def flush(self) -> None:
         """Write what waits."""
         if self._waiting:
-            name = f"{self._prefix}-{len(self._written) + 1:06d}.parquet"
-            self.store.write(name, _encoded(_table(self._waiting)))
+            self._number += 1
+            name = f"{self._prefix}-{self._number:06d}.parquet"
+            self.store.write(name, encoded(_table(self._waiting)))
             self._written.append(name)
             self._waiting = []
+            if len(self._written) - self._merged >= _MOST_FILES:
+                self._merge()
         self._flushed_s = time.monotonic()
+
+    def _merge(self) -> None:
+        """Small files into the last of them, which has all their rows before the first one goes."""
+        *small, last = names = self._written[self._merged :]
+        tables = Files(self.store, names).tables(SCHEMA.names)
+        self.store.write(last, encoded(pa.concat_tables(tables)))
+        for name in small:
+            self.store.remove(name)
+        self._written[self._merged :] = [last]
+        self._merged += 1
 
     def close(self) -> None:
         """Write what waits, and put this session's files together: merged first, deleted then, so no kill loses any."""
@@ -148,9 +170,9 @@ class Log:
         if len(self._written) < 2 or self.rows > _MERGED_ROWS:
             return
         files = Files(self.store, self._written)
-        table = pa.concat_tables(files.tables(_SCHEMA.names))
+        table = pa.concat_tables(files.tables(SCHEMA.names))
         last = {_name(*pair): n for n, pair in enumerate(_names(table))}
-        self.store.write(f"{self._prefix}-000000.parquet", _encoded(table.take(sorted(last.values()))))
+        self.store.write(f"{self._prefix}-000000.parquet", encoded(table.take(sorted(last.values()))))
         for name in self._written:
             self.store.remove(name)
 
@@ -168,10 +190,11 @@ def _table(rows: Sequence[Row]) -> Any:
         shown = {name: text.decode("utf-8", "backslashreplace") for name, text in texts.items()}
         raw = None if shown["path"] == row.path else texts["path"]
         columns.append(values | shown | {"raw_path": raw})
-    return pa.Table.from_pylist(columns, schema=_SCHEMA)
+    return pa.Table.from_pylist(columns, schema=SCHEMA)
 
 
-def _encoded(table: Any) -> bytes:
+def encoded(table: Any) -> bytes:
+    """A file of the index."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()

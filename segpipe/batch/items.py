@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from segpipe.errors import InputError
 
 
@@ -61,8 +63,12 @@ def safe_name(name: str) -> str:
 
 def once_each(items: Iterable[Item]) -> list[Item]:
     """Without repetitions. Two images that would write one mask are an InputError."""
+    listed = list(items)
+    keys = np.sort(np.fromiter((hash(item.picture) for item in listed), np.int64, len(listed)))
+    if not (keys[1:] == keys[:-1]).any():  # as always: no dictionary of millions is made to see it
+        return listed
     found: dict[str, Item] = {}
-    for item in items:
+    for item in listed:
         other = found.setdefault(item.picture, item)
         if other.name != item.name:
             raise InputError(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from segpipe.batch.index import Files
+from segpipe.batch.latest import Latest
 from segpipe.batch.stores import Store, open_store, plain
 from segpipe.batch.version import FILE_NAME
 from segpipe.documents import plain_json
@@ -88,13 +89,14 @@ def status(address: str) -> list[Status]:
 
 def _of_version(address: str) -> Status:
     store = open_store(address)
-    rows = Files.of(store).latest(["error"])
-    broken = {name: error for name, (error,) in rows.items() if error}
+    files = Files.of(store)
+    latest = Latest.of(files)
+    broken = latest.why_broken(files)
     states = [*_states(store)]
     of = max((state["session"], state["shard"].partition("of")[2]) for state in states)[1] if states else "1"
     states = [state for state in states if state["shard"].endswith(f"of{of}")]
     return Status(
-        address, sum(state["found"] for state in states), len(rows) - len(broken), broken,
+        address, sum(state["found"] for state in states), len(latest.keys) - len(broken), broken,
         sum(state["images_per_s"] for state in states), max((state["noted_utc"] for state in states), default=""),
     )  # fmt: skip
 

@@ -1,0 +1,65 @@
+"""What the index says last of each name, in arrays: as objects ten million rows would be gigabytes.
+
+A name is its hash of 64 bits, with this process's own seed. Two names of one hash would be one in a million times that
+somebody has ten million images; then one of them is looked at again, and its mask proves what it is.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.batch.index import Files, names_in
+from segpipe.batch.items import Item
+from segpipe.batch.stores import GONE
+
+_NUMBERS = ("size", "mtime_ns", "mask_bytes")
+
+
+@dataclass(frozen=True)
+class Latest:
+    """A row a name, sorted by the names' hashes."""
+
+    keys: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    """Size and time of the image, size of the mask: three to a row."""
+    broken: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, files: Files) -> "Latest":
+        """Read the index once."""
+        keys, numbers, broken = [np.empty(0, np.int64)], [np.empty((0, 3), np.int64)], [np.empty(0, np.bool_)]
+        for table in files.tables(["path", "raw_path", "error", *_NUMBERS]):
+            keys.append(_hashed(names_in(table), table.num_rows))
+            numbers.append(np.stack([table.column(name).to_numpy() for name in _NUMBERS], 1))
+            broken.append(np.fromiter(map(bool, table.column("error").to_pylist()), np.bool_, table.num_rows))
+        whole = np.concatenate(keys)
+        order = np.argsort(whole, kind="stable")  # of rows of one name the newest stays last
+        order = order[np.append(whole[order][1:] != whole[order][:-1], np.ones(whole.size > 0, np.bool_))]
+        return cls(whole[order], np.concatenate(numbers)[order], np.concatenate(broken)[order])
+
+    def mask_bytes(self, items: Sequence[Item]) -> list[int]:
+        """How large each image's mask is, where its row has no error and is of the image as it is now; else GONE."""
+        if not self.keys.size:
+            return [GONE] * len(items)
+        keys = _hashed((item.name for item in items), len(items))
+        at = np.searchsorted(self.keys, keys).clip(0, self.keys.size - 1)
+        now = np.array([(item.size, item.stamp) for item in items], np.int64).reshape(-1, 2)
+        sound = (self.keys[at] == keys) & ~self.broken[at] & (self.numbers[at, :2] == now).all(1)
+        answer: list[int] = np.where(sound, self.numbers[at, 2], GONE).tolist()
+        return answer
+
+    def why_broken(self, files: Files) -> dict[str, str]:
+        """The errors that no later row has resolved, by name."""
+        found = {}
+        for table in files.tables(["path", "raw_path", "error"]) if self.broken.any() else ():
+            for name, error in zip(names_in(table), table.column("error").to_pylist(), strict=True):
+                if error:
+                    found[name] = error
+        still = self.broken[np.searchsorted(self.keys, _hashed(found, len(found)))] if found else ()
+        return {name: error for (name, error), is_so in zip(found.items(), still, strict=True) if is_so}
+
+
+def _hashed(names: Iterable[str], count: int) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, names), np.int64, count)
