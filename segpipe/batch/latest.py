@@ -4,10 +4,12 @@ A name is its hash of 64 bits, with this process's own seed. Two names of one ha
 somebody has ten million images; then one of them is looked at again, and its mask proves what it is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from segpipe.batch.index import Files, names_in
@@ -35,8 +37,7 @@ class Latest:
             numbers.append(np.stack([table.column(name).to_numpy() for name in _NUMBERS], 1))
             broken.append(np.fromiter(map(bool, table.column("error").to_pylist()), np.bool_, table.num_rows))
         whole = np.concatenate(keys)
-        order = np.argsort(whole, kind="stable")  # of rows of one name the newest stays last
-        order = order[np.append(whole[order][1:] != whole[order][:-1], np.ones(whole.size > 0, np.bool_))]
+        order = _newest(whole)
         return cls(whole[order], np.concatenate(numbers)[order], np.concatenate(broken)[order])
 
     def mask_bytes(self, items: Sequence[Item]) -> list[int]:
@@ -63,3 +64,21 @@ class Latest:
 
 def _hashed(names: Iterable[str], count: int) -> NDArray[np.int64]:
     return np.fromiter(map(hash, names), np.int64, count)
+
+
+def last_rows(files: Files, columns: Sequence[str]) -> Iterator[Any]:
+    """Those columns of each name's last row, a table at a time."""
+    keys = [np.empty(0, np.int64)]
+    keys += [_hashed(names_in(table), table.num_rows) for table in files.tables(["path", "raw_path"])]
+    whole = np.concatenate(keys)
+    kept, begin = np.zeros(whole.size, np.bool_), 0
+    kept[_newest(whole)] = True
+    for table in files.tables(columns):
+        yield table.filter(pa.array(kept[begin : begin + table.num_rows]))
+        begin += table.num_rows
+
+
+def _newest(keys: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where the last one of each key stands, sorted by key."""
+    order = np.argsort(keys, kind="stable")  # of equal ones the newest stays last
+    return order[np.append(keys[order][1:] != keys[order][:-1], np.ones(keys.size > 0, np.bool_))]

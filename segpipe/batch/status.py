@@ -80,11 +80,16 @@ class Status:
 
 def status(address: str) -> list[Status]:
     """Of every version in an output folder."""
+    return [_of_version(f"{plain(address)}/{name}") for name in versions_in(address)]
+
+
+def versions_in(address: str) -> list[str]:
+    """Names of the versions in an output folder, one at least."""
     out = open_store(address)
     versions = [folder for folder in out.folders() if out.entry(f"{folder}/{FILE_NAME}")]
     if not versions:
         raise InputError(f"{address} holds no batch", hint="name the folder that was given to --out")
-    return [_of_version(f"{plain(address)}/{name}") for name in versions]
+    return versions
 
 
 def _of_version(address: str) -> Status:

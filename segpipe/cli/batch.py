@@ -182,6 +182,21 @@ def status(
     return None
 
 
+@_group.command()
+def summary(
+    out: Annotated[str, typer.Argument(help="Folder that was given to --out.")],
+    sample: Annotated[int, typer.Option(min=0, max=500, help="Images of the random sample.")] = 24,
+    seed: Annotated[int, typer.Option(help="Another one draws another sample.")] = 0,
+) -> None:
+    """Write a page for each version: images over time, shares of classes, slowest and broken images, a sample."""
+    try:
+        from segpipe.batch.summary_page import write_summaries
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    for path in write_summaries(out, seed, sample):
+        print(path)
+
+
 def _missing(error: ModuleNotFoundError) -> Exception:
     if error.name is None or error.name.partition(".")[0] not in _EXTRA:
         return error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from stages.measuring.rounds import in_words
 from stages.results.gate import figure, percent
@@ -33,7 +33,7 @@ def link(name: str, to: Path, page: Path) -> Link:
 def render(template: str, links: tuple[Link, ...] = (), *, autoescape: bool = True, **values: Any) -> str:
     """The template with these values; what is not given is an error, not an empty place."""
     environment = Environment(
-        loader=PackageLoader("stages", "templates"),
+        loader=ChoiceLoader([PackageLoader("stages", "templates"), PackageLoader("segpipe", "pages")]),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,94 @@
+"""The page of a batch: what it counts, what it shows, and that names of files are text on it."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from segpipe import testing
+from segpipe.media.images import write_image
+from segpipe.predicting.job import Advance, Job
+from segpipe.runtime.segmenter import Segmenter
+from tests.calling import call
+
+pytest.importorskip("pyarrow")
+
+from segpipe.batch.driver import Here, Request, predict_batch
+from segpipe.batch.index import Files, Log, Row
+from segpipe.batch.stores import LocalStore
+from segpipe.batch.summary import summarise
+from segpipe.batch.version import Version
+
+NAMES = ("a.png", "<b>&bold.png", "deep/c.png")
+
+
+@pytest.fixture(scope="module")
+def out(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A batch of three images and one that is none."""
+    folder = tmp_path_factory.mktemp("summary")
+    for n, name in enumerate(NAMES):
+        write_image(folder / "in" / name, testing.make_frame(40, 60, n)[0])
+    (folder / "in/<script>.png").write_bytes(b"no picture")
+    job = Job(Path(), overlay=False)
+
+    def unseen(total: int) -> nullcontext[Advance]:
+        return nullcontext(lambda frames, /, *, skipped=False: None)
+
+    with Segmenter.open(run) as segmenter:
+        version = Version.of(segmenter, job, ("mask",))
+        request = Request(str(folder / "in"), str(folder / "out"), job, version)
+        predict_batch(Here(segmenter, job, ("mask",)), request, unseen)
+    return folder / "out"
+
+
+def test_the_page_tells_what_became_of_the_images_and_names_are_text(out: Path) -> None:
+    code, *_ = call("batch", "summary", out)
+
+    assert code == 0
+    (page,) = out.glob("*/summary.html")
+    text = page.read_text()
+    assert "3 images done, 1 broken" in text
+    assert "&lt;b&gt;&amp;bold.png" in text
+    assert "<b>" not in text
+    assert "<script>" not in text
+    assert "&lt;script&gt;.png is not an image" in text
+    assert text.count("<figcaption>image</figcaption>") == text.count("<figcaption>mask</figcaption>") == 3
+    assert "http" not in text
+
+
+def test_an_image_that_changed_since_is_not_shown_beside_its_mask(out: Path) -> None:
+    write_image(out.parent / "in/a.png", testing.make_frame(40, 60, 9)[0])
+
+    call("batch", "summary", out)
+
+    (page,) = out.glob("*/summary.html")
+    assert page.read_text().count("<figcaption>image</figcaption>") == 2
+
+
+def test_of_an_image_the_last_row_counts_and_the_sample_is_drawn_by_name_and_seed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for session, error in ((1, "torn"), (2, "")):
+        log = Log(store, "1of1", session)
+        for n in range(session, 9):
+            log.add(
+                Row(
+                    f"{n}.png", 1, 1, error=error, mask=f"masks/{n}.png", height=10, width=10, ms=float(n),
+                    shares=[0.25, 0.75], finished_utc=60.0 * n,
+                )
+            )  # fmt: skip
+        log.close()
+    files = Files.of(store)
+
+    found, same, other = (summarise(files, seed, 3) for seed in (0, 0, 1))
+
+    assert (found.done, found.broken, found.pixels) == (7, 1, 700)
+    assert found.reasons == {"1.png": "torn"}
+    assert (found.share(0), found.share(1)) == (0.25, 0.75)
+    assert [name for _, name in found.slowest][:2] == ["8.png", "7.png"]
+    assert dict(found.minutes) == dict.fromkeys(range(2, 9), 1)
+    assert found.sample == same.sample
+    assert [name for *_, name in found.sample] != [name for *_, name in other.sample]
+
+
+def test_a_folder_without_a_batch_is_one_line(tmp_path: Path) -> None:
+    assert call("batch", "summary", tmp_path)[0] == 1
