@@ -81,4 +81,4 @@ def last_rows(files: Files, columns: Sequence[str]) -> Iterator[Any]:
 def _newest(keys: NDArray[np.int64]) -> NDArray[np.intp]:
     """Where the last one of each key stands, sorted by key."""
     order = np.argsort(keys, kind="stable")  # of equal ones the newest stays last
-    return order[np.append(keys[order][1:] != keys[order][:-1], np.ones(keys.size > 0, np.bool_))]
+    return order[np.append(keys[order][1:] != keys[order][:-1], np.ones(min(keys.size, 1), np.bool_))]

@@ -1,4 +1,4 @@
-"""What the index tells of a version, counted in one pass and bounded memory: speed over time, shares, slowest, broken."""
+"""What the index tells of a version, counted in one pass and little memory: speed, shares, slowest, broken."""
 
 import hashlib
 import heapq
