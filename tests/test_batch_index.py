@@ -45,9 +45,8 @@ def test_arrays_say_of_each_name_what_its_last_row_says(tmp_path: Path, seed: in
     assert latest.why_broken(files) == {name: row.error for name, row in last.items() if row.error}
     for size, stamp in np.ndindex(3, 3):
         items = [Item(name, name, size, stamp) for name in (*NAMES, "unknown.png")]
-        wanted = [
-            row.mask_bytes if (row := last.get(item.name)) and row[1:4] == (size, stamp, "") else GONE for item in items
-        ]
+        known = [last.get(item.name) for item in items]
+        wanted = [row.mask_bytes if row and row[1:4] == (size, stamp, "") else GONE for row in known]
         assert latest.mask_bytes(items) == wanted
 
 
