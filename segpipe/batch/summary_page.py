@@ -73,8 +73,9 @@ def _speed(found: Summary) -> str:
         f'height="{height * bars[n] / most:.1f}" fill="var(--s1)"/>'
         for n in range(count)
     )
-    span = f"{datetime.fromtimestamp(first * 60, UTC):%Y-%m-%d %H:%M} to {datetime.fromtimestamp(last * 60, UTC):%H:%M}"
-    text = f"{span} UTC, {width} min a bar; the tallest is {most / width / 60:.2f} images/s ({most} images)."
+    begin, end = (f"{datetime.fromtimestamp(minute * 60, UTC):%Y-%m-%d %H:%M}" for minute in (first, last))
+    speed = f", {most / width / 60:.2f} images/s" if count > 1 else ""
+    text = f"{begin} to {end} UTC, {width} min a bar; the tallest is {most} images{speed}."
     return (
         f'<figure><svg viewBox="0 0 {_CHART[0]} {height}" role="img" aria-label="{escape(text)}">{drawn}</svg>'
         f"<figcaption>{escape(text)}</figcaption></figure>"
@@ -108,7 +109,7 @@ def _sheet(store: Store, found: Summary, palette: Sequence[Any], seed: int) -> s
     if not rows:
         return "<p>No mask to show.</p>"
     note = f"{len(rows)} images, drawn with seed {seed}: the image where it still is as it was, and its mask."
-    return f'<p class="muted">{note}</p>' + "".join(rows)
+    return f'<p class="muted">{note}</p><div class="flow">{"".join(rows)}</div>'
 
 
 def _pairs(store: Store, found: Summary, palette: Sequence[Any]) -> Iterator[str]:
