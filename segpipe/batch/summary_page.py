@@ -42,6 +42,8 @@ def write_summaries(address: str, seed: int, count: int) -> list[str]:
 def _written(address: str, name: str, names: Sequence[str], seed: int, count: int) -> str:
     store = open_store(f"{plain(address)}/{name}")
     made = plain_json(store.read(FILE_NAME).data, store.address(FILE_NAME), InputError, "give the batch again")
+    if not isinstance(made, dict):
+        raise InputError(f"{store.address(FILE_NAME)} is no JSON object", hint="delete it, and give the batch again")
     classes, palette = tuple(map(str, made.get("classes", ()))), made.get("palette", ())
     found = summarise(Files.of(store), seed, count)
     links = [(other, "" if other == name else f"../{other}/{PAGE}") for other in names]

@@ -81,9 +81,9 @@ def new_mask(path: Path, of: Raster, dtype: str, nodata: int, palette: Sequence[
         with rasterio.open(path, driver="GTiff") as dataset:
             whole = _crc(dataset) == mask.crc
     except RasterioError as error:
-        raise _refused(path, " ".join(str(error.__cause__ or error).split())) from error
+        raise _refused(of.path, " ".join(str(error.__cause__ or error).split())) from error
     if not whole:
-        raise _refused(path, "what was written does not come back")
+        raise _refused(of.path, "what was written does not come back")
 
 
 def _factors(height: int, width: int) -> list[int]:
@@ -100,8 +100,8 @@ def _crc(dataset: Any) -> int:
     return crc
 
 
-def _refused(path: Path, reason: str) -> StorageError:
+def _refused(image: Path, reason: str) -> StorageError:
     return StorageError(
-        f"cannot write {path}: {reason}",
+        f"cannot write the mask of {image}: {reason}",
         hint="free some space and run the same command again; nothing finished is lost",
     )
