@@ -33,5 +33,9 @@ def imported(folder: Path, model: onnx.ModelProto | bytes, **changes: Any) -> Ru
 
 def adopted_here(folder: Path, model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
     """What import would store, without a process of its own: quick."""
-    path, contract = write(folder, model, **changes)
-    return adopt(complete(parse(path), path), import_model.read_description(contract).contract, str(path))
+    return adopted_from(*write(folder, model, **changes))
+
+
+def adopted_from(model: Path, contract: Path) -> onnx.ModelProto:
+    """As `adopted_here`, of files that are there."""
+    return adopt(complete(parse(model), model), import_model.read_description(contract).contract, str(model))

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from segpipe.errors import ContractError
 from stages.config.file import load_config
 from stages.pipeline import Selection, run_stages
-from tests.importing import imported
+from tests.importing import adopted_here, imported
 from tests.test_import_model import _write_pair
 from tests.tiny_graphs import FLOAT, HALF, constant, image, plain
 from tests.tiny_graphs import run as of_logits
@@ -99,7 +99,7 @@ def test_scores_that_went_through_a_sigmoid_are_no_raw_scores(tmp_path: Path) ->
     model.graph.node.append(helper.make_node("Sigmoid", ["score"], ["answer"], name="last"))
 
     with pytest.raises(ContractError, match=r"has gone through a Sigmoid.*output_channels = 1"):
-        imported(tmp_path, model, output_name="answer", output_kind="sigmoid", **TWO)
+        adopted_here(tmp_path, model, output_name="answer", output_kind="sigmoid", **TWO)
 
 
 @pytest.mark.parametrize("name", ["INT8", "INT16", "UINT16"])
@@ -107,11 +107,11 @@ def test_labels_of_small_integers_become_int32(name: str, tmp_path: Path) -> Non
     kind = TensorProto.DataType.Value(name)
     argmax = helper.make_node("ArgMax", ["logits"], ["labels"], name="argmax", axis=1, keepdims=0)
     cast = helper.make_node("Cast", ["labels"], ["answer"], name="cast", to=kind)
-    run = imported(tmp_path, ending(argmax, cast, rank=3, kind=kind), output_name="answer", **LABELS)
 
-    graph = run.artifact("import", "model.onnx")
+    graph = adopted_here(tmp_path, ending(argmax, cast, rank=3, kind=kind), output_name="answer", **LABELS)
+
     asked = image(1, 3, 16, 24)
-    session = onnxruntime.InferenceSession(graph)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
     (found,) = session.run(["answer"], {"image": asked})
     assert found.dtype == np.int32
     assert np.array_equal(found, of_logits(plain(), asked).argmax(1))

@@ -16,7 +16,7 @@ from segpipe.rundir.directory import RunDirectory
 from stages import import_model
 from stages.graphs.reading import LARGEST_BYTES
 from tests.children import PATIENCE_S, ROOT, SEGPIPE
-from tests.importing import CONTRACT, imported, write
+from tests.importing import CONTRACT, adopted_from, adopted_here, imported, write
 from tests.tiny_graphs import FLOAT, constant, conv, graph, plain, weights
 
 
@@ -64,7 +64,7 @@ def test_custom_operator_inside_a_branch_is_refused_too(tmp_path: Path) -> None:
     model.opset_import.append(helper.make_opsetid("com.acme", 1))
 
     with pytest.raises(InputError, match=r"node 'fancy' is a custom operator, com.acme::FancyRelu"):
-        imported(tmp_path, model)
+        adopted_here(tmp_path, model)
 
 
 def test_more_than_one_file_can_hold_is_refused_before_any_weight_is_read(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_contract_that_contradicts_the_graph_is_refused(
     changes: dict[str, Any], words: str | None, tmp_path: Path
 ) -> None:
     if words is None:
-        imported(tmp_path, plain(), **changes)  # float labels exist: nothing contradicts
+        adopted_here(tmp_path, plain(), **changes)  # float labels exist: nothing contradicts
         return
     with pytest.raises(SegpipeError, match=words):
-        imported(tmp_path, plain(), **changes)
+        adopted_here(tmp_path, plain(), **changes)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_second_input_is_refused(tmp_path: Path) -> None:
     model.graph.input.append(helper.make_tensor_value_info("more", FLOAT, [1]))
 
     with pytest.raises(ContractError, match="needs other inputs too: more"):
-        imported(tmp_path, model)
+        adopted_here(tmp_path, model)
 
 
 @pytest.mark.parametrize("where", ["../secret.bin", "link.bin", "/etc/hostname"])
@@ -157,7 +157,7 @@ def test_external_data_outside_the_folder_is_refused(where: str, tmp_path: Path)
     paths[0].write_bytes(model.SerializeToString())
 
     with pytest.raises(InputError, match="lies outside its folder"):
-        import_model.run(tmp_path / "run", *paths)
+        adopted_from(*paths)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_external_data_described_in_nonsense_is_one_line(key: str, value: str, t
     paths[0].write_bytes(model.SerializeToString())
 
     with pytest.raises(InputError, match="external data cannot be read") as caught:
-        import_model.run(tmp_path / "run", *paths)
+        adopted_from(*paths)
     assert "\n" not in str(caught.value)
 
 

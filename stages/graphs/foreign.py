@@ -7,11 +7,12 @@ from segpipe.contract.schema import Contract
 from segpipe.cores import usable_cores
 from segpipe.errors import InputError
 from segpipe.serving.memory import free_bytes
-from stages.config.root import BuildConfig
 from stages.graphs.apart import ChildLimits, allow_memory, call_apart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from stages.config.root import BuildConfig
 
 _CPU_S, _WALL_S = 120, 900  # 2 GB take some 20 s of work; the rest is for slow disks and busy machines
 _FIRST_RUN_S = 300  # one frame of the smallest shape; the largest networks take a few seconds
@@ -26,7 +27,7 @@ def adopted_apart(model: Path, contract: Contract) -> bytes:
     return call_apart(adopted, str(model), limits, model=str(model), contract=contract.to_json())
 
 
-def prove_runs(graph: Path, contract: Contract, build: BuildConfig, limit_s: int = _FIRST_RUN_S) -> str:
+def prove_runs(graph: Path, contract: Contract, build: "BuildConfig", limit_s: int = _FIRST_RUN_S) -> str:
     """One frame through ONNX Runtime: what it cannot run or end, and an answer against the contract, is refused.
 
     Returns what else looks wrong with the answer, mostly nothing."""
@@ -41,6 +42,7 @@ def _run_once(graph: str, contract: str, build: str) -> bytes:
     from onnxruntime import SessionOptions
 
     from segpipe.runtime.backends.session import FAILURES, open_session, reason
+    from stages.config.root import BuildConfig
     from stages.graphs.answers import refuse_other_answer, remark_on
     from stages.graphs.input_shapes import shape_ranges
 
