@@ -5,7 +5,9 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ def pytest_configure() -> None:
     wanted = os.environ.get("SEGPIPE_REQUIRE", "").split(",")
     if missing := [name for name in wanted if name and importlib.util.find_spec(name) is None]:
         raise pytest.UsageError(f"{', '.join(missing)} not installed, which SEGPIPE_REQUIRE names: run `make test`")
+
+
+def pytest_runtest_setup() -> None:
+    """PyTorch's exporter parses the sources of its five hundred operators in every export, for the same list."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    operators = getattr(getattr(registration, "onnxscript_apis", None), "_module", None)  # None until the first export
+    if operators is not None and not hasattr(operators.get_torchlib_ops, "cache_info"):
+        operators.get_torchlib_ops = cache(operators.get_torchlib_ops)
 
 
 @pytest.fixture(scope="module")
