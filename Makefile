@@ -50,11 +50,12 @@ help: ## list the targets
 demo: .venv/.installed ## train, export, build, validate, measure and use a small network (runs/demo)
 	$(BIN)/segpipe demo
 
+# A worker a core, so one thread each. In the order of names: files of few tests, some of which take a minute, are not left for the end.
 test: .venv/.pycuda ## ruff, format check, mypy strict, pytest
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	SEGPIPE_REQUIRE=av,cuda.bindings,fastapi,onnxruntime,openvino,pyarrow,pycuda,rasterio,ray,tensorrt_rtx,tomli_w,torch,torch_pruning $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 SEGPIPE_REQUIRE=av,cuda.bindings,fastapi,onnxruntime,openvino,pyarrow,pycuda,rasterio,ray,tensorrt_rtx,tomli_w,torch,torch_pruning $(BIN)/pytest -m "not soak" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 docs: .venv-docs/.installed ## the documentation as a site (build/docs/site), in an environment of its own
 	.venv-docs/bin/python -m docs.making.site
