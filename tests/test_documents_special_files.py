@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,7 +14,7 @@ import pytest
 from segpipe import Segmenter, testing
 from segpipe.errors import ArtifactDamagedError, ManifestError, StorageError
 from segpipe.rundir.directory import RunDirectory
-from tests.children import MAIN, PATIENCE_S
+from tests.children import PATIENCE_S, ROOT
 from tests.refusals import refused
 
 
@@ -60,42 +61,74 @@ def put_no_file(path: Path, kind: str) -> None:
     make[kind]()
 
 
-def in_a_child(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Where a read that never ends hangs nobody, and one without bounds has little memory to take."""
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30)); {code}"
-    command = [sys.executable, "-c", limited, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))"
+CALL_ALL = f"""
+{LIMITED}
+import json, sys
+from tests.calling import call
+for words in json.load(sys.stdin):
+    print(json.dumps(call(*words)), flush=True)
+"""
+REMEMBERED = f"""
+{LIMITED}
+import sys
+from pathlib import Path
+from segpipe.errors import StorageError
+from stages.data import files
+for path in sys.argv[1:]:
+    try:
+        print(files._remembered(Path(path)), flush=True)
+    except StorageError:
+        print("refused", flush=True)
+"""
 
 
-@pytest.mark.parametrize(("command", "name"), [(command, name) for command in READERS for name in READERS[command]])
+def in_a_child(code: str, *arguments: str | Path, text: str = "") -> list[str]:
+    """The lines that it prints. A read that never ends hangs nobody, one without bounds has little memory to take."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, timeout=PATIENCE_S, cwd=ROOT
+    )
+    assert done.returncode == 0, f"the next after {done.stdout}: {done.stderr}"
+    return done.stdout.splitlines()
+
+
+def words_of(command: str, file: Path) -> list[str]:
+    """A command line that reads this file of a run."""
+    run = str(file.parent)
+    longer = {
+        "data": ["data", "check", run],
+        "import": ["import", f"{run}/model.onnx", "--contract", str(file), "-o", f"{run}-imported"],
+    }
+    return longer.get(command, [command, run])
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_command_waits_for_what_is_no_file(kind: str, command: str, name: str, tmp_path: Path) -> None:
-    run = testing.make_run(tmp_path / "run")
+def test_no_command_waits_for_what_is_no_file(kind: str, run: Path, tmp_path: Path) -> None:
     (run / "config.json").write_text('{"chosen": {}, "resolved": {}, "toml_sha256": ""}')
     (run / "segpipe.toml").write_text(LISTED)
-    put_no_file(run / name, kind)
-    arguments = {
-        "data": ("data", "check", run),
-        "import": ("import", run / "model.onnx", "--contract", run / name, "-o", tmp_path / "imported"),
-    }
-    done = in_a_child(MAIN, *arguments.get(command, (command, run)))
+    tried = [(command, name) for command in READERS for name in READERS[command]]
+    files = [Path(shutil.copytree(run, tmp_path / f"run{n}")) / name for n, (_, name) in enumerate(tried)]
+    for file in files:
+        put_no_file(file, kind)
+    orders = [words_of(command, file) for (command, _), file in zip(tried, files, strict=True)]
 
-    assert "Traceback" not in done.stderr
-    if (command, name) == ("show", "segpipe.toml"):  # what is no file has no hash: it reads as edited
-        return
-    assert done.returncode == 1
-    assert str(run / name) in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    answers = in_a_child(CALL_ALL, text=json.dumps(orders))
+
+    for case, file, (code, _, err) in zip(tried, files, map(json.loads, answers), strict=True):
+        assert "Traceback" not in err
+        if case != ("show", "segpipe.toml"):  # what is no file has no hash: it reads as edited
+            assert code == 1, case
+            assert str(file) in err
+            assert len(err.splitlines()) == 1, err
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_hashes_remembered_of_a_set_are_read_from_a_file_only(kind: str, tmp_path: Path) -> None:
-    put_no_file(tmp_path / ".fingerprints.json", kind)
-    code = "import sys, pathlib; from stages.data import files; files._remembered(pathlib.Path(sys.argv[1]))"
-    done = in_a_child(code, tmp_path / ".fingerprints.json")
+def test_hashes_remembered_of_a_set_are_read_from_a_file_only(tmp_path: Path) -> None:
+    files = [tmp_path / kind for kind in KINDS]
+    for file, kind in zip(files, KINDS, strict=True):
+        put_no_file(file, kind)
 
-    last = done.stderr.splitlines()[-1:]
-    assert not last or last[0].startswith("segpipe.errors.StorageError: ")
+    assert set(in_a_child(REMEMBERED, *files)) <= {"refused", "{}"}
 
 
 def test_a_file_without_an_end_is_refused_by_its_size(run: Path) -> None:
