@@ -102,9 +102,8 @@ class Cluster:
 
     def end(self) -> None:
         """All nodes, the head last."""
-        for node in [*self._frozen, *reversed(self.nodes)]:
-            node.end()
-        for child in self._children:
+        for child in reversed(self._children):
+            Node(child.pid).end()  # frozen ones too, and one whose start was broken off
             child.wait()
 
     def _start(self, *options: str) -> Node:
