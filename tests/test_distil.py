@@ -22,7 +22,7 @@ from stages.models.checkpoint import Trained
 from stages.pipeline import Selection, run_stages
 from stages.results.figures import TrainFigures, require
 from stages.train import _key_parts
-from stages.train.contract import contract_for_masks
+from stages.train.contract import contract_of
 from stages.train.distillation import Guidance, cwd, kl, open_guidance, renormalised
 from stages.train.learner import Learner, TrainingPlan
 from stages.train.teachers import teacher_file
@@ -52,7 +52,7 @@ def make_teacher(path: Path, *settings: str, seed: int = 7) -> Path:
     torch.manual_seed(seed)
     outputs = 1 if config.train.output == "sigmoid" else len(labels_of(config).classes)
     network = build_network(config.model, 3, outputs).eval()
-    contract = contract_for_masks(config, network)
+    contract = contract_of(config, network)
     with RunDirectory.create(path).step("train", {"by": f"hand {seed}"}, {}) as step:
         data = checkpoint.to_bytes(Trained(network, contract, labels_of(config).palette), config.model)
         step.path(checkpoint.FILE_NAME).write_bytes(data)
@@ -165,7 +165,8 @@ def test_the_learner_holds_no_tensor_of_its_teacher(teacher: Path, student: Path
 
 def guided(config: Config, base: Path) -> tuple[Guidance, Contract]:
     """The teacher opened for the student's contract."""
-    contract = contract_for_masks(config, build_network(config.model, 3, len(labels_of(config).classes)))
+    contract = contract_of(config, build_network(config.model, 3, len(labels_of(config).classes)))
+    assert isinstance(contract, Contract)
     file = teacher_file(config, base)
     assert file is not None
     return open_guidance(file, config, contract), contract

@@ -1,7 +1,8 @@
 """The index: a Parquet row for each image that was tried, in files that are written whole and never changed.
 
 Later rows of a name are the true ones. What is later is told by the files' names, numbers of sessions and of files
-within one, and not by a clock. A session that ends orderly leaves one file of one row a name.
+within one, and not by a clock. A session that ends orderly leaves one file of one row a name, unless it
+made more than 200,000.
 """
 
 import re

@@ -1,7 +1,7 @@
 """What the index says last of each name, in arrays: as objects ten million rows would be gigabytes.
 
-A name is its hash of 64 bits, with this process's own seed. Two names of one hash would be one in a million times that
-somebody has ten million images; then one of them is looked at again, and its mask proves what it is.
+A name is its hash of 64 bits, with this process's own seed. Two names of one hash would be three in a million times
+that somebody has ten million images; then one of them is looked at again, and its mask proves what it is.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

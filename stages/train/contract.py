@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segpipe.contract.schema import AnyContract, Contract, InstanceContract
+from segpipe.contract.schema import AnyContract, InstanceContract
 from segpipe.errors import ConfigError
 from stages.config.draft import draft_contract
 from stages.config.root import Config
@@ -28,13 +28,6 @@ def contract_of(config: Config, network: nn.Module) -> AnyContract:
     if isinstance(draft, InstanceContract):
         promised |= {name: getattr(network, name) for name in _OF_THINGS if hasattr(network, name)}
     return type(draft).model_validate(draft.model_dump() | promised)
-
-
-def contract_for_masks(config: Config, network: nn.Module) -> Contract:
-    """The same where only networks for masks can be taken, which the config's own checks have seen to."""
-    contract = contract_of(config, network)
-    assert isinstance(contract, Contract)
-    return contract
 
 
 _OF_THINGS = ("semantic_name", "dense_names", "masks")
