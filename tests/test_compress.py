@@ -20,6 +20,7 @@ from segpipe.errors import (
 from segpipe.rundir import lock
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
+from stages.ladder import candidates
 from stages.ladder import climb as climbing
 from stages.ladder.budget import Budget, budget
 from stages.ladder.candidates import Bench, Candidate, Speed
@@ -237,7 +238,8 @@ def test_an_imported_network_cannot_be_pruned_and_that_is_said_at_once(tmp_path:
     assert not (tmp_path / "rungs").exists()
 
 
-def test_a_rung_is_a_run_of_its_own_with_its_verdict(trained_copy: Path, tmp_path: Path) -> None:
+def test_a_rung_is_a_run_of_its_own_with_its_verdict(trained_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "_WARM_UP_S", 0.05)
     before = {path: path.read_bytes() for path in trained_copy.rglob("*") if path.is_file()}
     size = RunDirectory(trained_copy).recorded("export", "model.onnx").size_bytes - 1
     sets = [word for setting in (*QUICK, *PASSING) for word in ("--set", setting)]
