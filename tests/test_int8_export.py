@@ -155,6 +155,17 @@ def test_a_last_report_that_says_nothing_costs_a_ranking_and_nothing_else(before
     assert again.files == made.made.files
 
 
+def test_fp8_can_be_had_without_int8(made: Narrow) -> None:
+    alone = made.again(int8="off", fp8=True, keep=("head",))
+    report = json.loads(alone.files[FILE_NAME])
+
+    assert alone.files.keys() == {FP8_GRAPH, FILE_NAME, PAGE_NAME}
+    assert {name for name in alone.figures if name.startswith("int8")} == set()
+    assert [layer["kept_for_cpus"] for layer in report["layers"] if layer["kept_for_cpus"]] == []
+    assert b"FP8 alone, dB" in alone.files[PAGE_NAME]
+    assert b"INT8 alone, dB" not in alone.files[PAGE_NAME]
+
+
 def test_layers_that_are_named_stay_in_floats_and_others_do_not(made: Narrow) -> None:
     report = json.loads(made.again(keep=("head", "down4.*")).files[FILE_NAME])
     kept = {layer["module"] for layer in report["layers"] if layer["kept_for_cpus"]}
