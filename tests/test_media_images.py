@@ -1,6 +1,8 @@
 """Images as they are read: upright, in their own channels and depth, and refused where they would be converted."""
 
+import io
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +138,43 @@ def test_what_would_be_converted_silently_is_refused(
     assert not done
     assert str(path) in str(broken[0])
     assert says in str(broken[0])
+
+
+@pytest.mark.parametrize("kind", [b"gAMA", b"zTXt"])
+def test_broken_chunks_beside_exif_are_refused_in_words(tmp_path: Path, kind: bytes) -> None:
+    file, path = io.BytesIO(), tmp_path / "alpha.png"
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 3
+    Image.new("RGBA", (64, 48)).save(file, "PNG", exif=orientation)
+    chunk = kind + {b"gAMA": b"", b"zTXt": b"a\0\0" + zlib.compress(bytes(2 << 20))}[kind]
+    broken = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(file.getvalue()[:33] + broken + file.getvalue()[33:])
+
+    with pytest.raises(InputError, match="is damaged"):
+        read_image(path)
+
+
+def test_a_tiff_whose_directories_lie_over_each_other_is_refused_at_once(tmp_path: Path) -> None:
+    """A file of 800 kB could hold 16000 directories of 65535 entries each: hours, without a pixel."""
+    count, directories, path = 500, 20, tmp_path / "over.tif"
+    content = bytearray(b"II*\0" + struct.pack("<I", 8) + bytes(12 * count + 8 * directories))
+    for at in range(8, 8 + 4 * directories, 4):
+        struct.pack_into("<H", content, at, count)
+        struct.pack_into("<I", content, at + 2 + 12 * count, at + 4 if at < 4 + 4 * directories else 0)
+    path.write_bytes(content)
+
+    with pytest.raises(InputError, match="its header is cut off or wrong"):
+        read_image(path)
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    file, path = io.BytesIO(), tmp_path / "scans.jpg"
+    Image.new("RGB", (64, 48)).save(file, "JPEG", progressive=True)
+    content, end = file.getvalue(), b"\xff\xd9"
+    path.write_bytes(content)
+    assert read_image(path).shape == (48, 64, 3)
+    last = content[content.rindex(b"\xff\xda") : -len(end)]
+    path.write_bytes(content[: -len(end)] + 200 * last + end)
+
+    with pytest.raises(InputError, match=r"a JPEG of 2\d\d scans"):
+        read_image(path)

@@ -4,6 +4,7 @@ Pillow reads headers too, but not of every TIFF that OpenCV takes, and of WebP n
 """
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ _TIFF_BITS, _TIFF_COLOURS = 258, 262
 _TIFF_MODES = {(5, False): "CMYK", (5, True): "CMYK", (0, True): "I;16 inverted"}  # what 262 says, deeper than 8 bits
 _TIFF_FORMATS = {3: "H", 4: "I", 16: "Q"}
 _JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # what its codestream starts with, with or without a file around it
+_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xda", b"\xd9"
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # but those that stand within a scan
 _BOX_TO_THE_END, _BOX_IS_WIDE = 0, 1  # what a size may stand for
 
 
@@ -27,6 +30,8 @@ class Header:
     pictures: int = 1
     mode: str = ""
     """Pillow's name of the colours, where they tell what OpenCV would hide."""
+    scans: int = 1
+    """How often a JPEG goes over its pixels."""
 
 
 def read_header(content: bytes) -> Header | None:
@@ -55,7 +60,16 @@ def _png(content: bytes) -> Header | None:
 
 def _jpeg(content: bytes) -> Header | None:
     image = JpegImagePlugin.jpeg_factory(io.BytesIO(content))
-    return Header(image.height, image.width, getattr(image, "n_frames", 1), image.mode)
+    return Header(image.height, image.width, getattr(image, "n_frames", 1), image.mode, _scans(content))
+
+
+def _scans(content: bytes) -> int:
+    """By its markers, up to the picture's end."""
+    scans, at = 0, len(_JPEG)
+    while (found := _JPEG_MARKER.search(content, at)) and found[1] != _JPEG_END:
+        scans += found[1] == _JPEG_SCAN
+        at = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    return scans
 
 
 def _gif(content: bytes) -> Header | None:
@@ -102,10 +116,13 @@ def _tiff(content: bytes) -> Header | None:
     count_format, entry_bytes, offset = ("Q", 20, "Q") if big else ("H", 12, "I")
     (at,) = struct.unpack_from(order + offset, content, 8 if big else 4)
     seen: dict[int, tuple[int, int]] = {}
-    mode = ""
+    mode, left_bytes = "", len(content)
     while at and at not in seen:
         (count,) = struct.unpack_from(order + count_format, content, at)
         first = at + struct.calcsize(count_format)
+        left_bytes -= entry_bytes * count
+        if left_bytes < 0:
+            raise ValueError("its directories lie over each other")
         seen[at] = _tiff_sides(content, order, range(first, first + entry_bytes * count, entry_bytes), big)
         mode = mode or _tiff_mode(content, order, range(first, first + entry_bytes * count, entry_bytes), big)
         (at,) = struct.unpack_from(order + offset, content, first + entry_bytes * count)
@@ -167,7 +184,7 @@ def _jpeg2000_boxes(content: bytes) -> Iterator[tuple[bytes, int]]:
 
 _READERS = {
     b"\x89PNG": _png,
-    b"\xff\xd8": _jpeg,
+    _JPEG: _jpeg,
     b"RIFF": _webp,
     b"BM": _bmp,
     b"GIF8": _gif,

@@ -1,6 +1,7 @@
 """Image files in and out, as the contract describes frames: RGB order, exact type, nothing converted silently."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ _JPEG = b"\xff\xd8"
 _EXIF_CHUNKS = (b"eXIf", b"EXIF")  # of PNG, of WebP
 _WITH_ALPHA = {b"\x89PNG": PngImagePlugin.PngImageFile, b"RIFF": WebPImagePlugin.WebPImageFile}
 """Who reads their EXIF, by their first bytes. Not by `Image.open`, which limits the size."""
+_BROKEN = (cv2.error, OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What a header raises that claims more than OpenCV takes, and what broken chunks and EXIF raise in PIL."""
+_MOST_SCANS = 100  # libtiff's limit too; progressive files have about 10. One of 14 bytes goes over 64 megapixels
 _AGAIN = "copy or make it again"
 _KINDS = "PNG, JPEG, BMP, TIFF, WebP, GIF, PPM and JPEG 2000 are read"
 _UPRIGHT = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
@@ -35,7 +39,7 @@ def decode_image(path: Path, content: bytes, max_pixels: int | None = None) -> N
     header = _checked_header(path, content, max_pixels)
     try:
         pixels = _decoded(np.frombuffer(content, np.uint8), content)
-    except (cv2.error, OSError, SyntaxError) as error:  # a header that claims more than OpenCV takes, broken EXIF
+    except _BROKEN as error:
         reason = getattr(error, "err", error)
         raise InputError(f"{path} is damaged, or no kind of image that OpenCV reads: {reason}", hint=_AGAIN) from None
     if pixels is None:
@@ -65,6 +69,8 @@ def _checked_header(path: Path, content: bytes, max_pixels: int | None) -> Heade
         raise InputError(f"{path} is CMYK, whose colours depend on a profile", hint="convert it to RGB")
     if header.mode == "I;16 inverted":
         raise InputError(f"{path} is a deep TIFF in which 0 is white (MinIsWhite)", hint="save it with 0 as black")
+    if header.scans > _MOST_SCANS:
+        raise InputError(f"{path} is a JPEG of {header.scans} scans, more than {_MOST_SCANS}", hint="save it again")
     if header.pictures > 1:
         raise InputError(
             f"{path} holds {header.pictures} pictures", hint="save each as a file of its own, or as a video"
