@@ -143,6 +143,27 @@ def test_the_file_says_what_the_command_was_told(runs: Path, tmp_path: Path, mon
     assert deployment["max_queued_requests"] == 5
 
 
+def test_paths_of_any_signs_come_back_from_the_file(runs: Path, tmp_path: Path) -> None:
+    run, file = tmp_path / "str\U0001f6e3eet's \"\x7f\u2028\\ud83d #", tmp_path / "serve\x7f\n.yaml"
+    run.symlink_to(runs / "first")
+
+    assert call("serve", run, "--ray-config", file)[0] == 0
+
+    written = yaml.safe_load(file.read_text())["applications"][0]["deployments"][0]
+    assert written["user_config"]["run"] == str(run)
+
+
+def test_a_link_that_leads_nowhere_stays(runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.symlink_to("nowhere")
+
+    code, _, said = call("serve", runs / "first", "--ray-config", file)
+
+    assert code == 1
+    assert "is there already" in said
+    assert file.is_symlink()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -77,7 +77,7 @@ def read_user_config(config: Any) -> UserConfig:
 
 def write_ray_file(path: Path, opened: UserConfig, arguments: Arguments, http: tuple[str, int], queue: int) -> None:
     """Paths become absolute: every node reads them for itself. What is there stays, which somebody may have edited."""
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise InputError(f"{path} is there already", hint="name another file, or remove it")
     RunDirectory(opened.run).manifest  # noqa: B018 - what is no run is refused here, not on every node
     token_file = arguments.token_file
@@ -85,12 +85,18 @@ def write_ray_file(path: Path, opened: UserConfig, arguments: Arguments, http: t
         raise InputError(f"{token_file} cannot be read", hint="name a file that holds the token")
     content = opened.model_dump(mode="json") | {"run": str(opened.run.absolute())}
     text = _TEXT.format(
-        name=json.dumps(path.name),
-        host=json.dumps(http[0]),
+        name=_quoted(path.name),
+        host=_quoted(http[0]),
         port=http[1],
-        token_file=json.dumps(token_file and str(token_file.absolute())),
+        token_file=_quoted(token_file and str(token_file.absolute())),
         max_bytes=arguments.max_bytes,
         queue=queue,
-        user_config="\n".join(f"          {name}: {json.dumps(value)}" for name, value in content.items()),
+        user_config="\n".join(f"          {name}: {_quoted(value)}" for name, value in content.items()),
     )
     write_atomically(path, text.encode())
+
+
+def _quoted(value: Any) -> str:
+    """As YAML reads it: of JSON's escapes two make one sign beyond the first 65536, in YAML none does."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(sign if " " <= sign <= "~" else f"\\U{ord(sign):08x}" for sign in text)
