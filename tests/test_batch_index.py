@@ -73,6 +73,19 @@ def test_a_long_session_has_few_files_and_every_row(tmp_path: Path, monkeypatch:
     assert sum(table.num_rows for table in files.tables(["path"])) == 47
 
 
+def test_a_page_that_does_not_decompress_is_told_as_a_damaged_file(tmp_path: Path) -> None:
+    log = Log(LocalStore(tmp_path), "1of1", 1)
+    for row in rows(np.random.default_rng(0), 20):
+        log.add(row)
+    log.close()
+    file = next(tmp_path.glob("index/*.parquet"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:60] + bytes(255 - byte for byte in whole[60:120]) + whole[120:])
+
+    with pytest.raises(InputError, match="is no Parquet that can be read"):
+        Latest.of(Files.of(LocalStore(tmp_path)))
+
+
 def test_a_kill_while_files_become_one_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "_MOST_ROWS", 2)
     monkeypatch.setattr(index, "_MOST_FILES", 3)

@@ -20,12 +20,12 @@ from segpipe.errors import (
 from segpipe.rundir import lock
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-from stages.ladder import candidates
+from stages.ladder import candidates, rungs
 from stages.ladder import climb as climbing
 from stages.ladder.budget import Budget, budget
 from stages.ladder.candidates import Bench, Candidate, Speed
 from stages.ladder.climb import AS_IT_IS, Outcome, Terms, climb, require_kept
-from stages.ladder.rungs import Rung
+from stages.ladder.rungs import Rung, made
 from stages.ladder.shares import Try, next_share
 from stages.ladder.source import Source, source_of
 from stages.ladder.table import remarks, rows
@@ -236,6 +236,36 @@ def test_an_imported_network_cannot_be_pruned_and_that_is_said_at_once(tmp_path:
     with pytest.raises(InputError, match="only pruning lowers the MACs, and an imported network is a graph without"):
         climb(imported, Terms(Budget("macs", 0.5), tmp_path / "rungs"))
     assert not (tmp_path / "rungs").exists()
+
+
+@pytest.mark.parametrize("name", ["int8", "linked", "dangling"])
+def test_somebodys_folder_under_a_rungs_name_is_left_alone(finished_run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "int8/photos").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to("int8")
+    (tmp_path / "dangling").mkdir()
+    (tmp_path / "dangling/segpipe.toml").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(InputError, match="is not from `segpipe compress` for this run"):
+        made(Rung(name, {"int8": "ptq"}), source_of(finished_run, []), tmp_path, builds=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_runs_name_cannot_break_its_rungs_settings(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "a\nb = 1\x1b"
+    shutil.copytree(finished_run, run)
+    monkeypatch.setattr(rungs, "run_stages", lambda *_: RunDirectory(tmp_path / "int8"))
+    for _ in range(2):  # the second time it is known again
+        made(Rung("int8", {"int8": "ptq"}), source_of(run, []), tmp_path, builds=False)
+
+    assert (
+        (tmp_path / "int8/segpipe.toml")
+        .read_text()
+        .splitlines()[0]
+        .endswith(r"for a\nb = 1\x1b: the next one writes it anew.")
+    )
 
 
 def test_a_rung_is_a_run_of_its_own_with_its_verdict(trained_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,17 @@ def test_a_world_file_tells_the_place(segmenter: Segmenter, tmp_path: Path) -> N
         assert dataset.transform == PLACE
 
 
+def test_what_tells_no_place_and_no_size_of_pixels_is_left_out(segmenter: Segmenter, tmp_path: Path) -> None:
+    image = tmp_path / "a.tif"
+    Image.fromarray(frame()).save(image, description="Aperio |MPP = 1.2.3|")
+    os.mkfifo(image.with_suffix(".tfw"))  # nobody ever writes into it
+    image.with_suffix(".tifw").symlink_to("/dev/zero")
+
+    mask = predicted(segmenter, image, tmp_path / "out")
+
+    np.testing.assert_array_equal(read_mask(mask), segmenter.tiled(frame()))
+
+
 def test_pixels_without_data_are_none_of_the_classes(segmenter: Segmenter, tmp_path: Path) -> None:
     pixels = frame().clip(1, 255)
     pixels[40:90, 100:250] = 0

@@ -91,7 +91,7 @@ class Files(NamedTuple):
             content = self.store.read(name).data
             try:
                 yield pq.read_table(pa.BufferReader(content), columns=list(columns), use_threads=False)
-            except pa.ArrowException as error:
+            except (pa.ArrowException, OSError) as error:  # an OSError says that a page does not decompress
                 raise InputError(
                     f"{self.store.address(name)} is no Parquet that can be read: {error}",
                     hint="delete it: its images are looked at again, and what their masks prove is not made again",

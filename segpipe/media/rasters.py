@@ -26,8 +26,9 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from segpipe.contract.schema import FrameContract
-from segpipe.errors import InputError
+from segpipe.errors import InputError, StorageError
 from segpipe.media.images import require_pixels
+from segpipe.rundir.storage import read_bounded
 
 _CACHE_MB = 128
 """Of decoded blocks; GDAL takes a twentieth of the machine's memory by itself."""
@@ -36,11 +37,12 @@ _PIXELS_A_BYTE = 10_000
 """More pixels than this for each byte of a file are a claim, and hours of work for nothing."""
 _AGAIN = "copy or make it again"
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-_MICRONS = re.compile(r"MPP = ([0-9.]+)")
+_MICRONS = re.compile(r"MPP = ([0-9]{1,9}(?:\.[0-9]{1,20})?)(?![0-9.])")
 """A slide's pixel, as Aperio's scanners tell it."""
-_OWN_NAME = re.compile(r"'?(?:/dev/fd/)?\b\d+'?(?:, |: )(?=band|not recognized)|/dev/fd/")
+_OWN_NAME = re.compile(r"'?(?:/dev/fd/)?\b\d+'?(?:, |: | )(?=band|not recognized)|/dev/fd/")
 """How GDAL calls a descriptor."""
 _WORLD_FILES = (".tfw", ".tifw", ".wld")
+_WORLD_FILE_BYTES = 4096
 
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what it says there is in its errors, too
 
@@ -183,10 +185,10 @@ def _world_file(path: Path) -> Affine | None:
     """Six numbers in a file of the same name: where pixels lie, when the TIFF itself does not say."""
     for suffix in _WORLD_FILES:
         try:
-            numbers = [*map(float, path.with_suffix(suffix).read_text()[:4096].split())]
+            numbers = [*map(float, read_bounded(path.with_suffix(suffix), _WORLD_FILE_BYTES).split())]
             if len(numbers) == 6 and np.isfinite(numbers).all():
                 a, d, b, e, c, f = numbers
                 return Affine(a, b, c, d, e, f) * Affine.translation(-0.5, -0.5)  # it tells centres of pixels
-        except (OSError, ValueError):
+        except (OSError, ValueError, StorageError):
             continue
     return None

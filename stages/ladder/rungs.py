@@ -14,7 +14,7 @@ from segpipe.artifacts import CHECKPOINT, EXPORT, FP32_GRAPH, UNPRUNED, UNQUANTI
 from segpipe.errors import ConfigError, GateFailedError, InputError
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.rundir.manifest import StageRecord
-from segpipe.rundir.storage import explained_reads, read_text_file, write_atomically
+from segpipe.rundir.storage import explained_reads, explained_refusals, read_bounded, read_text_file, write_atomically
 from segpipe.verdict import STAGE as GATE
 from stages.config.file import apply_override, load_config
 from stages.ladder.source import Source
@@ -38,9 +38,11 @@ class Rung:
 def made(rung: Rung, source: Source, folder: Path, builds: bool) -> RunDirectory:
     """The rung's run with its verdicts; what of it is there already is not made again."""
     path = folder / rung.name
-    _refuse_strangers(path / TOML_NAME, source)
+    _refuse_strangers(path, source)
+    with explained_refusals(str(path)):
+        path.mkdir(exist_ok=True)
+    _write_settings(path, source, rung)  # first of all: whose the folder is must be told after any kill
     run = RunDirectory.create(path)
-    _write_settings(path, source, rung)
     _begin_with(source, run)
     _log.info("compress: %s", path)
     config = load_config(path)
@@ -104,14 +106,19 @@ def _alike(own: StageRecord, other: StageRecord) -> bool:
 
 
 def _head(source: Source) -> str:
-    """The first line of a rung's settings."""
-    return f"# Written by `segpipe compress` for {source.run.path.resolve().name}: the next one writes it anew.\n"
+    """The first line of a rung's settings; what no comment in TOML may hold, such as a line's end, is spelt out."""
+    name = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in source.run.path.resolve().name)
+    return f"# Written by `segpipe compress` for {name}: the next one writes it anew.\n"
 
 
 def _refuse_strangers(path: Path, source: Source) -> None:
-    """What somebody else keeps under this name, or another run's ladder, is not written over."""
+    """What somebody else keeps under this name, or another run's ladder, is not written over or into."""
     with explained_reads(path):
-        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(_head(source)):
+        try:
+            ours = read_bounded(path / TOML_NAME).startswith(_head(source).encode())
+        except FileNotFoundError:
+            ours = not path.is_dir() or all(inside.name.startswith(".") for inside in path.iterdir())  # or a file
+        if not ours:
             raise InputError(
                 f"{path} is not from `segpipe compress` for this run", hint="name another folder with --out"
             )
