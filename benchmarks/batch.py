@@ -7,7 +7,7 @@
     python -m benchmarks.batch index --images 10000000      # the index alone: benchmarks/batch_index.py
     python -m benchmarks.batch memory --images 20000        # of a driver: there too
 
-Each prints rows of a table in benchmarks/results/batch.md.
+Each prints rows of a table; benchmarks/results/batch.md keeps what was measured.
 """
 
 import argparse

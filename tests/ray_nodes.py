@@ -16,7 +16,7 @@ from tests.children import wait_until
 
 _START = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
 _STORE_BYTES = 100 << 20
-_TRIES = 4  # Ray gives the helpers of a node 15 s to start, which a machine with much else to do may not manage
+_TRIES = 4  # Ray gives the helpers of a node little time to start, which a busy machine may not manage
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_what_nodes_have_to_see_are_the_images_and_where_masks_go_but_no_list(tm
 def test_masks_that_will_not_fit_are_told_of_and_those_that_do_are_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    warn_of_room(LocalStore(tmp_path), written_bytes=1 << 40, written=1, left=1 << 20)
+    warn_of_room(LocalStore(tmp_path), written_bytes=1 << 60, written=1, left=1 << 20)
     warn_of_room(LocalStore(tmp_path), written_bytes=10, written=1, left=1)
 
     (told,) = caplog.messages

@@ -131,7 +131,7 @@ def _require_answer(address: str | None) -> None:
 def _no_cluster(address: str | None, why: str) -> BackendError:
     hint = "check --address, its token (RAY_AUTH_TOKEN), and that versions of Ray and Python are the same"
     if address == LOCAL:
-        hint = "its own helpers have 15 s to start: give the command again when the machine has less to do"
+        hint = "Ray's own helpers have little time to start: give the command again when the machine has less to do"
     return BackendError(f"no Ray cluster at {address}: {why}", hint=hint)
 
 

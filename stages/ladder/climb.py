@@ -109,7 +109,8 @@ class _Ladder:
                 f"nothing of {self._source.run.path} opens here with backend '{self._terms.backend}'",
                 hint="`segpipe doctor` names what runs",
             )
-        if self._kept() is None and self._terms.budget.kind != "macs" and not self._source.config.compress.quantises:
+        has_int8 = self._source.config.compress.int8 != "off"
+        if self._kept() is None and self._terms.budget.kind != "macs" and not has_int8:
             self._narrow()
         if self._kept() is None and not self._source.why_not_trained:
             self._prune()

@@ -16,12 +16,14 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 _STORE_BYTES = 100 << 20
-_TRIES = 4  # Ray gives its own helpers 30 s to start, which a machine with much else to do may not manage
 
 
 def main(folder: str, port: str) -> None:
     """Until stdin ends."""
-    _start(folder)
+    ray.init(
+        num_cpus=3, include_dashboard=False, object_store_memory=_STORE_BYTES, _temp_dir=folder,
+        logging_level=logging.ERROR, log_to_driver=False,
+    )  # fmt: skip
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     for line in sys.stdin:
         file = Path(line.strip())
@@ -29,21 +31,6 @@ def main(folder: str, port: str) -> None:
         print(file, flush=True)
     serve.shutdown()
     ray.shutdown()
-
-
-def _start(folder: str) -> None:
-    for left in reversed(range(_TRIES)):
-        try:
-            ray.init(
-                num_cpus=3, include_dashboard=False, object_store_memory=_STORE_BYTES, _temp_dir=folder,
-                logging_level=logging.ERROR, log_to_driver=False,
-            )  # fmt: skip
-        except Exception:
-            ray.shutdown()
-            if not left:
-                raise
-        else:
-            return
 
 
 if __name__ == "__main__":

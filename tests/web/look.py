@@ -57,7 +57,10 @@ def _on_gpu(playwright: Playwright, wanted: dict[str, Any]) -> dict[str, Any]:
     """Masks by WebGPU; and the device of a page whose code for the GPU does not run. `why_not` where there is none."""
     out = Path(wanted["out"], "gpu")
     out.mkdir(parents=True, exist_ok=True)
-    browser = playwright.chromium.launch(executable_path=wanted["chromium"], args=_GPU_ARGS)
+    try:
+        browser = playwright.chromium.launch(executable_path=wanted["chromium"], args=_GPU_ARGS)
+    except Error as error:
+        return {"why_not": error.message.splitlines()[0]}
     try:
         page = browser.new_page()
         _opened(page, wanted["pages"]["file"], wanted)
