@@ -204,6 +204,24 @@ def test_what_somebody_put_where_a_mask_goes_stays(segmenter: Segmenter, photos:
     assert theirs.read_bytes() == (photos / "b.png").read_bytes()
 
 
+def test_what_cannot_be_read_where_a_mask_goes_stays_and_the_others_are_done(
+    segmenter: Segmenter, photos: Path, tmp_path: Path
+) -> None:
+    folder = batch(segmenter, photos, tmp_path / "out").folder
+    theirs = [Path(folder, "masks", name) for name in ("a.png", "b.png")]
+    for path in theirs:
+        path.unlink()
+        os.mkfifo(path)
+    (photos / "b.png").write_bytes(b"no picture")
+    write_image(photos / "deep/a.png", testing.make_frame(50, 60, 9)[0])
+
+    state = batch(segmenter, photos, tmp_path / "out")
+
+    assert (state.done, state.broken) == (1, 2)
+    assert "masks/a.png" in str(rows(folder, "error")["a.png"])
+    assert all(path.is_fifo() for path in theirs)
+
+
 def test_names_of_any_bytes_are_kept(segmenter: Segmenter, tmp_path: Path) -> None:
     names = ["new\nline.png", os.fsdecode(b"caf\xe9.png"), "caf\\xe9.png", "ünï.png"]
     for n, name in enumerate(names):

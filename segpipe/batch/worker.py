@@ -104,11 +104,13 @@ class Worker:
         return len(data)
 
     def _there(self, name: str) -> bytes:
-        """The bytes of a picture; none where there is none that can be read."""
-        try:
-            return self.version.read(name).data if self.version.entry(name) else b""
-        except InputError:
+        """The bytes of a picture; none where there is none. What cannot be read is not ours to replace."""
+        if not self.version.entry(name):
             return b""
+        try:
+            return self.version.read(name).data
+        except InputError as error:
+            raise TakenError(f"{error.message}, and would be replaced", hint="move it") from None
 
     def _require_ours(self, item: Item, there: Mapping[str, bytes]) -> None:
         for folder, data in there.items():
@@ -118,6 +120,12 @@ class Worker:
                     "and would be replaced",
                     hint="move it",
                 )
+
+    def _is_ours(self, item: Item, name: str) -> bool:
+        try:
+            return bool(record_there(self.version, name) if item.by_windows else record_of(self._there(name)))
+        except InputError:  # a FIFO, or closed to us
+            return False
 
     def address(self, item: Item) -> str:
         """How an image is called from outside."""
@@ -151,7 +159,7 @@ class Worker:
         """What was made of it before goes: a mask that lies there is one of what its source holds now."""
         for folder in self._folders:
             name = f"{folder}/{item.picture}"
-            if record_there(self.version, name) if item.by_windows else record_of(self._there(name)):
+            if self._is_ours(item, name):
                 self.version.remove(name)
         stamp = item.stamp if isinstance(content, InputError) else _stamp_of(item, content)
         return Row(path=item.name, size=item.size, mtime_ns=stamp, error=str(error))
