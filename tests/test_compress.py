@@ -264,8 +264,38 @@ def test_a_runs_name_cannot_break_its_rungs_settings(
         (tmp_path / "int8/segpipe.toml")
         .read_text()
         .splitlines()[0]
-        .endswith(r"for a\nb = 1\x1b: the next one writes it anew.")
+        .startswith(r"# Written by `segpipe compress` for a\nb = 1\x1b: the next one writes it anew.")
     )
+
+
+def test_rungs_of_another_run_of_the_same_name_are_left_alone_and_older_ones_are_known(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rungs, "run_stages", lambda *_: RunDirectory(tmp_path / "out/int8"))
+    (tmp_path / "out").mkdir()
+    sources = []
+    for parent, key in (("a", "1" * 64), ("b", "2" * 64)):
+        shutil.copytree(finished_run, tmp_path / parent / "run")
+        source = source_of(tmp_path / parent / "run", [])
+        record = source.record
+        changed = record.model_copy(update={"key": key, "inputs": {**record.inputs, "data": key}})
+        source.run.manifest.stages[source.origin] = changed
+        sources.append(source)
+    rung, settings = Rung("int8", {"int8": "ptq"}), tmp_path / "out/int8/segpipe.toml"
+    made(rung, sources[0], tmp_path / "out", builds=False)
+
+    for old in (False, True):
+        if old:
+            head, _, rest = settings.read_text().partition(" Network ")
+            settings.write_text(head + "\n" + rest.partition("\n")[2])
+        with pytest.raises(InputError, match="is not from `segpipe compress` for this run"):
+            made(rung, sources[1], tmp_path / "out", builds=False)
+        made(rung, sources[0], tmp_path / "out", builds=False)
+
+    record = sources[0].record
+    sources[0].run.manifest.stages[sources[0].origin] = record.model_copy(update={"key": "3" * 64})
+    made(rung, sources[0], tmp_path / "out", builds=False)  # trained again
+    assert "Network 333" in settings.read_text()
 
 
 def test_a_rung_is_a_run_of_its_own_with_its_verdict(trained_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ def _write_settings(path: Path, source: Source, rung: Rung) -> None:
     content["compress"] = {**content.get("compress", {}), **rung.settings}
     for name in ("devices", "nodes"):  # other processes would begin the whole ladder again
         content.get("train", {}).pop(name, None)
-    write_atomically(path / TOML_NAME, (_head(source) + tomli_w.dumps(content)).encode())
+    head = f"{_head(source)}{_network(source)}{_place(source, path)}\n"
+    write_atomically(path / TOML_NAME, (head + tomli_w.dumps(content)).encode())
     for module in base.glob("*.py"):  # networks and losses of one's own may lie beside the run
         write_atomically(path / module.name, module.read_bytes())
 
@@ -106,16 +107,41 @@ def _alike(own: StageRecord, other: StageRecord) -> bool:
 
 
 def _head(source: Source) -> str:
-    """The first line of a rung's settings; what no comment in TOML may hold, such as a line's end, is spelt out."""
-    name = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in source.run.path.resolve().name)
-    return f"# Written by `segpipe compress` for {name}: the next one writes it anew.\n"
+    """How a rung's settings begin."""
+    return f"# Written by `segpipe compress` for {_plain(source.run.path.resolve().name)}: the next one writes it anew."
+
+
+def _network(source: Source) -> str:
+    return f" Network {source.record.key}"
+
+
+def _place(source: Source, rung: Path) -> str:
+    return f" of {_plain(_from(rung, source.run.path))}."
+
+
+def _plain(name: str) -> str:
+    """What no comment in TOML may hold, such as a line's end, is spelt out."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+
+
+def _is_for(source: Source, rung: Path) -> bool:
+    """Whether a rung's settings were written for this network, or for what this run held before it was trained again.
+
+    Older settings name neither; what the rung began with does.
+    """
+    first, head = read_bounded(rung / TOML_NAME).partition(b"\n")[0], _head(source).encode()
+    if first == head:
+        own = RunDirectory.create(rung).manifest.stages.get(source.origin)
+        return own is None or _alike(own, source.record)
+    known = _network(source).encode(), _place(source, rung).encode()
+    return first.startswith(head) and (first.startswith(head + known[0] + b" ") or first.endswith(known[1]))
 
 
 def _refuse_strangers(path: Path, source: Source) -> None:
     """What somebody else keeps under this name, or another run's ladder, is not written over or into."""
     with explained_reads(path):
         try:
-            ours = read_bounded(path / TOML_NAME).startswith(_head(source).encode())
+            ours = _is_for(source, path)
         except FileNotFoundError:
             ours = not path.is_dir() or all(inside.name.startswith(".") for inside in path.iterdir())  # or a file
         if not ours:
