@@ -1,7 +1,10 @@
 """The page of a batch: what it counts, what it shows, and that names of files are text on it."""
 
+import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,3 +98,31 @@ def test_of_an_image_the_last_row_counts_and_the_sample_is_drawn_by_name_and_see
 
 def test_a_folder_without_a_batch_is_one_line(tmp_path: Path) -> None:
     assert call("batch", "summary", tmp_path)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("state/1of1.json", {"shard": 5}),
+        ("state/1of1.json", {"found": None}),
+        ("state/1of1.json", {"images_per_s": "y"}),
+        ("state/1of1.json", {"images_per_s": float("nan")}),
+        ("state/1of1.json", {"noted_utc": None}),
+        ("batch.json", {"classes": 5}),
+        ("batch.json", {"classes": ["one"]}),
+        ("batch.json", {"palette": "abc"}),
+        ("batch.json", {"classes": ["one"], "palette": [[0, 0, 0]]}),
+    ],
+)
+def test_what_a_driver_noted_and_somebody_edited_is_one_line(
+    out: Path, tmp_path: Path, file: str, change: dict[str, Any]
+) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    (path,) = (tmp_path / "out").glob(f"*/{file}")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+    code, _, err = call("batch", "status" if file.startswith("state") else "summary", tmp_path / "out")
+
+    assert code == 1
+    assert str(path) in err
+    assert "delete it" in err

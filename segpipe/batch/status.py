@@ -2,18 +2,34 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter
 
 from segpipe.batch.index import Files
 from segpipe.batch.latest import Latest
 from segpipe.batch.stores import Store, open_store, plain
 from segpipe.batch.version import FILE_NAME
-from segpipe.documents import plain_json
+from segpipe.documents import Form
 from segpipe.errors import InputError
 
 FOLDER = "state"
+_Count = Annotated[int, Field(ge=0, lt=1 << 53, strict=True)]
+
+
+class _Noted(BaseModel):
+    """What is read of a State that was written."""
+
+    session: _Count
+    shard: str = Field(pattern=r"^[0-9]{1,9}of[0-9]{1,9}$")
+    found: _Count
+    images_per_s: float = Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)
+    noted_utc: str = Field(pattern=r"^[0-9TZ:-]{1,30}$")
+
+
+_FORM = Form("state of a batch", TypeAdapter(_Noted), InputError)
 
 
 @dataclass(frozen=True)
@@ -98,20 +114,18 @@ def _of_version(address: str) -> Status:
     latest = Latest.of(files)
     broken = latest.why_broken(files)
     states = [*_states(store)]
-    of = max((state["session"], state["shard"].partition("of")[2]) for state in states)[1] if states else "1"
-    states = [state for state in states if state["shard"].endswith(f"of{of}")]
+    of = max((state.session, state.shard.partition("of")[2]) for state in states)[1] if states else "1"
+    states = [state for state in states if state.shard.endswith(f"of{of}")]
     return Status(
-        address, sum(state["found"] for state in states), len(latest.keys) - len(broken), broken,
-        sum(state["images_per_s"] for state in states), max((state["noted_utc"] for state in states), default=""),
+        address, sum(state.found for state in states), len(latest.keys) - len(broken), broken,
+        sum(state.images_per_s for state in states), max((state.noted_utc for state in states), default=""),
     )  # fmt: skip
 
 
-def _states(store: Store) -> Iterator[dict[str, Any]]:
+def _states(store: Store) -> Iterator[_Noted]:
     for entry in store.entries(FOLDER):
         name = store.address(entry.name)
-        noted = plain_json(store.read(entry.name).data, name, InputError, "delete it: the next run notes it again")
-        if isinstance(noted, dict) and {one.name for one in fields(State)} <= noted.keys():
-            yield noted
+        yield _FORM.read(store.read(entry.name).data, name, "delete it: the next run notes it again")
 
 
 def duration(seconds: float) -> str:

@@ -16,8 +16,7 @@ from segpipe.batch.index import Files
 from segpipe.batch.status import versions_in
 from segpipe.batch.stores import Store, open_store, plain
 from segpipe.batch.summary import MOST_SHOWN, Summary, summarise
-from segpipe.batch.version import FILE_NAME
-from segpipe.documents import plain_json
+from segpipe.batch.version import FILE_NAME, noted
 from segpipe.draw import colourise
 from segpipe.errors import InputError
 from segpipe.media.files import read_regular
@@ -41,19 +40,21 @@ def write_summaries(address: str, seed: int, count: int) -> list[str]:
 
 def _written(address: str, name: str, names: Sequence[str], seed: int, count: int) -> str:
     store = open_store(f"{plain(address)}/{name}")
-    made = plain_json(store.read(FILE_NAME).data, store.address(FILE_NAME), InputError, "give the batch again")
-    if not isinstance(made, dict):
-        raise InputError(f"{store.address(FILE_NAME)} is no JSON object", hint="delete it, and give the batch again")
-    classes, palette = tuple(map(str, made.get("classes", ()))), made.get("palette", ())
+    made = noted(store)
     found = summarise(Files.of(store), seed, count)
+    if found.pixels and len(found.of_class) != len(made.classes):
+        raise InputError(
+            f"{store.address(FILE_NAME)} has {len(made.classes)} classes, the index {len(found.of_class)}",
+            hint="delete it, and give the batch again",
+        )
     links = [(other, "" if other == name else f"../{other}/{PAGE}") for other in names]
-    about = f"{found.done} images done, {found.broken} broken; backend {made.get('backend', '')}"
+    about = f"{found.done} images done, {found.broken} broken; backend {made.backend}"
     sections = [
         ("speed", "Images over time", _speed(found)),
-        ("classes", "Shares of the classes", _classes(found, classes, palette)),
+        ("classes", "Shares of the classes", _classes(found, made.classes, made.palette)),
         ("slowest", "Slowest images", _slowest(found)),
         ("broken", "Broken images", _broken(found)),
-        ("sample", "A random sample", _sheet(store, found, palette, seed)),
+        ("sample", "A random sample", _sheet(store, found, made.palette, seed)),
     ]
     store.write(PAGE, page(f"Batch {name}", about, links, sections).encode())
     return store.address(PAGE)

@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from pydantic import BaseModel, TypeAdapter
+
 from segpipe.batch.stores import Store
-from segpipe.errors import ContractError
+from segpipe.documents import Form
+from segpipe.errors import ContractError, InputError
+from segpipe.palette import Colours
 from segpipe.predicting.done import Source
 from segpipe.predicting.job import MASKS, Job
 from segpipe.rundir.storage import sha256_of_bytes
@@ -15,6 +19,18 @@ from segpipe.runtime.segmenter import Segmenter
 FILE_NAME = "batch.json"
 Output = Literal["mask", "confidence", "rle"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+
+class Noted(BaseModel):
+    """What is read of a Version that was written."""
+
+    format: Literal[1]
+    backend: str
+    classes: tuple[str, ...]
+    palette: Colours
+
+
+_FORM = Form("description of a batch", TypeAdapter(Noted), InputError)
 
 
 @dataclass(frozen=True)
@@ -51,3 +67,12 @@ class Version:
         """Say in the folder what it is of."""
         if store.entry(FILE_NAME) is None:
             store.write(FILE_NAME, json.dumps({"format": 1, **vars(self)}, indent=2).encode("ascii"))
+
+
+def noted(store: Store) -> Noted:
+    """What the folder says that it is of."""
+    name, hint = store.address(FILE_NAME), "delete it, and give the batch again"
+    found = _FORM.read(store.read(FILE_NAME).data, name, hint)
+    if len(found.palette) != len(found.classes):
+        raise InputError(f"{name} has {len(found.palette)} colours for {len(found.classes)} classes", hint=hint)
+    return found
