@@ -126,3 +126,22 @@ def test_what_a_driver_noted_and_somebody_edited_is_one_line(
     assert code == 1
     assert str(path) in err
     assert "delete it" in err
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_page_of_somebodys_or_a_link_in_its_place_stays(out: Path, tmp_path: Path, is_link: bool) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    (version,) = (tmp_path / "out").iterdir()
+    theirs, place = tmp_path / "theirs.html", version / "summary.html"
+    place.unlink(missing_ok=True)
+    theirs.write_text("a page")
+    if is_link:
+        place.symlink_to(theirs)
+    else:
+        place.write_text("a page")
+
+    code, _, err = call("batch", "summary", tmp_path / "out")
+
+    assert (code, f"{place} is no page of segpipe" in err) == (1, True)
+    assert place.read_text() == "a page"
+    assert place.is_symlink() == is_link

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from segpipe.batch.index import Files
 from segpipe.batch.status import versions_in
-from segpipe.batch.stores import Store, open_store, plain
+from segpipe.batch.stores import LocalStore, Store, open_store, plain
 from segpipe.batch.summary import MOST_SHOWN, Summary, summarise
 from segpipe.batch.version import FILE_NAME, noted
 from segpipe.draw import colourise
 from segpipe.errors import InputError
 from segpipe.media.files import read_regular
 from segpipe.media.images import decode_image
-from segpipe.pages import page, table
+from segpipe.pages import MADE, page, table
 from segpipe.predicting.done import record_of
 from segpipe.rundir.storage import sha256_of_bytes
 
@@ -40,6 +40,7 @@ def write_summaries(address: str, seed: int, count: int) -> list[str]:
 
 def _written(address: str, name: str, names: Sequence[str], seed: int, count: int) -> str:
     store = open_store(f"{plain(address)}/{name}")
+    _require_ours(store)
     made = noted(store)
     found = summarise(Files.of(store), seed, count)
     if found.pixels and len(found.of_class) != len(made.classes):
@@ -58,6 +59,13 @@ def _written(address: str, name: str, names: Sequence[str], seed: int, count: in
     ]
     store.write(PAGE, page(f"Batch {name}", about, links, sections).encode())
     return store.address(PAGE)
+
+
+def _require_ours(store: Store) -> None:
+    """A page of somebody's, or a link, is not replaced."""
+    is_link = isinstance(store, LocalStore) and (store.root / PAGE).is_symlink()
+    if is_link or (store.entry(PAGE) and MADE.encode() not in store.read(PAGE).data):
+        raise InputError(f"{store.address(PAGE)} is no page of segpipe's, and would be replaced", hint="move it")
 
 
 def _speed(found: Summary) -> str:

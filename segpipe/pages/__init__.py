@@ -10,6 +10,9 @@ Section = tuple[str, str, str]
 Entry = tuple[str, str]
 """A name in the navigation, and where it leads; nowhere for the page that is shown."""
 
+MADE = "<footer><p>Made by segpipe from the index."
+"""What each such page ends with."""
+
 
 def page(title: str, about: str, links: Sequence[Entry], sections: Sequence[Section]) -> str:
     """A file of its own. `title`, `about` and names are texts; sections are HTML."""
@@ -42,7 +45,7 @@ def page(title: str, about: str, links: Sequence[Entry], sections: Sequence[Sect
 <main id="content">
 {body}
 </main>
-<footer><p>Made by segpipe from the index. This file needs no other.</p></footer>
+{MADE} This file needs no other.</p></footer>
 </body>
 </html>
 """
