@@ -364,13 +364,11 @@ def test_a_precision_chooses_among_what_a_backend_runs(
     assert [row.name for row in chosen(manifest, backend, precision)] == names
 
 
-def test_a_precision_that_nothing_computes_in_is_refused_with_those_there_are(tmp_path: Path) -> None:
+def test_a_precision_that_a_backend_does_not_compute_in_is_refused_with_those_there_are(tmp_path: Path) -> None:
     run = testing.make_run(tmp_path)
 
     with pytest.raises(InputError, match=r"backend 'onnxruntime-cpu' does not compute in fp16.*fp32"):
         Segmenter.open(run, "onnxruntime-cpu", precision="fp16")
-    with pytest.raises(InputError, match=r"nothing computes in fp8.*fp32, tf32, fp16"):
-        Segmenter.open(run, precision="fp8")
     with Segmenter.open(run, precision="fp32") as segmenter:
         assert segmenter.describe()["backend"] == ON_CPU.name
 
