@@ -178,3 +178,32 @@ def test_a_jpeg_of_hundreds_of_scans_is_refused_before_it_is_decoded(tmp_path: P
 
     with pytest.raises(InputError, match=r"a JPEG of 2\d\d scans"):
         read_image(path)
+
+
+_TINY_TIFF_CHAIN = b"".join(struct.pack("<HI", 0, at) for at in range(14, 14 + 6 * 3000, 6))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xd8" + b"\xff\xe0\0\2" * 5000, "header is cut off or wrong"),
+        (b"\xff\xd8" + b"\xff" * 100_000, "header is cut off or wrong"),
+        (b"\xff\xd8\xff\xf0" + b"\xff\x00" * 50_000, "header is cut off or wrong"),
+        (b"P6" + b" " * 100_000 + b"1 1 255 abc", "header is cut off or wrong"),
+        (b"P6 #" + b"a" * 100_000 + b"\n1 1 255 abc", "header is cut off or wrong"),
+        (b"P6 1 " + b" " * 65_531 + b"12 255 abc" * 7, "header is cut off or wrong"),
+        (b"II*\0\x08\0\0\0" + _TINY_TIFF_CHAIN, "holds 1000 pictures"),
+    ],
+    ids=["segments", "fill", "between", "blanks", "comment", "cut number", "directories"],
+)
+def test_headers_that_take_long_are_refused_before_they_are_read_through(
+    content: bytes, says: str, tmp_path: Path
+) -> None:
+    """Of 8 MB each they took 7 to 14 s."""
+    path = tmp_path / "long"
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    path.write_bytes(content + file.getvalue()[2:] if content.startswith(b"\xff\xd8") else content)
+
+    with pytest.raises(InputError, match=says):
+        read_image(path)

@@ -18,6 +18,10 @@ _TIFF_FORMATS = {3: "H", 4: "I", 16: "Q"}
 _JPEG2000_SIZES = b"\xff\x4f\xff\x51"  # what its codestream starts with, with or without a file around it
 _JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xda", b"\xd9"
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # but those that stand within a scan
+_JPEG_HEAD_MARKER = re.compile(rb"\xff([^\x00\xff])")  # as Pillow goes on from one to the next
+_MOST_SEGMENTS = 4000  # of a JPEG; those of its colour profile and EXIF hold 64 kB each
+_MOST_HEADER_BYTES = 1 << 16  # of a PPM's header, and of what lies between a JPEG's segments: Pillow reads them singly
+_MOST_DIRECTORIES = 1000  # of a TIFF that are looked at: more than one are refused anyway
 _BOX_TO_THE_END, _BOX_IS_WIDE = 0, 1  # what a size may stand for
 
 
@@ -59,15 +63,38 @@ def _png(content: bytes) -> Header | None:
 
 
 def _jpeg(content: bytes) -> Header | None:
+    _require_short_head(content)
+    scans = _scans(content)
     image = JpegImagePlugin.jpeg_factory(io.BytesIO(content))
-    return Header(image.height, image.width, getattr(image, "n_frames", 1), image.mode, _scans(content))
+    return Header(image.height, image.width, getattr(image, "n_frames", 1), image.mode, scans)
+
+
+def _require_short_head(content: bytes) -> None:
+    """Megabytes of empty segments, or of bytes between them, would take Pillow many seconds."""
+    segments, between, at = 0, 0, len(_JPEG)
+    while (found := _JPEG_HEAD_MARKER.search(content, at)) and found[1] != _JPEG_SCAN:
+        segments += 1
+        between += found.start() - at
+        _require_few(segments, _MOST_SEGMENTS)
+        _require_few(between, _MOST_HEADER_BYTES)
+        at = found.end()
+        if JpegImagePlugin.MARKER.get(int.from_bytes(found[0]), ("", "", None))[2]:  # else Pillow knows no length
+            at += int.from_bytes(content[at : at + 2])
+    _require_few((found.start() if found else len(content)) - at, _MOST_HEADER_BYTES)
+
+
+def _require_few(count: int, most: int) -> None:
+    if count > most:
+        raise ValueError("its header is made to take long")
 
 
 def _scans(content: bytes) -> int:
     """By its markers, up to the picture's end."""
-    scans, at = 0, len(_JPEG)
+    scans, segments, at = 0, 0, len(_JPEG)
     while (found := _JPEG_MARKER.search(content, at)) and found[1] != _JPEG_END:
         scans += found[1] == _JPEG_SCAN
+        segments += 1
+        _require_few(segments, _MOST_SEGMENTS)
         at = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
     return scans
 
@@ -78,7 +105,8 @@ def _gif(content: bytes) -> Header | None:
 
 
 def _ppm(content: bytes) -> Header | None:
-    image = PpmImagePlugin.PpmImageFile(io.BytesIO(content))
+    image = PpmImagePlugin.PpmImageFile(io.BytesIO(content[: _MOST_HEADER_BYTES + 1]))
+    _require_few(image.tile[0].offset, _MOST_HEADER_BYTES)  # a number that is cut off would be a smaller one
     return Header(image.height, image.width)
 
 
@@ -117,7 +145,7 @@ def _tiff(content: bytes) -> Header | None:
     (at,) = struct.unpack_from(order + offset, content, 8 if big else 4)
     seen: dict[int, tuple[int, int]] = {}
     mode, left_bytes = "", len(content)
-    while at and at not in seen:
+    while at and at not in seen and len(seen) < _MOST_DIRECTORIES:
         (count,) = struct.unpack_from(order + count_format, content, at)
         first = at + struct.calcsize(count_format)
         left_bytes -= entry_bytes * count
