@@ -1,6 +1,7 @@
 """What fails behind `segpipe serve` is told apart: the picture's fault, the backend's for a moment, for good, a bug."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.serving import Served, picture, serving
 
 PLANTED = """
+import time
 from segpipe.errors import BackendError, UnfitFrameError
 from segpipe.runtime.cuda.device import DeviceLostError, OutOfMemoryError
 from segpipe.runtime.segmenter import Segmenter
@@ -24,6 +26,9 @@ whole, by_width = Segmenter.detail, {
 def detail(self, frame, *rest):
     if planted := by_width.get(frame.shape[1]):
         raise planted
+    if frame.shape[1] == 47:
+        print("begun", flush=True)
+        time.sleep(1e6)
     return whole(self, frame, *rest)
 
 Segmenter.detail = detail
@@ -79,3 +84,16 @@ def test_a_lost_gpu_takes_the_server_out_of_service_and_says_what_helps(run: Pat
     assert (ready, counted, code) == (0, 1, 0)
     assert "a picture failed: cuLaunch failed. the GPU was lost" in said
     assert "Traceback" not in said
+
+
+def test_a_picture_that_never_ends_keeps_no_server_from_ending(run: Path) -> None:
+    shorter = "from segpipe.serving import server; server._LEAVE_S = server._FINISH_S = 1.0"
+    with serving(run, before=f"{PLANTED}\n{shorter}") as served, ThreadPoolExecutor() as pool:
+        answer = pool.submit(served.segment, picture(40, 47))
+        assert served.process.stdout
+        assert served.process.stdout.readline() == "begun\n"
+        code, said = served.end()
+        answer.exception()
+
+    assert code == 0
+    assert "a picture does not end" in said

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import SimpleQueue
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -75,12 +75,14 @@ class Line:
             gone.cancel()
             self._drop(job)
 
-    def close(self) -> None:
-        """Wait for the threads."""
+    def close(self, seconds: float = math.inf) -> bool:
+        """Wait so long for the threads; whether all have ended."""
+        until = monotonic() + seconds
         for thread in self._threads:
             thread.jobs.put(None)
         for thread in self._threads:
-            thread.join()
+            thread.join(min(max(0.0, until - monotonic()), threading.TIMEOUT_MAX))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _begin(self, job: _Job) -> bool:
         """Whether a thread has it already; else it waits."""

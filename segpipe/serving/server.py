@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from segpipe.serving.token import read_token
 _HEAD_BYTES = 32 * 1024  # of a request line with its headers
 _GRACE_S = 1.0  # between the last accepted connection and the end of those on which nothing comes
 _LEAVE_S = 60.0  # for answers that nobody reads
+_FINISH_S = 5.0  # for pictures whose answers nobody awaits any more
 _WATCH_S = 1.0  # between two looks at the source
 _IDLE_S = 75  # longer than proxies keep a connection, which else meets its end with a request
 _BACKLOG = 512
@@ -59,7 +62,12 @@ def serve(settings: Settings) -> None:
         address = listener.getsockname()
         if not token and not address[0].startswith("127.") and address[0] != "::1":
             _log.warning("everybody who reaches %s may use this server: --token-file asks for a token", address[0])
-        asyncio.run(_Process(settings, token).run(listener))
+        process = _Process(settings, token)
+        asyncio.run(process.run(listener))
+    if process.is_stuck:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)  # what libraries do at the end would meet the thread that still works
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -88,6 +96,8 @@ class _Process:
         self._guard = Guard(app, limits, metrics, lambda: self._models.artifact, self._line.require_room)
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self.is_stuck = False
+        """Whether a picture never ended."""
 
     async def run(self, listener: socket.socket) -> None:
         config = uvicorn.Config(
@@ -110,8 +120,11 @@ class _Process:
         finally:
             for task in [*self._tasks]:
                 task.cancel()
-            await asyncio.to_thread(self._line.close)
-            self._models.close()
+            self.is_stuck = not await asyncio.to_thread(self._line.close, _FINISH_S)
+            if self.is_stuck:
+                _log.error("a picture does not end: ending without it")
+            else:
+                self._models.close()
         if self._failure is not None:
             raise self._failure
 
