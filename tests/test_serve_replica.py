@@ -171,6 +171,8 @@ def test_a_link_that_leads_nowhere_stays(runs: Path, tmp_path: Path) -> None:
         (("first", "--ray-config", "first"), 1, "is there already"),
         (("first", "--ray-config", "new.yaml", "--token-file", "none"), 1, "none cannot be read"),
         (("first", "--ray-config", "new.yaml", "--watch"), 2, "--watch is for one process"),
+        (("first", "--ray-config", "new.yaml", "--backend", "nonsense"), 1, "there is no backend 'nonsense'"),
+        (("first", "--ray-config", "new.yaml", "--port", "0"), 1, "port 0 takes another port on every node"),
         (("first", "--ray-config", "no/such/folder.yaml"), 1, "cannot write"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from segpipe.artifacts import AUTO, Precision
+from segpipe.artifacts import AUTO, Precision, chosen
 from segpipe.documents import Form
 from segpipe.errors import InputError
 from segpipe.rundir.directory import RunDirectory
@@ -79,7 +79,9 @@ def write_ray_file(path: Path, opened: UserConfig, arguments: Arguments, http: t
     """Paths become absolute: every node reads them for itself. What is there stays, which somebody may have edited."""
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} is there already", hint="name another file, or remove it")
-    RunDirectory(opened.run).manifest  # noqa: B018 - what is no run is refused here, not on every node
+    if http[1] == 0:
+        raise InputError("port 0 takes another port on every node", hint="choose --port")
+    chosen(RunDirectory(opened.run).manifest, opened.backend, opened.precision)  # refused here, not on every node
     token_file = arguments.token_file
     if token_file is not None and not token_file.is_file():
         raise InputError(f"{token_file} cannot be read", hint="name a file that holds the token")
