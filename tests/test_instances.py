@@ -273,16 +273,11 @@ def test_a_mask_in_its_box_is_what_a_mask_of_the_whole_frame_shows_there(
 
 def _exact(scores: NDArray[np.float32], placement: Placement) -> NDArray[np.float64]:
     """The scores at every pixel of the frame."""
-    lines = []
+    places = []
     for axis in (0, 1):
         centres = (np.arange(placement.source[axis]) + 0.5) / placement.source[axis] * scores.shape[axis] - 0.5
-        place = centres.clip(0, scores.shape[axis] - 1)
-        first = np.floor(place).astype(int)
-        lines.append((first, np.minimum(first + 1, scores.shape[axis] - 1), place - first))
-    (top, bottom, down), (left, right, across) = lines
-    upper = scores[top][:, left] * (1 - across) + scores[top][:, right] * across
-    lower = scores[bottom][:, left] * (1 - across) + scores[bottom][:, right] * across
-    return upper * (1 - down[:, None]) + lower * down[:, None]
+        places.append(centres)
+    return _between(scores, places)
 
 
 # what people do with them
@@ -414,10 +409,18 @@ SAMPLING = 0.15  # a warp places pixels to a 32nd of a cell, between scores that
 
 def _exact_on(scores: NDArray[np.float32], placement: Placement) -> NDArray[np.float64]:
     """The scores at every pixel of a frame that lies anywhere on the canvas."""
-    lines = []
+    places = []
     for axis in (0, 1):
         centres = (np.arange(placement.source[axis]) + 0.5) * placement.resized[axis] / placement.source[axis]
         centres = (centres + placement.offset[axis]) * scores.shape[axis] / placement.canvas[axis] - 0.5
+        places.append(centres)
+    return _between(scores, places)
+
+
+def _between(scores: NDArray[np.float32], places: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Linearly between scores, at rows and columns counted in scores."""
+    lines = []
+    for axis, centres in enumerate(places):
         place = centres.clip(0, scores.shape[axis] - 1)
         first = np.floor(place).astype(int)
         lines.append((first, np.minimum(first + 1, scores.shape[axis] - 1), place - first))

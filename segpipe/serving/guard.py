@@ -27,8 +27,8 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _ARTIFACT = b"x-segpipe-artifact"
 _PATIENCE_S = 10.0
-_LEAST_BYTES_PER_S = 16 * 1024  # on average, after that time
-_GONE = 499  # as nginx calls it: the client went before its answer
+LEAST_BYTES_PER_S = 16 * 1024  # on average, after that time
+GONE = 499  # as nginx calls it: the client went before its answer
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class Guard:
         begun = clock()
         while more:
             try:
-                async with asyncio.timeout_at(begun + _PATIENCE_S + seen / _LEAST_BYTES_PER_S):
+                async with asyncio.timeout_at(begun + _PATIENCE_S + seen / LEAST_BYTES_PER_S):
                     message = await receive()
             except TimeoutError:
                 raise _RefusedError(408, f"{seen} bytes came in {clock() - begun:.0f} s: that is too slow") from None
             if message["type"] == "http.disconnect":
-                raise _RefusedError(_GONE, "the client has gone")
+                raise _RefusedError(GONE, "the client has gone")
             chunk = message.get("body", b"")
             seen += len(chunk)
             self._require_size(seen)
@@ -141,7 +141,7 @@ class _Answer:
 
     def __init__(self, send: Send, own: dict[bytes, bytes]) -> None:
         self._send, self._own = send, own
-        self.status, self.artifact = _GONE, own.get(_ARTIFACT, b"").decode()
+        self.status, self.artifact = GONE, own.get(_ARTIFACT, b"").decode()
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -152,7 +152,7 @@ class _Answer:
 
     async def refuse(self, refused: _RefusedError) -> None:
         """In the words and the form of the application's own errors."""
-        if refused.status == _GONE:
+        if refused.status == GONE:
             return
         body = json.dumps({"detail": refused.detail}).encode()
         length = str(len(body)).encode()

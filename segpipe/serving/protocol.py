@@ -11,9 +11,10 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from segpipe.serving.guard import LEAST_BYTES_PER_S
+
 _HEAD_S = 10.0  # for all lines of a request's head to come
 _READING_S = 10.0  # between two looks at a client that takes its answer slowly
-_LEAST_BYTES_PER_S = 16 * 1024
 _RESERVED_FILES = 128  # of the process's limit, for what is not a connection: libraries, a GPU, a model that is opened
 _LEAST_CONNECTIONS = 16
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -67,7 +68,7 @@ class Protocol(H11Protocol):
 
     def _look(self, before_bytes: int) -> None:
         unread_bytes = self.transport.get_write_buffer_size()
-        if before_bytes - unread_bytes < _READING_S * _LEAST_BYTES_PER_S:
+        if before_bytes - unread_bytes < _READING_S * LEAST_BYTES_PER_S:
             self.transport.abort()
         else:
             self._look_after(unread_bytes)

@@ -13,6 +13,7 @@ from segpipe.errors import BackendError, InputError, UnfitFrameError
 from segpipe.runtime.cuda.device import DeviceLostError
 from segpipe.runtime.frames import pixel_limit, pixels_of
 from segpipe.serving.answers import Kind
+from segpipe.serving.guard import GONE
 from segpipe.serving.line import FullError, GoneError, Line
 from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import Model, Models
@@ -20,7 +21,6 @@ from segpipe.serving.shadowing import ShadowCollector
 
 _log = logging.getLogger(__name__)
 
-_GONE = 499
 _AGAIN = {"retry-after": "1"}
 LOST = "the GPU is lost to this process: it has to be restarted"
 _SMALLER = "send a smaller picture, or start with a larger --max-megapixels"
@@ -77,7 +77,7 @@ class Service:
         except FullError as full:
             raise HTTPException(429, str(full), {"retry-after": str(full.retry_after_s)}) from None
         except GoneError:
-            return Response(status_code=_GONE)
+            return Response(status_code=GONE)
         except (InputError, UnfitFrameError) as error:
             raise HTTPException(422, str(error)) from None
         except (BackendError, MemoryError) as error:
