@@ -46,6 +46,43 @@ def polygons_of(region: NDArray[np.bool_]) -> list[Polygon]:
     return [Polygon(points[number], tuple(holes.get(number, ()))) for number in outer]
 
 
+def rings_beyond(mask: Mask, classes: int, most: int) -> int:
+    """0 where `polygons_of` finds at most so many outlines and holes in all classes; else how many there are at least.
+
+    Found without making them: each costs some hundred bytes, and a mask may have nearly as many as pixels.
+    """
+    if _most_rings(mask) <= most:
+        return 0
+    count = 0
+    for label in np.flatnonzero(count_pixels(mask, classes)):
+        count += _count_rings(mask == label)
+        if count > most:
+            return count
+    return 0
+
+
+def _most_rings(mask: Mask) -> int:
+    """At least as many as there are, in one go for all classes.
+
+    Each piece has a first pixel, which touches none of its class before it, and each hole one that lies below and
+    beside the class around it. Those at the mask's edge count whatever they are.
+    """
+    pixels, above, before = mask[1:, 1:-1], mask[:-1, 1:-1], mask[1:, :-2]
+    differs = pixels != above
+    first = differs & (pixels != before) & (pixels != mask[:-1, :-2]) & (pixels != mask[:-1, 2:])
+    inside = differs & (above == before)
+    height, width = mask.shape
+    return int(np.count_nonzero(first) + np.count_nonzero(inside)) + width + 2 * height
+
+
+def _count_rings(region: NDArray[np.bool_]) -> int:
+    """Pieces touch by their corners too, holes do not; all that reaches the edge is one with what lies outside."""
+    pieces, _ = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
+    beside = np.pad(~region, 1, constant_values=True).astype(np.uint8)
+    holes, _ = cv2.connectedComponents(beside, connectivity=4)
+    return (pieces - 1) + (holes - 2)  # without the background of each, and without the outside
+
+
 def run_lengths(mask: Mask, classes: int) -> list[NDArray[np.int64]]:
     """For each class the lengths of runs, columns one after another, that are not, are, are not of the class."""
     columns = np.ascontiguousarray(mask.T).reshape(-1)

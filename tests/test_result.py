@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segpipe import Outputs, Result, Segmenter, testing
 from segpipe.contract.schema import Contract
 from segpipe.errors import BackendMissingError, InputError
-from segpipe.regions import Polygon, run_lengths
+from segpipe.regions import Polygon, rings_beyond, run_lengths
 from segpipe.runtime.confidence import confidence
 
 ROAD = Contract(classes=("road", "car", "sky"), fit="pad")
@@ -126,6 +126,16 @@ def test_polygons_paint_exactly_their_class(mask: NDArray[np.uint8]) -> None:
     assert [*polygons] == ["road", "car", "sky"]
     for number, pieces in enumerate(polygons.values()):
         np.testing.assert_array_equal(painted(pieces, mask.shape), mask == number)
+
+
+@given(mask=MASKS)
+@settings(deadline=None)
+def test_rings_are_counted_without_making_them(mask: NDArray[np.uint8]) -> None:
+    polygons = result_of(mask).polygons()
+    rings = sum(1 + len(piece.holes) for pieces in polygons.values() for piece in pieces)
+
+    assert rings_beyond(mask, 3, rings) == 0
+    assert rings_beyond(mask, 3, rings - 1) == rings
 
 
 def test_polygons_tell_holes_from_pieces() -> None:

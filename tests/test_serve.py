@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segpipe import Segmenter, testing
+from segpipe import Result, Segmenter, testing
+from segpipe.errors import InputError
 from segpipe.serving.answers import KINDS, chosen
 from tests.calling import call
 from tests.serving import BEARER, Served, picture, serving, token_file
@@ -79,6 +80,27 @@ def test_accept_chooses_what_is_made_of_the_result(served: Served, result: Any) 
     raw = answered("application/octet-stream")
     assert raw.headers["x-segpipe-mask"] == "uint8 40x60"
     assert raw.body == result.mask.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("tile", "times", "said"),
+    [
+        ([[0, 1], [1, 0]], (200, 200), "158... outlines and holes or more, at most 100000 are made. ask for show=rle"),
+        ([[0, 0], [1, 0]], (400, 400), "159... outlines and holes or more"),
+        ([[0, 0], [1, 0], [1, 1]], (700, 700), "outlines and holes of 1...... points, at most 1000000 are made"),
+    ],
+    ids=["checkerboard", "dots", "combs"],
+)
+def test_polygons_that_would_fill_the_memory_are_refused_before_they_are_made(
+    tile: list[list[int]], times: tuple[int, int], said: str
+) -> None:
+    """A checkerboard of 2000x2000 pixels took 18.7 s and 655 MB."""
+    mask = np.tile(np.array(tile, np.uint8), times)
+    kind = chosen("application/json; show=polygons")
+    assert kind
+
+    with pytest.raises(InputError, match=said):
+        kind.make(Result(mask, testing.CONTRACT, testing.PALETTE), np.zeros((*mask.shape, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import wait_until
 from tests.serving import Served, picture, serving
 
 PLANTED = """
@@ -86,14 +87,19 @@ def test_a_lost_gpu_takes_the_server_out_of_service_and_says_what_helps(run: Pat
     assert "Traceback" not in said
 
 
-def test_a_picture_that_never_ends_keeps_no_server_from_ending(run: Path) -> None:
-    shorter = "from segpipe.serving import server; server._LEAVE_S = server._FINISH_S = 1.0"
+def test_a_picture_that_never_ends_fails_the_liveness_probe_and_keeps_no_server_from_ending(run: Path) -> None:
+    shorter = "from segpipe.serving import server, service; server._LEAVE_S = server._FINISH_S = service.STUCK_S = 1.0"
     with serving(run, before=f"{PLANTED}\n{shorter}") as served, ThreadPoolExecutor() as pool:
         answer = pool.submit(served.segment, picture(40, 47))
         assert served.process.stdout
         assert served.process.stdout.readline() == "begun\n"
+        wait_until(lambda: served.ask("GET", "/healthz").status == 503, served.process)
+        told, ready = served.ask("GET", "/healthz").json["detail"], served.ask("GET", "/readyz").status
+        oldest_s = served.metrics()["segpipe_oldest_seconds"]
         code, said = served.end()
         answer.exception()
 
-    assert code == 0
+    assert "its thread is lost to this process" in told
+    assert (ready, code) == (200, 0)
+    assert oldest_s > 1
     assert "a picture does not end" in said

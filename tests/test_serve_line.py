@@ -131,6 +131,30 @@ def test_what_waits_is_done_in_its_order_by_as_many_threads_as_there_are() -> No
     assert {*begun[2:4]} == {2, 3}
 
 
+def test_a_line_knows_for_how_long_its_oldest_work_goes_on() -> None:
+    async def looked(line: Line) -> list[float]:
+        seen = []
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            seen.append(line.oldest_s)
+        return seen
+
+    first, second = with_a_busy_line(1, looked)
+
+    assert 0 < first < second
+
+
+def test_an_idle_line_has_no_oldest_work() -> None:
+    async def story() -> list[float]:
+        line = Line(2, 2)
+        before = line.oldest_s
+        await line.run(lambda: 1, stays)
+        await asyncio.to_thread(line.close)
+        return [before, line.oldest_s]
+
+    assert asyncio.run(story()) == [0, 0]
+
+
 def test_a_line_is_empty_after_errors_and_departures() -> None:
     async def story() -> int:
         line = Line(2, 2)

@@ -8,8 +8,11 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-from PIL import GifImagePlugin, JpegImagePlugin, PpmImagePlugin
+from PIL import JpegImagePlugin, PpmImagePlugin
+
+_Piece = TypeVar("_Piece")
 
 _TIFF_SIDES = (257, 256)  # height, width
 _TIFF_BITS, _TIFF_COLOURS = 258, 262
@@ -21,6 +24,10 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")  # but those that 
 _JPEG_HEAD_MARKER = re.compile(rb"\xff([^\x00\xff])")  # as Pillow goes on from one to the next
 _MOST_SEGMENTS = 4000  # of a JPEG; those of its colour profile and EXIF hold 64 kB each
 _MOST_HEADER_BYTES = 1 << 16  # of a PPM's header, and of what lies between a JPEG's segments: Pillow reads them singly
+_MOST_PIECES, _PIECE_BYTES = 4000, 64  # of a file's chunks, boxes and blocks: so many, and one for so many bytes
+_GIF_BLOCK = re.compile(rb"[!,;]")
+_GIF_EXTENSION, _GIF_PICTURE = b"!", b","
+_GIF_SCREEN_BYTES, _GIF_PICTURE_BYTES = 13, 9
 _MOST_DIRECTORIES = 1000  # of a TIFF that are looked at: more than one are refused anyway
 _BOX_TO_THE_END, _BOX_IS_WIDE = 0, 1  # what a size may stand for
 
@@ -53,13 +60,29 @@ def is_known_kind(content: bytes) -> bool:
 
 
 def _png(content: bytes) -> Header | None:
+    """Through all of its chunks: Pillow, which reads the EXIF of some, goes through those behind the pixels too."""
     width, height = struct.unpack_from(">II", content, 16)
-    pictures, at = 1, 8
-    while (kind := content[at + 4 : at + 8]) not in (b"IDAT", b""):
-        if kind == b"acTL":
+    pictures, is_head = 1, True
+    for kind, at in _few(_png_chunks(content), content):
+        is_head = is_head and kind != b"IDAT"
+        if is_head and kind == b"acTL":
             (pictures,) = struct.unpack_from(">I", content, at + 8)
-        at += 12 + struct.unpack_from(">I", content, at)[0]
     return Header(height, width, pictures)
+
+
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """Kind, and where each begins; bytes behind the last one are none."""
+    at = 8
+    while (kind := content[at + 4 : at + 8]) and kind != b"IEND":
+        yield kind, at
+        at += 12 + struct.unpack_from(">I", content, at)[0]
+
+
+def _few(pieces: Iterator[_Piece], content: bytes) -> Iterator[_Piece]:
+    """The same, but that megabytes of empty ones are refused."""
+    for number, piece in enumerate(pieces):
+        _require_few(number, _MOST_PIECES + len(content) // _PIECE_BYTES)
+        yield piece
 
 
 def _jpeg(content: bytes) -> Header | None:
@@ -100,8 +123,37 @@ def _scans(content: bytes) -> int:
 
 
 def _gif(content: bytes) -> Header | None:
-    image = GifImagePlugin.GifImageFile(io.BytesIO(content))
-    return Header(image.height, image.width, image.n_frames)
+    """By its blocks: Pillow reads each one singly, also what lies between."""
+    width, height = struct.unpack_from("<HH", content, 6)
+    pictures = 0
+    for kind, at in _few(_gif_blocks(content), content):
+        if kind == _GIF_PICTURE:
+            left, top, wide, high = struct.unpack_from("<HHHH", content, at)
+            width, height, pictures = max(width, left + wide), max(height, top + high), pictures + 1
+    return Header(height, width, pictures) if pictures else None
+
+
+def _gif_blocks(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """Kind of each, and where it goes on; what a block is cut into counts as blocks without a kind."""
+    at, between = _GIF_SCREEN_BYTES + _gif_colours(content[10]), 0
+    while (found := _GIF_BLOCK.search(content, at)) and found[0] in (_GIF_EXTENSION, _GIF_PICTURE):
+        between += found.start() - at
+        _require_few(between, _MOST_HEADER_BYTES)
+        at = found.end()
+        yield found[0], at
+        at += 1  # its label, or how many bits a pixel has
+        if found[0] == _GIF_PICTURE:
+            at += _GIF_PICTURE_BYTES + _gif_colours(content[at + _GIF_PICTURE_BYTES - 2])
+        while size := content[at]:
+            at += 1 + size
+            yield b"", at
+        at += 1
+    _require_few((found.start() if found else len(content)) - at, _MOST_HEADER_BYTES)
+
+
+def _gif_colours(flags: int) -> int:
+    """Bytes of the table of colours that follows."""
+    return 3 << (flags & 7) + 1 if flags & 128 else 0
 
 
 def _ppm(content: bytes) -> Header | None:
@@ -120,7 +172,7 @@ def _webp(content: bytes) -> Header | None:
     kind = content[12:16]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(content[at : at + 3], "little") for at in (24, 27))
-        return Header(height, width, max(_count_chunks(content, b"ANMF"), 1))
+        return Header(height, width, max(sum(kind == b"ANMF" for kind in _few(_riff_chunks(content), content)), 1))
     if kind == b"VP8L":
         bits = int.from_bytes(content[21:25], "little")
         return Header(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF))
@@ -128,13 +180,13 @@ def _webp(content: bytes) -> Header | None:
     return Header(height & 0x3FFF, width & 0x3FFF)
 
 
-def _count_chunks(content: bytes, wanted: bytes) -> int:
-    count, at = 0, 12
+def _riff_chunks(content: bytes) -> Iterator[bytes]:
+    """The kind of each."""
+    at = 12
     while kind := content[at : at + 4]:
-        count += kind == wanted
+        yield kind
         size = struct.unpack_from("<I", content, at + 4)[0]
         at += 8 + size + size % 2
-    return count
 
 
 def _tiff(content: bytes) -> Header | None:
@@ -184,7 +236,7 @@ def _jpeg2000(content: bytes) -> Header | None:
     """A bare codestream, or the largest one among a file's boxes; what other boxes hold is not decoded."""
     if content.startswith(_JPEG2000_SIZES):
         return _codestream(content, 0)
-    found = [_codestream(content, at) for kind, at in _jpeg2000_boxes(content) if kind == b"jp2c"]
+    found = [_codestream(content, at) for kind, at in _few(_jpeg2000_boxes(content), content) if kind == b"jp2c"]
     return max(found, key=lambda header: header.height * header.width) if found else None
 
 

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.errors import InputError
 from segpipe.media.images import encode_png
-from segpipe.regions import Polygon
+from segpipe.regions import Polygon, rings_beyond
 from segpipe.result import Result
 
 Make = Callable[[Result, NDArray[Any]], bytes]
 """From the result, and the frame that it was made of, to a body."""
 _SHOW = "show"
+_MOST_RINGS, _MOST_POINTS = 100_000, 1_000_000  # of polygons: half a second each, and 100 MB
 _MOST_ENTRIES = 64  # of Accept that are looked at; browsers send ten
 
 
@@ -85,7 +87,19 @@ def _shares(result: Result, _: NDArray[Any]) -> bytes:
 
 
 def _polygons(result: Result, _: NDArray[Any]) -> bytes:
-    return _json(result, {name: [*map(_points, found)] for name, found in result.polygons().items()})
+    if rings := rings_beyond(result.mask, len(result.classes), _MOST_RINGS):
+        raise _too_many(f"{rings} outlines and holes or more", _MOST_RINGS)
+    found = result.polygons()
+    points = sum(len(ring) for pieces in found.values() for piece in pieces for ring in (piece.outline, *piece.holes))
+    if points > _MOST_POINTS:
+        raise _too_many(f"outlines and holes of {points} points", _MOST_POINTS)
+    return _json(result, {name: [*map(_points, pieces)] for name, pieces in found.items()})
+
+
+def _too_many(what: str, most: int) -> InputError:
+    return InputError(
+        f"this picture's polygons would be {what}, at most {most} are made", hint="ask for show=rle, or for the mask"
+    )
 
 
 def _run_lengths(result: Result, _: NDArray[Any]) -> bytes:

@@ -13,7 +13,7 @@ from segpipe.serving.bodies import picture_of
 from segpipe.serving.guard import PICTURES, App, Message, Receive, Send
 from segpipe.serving.models import BusyError
 from segpipe.serving.page import HEADERS, documentation
-from segpipe.serving.service import LOST, Service
+from segpipe.serving.service import Service
 from segpipe.web.page import served_page
 
 Segment = Callable[[Request], Awaitable[Response]]
@@ -152,10 +152,12 @@ def _add_model(app: FastAPI, service: Service, no_reload: str) -> None:
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the process lives, and has not lost its GPU", responses=_answers(503))
+    @app.get(
+        "/healthz", summary="Whether the process lives, with its GPU and all of its threads", responses=_answers(503)
+    )
     async def healthz() -> dict[str, str]:
-        if service.is_lost:
-            raise HTTPException(503, LOST)
+        if reason := service.beyond_help:
+            raise HTTPException(503, reason)
         return {"status": "alive"}
 
     @app.get("/readyz", summary="Whether a model is loaded and warm", responses=_answers(503))

@@ -51,6 +51,12 @@ class Line:
         self._threads = [*self._idle]
 
     @property
+    def oldest_s(self) -> float:
+        """For how long the work has gone on that was begun first; 0 where none is under way."""
+        begun = [since for thread in self._threads if (since := thread.since) is not None]
+        return monotonic() - min(begun) if begun else 0.0
+
+    @property
     def waiting(self) -> int:
         """In line, before any thread."""
         return max(0, self.inside - self.workers)
@@ -130,18 +136,22 @@ class _Worker(threading.Thread):
         super().__init__(name="segpipe-serve", daemon=True)
         self.jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._waiting, self._done = waiting, done
+        self.since: float | None = None
+        """When the job that it does was begun."""
         self.start()
 
     def run(self) -> None:
         """Until there is None."""
         while (job := self.jobs.get()) is not None:
             self._do(job)
+            self.since = None
             del job  # or an idle thread would keep the last picture
 
     def _do(self, job: _Job) -> None:
         following: _Job | None = job
         while following is not None:
             job, value, error, begun = following, None, None, perf_counter()
+            self.since = monotonic()
             try:
                 value = job.work()
             except BaseException as raised:  # noqa: BLE001 - raised where the answer is awaited

@@ -11,7 +11,7 @@ from segpipe.serving.line import Line
 from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import Models
 from segpipe.serving.ray_file import Arguments, read_user_config
-from segpipe.serving.service import LOST, Service
+from segpipe.serving.service import Service
 from segpipe.serving.token import read_token
 
 ASKED_BY = "user_config"
@@ -45,8 +45,8 @@ class Replica:
 
     def require_health(self) -> None:
         """Raise where nothing but another process helps."""
-        if self._service.is_lost:
-            raise BackendError(LOST)
+        if reason := self._service.beyond_help:
+            raise BackendError(reason)
 
     def close(self) -> None:
         """After the last answer."""

@@ -22,6 +22,9 @@ from segpipe.serving.shadowing import ShadowCollector
 _log = logging.getLogger(__name__)
 
 _AGAIN = {"retry-after": "1"}
+STUCK_S = 600.0
+"""Longer than any picture takes that `--max-megapixels` lets in."""
+_STUCK = f"a picture has been in work for more than {STUCK_S / 60:.0f} minutes: its thread is lost to this process"
 LOST = "the GPU is lost to this process: it has to be restarted"
 _SMALLER = "send a smaller picture, or start with a larger --max-megapixels"
 
@@ -47,6 +50,9 @@ class Service:
         """The model whose GPU was lost; another one may take over."""
         metrics.collect_from(ShadowCollector(lambda: models.current))
         metrics.watch("segpipe_queue_depth", "Pictures that wait for a thread.", lambda: line.waiting)
+        metrics.watch(
+            "segpipe_oldest_seconds", "For how long the picture that was begun first is in work.", lambda: line.oldest_s
+        )
         metrics.watch("segpipe_ready", "1 once a model is loaded and warm.", lambda: not self.not_ready)
 
     @property
@@ -60,8 +66,15 @@ class Service:
 
     @property
     def is_lost(self) -> bool:
-        """Whether nothing but a restart helps."""
+        """Whether no picture is answered any more."""
         return self._lost is not None and self._lost is self.models.current
+
+    @property
+    def beyond_help(self) -> str:
+        """Why the process has to be started again; empty where it has not."""
+        if self.is_lost:
+            return LOST
+        return _STUCK if self.line.oldest_s > STUCK_S else ""
 
     def describe(self) -> dict[str, Any]:
         """For /model."""
