@@ -38,6 +38,21 @@ class Crop:
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
+    def within(self, area: tuple[int, int, int, int]) -> "Crop":
+        """What of it lies in an area of the frame: left, top, right and bottom edge. A view."""
+        left, top, right, bottom = area
+        rows = slice(max(top - self.top, 0), max(bottom - self.top, 0))
+        columns = slice(max(left - self.left, 0), max(right - self.left, 0))
+        return Crop(self.mask[rows, columns], max(self.left, left), max(self.top, top))
+
+    def shared_with(self, other: "Crop") -> int:
+        """Pixels of both."""
+        height, width = other.mask.shape
+        ours = self.within((other.left, other.top, other.left + width, other.top + height))
+        height, width = self.mask.shape
+        theirs = other.within((self.left, self.top, self.left + width, self.top + height))
+        return int(np.count_nonzero(ours.mask & theirs.mask))
+
 
 @dataclass(frozen=True, eq=False)
 class Thing:

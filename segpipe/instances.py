@@ -44,9 +44,11 @@ class Instances:
     exceeded: bool = False
     """Whether every row of the network was an answer: there may be more things than it has rows."""
     semantic: NDArray[np.float32] | None = None
-    """CxHxW scores of all classes at the network's stride, where the network gives them."""
+    """CxHxW scores of all classes at the network's stride, where the network gives them; of frames taken whole."""
     dense: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """What the rows were picked from, by name; empty unless scores were asked for."""
+    classes: NDArray[np.uint8] | None = None
+    """HxW class of each pixel, where it was put together from tiles."""
     palette: draw.Palette = ()
     """A colour for each class."""
     order: Order = "rgb"
@@ -111,7 +113,7 @@ class Instances:
         """
         ids = np.full(self.size, UNLABELLED, np.uint16)
         free = np.ones(self.size, np.bool_)
-        if self.semantic is not None:
+        if self.semantic is not None or self.classes is not None:
             ids[:] = self.class_map().astype(np.uint16) * IDS_A_CLASS
         numbers = [0] * len(self.contract.things)
         for score, label, crop in zip(self.scores, self.labels, self.crops, strict=bool(self.crops)):
@@ -125,6 +127,8 @@ class Instances:
 
     def class_map(self) -> NDArray[Any]:
         """HxW class numbers by the semantic output alone."""
+        if self.classes is not None:
+            return self.classes.copy()
         if self.semantic is None:
             raise InputError("this network says no class for every pixel", hint="use boxes and crops")
         return postprocess(self.semantic, class_contract(self.contract), self.placement)

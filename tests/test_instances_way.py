@@ -16,12 +16,15 @@ from stages.config.file import load_config
 from stages.config.root import Config
 from stages.models import build_for
 from stages.pipeline import Selection, run_stages
+from stages.report.reading import read_facts
 from stages.results.figures import TrainFigures, read
-from stages.results.gate import read_report
+from stages.results.gate import ThingAccuracy, read_report
+from stages.validate.pages.page import html, markdown
 from tests.calling import call
 from tests.conftest import made_once
 from tests.things_run import make_things_run
 from tests.tiny import write_toml
+from tests.using import make_video, names_below
 
 TOML = """
 [data]
@@ -197,6 +200,25 @@ def test_the_gate_judges_things_in_every_hop_and_shows_them(things: Path) -> Non
     assert all(name.replace("_", "_<wbr>") in page for name in ("lost_things", "ap_drop"))
 
 
+def test_the_gates_pages_and_the_report_tell_of_each_hop_what_is_lost_where_and_how_precise_it_is(
+    things: Path, tmp_path: Path
+) -> None:
+    run = RunDirectory(things)
+    report = read_report(run.artifact_bytes("validate", "report.json"), "here", "")
+    hop = report.hops["fp16"]
+    assert hop.things is not None
+    accuracy = ThingAccuracy(mask_ap=0.7031, box_ap=0.6021, pq=0.8011, miou=None)
+    planted = hop.things.model_copy(update={"extra": 3, "extra_at": "photo 12", "hop": accuracy})
+    report = report.model_copy(update={"hops": report.hops | {"fp16": hop.model_copy(update={"things": planted})}})
+    call("report", things, "-o", tmp_path / "report.html")
+
+    for page in (markdown(report, []), html(report, [], {})):
+        assert "3, first in photo 12" in page
+        assert all(value in page for value in ("0.7031", "0.6021", "0.8011"))
+    assert "Found by both" in (tmp_path / "report.html").read_text()
+    assert all(line.things is not None for line in read_facts(run).hops)
+
+
 def test_a_machine_without_pytorch_judges_things_by_the_stored_reference(things: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     call("bundle", things, "-o", bundle, "--with-reference")
@@ -266,6 +288,54 @@ def test_predict_writes_id_map_overlay_and_cocos_json(found_in_all: Path, tmp_pa
     assert read_image(tmp_path / "out" / "colours" / "one.png").shape == (40, 60, 3)
 
 
+def test_predict_finds_things_in_tiles_and_tells_each_once(found_in_all: Path, tmp_path: Path, image: Path) -> None:
+    code, _, _ = call("predict", found_in_all, image, "-o", tmp_path / "out", "--tiled")
+    written = json.loads((tmp_path / "out" / "things" / "one.json").read_text())
+    with InstanceSegmenter.open(found_in_all) as segmenter:
+        found, whole = segmenter.tiled(image), segmenter(image)
+
+    assert code == 0
+    assert len(found) > len(whole)  # every tile shows the same two
+    assert written["annotations"] == json.loads(json.dumps(found.coco("one.png")))
+    assert (read_image(tmp_path / "out" / "masks" / "one.png")[:, :, 0] == found.panoptic()).all()
+
+
+def test_predict_writes_of_each_frame_of_a_video_what_it_writes_of_an_image(found_in_all: Path, tmp_path: Path) -> None:
+    make_video(tmp_path / "clip.mp4", 2)
+    words = ("predict", found_in_all, tmp_path / "clip.mp4", "-o", tmp_path / "out")
+
+    assert call(*words, "--colour")[0] == 0
+    assert names_below(tmp_path / "out") == [
+        *(f"colours/clip/00000{number}.png" for number in range(2)),
+        "masks/clip/.segpipe.json",
+        *(f"masks/clip/00000{number}.png" for number in range(2)),
+        *(f"things/clip/00000{number}.json" for number in range(2)),
+        "videos/clip.mp4",
+    ]
+    written = json.loads((tmp_path / "out/things/clip/000001.json").read_text())
+    assert written["image"] == {"id": "000001.png", "file_name": "000001.png", "height": 64, "width": 96}
+    assert [entry["category_id"] for entry in written["annotations"]] == [1, 2]
+    with InstanceSegmenter.open(found_in_all) as segmenter:
+        ids = segmenter(np.zeros((64, 96, 3), np.uint8)).panoptic()  # it finds the same in every frame
+    assert (read_image(tmp_path / "out/masks/clip/000001.png")[:, :, 0] == ids).all()
+
+
+def test_a_video_of_things_is_skipped_until_its_json_is_no_longer_what_was_written(
+    found_in_all: Path, tmp_path: Path
+) -> None:
+    make_video(tmp_path / "clip.mp4", 2)
+    words = ("predict", found_in_all, tmp_path / "clip.mp4", "-o", tmp_path / "out")
+    call(*words)
+    file = tmp_path / "out/things/clip/000001.json"
+    before, made = file.read_bytes(), file.stat().st_mtime_ns
+
+    assert call(*words)[0] == 0
+    assert file.stat().st_mtime_ns == made
+    file.write_bytes(before.replace(b'"score": 0.9', b'"score": 0.8'))
+    assert call(*words)[0] == 0
+    assert file.read_bytes() == before
+
+
 def test_what_was_found_is_skipped_until_it_is_no_longer_what_was_written(
     found_in_all: Path, tmp_path: Path, image: Path
 ) -> None:
@@ -300,7 +370,8 @@ def test_somebodys_json_is_not_replaced(found_in_all: Path, tmp_path: Path, imag
 def refusals(run: Path, image: Path, out: Path) -> dict[str, tuple[object, ...]]:
     """Commands that would need more than is there, by a name."""
     return {
-        "tiled": ("predict", run, image, "-o", out, "--tiled"),
+        "raw": ("predict", run, "-", "-o", "-", "--size", "40", "60"),
+        "geotiff": ("predict", run, image, "-o", out, "--geotiff"),
         "batch": ("batch", run, image.parent, "-o", out),
         "serve": ("serve", run, "--port", "0"),
         "triton": ("triton", run, "-o", out),

@@ -26,6 +26,7 @@ from stages.validate.hops.inputs import Image
 from stages.validate.judging.checks import Check, verdict_of
 from stages.validate.judging.judge import Judge, Setup
 from stages.validate.judging.things import FP32, ThingLimits, thing_checks
+from stages.validate.pages.report import hop_reports
 from tests.test_centremask import CONTRACT as LEARNT
 from tests.test_centremask import SIZE, split
 
@@ -214,6 +215,29 @@ def test_the_gates_judge_passes_an_equal_hop_on_class_maps_maps_and_things() -> 
 def test_the_gates_judge_fails_a_hop_with_a_planted_defect() -> None:
     assert verdict_of(checks_of(gate_on(with_rows(shift_boxes)))) == "failed"
     assert "lost_things" in failed(checks_of(gate_on(with_rows(exchange_classes))))
+
+
+def test_a_hops_row_tells_the_frames_of_what_is_lost_and_extra_and_how_precise_it_is() -> None:
+    contract: Any = CONTRACT
+    judge = gate_on(with_rows(exchange_classes))
+    (things,) = (hop.things for hop in hop_reports(judge, Setup(contract, ValidateConfig()), {}).values())
+
+    assert things is not None
+    assert things.lost > 0
+    assert (things.lost_at, things.extra_at) == ("frame 0", "frame 0")
+    assert things.reference is not None
+    assert things.hop is not None
+    assert (things.reference.mask_ap or 0) - (things.hop.mask_ap or 0) > HALF.ap_drop
+    assert None not in things.hop.model_dump().values()
+
+
+def test_without_labels_a_hops_row_has_no_precision() -> None:
+    contract: Any = CONTRACT
+    judge = gate_on(lambda ids, reference: reference, labelled=False)
+    (things,) = (hop.things for hop in hop_reports(judge, Setup(contract, ValidateConfig()), {}).values())
+
+    assert things is not None
+    assert (things.lost, things.lost_at, things.reference, things.hop) == (0, "", None, None)
 
 
 def test_without_labels_precision_is_not_judged_and_the_rest_is() -> None:

@@ -54,7 +54,7 @@ def predict(
 ) -> None:
     """Segment images, videos, a raw stream or a live one with the runtime that production uses.
 
-    A network for things writes things/ (COCO's JSON) beside masks/ (id maps) and overlays/, of images alone.
+    A network for things writes things/ (COCO's JSON) beside masks/ (id maps) and overlays/, of images and videos.
     """
     from segpipe.console import frame_progress
     from segpipe.installed import rasters
@@ -88,8 +88,11 @@ def predict(
         frame_progress(total) as tick,
     ):
         if isinstance(segmenter, InstanceSegmenter):
-            if raw or live or tiled:
-                raise InputError(f"{run} tells things one by one, of whole images alone", hint="give images or folders")
+            if raw or live or geotiff:
+                what = "GeoTIFF" if geotiff else "raw and live streams"
+                raise InputError(
+                    f"{run} tells things one by one: not of {what} yet", hint="give images, videos or folders"
+                )
         elif raw and size is not None:
             predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, job=job, tick=tick)
             return

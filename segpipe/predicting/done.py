@@ -254,10 +254,15 @@ def recorded_outputs(folder: Path, origin: Origin) -> dict[str, str]:
     return outputs if origin.is_named_by(record) and isinstance(outputs, dict) else {}
 
 
+def written_in(folder: Path) -> list[Path]:
+    """What was written into a folder for a video, a file for each frame; not the record."""
+    return sorted(path for path in folder.iterdir() if path.suffix in {".png", ".json"} and path.name != RECORD)
+
+
 def pictures_sha256(folder: Path) -> str:
-    """Of the names and bytes of all PNGs in a folder."""
+    """Of the names and bytes of all that was written into a folder."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.png")):
+    for path in written_in(folder):
         digest.update(f"{path.name} {sha256_of_bytes(_read(path))}\n".encode())
     return digest.hexdigest()
 

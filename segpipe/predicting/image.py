@@ -2,14 +2,16 @@
 
 import errno
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SegpipeError, StorageError
+from segpipe.instances import Instances
 from segpipe.media.images import decode_image
 from segpipe.media.pictures import require_kind
 from segpipe.predicting.job import AnySegmenter, Job
+from segpipe.result import Result
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.request import Outputs
 
@@ -30,9 +32,7 @@ def segment(segmenter: AnySegmenter, path: Path, content: bytes, job: Job) -> Se
     """The mask or things of an image file's bytes; an InputError where they are none that the network takes."""
     frame = decode_image(path, content, job.max_pixels)
     require_kind(str(path), frame, segmenter.contract)
-    if isinstance(segmenter, InstanceSegmenter):
-        return Segmented(frame, segmenter(frame), None)
-    if not job.confidence:
+    if isinstance(segmenter, InstanceSegmenter) or not job.confidence:
         return Segmented(frame, job.mask(segmenter, frame), None)
     if job.is_tiled(segmenter, *frame.shape[:2]):
         raise InputError(
@@ -40,6 +40,29 @@ def segment(segmenter: AnySegmenter, path: Path, content: bytes, job: Job) -> Se
         )
     result = segmenter.detail(frame, Outputs(confidence=True))
     return Segmented(frame, result.mask, result.confidence)
+
+
+def shown(segmenter: AnySegmenter, answer: Any) -> Result | Instances:
+    """A mask, or things, with what people do with them."""
+    if isinstance(segmenter, InstanceSegmenter):
+        return cast(Instances, answer)
+    return Result(answer, segmenter.contract, segmenter.palette)
+
+
+def mask_of(answer: Any) -> NDArray[Any]:
+    """What goes into `masks/`. Of things that is their id map."""
+    return answer.panoptic() if isinstance(answer, Instances) else answer
+
+
+def coco_of(found: Instances, name: str) -> dict[str, Any]:
+    """One image's things as COCO writes results, with what their numbers mean."""
+    height, width = found.size
+    return {
+        "image": {"id": name, "file_name": name, "height": height, "width": width},
+        "categories": [{"id": number, "name": thing} for number, thing in enumerate(found.contract.things, 1)],
+        "annotations": found.coco(name),
+        "there_may_be_more": found.exceeded,
+    }
 
 
 def concerns_one(error: SegpipeError) -> bool:

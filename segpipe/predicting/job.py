@@ -67,12 +67,12 @@ class Job:
         """Where what is made of a source goes: a file for an image, for a video a folder or a video."""
         return self.out / folder / source.stem
 
-    def mask(self, segmenter: Segmenter, frame: NDArray[Any]) -> NDArray[Any]:
-        """The mask of one frame."""
+    def mask(self, segmenter: AnySegmenter, frame: NDArray[Any]) -> Any:
+        """The mask of one frame, or its things."""
         return segmenter.tiled(frame) if self.is_tiled(segmenter, *frame.shape[:2]) else segmenter(frame)
 
-    def masks(self, segmenter: Segmenter, frames: Iterable[NDArray[Any]], size: tuple[int, int]) -> Iterator[Any]:
-        """The masks of frames of one size, in order."""
+    def masks(self, segmenter: AnySegmenter, frames: Iterable[NDArray[Any]], size: tuple[int, int]) -> Iterator[Any]:
+        """The same of frames of one size, in order."""
         if self.is_tiled(segmenter, *size):
             return map(segmenter.tiled, frames)
         return segmenter.stream(frames)

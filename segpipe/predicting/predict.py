@@ -10,23 +10,19 @@ from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.installed import rasters
-from segpipe.instances import Instances
 from segpipe.media.files import read_regular
 from segpipe.media.images import encode_png, write_png
 from segpipe.predicting.done import Source, is_done, seal, seal_json, write_json
-from segpipe.predicting.image import concerns_one, segment
+from segpipe.predicting.image import coco_of, concerns_one, mask_of, segment, shown
 from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, THINGS, VIDEOS, Advance, AnySegmenter, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
 from segpipe.predicting.video import VIDEO_SUFFIXES, predict_video, remove_video
-from segpipe.result import Result
 from segpipe.rundir.storage import explained_refusals, sweep_temporaries
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
-from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
 
 _log = logging.getLogger(__name__)
 
-_AS_FRAMES = "cut it into frames, as `ffmpeg -i VIDEO FRAMES/%06d.png` does, and name their folder"
 _WORKERS = 2  # one image is decoded or encoded while the network has another
 
 
@@ -81,13 +77,11 @@ def _answers(
         return _attempt(path, lambda: _predict_image(segmenter, path, job), lambda: _remove_image(path, job))
 
     def video(path: Path) -> Predicted | SegpipeError:
-        if isinstance(segmenter, InstanceSegmenter):
-            return InputError(f"{path}: things are not found in videos yet", hint=_AS_FRAMES)
         return _attempt(path, lambda: predict_video(segmenter, path, job, tick), lambda: remove_video(path, job))
 
     def raster(path: Path) -> Predicted | SegpipeError:
         if isinstance(segmenter, InstanceSegmenter):
-            return InputError(f"{path}: things are not found in tiles", hint="leave out --geotiff, or scale it down")
+            return InputError(f"{path}: things are not written as GeoTIFF", hint="leave out --geotiff")
         own = rasters()
         return _attempt(path, lambda: own.predict_raster(segmenter, path, job), lambda: _remove_raster(path, job))
 
@@ -146,26 +140,11 @@ def _predict_image(segmenter: AnySegmenter, path: Path, job: Job) -> Predicted:
 
 
 def _drawn(folder: str, segmenter: AnySegmenter, frame: NDArray[Any], answer: Any) -> NDArray[Any]:
-    """The picture that belongs into a folder. Of things the mask is their id map."""
-    if isinstance(segmenter, Segmenter):
-        shown: Result | Instances = Result(answer, segmenter.contract, segmenter.palette)
-        mask = answer
-    else:
-        shown, mask = answer, answer.panoptic() if folder == MASKS else None
-    if folder == COLOURS:
-        return shown.colour()
-    return shown.overlay(frame) if folder == OVERLAYS else mask
-
-
-def coco_of(found: Instances, name: str) -> dict[str, Any]:
-    """One image's things as COCO writes results, with what their numbers mean."""
-    height, width = found.size
-    return {
-        "image": {"id": name, "file_name": name, "height": height, "width": width},
-        "categories": [{"id": number, "name": thing} for number, thing in enumerate(found.contract.things, 1)],
-        "annotations": found.coco(name),
-        "there_may_be_more": found.exceeded,
-    }
+    """The picture that belongs into a folder."""
+    if folder == MASKS:
+        return mask_of(answer)
+    picture = shown(segmenter, answer)
+    return picture.colour() if folder == COLOURS else picture.overlay(frame)
 
 
 def _picture(job: Job, folder: str, path: Path) -> Path:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segpipe.predicting.done import Origin, pictures_sha256, seal_video, write_record
-from segpipe.predicting.job import COLOURS, MASKS, VIDEOS
+from segpipe.predicting.job import MASKS, VIDEOS
 from segpipe.predicting.ownership import TakenError, remove_ours, remove_stale, require_ours
 from segpipe.rundir.storage import explained_refusals, sha256_of, sha256_of_bytes, sync_directory, sync_file
 
@@ -57,7 +57,7 @@ def publish(parts: Mapping[str, Path], targets: Mapping[str, Path], origin: Orig
             seal_video(parts[VIDEOS], origin)
             sync_file(parts[VIDEOS])
         write_record(parts[MASKS], origin, {folder: sha256_of_output(part) for folder, part in parts.items()})
-        beside = [targets[folder] for folder in (VIDEOS, COLOURS) if folder not in parts]
+        beside = [target for folder, target in targets.items() if folder not in parts]
         stale = [target for target in beside if remove_stale(target, origin.source, out)]
         for folder, part in parts.items():
             remove_ours(targets[folder], out)

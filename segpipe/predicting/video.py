@@ -14,16 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError, StorageError
+from segpipe.instances import Instances
 from segpipe.media.container import least_frames, require_whole
 from segpipe.media.files import open_regular
 from segpipe.media.images import encode_png, require_pixels, write_png
 from segpipe.media.video_file import Writer
-from segpipe.predicting.done import Origin, Source, recorded_outputs, seal
-from segpipe.predicting.job import COLOURS, MASKS, VIDEOS, Advance, Job, Predicted, picture_name
+from segpipe.predicting.done import Origin, Source, recorded_outputs, seal, seal_json, write_json, written_in
+from segpipe.predicting.image import coco_of, mask_of, shown
+from segpipe.predicting.job import (
+    COLOURS,
+    MASKS,
+    OVERLAYS,
+    THINGS,
+    VIDEOS,
+    Advance,
+    AnySegmenter,
+    Job,
+    Predicted,
+    picture_name,
+)
 from segpipe.predicting.ownership import remove_made_of, require_ours
 from segpipe.predicting.publishing import aside, publish, sha256_of_output
-from segpipe.result import Result
-from segpipe.runtime.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 
@@ -41,15 +52,16 @@ def count_frames(path: Path) -> int:
         return 0
 
 
-def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Advance) -> Predicted:
+def predict_video(segmenter: AnySegmenter, path: Path, job: Job, tick: Advance) -> Predicted:
     """Index masks to a folder; where asked for, pictures in colours to another, and frame beside overlay to a video.
+    Of things COCO's JSON of each frame to a folder of its own.
 
     All is written aside, and gets its name when the video was read to its end.
     """
     require_contract(str(path), segmenter)
     targets = _targets(job, path)
     predicted = Predicted(path, targets[MASKS], targets[VIDEOS])
-    wanted = {folder: targets[folder] for folder in (*[VIDEOS] * job.overlay, *[COLOURS] * job.colour, MASKS)}
+    wanted = {folder: targets[folder] for folder in _wanted(segmenter, job)}
     with open_regular(path) as file:
         before = os.fstat(file.fileno())
         require_whole(path, file)
@@ -61,7 +73,7 @@ def predict_video(segmenter: Segmenter, path: Path, job: Job, tick: Advance) -> 
         with aside(wanted) as parts:
             for target in wanted.values():
                 require_ours(target, job.out)
-            origins = {folder: job.origin(segmenter, source, folder) for folder in (MASKS, COLOURS)}
+            origins = {folder: job.origin(segmenter, source, folder) for folder in (MASKS, COLOURS, THINGS)}
             frames = _segment(segmenter, _Capture(path, file), job, _Parts(parts, targets, origins), tick)
             _require_written(parts, targets, frames)
             after = os.fstat(file.fileno())
@@ -78,7 +90,7 @@ def remove_video(path: Path, job: Job) -> bool:
     return any(removed)
 
 
-def require_contract(name: str, segmenter: Segmenter) -> None:
+def require_contract(name: str, segmenter: AnySegmenter) -> None:
     """Refuse a network whose frames no video gives."""
     contract = segmenter.contract
     if (contract.channels, contract.dtype) != (3, "uint8"):
@@ -88,12 +100,18 @@ def require_contract(name: str, segmenter: Segmenter) -> None:
         )
 
 
+def _wanted(segmenter: AnySegmenter, job: Job) -> list[str]:
+    """The folders that a video writes to; the masks' last, with whose record it is done."""
+    return [VIDEOS if folder == OVERLAYS else folder for folder in job.written_for(segmenter)]
+
+
 def _targets(job: Job, path: Path) -> dict[str, Path]:
-    """A folder of masks, one of pictures in colours, and a video; the masks' folder holds the record of all."""
+    """A video, and folders of pictures in colours, of things and of masks, which holds the record of all."""
     video = job.target(VIDEOS, path)
     return {
         VIDEOS: video.with_name(f"{video.name}.mp4"),
         COLOURS: job.target(COLOURS, path),
+        THINGS: job.target(THINGS, path),
         MASKS: job.target(MASKS, path),
     }
 
@@ -119,16 +137,23 @@ class _Parts:
         file = self.places[folder] / picture_name(number)
         write_png(file, seal(encode_png(file, pixels), self.origins[folder]))
 
+    def write_things(self, number: int, found: Instances) -> None:
+        """What was found in one frame, which is called as its mask is."""
+        name = picture_name(number)
+        file = (self.places[THINGS] / name).with_suffix(".json")
+        write_json(file, seal_json(coco_of(found, name), self.origins[THINGS]))
 
-def _segment(segmenter: Segmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Advance) -> int:
+
+def _segment(segmenter: AnySegmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Advance) -> int:
     waiting: deque[NDArray[Any]] = deque()
     count = 0
     with capture, Writer(parts.places.get(VIDEOS, Path()), capture.fps, parts.names[VIDEOS]) as writer:
         require_pixels(f"a frame of {capture.path}", *capture.size, job.max_pixels)
-        for mask in job.masks(segmenter, _kept(capture.frames(), waiting), capture.size):
-            frame = waiting.popleft()
-            result = Result(mask, segmenter.contract, segmenter.palette)
-            parts.write(MASKS, count, mask)
+        for answer in job.masks(segmenter, _kept(capture.frames(), waiting), capture.size):
+            frame, result = waiting.popleft(), shown(segmenter, answer)
+            parts.write(MASKS, count, mask_of(answer))
+            if isinstance(result, Instances):
+                parts.write_things(count, result)
             if job.colour:
                 parts.write(COLOURS, count, result.colour())
             if job.overlay:
@@ -152,7 +177,7 @@ def _require_written(parts: Mapping[str, Path], targets: Mapping[str, Path], fra
 
 def require_written(target: Path, part: Path, frames: int) -> None:
     """Look at what was written, pictures or a video: OpenCV says nothing of a disk that refused a video's bytes."""
-    written = len(list(part.glob("*.png"))) if part.is_dir() else _whole_frames(part)
+    written = len(written_in(part)) if part.is_dir() else _whole_frames(part)
     if written != frames:
         cause = OSError(errno.EIO, f"{written} of {frames} frames were written")
         raise StorageError(

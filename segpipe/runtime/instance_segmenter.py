@@ -18,6 +18,7 @@ from segpipe.runtime.frames import Order
 from segpipe.runtime.opening import Wanted, open_parts
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.segmenter import Segmenter
+from segpipe.runtime.tiling import Progress, Tiling
 
 if TYPE_CHECKING:
     from segpipe.runtime.frames import Frame
@@ -111,6 +112,18 @@ class InstanceSegmenter:
             outputs: `scores` adds what the rows were picked from; `at_network_size` answers on the network's canvas.
         """
         found: Any = self._segmenter.detail(frame, outputs)
+        return self._shown(found)
+
+    def tiled(self, frame: "Frame", tiling: Tiling | None = None, progress: Progress | None = None) -> Instances:
+        """The things of a frame of any size, from overlapping tiles. What several tiles show of a thing is told once.
+
+        Args:
+            frame: Whatever the segmenter takes on the host; files up to 256 megapixels, arrays of any size.
+            tiling: How the frame is cut; by default into tiles of the network's size. A thing larger than what two
+                tiles share is put together from what each shows of it.
+            progress: Called with the number of tiles that are done, and of all tiles.
+        """
+        found: Any = self._segmenter.tiled(frame, tiling, progress)
         return self._shown(found)
 
     def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[Instances]:

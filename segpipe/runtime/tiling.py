@@ -100,13 +100,18 @@ class Cut:
         """Scores along the whole axis."""
         return int(self.begins[-1]) + self.tile
 
+    @property
+    def firsts(self) -> list[int]:
+        """The first frame pixel of each tile."""
+        return [round(int(begin) * self.px) for begin in self.begins]
+
     def positions(self, begin: int, end: int, origin: int) -> NDArray[np.floating[Any]]:
         """Where pixels `begin` to `end` lie in the scores that start at `origin`."""
         return (np.arange(begin, end) + 0.5) / self.px - origin
 
 
 @dataclass(frozen=True)
-class _Tiles:
+class Tiles:
     """What is cut and who segments it."""
 
     backend: Backend
@@ -116,39 +121,54 @@ class _Tiles:
     columns: Cut
     batch: int
 
-    def scores(self) -> Iterator[NDArray[np.float32]]:
-        """The scores of each tile, row by row from left to right."""
-        for scores in ordered(lambda some: _infer_scores(self.backend, some, self.tile), self._batches(), _WORKERS):
-            yield from scores
+    @classmethod
+    def over(
+        cls, backend: Backend, frame: Rows, tile: tuple[int, int], grid: tuple[int, int], tiling: Tiling
+    ) -> "Tiles":
+        """Cut a frame into tiles whose maps are as large as `grid`."""
+        rows, columns = (cut_axis(frame.size[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
+        return cls(backend, frame, tile, rows, columns, tiling.batch)
+
+    @property
+    def count(self) -> int:
+        """Of all tiles."""
+        return len(self.rows.begins) * len(self.columns.begins)
+
+    def answers(self, asked: Outputs) -> Iterator[Any]:
+        """What the network says of each tile, row by row from left to right."""
+        for some in ordered(lambda crops: _infer(self.backend, crops, self.tile, asked), self._batches(), _WORKERS):
+            yield from some
 
     def _batches(self) -> Iterator[list[NDArray[Any]]]:
         """Crops of one row at a time, as many as the backend gets."""
         height, width = self.tile
-        lefts = [round(int(begin) * self.columns.px) for begin in self.columns.begins]
-        for begin in self.rows.begins:
-            top = round(int(begin) * self.rows.px)
+        lefts = self.columns.firsts
+        for top in self.rows.firsts:
             band = self.frame.read(top, min(top + height, self.frame.size[0]))
             for first in range(0, len(lefts), self.batch):
                 some = lefts[first : first + self.batch]
                 yield [band[:, x : x + width] for x in some]
 
 
-class _Canvas:
+class Canvas:
     """The band of scores that tiles are being added to: a row before them and theirs. What is settled is written."""
 
-    def __init__(self, tiles: _Tiles, contract: Contract, write: Write) -> None:
+    def __init__(self, tiles: Tiles, contract: Contract, write: Write) -> None:
         self._size, self._give = tiles.frame.size, write
         self._rows, self._columns, self._contract = tiles.rows, tiles.columns, contract
         self._band = np.zeros((contract.score_channels, tiles.rows.tile + 1, tiles.columns.length), np.float32)
         self._written = 0
 
-    def add(self, row: int, column: int, scores: NDArray[np.float32]) -> None:
-        """Blend in the scores of one tile."""
+    def add(self, number: int, scores: NDArray[np.float32]) -> None:
+        """Blend in the scores of the next tile; after a row's last one all that no further tile touches is written."""
+        row, column = divmod(number, len(self._columns.begins))
         left = self._columns.begins[column]
         weights = self._rows.weights[row][:, None] * self._columns.weights[column]
         self._band[:, 1:, left : left + self._columns.tile] += scores * weights
+        if column + 1 == len(self._columns.begins):
+            self._finish_row(row)
 
-    def finish_row(self, row: int) -> None:
+    def _finish_row(self, row: int) -> None:
         """Write the pixel rows between scores that no further tile touches, and move the band down."""
         if row == 0:
             self._band[:, 0] = self._band[:, 1]
@@ -188,19 +208,13 @@ def segment_rows(
 ) -> None:
     """The same mask by its rows, each once, from top to bottom; called and calling in one thread."""
     tile = tile_size(contract, tiling)
-    corner = frame.read(0, min(tile[0], frame.size[0]))[:, : tile[1]]
-    grid = _infer_scores(backend, [corner], tile)[0].shape[1:]
-    rows, columns = (cut_axis(frame.size[axis], tile[axis], grid[axis], tiling.overlap) for axis in (0, 1))
-    tiles = _Tiles(backend, frame, tile, rows, columns, tiling.batch)
-    canvas = _Canvas(tiles, contract, write)
-    across = len(columns.begins)
-    for number, scores in enumerate(tiles.scores()):
-        row, column = divmod(number, across)
-        canvas.add(row, column, scores)
-        if column + 1 == across:
-            canvas.finish_row(row)
+    grid = first_answer(backend, frame, tile, _SCORES).scores.shape[1:]
+    tiles = Tiles.over(backend, frame, tile, grid, tiling)
+    canvas = Canvas(tiles, contract, write)
+    for number, answer in enumerate(tiles.answers(_SCORES)):
+        canvas.add(number, answer.scores)
         if progress is not None:
-            progress(number + 1, len(rows.begins) * across)
+            progress(number + 1, tiles.count)
 
 
 def tile_size(contract: Contract, tiling: Tiling) -> tuple[int, int]:
@@ -230,10 +244,16 @@ def cut_axis(pixels: int, tile_px: int, tile: int, overlap: float) -> Cut:
     return Cut(begins, weights.astype(np.float32), tile_px / tile)
 
 
-def _infer_scores(backend: Backend, crops: list[NDArray[Any]], tile: tuple[int, int]) -> list[NDArray[np.float32]]:
+def first_answer(backend: Backend, frame: Rows, tile: tuple[int, int], asked: Outputs) -> Any:
+    """What the network says of the upper left tile: it tells how large its maps are."""
+    corner = frame.read(0, min(tile[0], frame.size[0]))[:, : tile[1]]
+    return _infer(backend, [corner], tile, asked)[0]
+
+
+def _infer(backend: Backend, crops: list[NDArray[Any]], tile: tuple[int, int], asked: Outputs) -> list[Any]:
     """Crops at the frame's edge are filled up with their last pixels."""
     whole = []
     for crop in crops:
         missing = [(0, tile[axis] - crop.shape[axis]) for axis in (0, 1)]
         whole.append(np.pad(crop, (*missing, (0, 0)), mode="edge") if missing != [(0, 0), (0, 0)] else crop)
-    return [result.scores for result in backend.infer(whole, _SCORES) if result.scores is not None]
+    return backend.infer(whole, asked)

@@ -12,9 +12,12 @@ from segpipe.id_maps import Crop
 from segpipe.instance_metrics import InstanceMeter, require_counting
 from segpipe.instances import Instances
 from segpipe.palette import Colours
+from segpipe.runtime.backends import Backend
 from segpipe.runtime.frames import Order
 from segpipe.runtime.pasting import on_frame, pasted_box, pasted_canvas, require_side
 from segpipe.runtime.request import Outputs
+from segpipe.runtime.tiling import Progress, Tiling
+from segpipe.tasks.instance_tiles import things_in_tiles
 
 _Tensors = Mapping[str, NDArray[Any]]
 
@@ -62,9 +65,9 @@ class InstanceTask:
         """With its colours."""
         return answer.shown_with(palette, order)
 
-    def tiled(self, backend: Any, frame: NDArray[Any], tiling: Any, progress: Any) -> Instances:
-        """Not yet: a thing on the border of two tiles would be two."""
-        raise InputError("things are not found in tiles", hint="pass the frame whole, or scaled down")
+    def tiled(self, backend: Backend, frame: NDArray[Any], tiling: Tiling, progress: Progress | None) -> Instances:
+        """What several tiles show of a thing is told once."""
+        return things_in_tiles(backend, self._contract, frame, tiling, progress)
 
     def on_device(self, job: Any, placement: Placement, tensors: Any) -> None:
         """No kernels: a hundred rows and their masks are small beside a frame."""

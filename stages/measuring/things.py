@@ -1,5 +1,6 @@
 """The maths of comparing two networks' things, and the maps that they were picked from. numpy; knows no limit."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import BackendMissingError
 from segpipe.id_maps import Crop
-from segpipe.instance_metrics import InstanceMeter
+from segpipe.instance_metrics import InstanceFigures, InstanceMeter
 from segpipe.instances import Instances
 from stages.measuring.tensors import TensorComparison
 
@@ -42,6 +43,7 @@ class ThingsComparison:
     """What the rows were picked from, each map by itself: a quiet head does not hide behind a loud one."""
     _ious: float = 0.0
     _meters: tuple[InstanceMeter, InstanceMeter] | None = None
+    _counted: tuple[InstanceFigures, InstanceFigures] | None = None
 
     def add(self, reference: Instances, candidate: Instances, where: str, truth: NDArray[Any] | None = None) -> None:
         """Count one frame; `truth` is its id map, where there is one."""
@@ -53,6 +55,7 @@ class ThingsComparison:
         if truth is not None:
             if self._meters is None:
                 self._meters = (InstanceMeter(reference.contract), InstanceMeter(reference.contract))
+            self._counted = None
             for meter, answer in zip(self._meters, (reference, candidate), strict=True):
                 meter.add(truth, answer)
 
@@ -66,16 +69,20 @@ class ThingsComparison:
         """Of all pairs."""
         return self._ious / self.pairs if self.pairs else None
 
+    def accuracy(self) -> tuple[InstanceFigures, InstanceFigures] | None:
+        """The reference's and the candidate's against the labels; None without labels, or where the library that
+        counts is not installed: machines that only deploy may lack it."""
+        if self._counted is None and self._meters is not None:
+            with suppress(BackendMissingError):
+                self._counted = (self._meters[0].figures(), self._meters[1].figures())
+        return self._counted
+
     def ap_drop(self) -> float | None:
-        """How much less average precision the candidate has; None without labels, without things in them, or where
-        the library that counts is not installed: machines that only deploy may lack it."""
-        if self._meters is None:
+        """How much less average precision the candidate has; None where nothing was counted, or no thing is there."""
+        counted = self.accuracy()
+        if counted is None:
             return None
-        try:
-            found = [meter.figures() for meter in self._meters]
-        except BackendMissingError:
-            return None
-        ours, theirs = ((figures.masks or figures.boxes)["ap"] for figures in found)
+        ours, theirs = ((figures.masks or figures.boxes)["ap"] for figures in counted)
         return None if np.isnan(ours) else ours - (0.0 if np.isnan(theirs) else theirs)
 
     def _match(self, reference: Instances, candidate: Instances, where: str) -> None:
@@ -126,15 +133,7 @@ def _iou(ours: Instances, i: int, theirs: Instances, j: int) -> float:
 
 def crop_iou(one: Crop, other: Crop) -> float:
     """Of two things of a frame; two without a pixel are the same."""
-    (rows, columns), (others_rows, others_columns) = one.region, other.region
-    top, bottom = max(rows.start, others_rows.start), min(rows.stop, others_rows.stop)
-    left, right = max(columns.start, others_columns.start), min(columns.stop, others_columns.stop)
-    both = 0
-    if top < bottom and left < right:
-        parts = [
-            crop.mask[top - crop.top : bottom - crop.top, left - crop.left : right - crop.left] for crop in (one, other)
-        ]
-        both = int((parts[0] & parts[1]).sum())
+    both = one.shared_with(other)
     union = one.area + other.area - both
     return both / union if union else 1.0
 

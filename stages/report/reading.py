@@ -19,6 +19,7 @@ from stages.report.forms import Interval, Measured, forms_of
 from stages.results import figures
 from stages.results.benchmark import Report, read_report
 from stages.results.figures import BuildFigures, EngineFigures, TrainFigures, ValidateFigures, read
+from stages.results.gate import ThingFigures
 from stages.results.precision import Precision, form
 from stages.table import TABLE
 
@@ -52,6 +53,8 @@ class HopLine:
     checks: tuple[CheckLine, ...]
     by_name_only: bool
     """Nobody runs it who does not ask, so it fails no run."""
+    things: ThingFigures | None = None
+    """Of networks that tell things one by one."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ class _GateHop(BaseModel):
     status: str = "not judged"
     figures: dict[str, Any] | None = None
     checks: tuple[dict[str, Any], ...] = ()
+    things: ThingFigures | None = None
 
 
 class _Gate(BaseModel):
@@ -263,6 +267,7 @@ def _hop(name: str, entry: _GateHop, by_name_only: bool) -> HopLine:
         miou=_float(figures, "miou"),
         checks=_checks(entry.checks),
         by_name_only=by_name_only,
+        things=entry.things,
     )
 
 

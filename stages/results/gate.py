@@ -110,6 +110,32 @@ class Figures(_Part):
     scores: TensorFigures
 
 
+class ThingAccuracy(_Part):
+    """Of things against the labels. Networks for boxes alone have no figure but that of boxes."""
+
+    mask_ap: Finite
+    box_ap: Finite
+    pq: Finite
+    miou: Finite
+
+
+class ThingFigures(_Part):
+    """Things that a hop tells one by one, beside the reference's."""
+
+    pairs: int
+    """Found by both."""
+    lost: int
+    lost_at: str
+    """The first frame in which the hop did not find a sure one of the reference's; empty without such a frame."""
+    extra: int
+    extra_at: str
+    """Likewise, of a sure one that the reference has not."""
+    mean_iou: Finite
+    reference: ThingAccuracy | None
+    """null without labels, or where what counts average precision is not installed."""
+    hop: ThingAccuracy | None
+
+
 class Before(_Part):
     """Against the hop before."""
 
@@ -155,6 +181,8 @@ class HopReport(_Part):
     repeat: RepeatReport | None
     suspicions: tuple[str, ...]
     diverges: tuple[str, ...]
+    things: ThingFigures | None = None
+    """null for networks for masks."""
 
     @property
     def outcome(self) -> str:

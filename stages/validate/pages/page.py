@@ -1,6 +1,7 @@
 """The gate's report for people: Markdown for a terminal or a pull request, and one self-contained HTML page."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from segpipe.artifacts import EXPORT
 from segpipe.rundir.latest import FOLDER
@@ -17,11 +18,17 @@ _QUANTISATION = Link("Quantisation", f"../../{FOLDER}/{EXPORT}/{PAGE_NAME}")
 
 def markdown(report: GateReport, verdicts: Sequence[Verdict]) -> str:
     """Tables and lines."""
-    return render("gate.md.j2", autoescape=False, report=report, failed=report.failed(), verdicts=verdicts)
+    return render("gate.md.j2", autoescape=False, **_told(report, verdicts))
 
 
 def html(report: GateReport, verdicts: Sequence[Verdict], pngs: Mapping[str, bytes], quantised: bool = False) -> str:
     """A page that needs nothing beside it. `quantised`: export left a page of its own."""
     sheets = {name: sheet for name, png in pngs.items() if (sheet := read_sheet(png))}
     links = (*_LINKS, _QUANTISATION) if quantised else _LINKS
-    return render("gate.html.j2", links, report=report, failed=report.failed(), verdicts=verdicts, sheets=sheets)
+    return render("gate.html.j2", links, **_told(report, verdicts), sheets=sheets)
+
+
+def _told(report: GateReport, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """`things`: hops of a network that tells them one by one."""
+    things = [{"name": name, "things": hop.things} for name, hop in report.hops.items() if hop.things is not None]
+    return {"report": report, "failed": report.failed(), "verdicts": verdicts, "things": things}

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segpipe.instance_metrics import InstanceFigures
 from segpipe.verdict import Verdict
 from stages.measuring.masks import MARGIN_EDGES, MaskComparison, number, share
 from stages.measuring.tensors import TensorComparison
+from stages.measuring.things import ThingsComparison
 from stages.results.figures import ValidateFigures
 from stages.results.gate import (
     Before,
@@ -20,6 +22,8 @@ from stages.results.gate import (
     RepeatReport,
     Stress,
     TensorFigures,
+    ThingAccuracy,
+    ThingFigures,
 )
 from stages.validate.explaining.suspects import suspect
 from stages.validate.hops.hop import NotRun
@@ -127,6 +131,7 @@ def _hop_report(state: HopState, setup: Setup, suspicions: tuple[str, ...], dive
         repeat=_repeat(state.repeats[0]) if state.repeats else None,
         suspicions=suspicions,
         diverges=diverges,
+        things=None if measured.things is None else _things(measured.things),
     )
 
 
@@ -191,6 +196,31 @@ def _figures(measured: Measured) -> Figures:
         reference_calibration_error=measured.certainty.reference.error,
         calibration_error=measured.certainty.hop.error,
         scores=tensor_figures(measured.tensors),
+    )
+
+
+def _things(found: ThingsComparison) -> ThingFigures:
+    reference, hop = (_thing_accuracy(figures) for figures in found.accuracy() or (None, None))
+    return ThingFigures(
+        pairs=found.pairs,
+        lost=found.lost,
+        lost_at=found.lost_at,
+        extra=found.extra,
+        extra_at=found.extra_at,
+        mean_iou=found.mean_iou,
+        reference=reference,
+        hop=hop,
+    )
+
+
+def _thing_accuracy(figures: InstanceFigures | None) -> ThingAccuracy | None:
+    if figures is None:
+        return None
+    return ThingAccuracy(
+        mask_ap=figures.masks.get("ap"),
+        box_ap=figures.boxes.get("ap"),
+        pq=figures.panoptic.get("pq"),
+        miou=figures.pixels.get("miou"),
     )
 
 
