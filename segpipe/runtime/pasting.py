@@ -5,6 +5,7 @@ whole number of pixels, those around a box are resized: four times as fast as a 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -24,7 +25,7 @@ LONGEST_SIDE = 32000
 _WORTH, _ALWAYS = 3, 4096
 """Resizing is worth it for so many times the pixels of a box, and so many more."""
 
-_Box = NDArray[Any]
+_Box = Sequence[float] | NDArray[Any]
 
 
 def on_frame(boxes: NDArray[Any], placement: Placement) -> NDArray[np.float32]:
@@ -85,7 +86,7 @@ class _Grid:
     def around(self, start: int, end: int) -> tuple[slice, int, slice]:
         """The whole periods of cells that these pixels are sampled from, how many pixels they make, and where among
         them these are."""
-        first, last = (math.floor(Fraction((edge + self.shift) * self.cells, self.pixels)) for edge in (start, end))
+        first, last = ((edge + self.shift) * self.cells // self.pixels for edge in (start, end))
         low = max(first - 1, 0) // self.cells * self.cells
         high = min(-(-(last + 2) // self.cells) * self.cells, self.length)
         begun = low // self.cells * self.pixels - self.shift

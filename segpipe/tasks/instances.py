@@ -103,4 +103,4 @@ class InstanceTask:
                 f"the network's '{contract.masks_name}' is {masks.shape} for a frame, wanted {contract.top} masks",
                 hint="mend `top` or the tensors' names in the contract",
             )
-        return tuple(paste(masks[row], box, placement) for row, box in zip(kept, boxes, strict=True))
+        return tuple(paste(masks[row], box, placement) for row, box in zip(kept, boxes.tolist(), strict=True))
