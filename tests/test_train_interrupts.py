@@ -39,7 +39,7 @@ class Threads(Torn):
         return np.full((1, 1, 3), cv2.getNumThreads(), np.uint8), np.zeros((1, 1), np.uint8)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.soak), 2])
 def test_ctrl_c_ends_training_with_130_and_what_to_do_next(workers: int, tmp_path: Path) -> None:
     """A terminal sends it to every process of the group, loader workers too."""
     toml = TOML.replace("epochs = 3", "epochs = 5000").replace("workers = 0", f"workers = {workers}")
