@@ -12,11 +12,12 @@ from segpipe import testing, verdict
 from segpipe.artifacts import AUTO, ON_CPU
 from segpipe.batch.actor import Actor, Opening, packed
 from segpipe.batch.cluster import LOCAL, Size, prepare
-from segpipe.batch.crew import MOST_TRIES, ManyHands
+from segpipe.batch.crew import ManyHands
 from segpipe.batch.driver import Here, Request, predict_batch
 from segpipe.batch.hands import LocalHands
 from segpipe.batch.index import Files
 from segpipe.batch.items import Item
+from segpipe.batch.processes import MOST_TRIES
 from segpipe.batch.status import State
 from segpipe.batch.stores import LocalStore
 from segpipe.batch.version import Output, Version
@@ -175,7 +176,7 @@ def test_a_node_that_refuses_later_is_left_and_the_others_go_on(
 
     with closing(ManyHands(nodes, packed(run), opening(), Size(1, per_call=6))) as crew:
         version = crew.version()
-        crew._start()  # as when a process has ended
+        crew._processes._start()  # as when a process has ended
         state = predict_batch(crew, Request(str(photos), str(tmp_path / "out"), JOB, version), unseen)
 
     assert (state.done, state.broken) == (COUNT, 0)
@@ -186,7 +187,7 @@ def test_a_node_that_refuses_later_is_left_and_the_others_go_on(
 def test_a_node_without_room_is_not_waited_for(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segpipe.batch.crew._PATIENCE_S", 0.0)
+    monkeypatch.setattr("segpipe.batch.processes._PATIENCE_S", 0.0)
 
     state = on(Nodes("good", FULL), run, photos, tmp_path / "out", actors=2)
 

@@ -5,24 +5,28 @@ import os
 import platform
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from segpipe import __version__
 from segpipe.artifacts import Precision
 from segpipe.batch.index import Row
 from segpipe.batch.items import Item
 from segpipe.batch.stores import LocalStore, open_store
+from segpipe.batch.strips import Kept, Plan, Strip, plan_of, strip_of
 from segpipe.batch.version import FILE_NAME, Output, Version
 from segpipe.batch.worker import Worker
 from segpipe.bundle import write_bundle
 from segpipe.errors import ArtifactDamagedError, InputError, NotValidatedError, SegpipeError
+from segpipe.predicting.image import concerns_one
 from segpipe.predicting.job import Job
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
 from segpipe.runtime.segmenter import Segmenter
 
+Answer = TypeVar("Answer")
 _JUDGE = "run `segpipe validate RUN --hop BACKEND` there, on what this command was given, or name another --backend"
 
 
@@ -43,6 +47,15 @@ class Opening:
     worker: type[Worker] = Worker
 
 
+class Opened(NamedTuple):
+    """What a process says of itself."""
+
+    version: Version
+    node: str
+    process: int
+    device: str
+
+
 def packed(run: Path) -> bytes:
     """The bundle of a run, as one archive."""
     archive = io.BytesIO()
@@ -57,9 +70,10 @@ class Actor:
     def __init__(self) -> None:
         self._segmenter: Segmenter | None = None
         self._worker: Worker | None = None
+        self._kept = Kept()
 
-    def open(self, bundle: bytes, opening: Opening) -> tuple[Version, str, int] | SegpipeError:
-        """What is opened here, on which node, in which process. Hashes are compared as everywhere."""
+    def open(self, bundle: bytes, opening: Opening) -> Opened | SegpipeError:
+        """What is opened here. Hashes are compared as everywhere."""
         try:
             if opening.segpipe != __version__:
                 raise InputError(
@@ -83,7 +97,8 @@ class Actor:
         except SegpipeError as error:
             return _from(error)
         self._opening = opening
-        return Version.of(self._segmenter, opening.job, opening.outputs), platform.node(), os.getpid()
+        version = Version.of(self._segmenter, opening.job, opening.outputs)
+        return Opened(version, platform.node(), os.getpid(), self._segmenter.describe()["device"])
 
     def work(self, items: Sequence[Item], source: str, version: str) -> list[Row] | SegpipeError:
         """Rows of these images."""
@@ -91,6 +106,26 @@ class Actor:
             return [*self._begun(items[0], source, version).rows(items)]
         except SegpipeError as error:
             return _from(error)
+
+    def plan(self, items: Sequence[Item], source: str, version: str) -> Plan | SegpipeError | None:
+        """How one large image is cut; None where it is to be looked at as a whole: it is done, or broken."""
+        return self._of_one(items[0], source, version, lambda worker: plan_of(worker, items[0], self._kept))
+
+    def strip(self, items: Sequence[Item], source: str, version: str, wanted: range) -> Strip | SegpipeError | None:
+        """What some rows of tiles settle of its mask; None where something is wrong with the image."""
+        return self._of_one(items[0], source, version, lambda worker: strip_of(worker, items[0], self._kept, wanted))
+
+    def _of_one(
+        self, item: Item, source: str, version: str, ask: Callable[[Worker], Answer]
+    ) -> Answer | SegpipeError | None:
+        try:
+            worker = self._begun(item, source, version)
+        except SegpipeError as error:
+            return _from(error)
+        try:
+            return ask(worker)
+        except SegpipeError as error:
+            return None if concerns_one(error) else _from(error)
 
     def _begun(self, first: Item, source: str, version: str) -> Worker:
         """Look once whether images and output are to be seen from here: a node without would call all broken."""

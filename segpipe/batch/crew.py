@@ -1,195 +1,109 @@
-"""A crew of processes, on this machine or Ray's, and what happens when one of them ends.
+"""A crew of processes, on this machine or Ray's: which of them gets what, and what their answers make.
 
-Only names of images travel there, and rows of the index come back. A process that ends takes nothing along: its images
-are given to others, first those of one call each by itself, so that one that ends every process is known and left.
-Before anything is segmented, one process on each node has opened the bundle; every later one opens it before it works.
+Only names of images travel there, and rows of the index come back; of an image that several work on, strips of a mask.
 """
 
 import logging
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
 
 from segpipe.batch.actor import Opening
 from segpipe.batch.cluster import Size
-from segpipe.batch.hands import EndedError, Hand, Hands
+from segpipe.batch.hands import Hands
 from segpipe.batch.index import Row
 from segpipe.batch.items import Item
+from segpipe.batch.processes import LostError, Processes, Task
 from segpipe.batch.sources import Source
+from segpipe.batch.spread import Writing, candidates, pays, written
 from segpipe.batch.stores import Store
+from segpipe.batch.strips import Plan, Strip
 from segpipe.batch.version import Version
-from segpipe.errors import BackendError, InputError, SegpipeError
-from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.errors import InputError, SegpipeError
+from segpipe.predicting.image import concerns_one
 
 _log = logging.getLogger(__name__)
 
-MOST_TRIES = 3
-"""Processes that one image may end, each time alone, before it is called broken."""
-_LOOK_S = 1.0
-_PATIENCE_S = 30.0  # for a node without room; and between two lines that say that nothing is there to work on
-_NAMED = 5  # nodes that refuse, in one line
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Images for one call, and how many processes ended over them."""
-
-    items: tuple[Item, ...]
-    tries: int = 0
-
-    def after_an_end(self) -> "list[_Task]":
-        """Each by itself: who ended it is not known, unless there was but one."""
-        if len(self.items) > 1:
-            return [_Task((item,)) for item in self.items]
-        return [replace(self, tries=self.tries + 1)]
-
 
 class ManyHands:
-    """A crew. The first process that opens the bundle says which version all are of: others are refused."""
+    """A crew. `version` before `rows`: nothing is segmented before processes have opened the bundle."""
 
     def __init__(self, hands: Hands, bundle: bytes, opening: Opening, size: Size) -> None:
-        self._opening = replace(opening, bundle_sha256=sha256_of_bytes(bundle))
-        self._hands, self._bundle, self._size = hands, hands.share(bundle), size
-        self._starting: dict[Any, Hand] = {}
-        """What processes will say of themselves -> the process."""
-        self._flying: dict[Any, tuple[Hand, _Task]] = {}
-        self._free: list[Hand] = []
-        self._refusals: list[SegpipeError] = []
-        self._failed = 0
-        self._idle_s = time.monotonic()
-        self._version: Version | None = None
-        self._begun = False
-        places = [*hands.places()][: size.actors]
-        self._first = {self._start(place) for place in places}
-        """Calls of those that are waited for, one on each node."""
-        for _ in range(size.actors - len(places)):
-            self._start()
+        self._opening, self._size = opening, size
+        self._processes = Processes(hands, bundle, opening, size)
 
     def version(self) -> Version:
         """Wait until one process on each node has opened the bundle; those that may not are named together."""
-        heard_s = time.monotonic()
-        while self._first or self._version is None:
-            for call in self._ready():
-                heard_s = time.monotonic()
-                self._opened(call)
-            if self._refusals and not self._first:
-                raise _refused(self._refusals)
-            if self._version is not None and time.monotonic() - heard_s > _PATIENCE_S:
-                _log.warning("no room yet on %d nodes: they are asked when there is", len(self._first))
-                self._first.clear()
-        self._begun = True
-        return self._version
-
-    def rows(self, items: Iterable[Item], source: Source, version: Store) -> Iterator[Row]:
-        """What became of each image, as it becomes known."""
-        waiting = deque(map(_Task, _chunks([*items], self._size.per_call)))
-        while waiting or self._flying:
-            while waiting and self._free:
-                hand, task = self._free.pop(), waiting.popleft()
-                call = hand.call("work", task.items, source.store.address(), version.address())
-                self._flying[call] = (hand, task)
-            for call in self._ready():
-                if call in self._starting:
-                    self._opened(call)
-                else:
-                    yield from self._returned(call, waiting)
+        return self._processes.version()
 
     def close(self) -> None:
         """End the processes."""
-        for hand in [*self._starting.values(), *self._free, *(hand for hand, _ in self._flying.values())]:
-            hand.end()
+        self._processes.close()
 
-    def _start(self, place: str = "") -> Any:
-        hand = self._hands.start(place)
-        call = hand.call("open", self._bundle, self._opening)
-        self._starting[call] = hand
-        return call
+    def rows(self, items: Iterable[Item], source: Source, version: Store) -> Iterator[Row]:
+        """What became of each image, as it becomes known."""
+        self._processes.places, found = (source.store.address(), version.address()), [*items]
+        plans = self._plans(candidates(found, self._size.actors))
+        yield from self._whole([item for item in found if item not in plans] if plans else found)
+        for item, plan in plans.items():
+            yield from self._spread(Writing(item, plan, source.store, version, self._opening.job))
 
-    def _ready(self) -> Sequence[Any]:
-        """Calls that have ended; none after a second, so that Ctrl-C and a full cluster are noticed."""
-        ready = self._hands.ready([*self._starting, *self._flying], _LOOK_S)
-        now = time.monotonic()
-        if ready or self._flying:
-            self._idle_s = now
-        elif now - self._idle_s > _PATIENCE_S:
-            self._idle_s = now
-            _log.warning("waiting for room: none of %d processes has been started yet", len(self._starting))
-        return ready
+    def _whole(self, items: Sequence[Item]) -> Iterator[Row]:
+        """Each image in one process; a large one is a call of its own."""
+        large = [item for item in items if item.by_windows]
+        small = [item for item in items if not item.by_windows] if large else items
+        tasks = deque(Task((item,)) for item in large)
+        tasks.extend(map(Task, _chunks(small, self._size.per_call)))
+        for task, answer in self._processes.answers(tasks):
+            if isinstance(answer, LostError):
+                yield answer.row
+            else:
+                yield from (row._replace(tries=task.tries + 1) for row in answer)
 
-    def _opened(self, call: Any) -> None:
-        hand = self._starting.pop(call)
-        self._first.discard(call)
+    def _plans(self, items: Sequence[Item]) -> dict[Item, Plan]:
+        """Of large images whose strips are to be spread; none where each in one process ends as soon."""
+        asked = deque(Task((item,), method="plan") for item in items)
+        found = {task.items[0]: plan for task, plan in self._processes.answers(asked) if isinstance(plan, Plan)}
+        return found if pays(found.values(), self._size.actors) else {}
+
+    def _spread(self, writing: Writing) -> Iterator[Row]:
+        """One image by all processes. Where something is wrong, one looks at it as at any other, and says what."""
         try:
-            found = self._hands.answer(call)
-        except EndedError as error:
-            hand.end()
-            self._failed += 1
-            if self._failed > MOST_TRIES * self._size.actors:
-                raise _unstartable(error) from error
-            self._start()
+            yield written(writing, self._strips(writing))
             return
-        if not isinstance(found, SegpipeError) and self._version not in (None, found[0]):
-            found = InputError(f"{found[1]} opens another backend than the others", hint="name one with --backend")
-        if isinstance(found, SegpipeError):
-            self._leave(hand, found)
-            return
-        version, node, process = found
-        _log.debug("a process on %s, number %d", node, process)
-        self._free.append(hand)
-        self._version, self._failed = version, 0
+        except LostError as error:
+            again, lost = [], [error.row]
+        except SegpipeError as error:
+            if not concerns_one(error):
+                raise
+            _log.warning("%s is looked at by one process alone: %s", writing.item.name, error.message)
+            again, lost = [writing.item], []
+        self._processes.let_end()
+        yield from lost
+        yield from self._whole(again)
 
-    def _leave(self, hand: Hand, why: SegpipeError) -> None:
-        """A process that may not segment. What has begun goes on with the others, as long as there are any."""
-        hand.end()
-        self._refusals.append(why)
-        if self._begun:
-            if not (self._free or self._flying or self._starting):
-                raise _refused(self._refusals)
-            _log.error("a process less: %s", why)
-
-    def _returned(self, call: Any, waiting: "deque[_Task]") -> Iterator[Row]:
-        hand, task = self._flying.pop(call)
-        try:
-            rows = self._hands.answer(call)
-        except EndedError as error:
-            _log.warning("%s: another one is started, and its images are looked at again", error)
-            hand.end()
-            self._start()
-            yield from self._tried(task, waiting)
-            return
-        self._free.append(hand)
-        if isinstance(rows, SegpipeError):
-            raise rows
-        yield from (row._replace(tries=task.tries + 1) for row in rows)
-
-    def _tried(self, task: _Task, waiting: "deque[_Task]") -> Iterator[Row]:
-        """Those that may be tried again go first; what ended one process after the other is broken."""
-        for part in task.after_an_end():
-            if part.tries < MOST_TRIES:
-                waiting.appendleft(part)
-                continue
-            (item,) = part.items
-            yield Row(
-                path=item.name, size=item.size, mtime_ns=item.stamp, tries=part.tries,
-                error=f"{item.name} ended {part.tries} processes that segmented it, one after the other",
-            )  # fmt: skip
+    def _strips(self, writing: Writing) -> Iterator[Strip]:
+        """Strips from the top. Two for each process are in work at most, or wait, deflated, for those before them."""
+        item, plan, twice = writing.item, writing.plan, 2 * self._size.actors
+        every = (
+            Task((item,), method="strip", wanted=wanted, device=plan.origin.device)
+            for wanted in plan.strips(self._size.actors)
+        )
+        tasks, came, row = deque(islice(every, twice)), dict[int, Strip](), 0
+        for task, answer in self._processes.answers(tasks):
+            if isinstance(answer, LostError):
+                raise answer
+            if answer is None or task.wanted is None:
+                raise InputError(f"a strip of {item.name} could not be segmented", hint="see the next lines")
+            came[task.wanted.start] = answer
+            while strip := came.pop(row, None):
+                writing.require_same(strip)
+                yield strip
+                row = strip.stop
+                tasks.extend(islice(every, 1))
+        if row < plan.tile_rows:
+            raise InputError(f"no process is left on {plan.origin.device}, where {item.name} was begun", hint="wait")
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[tuple[Item, ...]]:
     return (tuple(items[start : start + size]) for start in range(0, len(items), size))
-
-
-def _refused(errors: Sequence[SegpipeError]) -> SegpipeError:
-    """One error of all nodes that refuse, as the first one says it."""
-    told = list(dict.fromkeys(error.message for error in errors))
-    more = [f"and {len(told) - _NAMED} more"] if len(told) > _NAMED else []
-    return type(errors[0])("; ".join([*told[:_NAMED], *more]), hint=errors[0].hint)
-
-
-def _unstartable(error: Exception) -> BackendError:
-    return BackendError(
-        f"processes end before they can work: {error}",
-        hint="install 'segpipe[cpu,batch]' of this version on every node, and see that there is memory",
-    )

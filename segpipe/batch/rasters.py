@@ -23,13 +23,18 @@ def raster_row(worker: "Worker", item: Item) -> tuple[Row, bool]:
         status = os.fstat(file.fileno())
         source = replace(Source.of_file(path, file), path=worker.address(item))
         origin = predict.raster_origin(worker.segmenter, source, worker.job)
-        again = worker.job.force or not _proved(worker.version, name, origin)
+        again = worker.job.force or not proved(worker.version, name, origin)
         if again:
             with worker.version.new_file(name) as part:
                 written = predict.write_mask(worker.segmenter, path, file, part, worker.job)
                 seal_raster(part, origin, written.as_dict())
-    stamp = status.st_mtime_ns if isinstance(worker.source, LocalStore) else item.stamp
-    return _row(worker, item._replace(size=status.st_size, stamp=stamp), source), again
+    now = item._replace(size=status.st_size, stamp=stamp_of(worker.source, item, status))
+    return row_of(worker.version, now, origin), again
+
+
+def stamp_of(source: Store, item: Item, status: os.stat_result) -> int:
+    """When an image was changed, as a listing will show it; of a copy nothing is told by its own."""
+    return status.st_mtime_ns if isinstance(source, LocalStore) else item.stamp
 
 
 def record_there(store: Store, name: str) -> dict[str, Any]:
@@ -40,21 +45,22 @@ def record_there(store: Store, name: str) -> dict[str, Any]:
         return record_of_raster(file)
 
 
-def _proved(store: Store, name: str, origin: Origin) -> bool:
+def proved(store: Store, name: str, origin: Origin) -> bool:
+    """Whether a mask is there, byte for byte as it was made of this origin."""
     if store.entry(name) is None:
         return False
     with store.open(name) as file:
         return proves_raster(file, origin)
 
 
-def _row(worker: "Worker", item: Item, source: Source) -> Row:
+def row_of(version: Store, item: Item, origin: Origin) -> Row:
     """Told by what was written: one that is found again is the same."""
     name = f"{MASKS}/{item.picture}"
-    shows, entry = record_there(worker.version, name)["shows"], worker.version.entry(name)
+    shows, entry = record_there(version, name)["shows"], version.entry(name)
     height, width = shows["size"]
     return Row(
-        path=item.name, size=item.size, mtime_ns=item.stamp, sha256=source.sha256,
-        artifact_sha256=worker.segmenter.artifact_sha256, device=worker.segmenter.describe()["device"],
+        path=item.name, size=item.size, mtime_ns=item.stamp, sha256=origin.source.sha256,
+        artifact_sha256=origin.artifact_sha256, device=origin.device,
         mask=name, mask_bytes=entry.size if entry else 0, height=height, width=width,
         shares=[count / (height * width) for count in shows["counts"]],
     )  # fmt: skip

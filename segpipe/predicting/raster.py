@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from io import BufferedReader
@@ -75,35 +75,77 @@ def raster_origin(segmenter: Segmenter, source: Source, job: Job) -> Origin:
 
 def write_mask(segmenter: Segmenter, path: Path, file: BufferedReader, part: Path, job: Job) -> Written:
     """The mask of an open TIFF into a new file. Pixels without data have the contract's `ignore_index`."""
-    contract, before = segmenter.contract, os.fstat(file.fileno())
+    means = segmenter.contract, segmenter.palette
+    with _one_at_a_time, new_mask_of(path, file, part, means, job) as sink:
+        segmenter.tiled_rows(sink.raster, sink.write_all, progress=_told(path))
+    return sink.written
+
+
+def count_tile_rows(segmenter: Segmenter, path: Path, file: BufferedReader, job: Job) -> int:
+    """Into how many rows of tiles an open TIFF is cut."""
+    with _one_at_a_time, gdal(), _opened(path, file, segmenter.contract, job) as raster:
+        return segmenter.tile_rows(raster)
+
+
+def rows_of_mask(
+    segmenter: Segmenter, path: Path, file: BufferedReader, job: Job, wanted: range
+) -> list[tuple[int, NDArray[Any]]]:
+    """What some rows of tiles settle of a mask, holes cut out: numbers of rows, and those rows with the ones after."""
+    found: list[tuple[int, NDArray[Any]]] = []
+    with _one_at_a_time, gdal(), _opened(path, file, segmenter.contract, job) as raster:
+
+        def keep(top: int, rows: NDArray[Any]) -> None:
+            found.append((top, _with_holes(raster, top, rows, segmenter.contract)))
+
+        segmenter.tiled_rows(raster, keep, progress=_told(path), wanted=wanted)
+    return found
+
+
+@contextmanager
+def new_mask_of(
+    path: Path, file: BufferedReader, part: Path, means: tuple[Contract, Sequence[Sequence[int]]], job: Job
+) -> Iterator["Sink"]:
+    """A new mask of an open TIFF, to be filled from top to bottom; `means`: the contract and the palette."""
+    (contract, palette), before = means, os.fstat(file.fileno())
     with (
-        _one_at_a_time,
         gdal(),
         _reachable(part) as place,
         _opened(path, file, contract, job) as raster,
-        new_mask(place, raster, contract.mask_dtype, contract.ignore_index, segmenter.palette) as mask,
+        new_mask(place, raster, contract.mask_dtype, contract.ignore_index, palette) as mask,
     ):
-        sink = _Sink(raster, mask, contract)
-        segmenter.tiled_rows(raster, sink.write, progress=_told(path))
+        yield Sink(raster, mask, contract)
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise InputError(f"{path} was changed while it was read", hint="run the same command again")
-    return Written(raster.size, tuple(map(int, sink.counts)))
 
 
-class _Sink:
-    """Rows of a mask on their way into its file: holes cut out, classes counted."""
+class Sink:
+    """Rows of a mask on their way into its file; classes are counted."""
 
     def __init__(self, raster: Raster, mask: RasterMask, contract: Contract) -> None:
-        self._raster, self._mask, self._hole = raster, mask, contract.ignore_index
-        self.counts = np.zeros(len(contract.classes), np.int64)
+        self.raster, self._mask, self._contract = raster, mask, contract
+        self._counts = np.zeros(len(contract.classes), np.int64)
+
+    @property
+    def written(self) -> Written:
+        """What was taken so far."""
+        return Written(self.raster.size, tuple(map(int, self._counts)))
+
+    def write_all(self, top: int, rows: NDArray[Any]) -> None:
+        """Take some rows in which nobody has cut out holes."""
+        self.write(top, _with_holes(self.raster, top, rows, self._contract))
 
     def write(self, top: int, rows: NDArray[Any]) -> None:
         """Take some rows."""
-        if (holes := self._raster.holes(top, top + len(rows))) is not None:
-            rows[holes] = self._hole
-        self.counts += count_pixels(rows, len(self.counts))
+        self._counts += count_pixels(rows, len(self._counts))
         self._mask.write(top, rows)
+
+
+def _with_holes(raster: Raster, top: int, rows: NDArray[Any], contract: Contract) -> NDArray[Any]:
+    """The same rows, without a class where there is no data."""
+    if (holes := raster.holes(top, top + len(rows))) is not None:
+        rows[holes] = contract.ignore_index
+    return rows
 
 
 @contextmanager

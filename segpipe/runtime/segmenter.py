@@ -20,7 +20,7 @@ from segpipe.runtime.opening import Opened, Wanted, open_parts
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.runtime.shadow import Shadow, ShadowReport, open_shadow, require_share
 from segpipe.runtime.streaming import ordered
-from segpipe.runtime.tiling import Progress, Rows, Tiling, Write, segment_rows
+from segpipe.runtime.tiling import Progress, Rows, Tiling, Write, count_rows, segment_rows
 from segpipe.tasks import task_of
 
 if TYPE_CHECKING:
@@ -159,7 +159,13 @@ class Segmenter:
         return mask
 
     def tiled_rows(
-        self, frame: Rows, write: Write, tiling: Tiling | None = None, progress: Progress | None = None
+        self,
+        frame: Rows,
+        write: Write,
+        tiling: Tiling | None = None,
+        progress: Progress | None = None,
+        *,
+        wanted: range | None = None,
     ) -> None:
         """The mask that `tiled` gives, of a frame that need not fit into memory: both go by rows, from top to bottom.
 
@@ -168,8 +174,16 @@ class Segmenter:
             write: Called with the number of a row of the mask, and that row and those after it.
             tiling: How the frame is cut, as in `tiled`.
             progress: Called with the number of tiles that are done, and of all tiles.
+            wanted: Only what these of the frame's `tile_rows` settle. One process may do some and another the rest: in
+                turn they give the mask, to the last bit. Each costs the row of tiles before its first one again.
         """
-        segment_rows(self._opened(), self.contract, frame, write, tiling=tiling or Tiling(), progress=progress)
+        segment_rows(
+            self._opened(), self.contract, frame, write, tiling=tiling or Tiling(), progress=progress, wanted=wanted
+        )
+
+    def tile_rows(self, frame: Rows, tiling: Tiling | None = None) -> int:
+        """How many rows of tiles `tiled_rows` cuts a frame into; it costs a tile."""
+        return count_rows(self._opened(), self.contract, frame, tiling or Tiling())
 
     def stream(self, frames: Iterable[Any], *, workers: int = 0) -> Iterator[Mask]:
         """Masks of a sequence of frames, in order.

@@ -6,7 +6,7 @@ up is the blend itself.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -105,6 +105,10 @@ class Cut:
         """The first frame pixel of each tile."""
         return [round(int(begin) * self.px) for begin in self.begins]
 
+    def first_beneath(self, number: int) -> int:
+        """The first tile whose scores reach to those of tile `number`, or to the score before them."""
+        return int(np.searchsorted(self.begins, self.begins[number] - self.tile))
+
     def positions(self, begin: int, end: int, origin: int) -> NDArray[np.floating[Any]]:
         """Where pixels `begin` to `end` lie in the scores that start at `origin`."""
         return (np.arange(begin, end) + 0.5) / self.px - origin
@@ -134,16 +138,17 @@ class Tiles:
         """Of all tiles."""
         return len(self.rows.begins) * len(self.columns.begins)
 
-    def answers(self, asked: Outputs) -> Iterator[Any]:
+    def answers(self, asked: Outputs, rows: slice = slice(None)) -> Iterator[Any]:
         """What the network says of each tile, row by row from left to right."""
-        for some in ordered(lambda crops: _infer(self.backend, crops, self.tile, asked), self._batches(), _WORKERS):
+        batches = self._batches(self.rows.firsts[rows])
+        for some in ordered(lambda crops: _infer(self.backend, crops, self.tile, asked), batches, _WORKERS):
             yield from some
 
-    def _batches(self) -> Iterator[list[NDArray[Any]]]:
+    def _batches(self, tops: Iterable[int]) -> Iterator[list[NDArray[Any]]]:
         """Crops of one row at a time, as many as the backend gets."""
         height, width = self.tile
         lefts = self.columns.firsts
-        for top in self.rows.firsts:
+        for top in tops:
             band = self.frame.read(top, min(top + height, self.frame.size[0]))
             for first in range(0, len(lefts), self.batch):
                 some = lefts[first : first + self.batch]
@@ -151,16 +156,19 @@ class Tiles:
 
 
 class Canvas:
-    """The band of scores that tiles are being added to: a row before them and theirs. What is settled is written."""
+    """The band of scores that tiles are being added to: a row before them and theirs. What is settled is written.
 
-    def __init__(self, tiles: Tiles, contract: Contract, write: Write) -> None:
-        self._size, self._give = tiles.frame.size, write
+    Rows of tiles before `first` are added for what they have in common with it, and not written.
+    """
+
+    def __init__(self, tiles: Tiles, contract: Contract, write: Write, first: int = 0) -> None:
+        self._size, self._give, self._first = tiles.frame.size, write, first
         self._rows, self._columns, self._contract = tiles.rows, tiles.columns, contract
         self._band = np.zeros((contract.score_channels, tiles.rows.tile + 1, tiles.columns.length), np.float32)
-        self._written = 0
+        self._written = self._pixels_above(int(self._rows.begins[first])) if first else 0
 
     def add(self, number: int, scores: NDArray[np.float32]) -> None:
-        """Blend in the scores of the next tile; after a row's last one all that no further tile touches is written."""
+        """Blend in the scores of tile `number`; after a row's last one all that no further tile touches is written."""
         row, column = divmod(number, len(self._columns.begins))
         left = self._columns.begins[column]
         weights = self._rows.weights[row][:, None] * self._columns.weights[column]
@@ -174,20 +182,25 @@ class Canvas:
             self._band[:, 0] = self._band[:, 1]
         top, last = int(self._rows.begins[row]), row + 1 == len(self._rows.begins)
         settled = self._rows.length if last else int(self._rows.begins[row + 1])
-        self._write(np.ascontiguousarray(self._band[:, : settled - top + 1]), top - 1, last)
+        if row >= self._first:
+            self._write(np.ascontiguousarray(self._band[:, : settled - top + 1]), top - 1, last)
         kept = self._band.shape[1] - (settled - top)
         self._band[:, :kept] = self._band[:, -kept:].copy()
         self._band[:, kept:] = 0
 
     def _write(self, scores: NDArray[np.float32], origin: int, last: bool) -> None:
         height, width = self._size
-        centre = (origin + scores.shape[1] - 0.5) * self._rows.px  # of the last settled score, in pixels
-        begin, end = self._written, height if last else min(math.ceil(centre - 0.5), height)
+        begin, end = self._written, height if last else self._pixels_above(origin + scores.shape[1])
         if end > begin:
             down = axis_at(self._rows.positions(begin, end, origin), scores.shape[1])
             across = axis_at(self._columns.positions(0, width, 0), scores.shape[2])
             self._give(begin, mask_of(scores, down, across, self._contract))
             self._written = end
+
+    def _pixels_above(self, score: int) -> int:
+        """Rows of pixels down to the centre of the last one before a row of scores."""
+        centre = (score - 0.5) * self._rows.px
+        return min(math.ceil(centre - 0.5), self._size[0])
 
 
 def segment_tiled(
@@ -204,17 +217,34 @@ def segment_tiled(
 
 
 def segment_rows(
-    backend: Backend, contract: Contract, frame: Rows, write: Write, *, tiling: Tiling, progress: Progress | None
-) -> None:
-    """The same mask by its rows, each once, from top to bottom; called and calling in one thread."""
-    tile = tile_size(contract, tiling)
-    grid = first_answer(backend, frame, tile, _SCORES).scores.shape[1:]
-    tiles = Tiles.over(backend, frame, tile, grid, tiling)
-    canvas = Canvas(tiles, contract, write)
-    for number, answer in enumerate(tiles.answers(_SCORES)):
-        canvas.add(number, answer.scores)
+    backend: Backend, contract: Contract, frame: Rows, write: Write, *, tiling: Tiling, progress: Progress | None,
+    wanted: range | None = None,
+) -> None:  # fmt: skip
+    """The same mask by its rows, each once, from top to bottom; called and calling in one thread.
+
+    With `wanted`, what those rows of tiles settle: all of them in turn give the mask, to the last bit.
+    """
+    tiles = _blended(backend, contract, frame, tiling)
+    across, down = len(tiles.columns.begins), len(tiles.rows.begins)
+    wanted = range(down) if wanted is None else wanted
+    if not 0 <= wanted.start < wanted.stop <= down or wanted.step != 1:
+        raise InputError(f"{wanted} are no rows of tiles of this frame", hint=f"it has {down}")
+    canvas, first = Canvas(tiles, contract, write, wanted.start), tiles.rows.first_beneath(wanted.start)
+    for number, answer in enumerate(tiles.answers(_SCORES, slice(first, wanted.stop))):
+        canvas.add(first * across + number, answer.scores)
         if progress is not None:
-            progress(number + 1, tiles.count)
+            progress(number + 1, (wanted.stop - first) * across)
+
+
+def count_rows(backend: Backend, contract: Contract, frame: Rows, tiling: Tiling) -> int:
+    """Rows of tiles that a frame is cut into."""
+    return len(_blended(backend, contract, frame, tiling).rows.begins)
+
+
+def _blended(backend: Backend, contract: Contract, frame: Rows, tiling: Tiling) -> Tiles:
+    """Tiles whose scores are blended."""
+    tile = tile_size(contract, tiling)
+    return Tiles.over(backend, frame, tile, first_answer(backend, frame, tile, _SCORES).scores.shape[1:], tiling)
 
 
 def tile_size(contract: Contract, tiling: Tiling) -> tuple[int, int]:
