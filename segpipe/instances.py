@@ -43,6 +43,8 @@ class Instances:
     """Where the frame lay on the network's canvas."""
     exceeded: bool = False
     """Whether every row of the network was an answer: there may be more things than it has rows."""
+    settled: bool = True
+    """False where the network itself says that it ended too early: things may be missing, or be there twice."""
     semantic: NDArray[np.float32] | None = None
     """CxHxW scores of all classes at the network's stride, where the network gives them; of frames taken whole."""
     dense: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -163,7 +165,8 @@ class Instances:
     def __repr__(self) -> str:
         counts = {name: self.names.count(name) for name in dict.fromkeys(self.names)}
         told = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-        return f"Instances({self.size[0]}x{self.size[1]}: {told}{', and maybe more' if self.exceeded else ''})"
+        doubts = (", and maybe more" if self.exceeded else "") + ("" if self.settled else ", not settled")
+        return f"Instances({self.size[0]}x{self.size[1]}: {told}{doubts})"
 
     def _crops(self) -> tuple[Crop, ...]:
         if len(self.crops) < len(self):

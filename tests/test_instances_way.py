@@ -133,7 +133,6 @@ def test_without_a_task_nothing_is_said_of_one(tmp_path: Path) -> None:
         ('train.class_weights="median-frequency"', "class_weights"),
         ('train.output="sigmoid"', "of masks"),
         ('export.end_to_end="mask"', "end_to_end"),
-        ('model.trained="a.pth"', "trained"),
         ('data={kind="camvid", root="x"}', "kind 'camvid'"),
         ('task.things=["cat"]', "things names what is no class"),
         ('task.kind="boxes"', "not a known kind"),
@@ -378,7 +377,6 @@ def refusals(run: Path, image: Path, out: Path) -> dict[str, tuple[object, ...]]
         "web": ("web", run, "-o", out / "page.html", "--allow-unvalidated"),
         "against": ("validate", run, "--against", run),
         "auto-islands": ("run", run, "--from", "export", "--auto-islands"),
-        "adopt": ("adopt", run, "--set", 'model.trained="a.pth"'),
         "end-to-end": ("export", run, "--end-to-end"),
         "compress": ("compress", run, "--macs", "0.5", "-o", out),
     }

@@ -293,6 +293,8 @@ class InstanceContract(FrameContract):
     """Of the tensor BxCxhxw, scores of all classes before a softmax; empty where the network has none."""
     dense_names: tuple[str, ...] = ()
     """Of tensors BxCxhxw from which the rows are picked. The gate compares them: rows change places, these do not."""
+    settled_name: str = _later("")
+    """Which of them is Bx1x1x1, 1 where the rows are all that there is: for networks that say so of each frame."""
 
     def _contradictions(self) -> dict[str, bool]:
         names = (self.input_name, *self.output_names)
@@ -302,6 +304,7 @@ class InstanceContract(FrameContract):
             "things must differ": len(set(self.things)) != len(self.things),
             "things names what is no class": not set(self.things) <= set(self.classes),
             "tensors must have a name each": "" in names or len(set(names)) != len(names),
+            "settled_name is none of dense_names": self.settled_name not in {"", *self.dense_names},
         }
 
     @property

@@ -20,6 +20,7 @@ from segpipe.runtime.tiling import Progress, Tiling
 from segpipe.tasks.instance_tiles import things_in_tiles
 
 _Tensors = Mapping[str, NDArray[Any]]
+_HALF = 0.5  # of yes
 
 
 class InstanceTask:
@@ -53,6 +54,7 @@ class InstanceTask:
             contract=contract,
             placement=placement,
             exceeded=len(kept) == len(scores),
+            settled=not contract.settled_name or bool((tensors[contract.settled_name] > _HALF).all()),
             semantic=None if semantic is None else semantic.astype(np.float32),
             dense={name: tensors[name].astype(np.float32) for name in contract.dense_names} if asked.scores else {},
         )

@@ -336,7 +336,6 @@ class Config(Section):
             "[compress] is not there yet for": self.compress != CompressConfig(),
             "[train] output 'sigmoid' is of masks, not of": self.train.output != "softmax",
             "[train] class_weights are not there for": self.train.class_weights != "none",
-            "[model] trained is not there yet for": bool(self.model.trained),
             "[export] end_to_end is not there yet for": self.export.end_to_end != "off",
             "[build] precision 'int8' and 'fp8' are not there yet for": not {*self.build.precisions}
             <= {"fp16", "fp32"},

@@ -115,7 +115,9 @@ def session(model: onnx.ModelProto, contract: FrameContract) -> Network:
 
 
 def joined(outputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Several outputs BxCxhxw as one; one as it is."""
+    """Several outputs BxCxhxw as one; one as it is, and those of several sizes as one row of numbers."""
+    if len({output.shape[2:] for output in outputs}) > 1:
+        outputs = [output.reshape(len(output), -1, 1, 1) for output in outputs]
     return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
 
 

@@ -65,7 +65,7 @@ def of_modules(model: onnx.ModelProto, modules: Mapping[str, str], known: Set[st
         Island(node.name, node.op_type, naming.module_of(node), why)
         for name, why in modules.items()
         for node in model.graph.node
-        if name in naming.modules_of(node) and node.name not in known
+        if node.name not in known and any(f"{own}.".startswith(f"{name}.") for own in naming.modules_of(node))
     ]
 
 

@@ -55,7 +55,11 @@ _OWN: dict[str, tuple[str, str, _Limits]] = {
     "ddrnet23_slim": ("stages.models.ddrnet:DDRNet23Slim", "real-time, two branches (2021)", _GLOBAL_NORM),
     "bisenetv2": ("stages.models.bisenet:BiSeNetV2", "real-time, two branches (2021)", _GLOBAL_NORM),
 }
-_OF_THINGS = {"centremask": "stages.models.centremask:CentreMask"}
+_MASK_RCNNS = ("maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "maskrcnn_mobilenet_v3_large_fpn")
+_OF_THINGS = {
+    "centremask": Factory("stages.models.centremask:CentreMask"),
+    **{f"torchvision/{name}": Factory("stages.models.mask_rcnn.building:build", (name,)) for name in _MASK_RCNNS},
+}
 """Networks for [task] kind 'instances'; their factories also take `things` and `top`."""
 _TORCHVISION: dict[str, _Limits] = {
     "fcn_resnet50": _NONE,
@@ -111,7 +115,7 @@ def find_factory(name: str) -> Factory:
     if ":" in name:
         return Factory(name)
     if name in _OF_THINGS:
-        return Factory(_OF_THINGS[name])
+        return _OF_THINGS[name]
     if name in _OWN:
         return Factory(_OWN[name][0])
     family, _, rest = name.partition("/")

@@ -86,7 +86,8 @@ def _adopt(rundir: RunDirectory, config: Config, base: Path) -> Path:
     if (source := source_hash(config.model)) is not None:
         inputs["factory"] = source
     output = {"output": config.train.output, "threshold": config.train.threshold}
-    params = {"stage_version": ADOPT_VERSION, **config.sections("data", "input", "model"), "answers": output}
+    sections = {**config.sections("data", "input", "model"), **config.chosen_task()}
+    params = {"stage_version": ADOPT_VERSION, **sections, "answers": output}
     with rundir.step(STAGE, inputs, params) as step:
         if step.stale:
             refuse_broken(config, base, rundir.path / ".data-check", data)

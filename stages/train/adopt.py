@@ -15,16 +15,17 @@ from torch import nn
 from segpipe.cores import usable_cores
 from segpipe.errors import ConfigError, SegpipeError
 from segpipe.metrics import scores
+from stages.config.draft import draft_contract
 from stages.config.root import Config
 from stages.data import SplitName, labels_of, open_split
 from stages.data.check import val_serves
-from stages.models import build_network, checkpoint, trained_file
+from stages.models import build_for, checkpoint, trained_file
 from stages.models.adopted import Adopted, load_trained
 from stages.models.checkpoint import Trained
 from stages.tasks import offline_task_of
 from stages.train import pictures
-from stages.train.accuracy import Accuracy, accuracy_on, test_figures, unscored_figures
-from stages.train.contract import contract_of, refuse_broken_promises, score_channels
+from stages.train.accuracy import Accuracy, accuracy_on, test_figures, things_figures, unscored_figures
+from stages.train.contract import contract_of, refuse_broken_promises
 from stages.train.fit import Outcome
 from stages.train.trainer import lost_workers_explained
 
@@ -51,7 +52,9 @@ def adopt(config: Config, base: Path) -> Outcome:
         )
     figures = {
         "val_miou": round(scores(val.matrix, contract.unscored_numbers).mean_iou, 6),
+        **({} if val.things is None else {"val_ap": round(offline_task_of(contract).headline_of(val.things), 6)}),
         **test_figures(test.matrix, contract),
+        **things_figures(test),
         **unscored_figures(val.matrix, contract),
         **({} if own_test else {"test_split": "val"}),
         "adopted": {**asdict(loaded), "left": list(loaded.left)},
@@ -62,8 +65,9 @@ def adopt(config: Config, base: Path) -> Outcome:
 def _loaded(config: Config, base: Path) -> tuple[nn.Module, Adopted]:
     """The network in evaluation mode, with its weights."""
     name = config.model.name
+    draft = draft_contract(config)
     try:
-        network = build_network(config.model, config.input.channels, score_channels(config, labels_of(config)))
+        network = build_for(config.model, draft)
     except SegpipeError:
         raise
     except (Exception, SystemExit) as error:  # whatever somebody else's code raises; scripts parse arguments

@@ -23,6 +23,8 @@ def contract_of(config: Config, network: nn.Module) -> AnyContract:
         raise ConfigError(
             f"[input] {size[0]} x {size[1]}: {config.model.name} takes multiples of {multiple}", hint=f"use {fitting}"
         )
+    if size is None and (why := getattr(network, "one_size", "")):
+        raise ConfigError(f"[model] {config.model.name} is for one size: {why}", hint="set [input] height and width")
     draft = draft_contract(config)
     promised: dict[str, Any] = {"size_multiple": multiple, "output_stride": stride}
     if isinstance(draft, InstanceContract):
@@ -30,7 +32,7 @@ def contract_of(config: Config, network: nn.Module) -> AnyContract:
     return type(draft).model_validate(draft.model_dump() | promised)
 
 
-_OF_THINGS = ("semantic_name", "dense_names", "masks")
+_OF_THINGS = ("semantic_name", "dense_names", "masks", "settled_name")
 """What a network for things says of itself beside stride and multiple."""
 
 
@@ -56,6 +58,8 @@ def refuse_crops_off_the_multiple(config: Config, contract: AnyContract) -> None
 
 def refuse_broken_promises(network: nn.Module, config: Config, contract: AnyContract) -> None:
     """One frame of zeros: what the network gives must be what the contract says of it."""
+    if not config.model.trained and (elsewhere := getattr(network, "trained_elsewhere", "")):
+        raise ConfigError(f"[model] {config.model.name} is not trained here", hint=elsewhere)
     size = crop_size(config.train, contract, 0) if not config.model.trained else _example_size(contract)
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

@@ -33,7 +33,10 @@ class Answered:
 
 def of_things(found: Instances) -> Answered:
     """An answer of a network that tells things one by one; 255 in its class map is no class."""
-    maps = np.concatenate([*found.dense.values()]) if found.dense else None
+    dense = [*found.dense.values()]
+    if len({values.shape[1:] for values in dense}) > 1:
+        dense = [values.reshape(-1, 1, 1) for values in dense]
+    maps = np.concatenate(dense) if dense else None
     return Answered(classes_in(found.panoptic()), maps, things=found)
 
 

@@ -1,0 +1,133 @@
+"""Static Mask R-CNN: what torchvision answers with the same weights, in one graph that says when it does not."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.ops import nms
+
+from stages.models.mask_rcnn.network import StaticMaskRCNN
+from stages.models.mask_rcnn.pooling import Places, Pyramid, canvas_of, pooled
+from stages.models.mask_rcnn.suppression import suppress
+from tests.tiny_mask_rcnn import SIZE, theirs
+
+SAME, SAME_PX = 1e-5, 1e-3  # scores, and boxes in pixels
+SAME_MASKS = 1e-4  # chances of pixels: boxes that are 4e-5 pixels apart, in maps of random weights
+
+
+@cache
+def images() -> Tensor:
+    return torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+# suppression
+
+
+def chain(length: int) -> Tensor:
+    """Boxes of which each overlaps its neighbours alone by more than a half."""
+    left = torch.arange(length) * 3.0
+    return torch.stack([left, torch.zeros(length), left + 10, torch.full((length,), 10.0)], 1)
+
+
+def test_a_chain_of_twelve_overlapping_boxes_is_suppressed_as_torchvision_does() -> None:
+    boxes = chain(12)
+    kept, settled = suppress(boxes[None], torch.ones(1, 12, dtype=torch.bool), 0.5, 12)
+
+    wanted = nms(boxes, torch.arange(12.0).flip(0), 0.5)
+    assert kept[0].nonzero()[:, 0].tolist() == wanted.tolist() == [0, 2, 4, 6, 8, 10]
+    assert settled.tolist() == [True]
+
+
+def test_too_few_steps_for_a_chain_are_said() -> None:
+    kept, settled = suppress(chain(12)[None], torch.ones(1, 12, dtype=torch.bool), 0.5, 6)
+
+    assert settled.tolist() == [False]
+    assert kept.sum() != 6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_suppression_of_a_crowd_is_torchvisions(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(128, 2, generator=generator) * 60
+    boxes = torch.cat([corner, corner + 5 + torch.rand(128, 2, generator=generator) * 30], 1)
+    scores = torch.arange(128.0).flip(0)
+    groups = torch.randint(0, 2, (128,), generator=generator)
+    kept, settled = suppress(boxes[None], torch.ones(1, 128, dtype=torch.bool), 0.5, 24, groups[None])
+
+    wanted = torchvision.ops.batched_nms(boxes, scores, groups, 0.5)
+    assert kept[0].nonzero()[:, 0].tolist() == wanted.tolist()
+    assert settled.all()
+
+
+def test_a_box_that_is_none_suppresses_nobody_and_is_not_kept() -> None:
+    kept, _ = suppress(chain(2)[None], torch.tensor([[False, True]]), 0.5, 4)
+
+    assert kept.tolist() == [[False, True]]
+
+
+# pooling
+
+
+def test_two_matrix_products_are_roi_align_on_every_level() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3)]
+    levels = [torch.randn(2, 4, *size, generator=generator) for size in sizes]
+    corner = torch.rand(2, 40, 2, generator=generator) * torch.tensor([90.0, 60.0])
+    boxes = torch.cat([corner, corner + torch.rand(2, 40, 2, generator=generator) ** 3 * 300], 2)
+    pool = torchvision.ops.MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2, canonical_scale=56)
+    wanted = pool(dict(zip("0123", levels, strict=True)), [*boxes], [SIZE, SIZE])
+
+    found = pooled(canvas_of(levels), *Places(pool)(boxes, Pyramid.of(sizes, SIZE)))
+    assert found.shape == wanted.shape == (80, 4, 7, 7)
+    assert (found - wanted).abs().max() < SAME
+
+
+def test_boxes_pooled_in_parts_are_pooled_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    canvas, weights = torch.randn(1, 2, 8, 8), torch.rand(1, 5, 3, 8)
+    whole = pooled(canvas, weights, weights)
+    monkeypatch.setattr("stages.models.mask_rcnn.pooling._MOST_VALUES", 3 * 2 * 8 * 2)
+
+    assert torch.allclose(pooled(canvas, weights, weights), whole, atol=1e-6)
+
+
+# the network
+
+
+@torch.inference_mode()
+def suppressed(seed: int, **settings: Any) -> int:
+    """How many boxes of the first image torchvision suppresses in the end."""
+    alone = StaticMaskRCNN(theirs(seed, **settings | {"box_detections_per_img": 999})).published(images()[:1])
+    crowd = StaticMaskRCNN(theirs(seed, **settings | {"box_detections_per_img": 999, "box_nms_thresh": 1.0}))
+    return len(crowd.published(images()[:1])[0]["scores"]) - len(alone[0]["scores"])
+
+
+@pytest.mark.parametrize(("seed", "settings"), [(0, {}), (1, {"box_score_thresh": 0.3, "box_detections_per_img": 100})])
+def test_the_network_answers_what_torchvision_answers_with_its_weights(seed: int, settings: dict[str, Any]) -> None:
+    """As many rows as there are, and fewer."""
+    network = StaticMaskRCNN(theirs(seed, **settings)).eval()
+    with torch.inference_mode():
+        wanted = network.published(images())
+        boxes, scores, labels, masks, *_, settled = network(images())
+
+    assert suppressed(seed, **settings) >= 5
+    assert settled.flatten().tolist() == [1, 1]
+    for number, one in enumerate(wanted):
+        count = len(one["scores"])
+        assert int((scores[number] > 0).sum()) == count >= 20
+        assert labels[number, count:].tolist() == [-1] * (len(labels[number]) - count)
+        assert (labels[number, :count] + 1).tolist() == one["labels"].tolist()
+        assert (scores[number, :count] - one["scores"]).abs().max() < SAME
+        assert (boxes[number, :count] - one["boxes"]).abs().max() < SAME_PX
+        assert (masks[number, :count].sigmoid() - one["masks"][:, 0]).abs().max() < SAME_MASKS
+
+
+def test_fewer_candidates_than_there_are_are_said_unless_the_rows_are_full() -> None:
+    """Of 96 x 4 candidates."""
+    with torch.inference_mode():
+        full = StaticMaskRCNN(theirs(0), candidates=100).eval()(images())[-1]
+        short = StaticMaskRCNN(theirs(0, box_detections_per_img=150), candidates=100).eval()(images())[-1]
+
+    assert (full.flatten().tolist(), short.flatten().tolist()) == ([1, 1], [0, 0])
