@@ -11,6 +11,7 @@ from segpipe.errors import BackendMissingError
 from segpipe.installed import versions
 from segpipe.processor import computes, instruction_set, wanted_sets
 from segpipe.runtime import trt
+from segpipe.runtime.compiled.chosen import kernels
 from segpipe.runtime.cuda.driver_library import Gpu, driver_version, gpus, has_driver, load_driver
 
 
@@ -49,8 +50,18 @@ def examine() -> list[Finding]:
         _package("PyArrow", "pyarrow", "pyarrow", "pip install 'segpipe[batch]' (for `segpipe batch`)"),
         _package("Ray", "ray", "ray", _ray_hint()),
         _package("rasterio", "rasterio", "rasterio", "pip install 'segpipe[geo]' (for `--geotiff`)"),
+        _compiled(),
         *map(_backend, ARTIFACTS.values()),
     ]
+
+
+def _compiled() -> Finding:
+    """What was compiled for frames' pixels, where this was installed."""
+    found = kernels()
+    hint = (
+        "" if found.masks else "install segpipe again where there is a C compiler; numpy gives the same masks, slower"
+    )
+    return Finding("compiled kernels", found.masks is not None, found.detail, hint)
 
 
 def _backend(row: Artifact) -> Finding:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from segpipe.contract.schema import Contract, Placement
 from segpipe.errors import BackendError
 from segpipe.runtime.borders import Borders, Mask, Scores, argmax, mixed_cells
+from segpipe.runtime.compiled.chosen import kernels
 from segpipe.runtime.geometry import Axis, axes
 
 
@@ -42,8 +43,12 @@ def mask_of(planes: Scores, rows: Axis, columns: Axis, contract: Contract) -> Ma
 
 def blended_argmax(scores: Scores, rows: Axis, columns: Axis) -> Mask:
     """Class of the greatest blended score for every pixel; the first wins ties."""
-    labels = argmax(scores)
-    if rows.meets_scores and columns.meets_scores:
+    meet, compiled = rows.meets_scores and columns.meets_scores, kernels().masks
+    if compiled and not meet and (mask := compiled.mask(scores, rows, columns)) is not None:
+        return mask
+    found = compiled.labels(scores) if compiled else None
+    labels = argmax(scores) if found is None else found
+    if meet:
         return labels.take(rows.first, 0).take(columns.first, 1)
     borders, (across, down) = Borders(scores, labels, rows, columns), (columns.parts, rows.parts)
     parts = np.pad(labels, ((1, 0), (1, 0)), mode="edge").repeat(down.count, 0).repeat(across.count, 1)

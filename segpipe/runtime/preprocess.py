@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import HALF_PIXEL, FrameContract, Placement
 from segpipe.errors import InputError
-from segpipe.runtime.sampling import RESIZED_TOGETHER, bands_of
+from segpipe.runtime.compiled.chosen import kernels
+from segpipe.runtime.compiled.frames import Channels, Sampled
+from segpipe.runtime.sampling import RESIZED_TOGETHER, bands_of, is_exact, taps
 
 Frame = NDArray[Any]
 
@@ -46,8 +48,10 @@ def preprocess(
         from segpipe.runtime.resizing import resized_as  # Pillow loads here
 
         frame, source = resized_as(contract.resize, frame, placement.resized), placement.resized
-    bands = bands_of(source, placement.resized, contract.channels)
     inner = planes[:, top : top + height, left : left + width]
+    if source != placement.resized and _fill_compiled(inner, frame, contract):
+        return tensor
+    bands = bands_of(source, placement.resized, contract.channels)
     for band in range(bands.count):
         _fill(inner[:, bands.target(band)], bands.source(frame, band), contract)
     return tensor
@@ -106,6 +110,25 @@ def _fill(planes: Frame, pixels: Frame, contract: FrameContract) -> None:
         return
     for channel, target in enumerate(planes):
         _normalise(resized[:, :, _source(contract, channel)], contract, channel, target)
+
+
+def _fill_compiled(planes: Frame, pixels: Frame, contract: FrameContract) -> bool:
+    """The same for frames that shrink, if compiled code can: false where nothing was done."""
+    compiled, before, after = kernels().frames, pixels.shape[:2], planes.shape[1:]
+    if not compiled or before[0] < after[0] or before[1] < after[1] or not is_exact(before, after, contract.channels):
+        return False
+    return compiled.fill(planes, pixels, *_sampled(before, after), _channels(contract))
+
+
+@lru_cache(maxsize=32)
+def _sampled(before: tuple[int, int], after: tuple[int, int]) -> tuple[Sampled, Sampled]:
+    rows, columns = (Sampled(size, *taps(size, count)) for size, count in zip(before, after, strict=True))
+    return rows, columns
+
+
+@lru_cache(maxsize=16)
+def _channels(contract: FrameContract) -> Channels:
+    return Channels(np.array([_source(contract, k) for k in range(contract.channels)]), *normalisation(contract))
 
 
 def _normalises_first(pixels: Frame, contract: FrameContract, size: tuple[int, int]) -> bool:

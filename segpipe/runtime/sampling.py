@@ -58,7 +58,7 @@ class Bands:
 def bands_of(source: tuple[int, int], resized: tuple[int, int], channels: int) -> Bands:
     """How to resize frames of this size."""
     whole = Bands(1, source[0], resized[0])
-    if source != resized and not _is_exact(source, resized, channels):
+    if source != resized and not is_exact(source, resized, channels):
         return whole
     rows, columns = (_kept(*sides) for sides in zip(source, resized, strict=True))
     if columns is not None and (columns.size > _WORTH_TAKING * source[1] or max(source) >= _REMAPPED):
@@ -69,6 +69,18 @@ def bands_of(source: tuple[int, int], resized: tuple[int, int], channels: int) -
     return Bands(count, height // count, resized[0] // count, rows, _map(height // count, columns))
 
 
+def is_exact(source: tuple[int, int], resized: tuple[int, int], channels: int) -> bool:
+    """Whether OpenCV gives this to IPP, whose weights are exact: its own are rounded by where a pixel lies."""
+    return cv2.ipp.useIPP() and channels % RESIZED_TOGETHER != _NOT_IPP and min(*source, *resized) >= _LEAST_SIDE
+
+
+def taps(source: int, resized: int) -> tuple[Indices, NDArray[np.float32]]:
+    """For each row of the answer the first of its two neighbours, and the weight of the second, as IPP computes it."""
+    position = (np.arange(resized) + 0.5) * (source / resized) - 0.5
+    first = np.floor(position).astype(np.intp)
+    return first, (position - first).astype(np.float32)
+
+
 def _map(height: int, columns: Indices | None) -> NDArray[np.int16] | None:
     return (
         None
@@ -77,18 +89,13 @@ def _map(height: int, columns: Indices | None) -> NDArray[np.int16] | None:
     )
 
 
-def _is_exact(source: tuple[int, int], resized: tuple[int, int], channels: int) -> bool:
-    """Whether OpenCV gives this to IPP, whose weights are exact: its own are rounded by where a pixel lies."""
-    return cv2.ipp.useIPP() and channels % RESIZED_TOGETHER != _NOT_IPP and min(*source, *resized) >= _LEAST_SIDE
-
-
 def _kept(source: int, resized: int) -> Indices | None:
     """The rows (or columns) that are kept; None when leaving some out would be no gain or change a weight."""
     left_out = 2 * int((source / resized - _LEFT) // 2)
     if left_out <= 0:
         return None
-    first, weight = _taps(source, resized)
-    at, same = _taps(source - left_out * resized, resized)
+    first, weight = taps(source, resized)
+    at, same = taps(source - left_out * resized, resized)
     if not (np.array_equal(weight, same) and np.array_equal(first - at, np.arange(resized) * left_out + left_out // 2)):
         return None
     indices = np.zeros(source - left_out * resized, np.intp)
@@ -108,14 +115,7 @@ def _count(height: int, resized: int, wanted: int) -> int:
 
 
 def _same_in_bands(height: int, resized: int, count: int) -> bool:
-    whole, weights = _taps(height, resized)
-    first, weight = _taps(height // count, resized // count)
+    whole, weights = taps(height, resized)
+    first, weight = taps(height // count, resized // count)
     starts = np.arange(count)[:, None] * (height // count)
     return np.array_equal(whole, (starts + first).ravel()) and np.array_equal(weights, np.tile(weight, count))
-
-
-def _taps(source: int, resized: int) -> tuple[Indices, NDArray[np.float32]]:
-    """For each row of the answer the first of its two neighbours, and the weight of the second, as IPP computes it."""
-    position = (np.arange(resized) + 0.5) * (source / resized) - 0.5
-    first = np.floor(position).astype(np.intp)
-    return first, (position - first).astype(np.float32)
