@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from segpipe.rundir.directory import RunDirectory
-from stages.benchmark.machine import Moment, machine, others_share
+from stages.benchmark.machine import machine
 from stages.config.file import load_config
+from stages.measuring.others import Moment, others_share
 from stages.pipeline import Selection, run_stages
 
 RESULTS = Path(__file__).parent / "results" / "gate.json"

@@ -18,7 +18,7 @@ from segpipe.cli import app
 from segpipe.errors import GateFailedError
 from segpipe.rundir.directory import RunDirectory
 from stages.benchmark.duel import DuelResult, Terms, compare_runs, duel, judge, require_within_margin
-from stages.benchmark.machine import Moment, load_warnings, others_share
+from stages.measuring.others import Moment, load_warnings, others_share
 from stages.measuring.rounds import ENOUGH, OwnTime
 from tests.tiny import tiny_config, write_tiny
 

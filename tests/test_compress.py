@@ -11,6 +11,7 @@ import pytest
 
 from segpipe.errors import (
     ArtifactMissingError,
+    BackendMissingError,
     ConfigError,
     GateFailedError,
     InputError,
@@ -20,6 +21,7 @@ from segpipe.errors import (
 from segpipe.rundir import lock
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
+from stages.config.compress import CompressConfig
 from stages.ladder import candidates, rungs
 from stages.ladder import climb as climbing
 from stages.ladder.budget import Budget, budget
@@ -29,6 +31,9 @@ from stages.ladder.rungs import Rung, made
 from stages.ladder.shares import Try, next_share
 from stages.ladder.source import Source, source_of
 from stages.ladder.table import remarks, rows
+from stages.ladder.training import announced
+from stages.measuring.others import load_warnings
+from stages.train.further import CutTooFarError
 from tests.calling import call
 
 PASSING = (  # what the gate asks is not the question here, and trainings differ from processor to processor
@@ -156,25 +161,21 @@ def test_int8_that_the_gate_keeps_closed_is_trained_and_stays_so_below(climbed: 
     assert [rung.name for rung in tried] == ["int8", "int8-trained"]
 
     outcome, tried = climbed(Budget("size", 6e5), {"int8": closed(INT8), "int8-trained": TRAINED,
-                                                   "pruned-0.35": cut("pruned-0.35", 500_000),
-                                                   "taught-0.35": cut("taught-0.35", 500_000)})  # fmt: skip
-    assert [rung.name for rung in tried] == ["int8", "int8-trained", "pruned-0.35", "taught-0.35"]
-    assert tried[-1].settings == {
-        "int8": "qat", "qat_epochs": 5, "prune": {"macs": 0.35, "epochs": 5, "taught": True}
-    }  # fmt: skip
+                                                   "pruned-0.35": cut("pruned-0.35", 500_000)})  # fmt: skip
+    assert [rung.name for rung in tried] == ["int8", "int8-trained", "pruned-0.35"]
+    assert tried[-1].settings == {"int8": "qat", "qat_epochs": 5, "prune": {"macs": 0.35, "epochs": 5}}
     assert outcome.kept is not None
 
 
-def test_pruning_goes_on_until_it_fits_and_the_more_accurate_is_kept(climbed: Climb) -> None:
-    better = [replace(cut("taught-0.20", 400_000)[0], miou=0.9)]
+def test_pruning_goes_on_until_it_fits_and_the_most_accurate_that_does_is_kept(climbed: Climb) -> None:
+    last = cut("pruned-0.05", 400_000)
     outcome, tried = climbed(
         Budget("size", 5e5),
-        {"int8": INT8, "pruned-0.25": cut("pruned-0.25", 600_000), "pruned-0.05": cut("pruned-0.05", 400_000),
-         "taught-0.05": better},
+        {"int8": INT8, "pruned-0.25": cut("pruned-0.25", 600_000), "pruned-0.05": last},
     )  # fmt: skip
 
-    assert [rung.name for rung in tried] == ["int8", "pruned-0.25", "pruned-0.05", "taught-0.05"]
-    assert outcome.kept is better[0]
+    assert [rung.name for rung in tried] == ["int8", "pruned-0.25", "pruned-0.05"]
+    assert outcome.kept is last[0]
     assert tried[1].settings == {"int8": "ptq", "prune": {"macs": 0.25, "epochs": 5}}
 
 
@@ -187,22 +188,74 @@ def test_what_cannot_be_cut_is_said_and_nothing_fits(climbed: Climb) -> None:
         require_kept(outcome)
 
 
+def test_only_a_share_that_is_too_small_is_followed_by_a_larger_one(climbed: Climb) -> None:
+    too_far = CutTooFarError("no more of this network can be cut away", hint="less")
+    made = {"int8": INT8, "pruned-0.25": too_far, "pruned-0.30": cut("pruned-0.30", 400_000)}
+    found, tried = climbed(Budget("size", 5e5), made)
+    assert [rung.name for rung in tried] == ["int8", "pruned-0.25", "pruned-0.30"]
+    assert found.kept is not None
+
+    for hopeless in (ConfigError("no layer of it can lose a channel"), BackendMissingError("needs torch-pruning")):
+        outcome, tried = climbed(Budget("size", 4e5), {"int8": INT8, "pruned-0.10": hopeless})
+        assert [rung.name for rung in tried] == ["int8", "pruned-0.10"], "each would train for nothing"
+        assert outcome.troubles == {"pruned-0.10": hopeless.message}
+
+
+def test_times_of_a_busy_machine_are_warned_of_below_the_table(climbed: Climb, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome, _ = climbed(Budget("size", 5e6), {})
+    assert not [line for line in remarks(outcome) if "warning" in line]
+    assert outcome.as_dict()["doubts"] == []
+
+    busy = replace(outcome, doubts=load_warnings(0.5))
+    assert next(remarks(busy)).startswith("warning     other work had 50% of the processor while this was measured: ")
+    assert busy.as_dict()["doubts"] == list(load_warnings(0.5))
+
+
+def test_a_rung_says_how_long_it_will_train_unless_it_has(finished_run: Path, tmp_path: Path) -> None:
+    source = source_of(finished_run, [])
+    own = source.run.manifest.stages["train"]
+    source.run.manifest.stages["train"] = own.model_copy(update={"seconds": 60.0 * own.figures["epochs"]})
+    shutil.copytree(finished_run, tmp_path / "rung")
+    rung = RunDirectory(tmp_path / "rung")
+
+    def said(**compress: Any) -> str | None:
+        settings = CompressConfig.model_validate(compress)
+        return announced("it", source, rung, source.config.model_copy(update={"compress": settings}))
+
+    assert said(int8="ptq") is None
+    assert said(prune={"macs": 0.5, "epochs": 4}) == "it trains 8 epochs, about 8 min (this run's own took 60 s each)"
+    assert said(int8="qat", qat_epochs=1) == "it trains 1 epoch, about 60 s (this run's own took 60 s each)"
+    done = own.model_copy(update={"params": {**own.params, "compress.prune": {"macs": 0.5, "epochs": 4}}})
+    rung.manifest.stages["train"] = done
+    assert said(prune={"macs": 0.5, "epochs": 4}) is None
+
+
+def test_a_rung_is_not_taken_for_the_run_and_trained(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rungs, "run_stages", lambda *_: RunDirectory(tmp_path / "int8"))
+    rung = made(Rung("int8", {"int8": "ptq"}), source_of(finished_run, []), tmp_path, builds=False)
+
+    with pytest.raises(InputError, match=r"was made by `segpipe compress`.* the first line of .*segpipe.toml names"):
+        source_of(rung.path, [])
+
+
 def test_a_network_that_the_gate_refused_is_never_kept(climbed: Climb) -> None:
     failed = [replace(one, why_closed="failed") for one in cut("pruned-0.50", 400_000)]
-    outcome, tried = climbed(Budget("macs", 0.5), {"pruned-0.50": failed, "taught-0.50": failed})
+    outcome, tried = climbed(Budget("macs", 0.5), {"pruned-0.50": failed})
 
-    assert [rung.name for rung in tried] == ["pruned-0.50", "taught-0.50"]
+    assert [rung.name for rung in tried] == ["pruned-0.50"]
     assert outcome.kept is None
 
 
 def test_shares_that_were_begun_are_gone_on_with_whatever_is_measured_now(climbed: Climb, tmp_path: Path) -> None:
     (tmp_path / "rungs").mkdir()
-    made = {"int8": INT8, "pruned-0.25": cut("pruned-0.25", 400_000), "taught-0.25": cut("taught-0.25", 400_000)}
+    made = {"int8": INT8, "pruned-0.25": cut("pruned-0.25", 400_000)}
     climbed(Budget("size", 5e5), made)
     slower = [candidate("int8", "onnxruntime-cpu-int8", size_bytes=800_000)]
     _, tried = climbed(Budget("size", 5e5), {**made, "int8": slower})
 
-    assert [rung.name for rung in tried] == ["int8", "pruned-0.25", "taught-0.25"]
+    assert [rung.name for rung in tried] == ["int8", "pruned-0.25"]
     (tmp_path / "rungs/ladder.json").write_text("{")
     with pytest.raises(InputError, match="delete it: only the order"):
         climbed(Budget("size", 5e5), made)

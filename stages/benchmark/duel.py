@@ -18,9 +18,9 @@ from segpipe.runtime.by_task import open_segmenter
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.verdict import require_passed
-from stages.benchmark.machine import Moment, load_warnings, others_share
 from stages.config.root import Config
 from stages.data import open_split
+from stages.measuring.others import Moment, load_warnings, others_share
 from stages.measuring.rounds import Contestant, in_words, interleave, median_of_ratios, warm_up
 from stages.results.benchmark import Report, read_report
 

@@ -19,10 +19,11 @@ from stages.benchmark import extras, graph_peers, nvml, torch_peers
 from stages.benchmark.budget import STEPS, BudgetSteps, find_budget
 from stages.benchmark.contest import Contest, computing_with
 from stages.benchmark.contestants import Candidate, OurBackends, Scene, network_input
-from stages.benchmark.machine import Moment, load_warnings, machine, others_share
+from stages.benchmark.machine import machine
 from stages.benchmark.pictures import frame_sheet
 from stages.config.root import Config
 from stages.data import open_split
+from stages.measuring.others import Moment, load_warnings, others_share
 from stages.measuring.rounds import Nanoseconds
 from stages.results.benchmark import Conditions, GpuState, Report
 

@@ -29,8 +29,9 @@ class PruneConfig(Section):
     """The share of the multiplications that is left."""
     epochs: PositiveInt = 5
     """Of further training, for the pruned network and for an unpruned one beside it, with which it is compared."""
-    taught: bool = False
-    """The network that it was cut from teaches the pruned one meanwhile, channel-wise."""
+    taught: bool | None = None
+    """The network that it was cut from teaches the pruned one meanwhile, channel-wise. It does unless this is false, or
+    [compress.distil] names a teacher."""
 
 
 class CompressConfig(Section):
@@ -63,6 +64,13 @@ class CompressConfig(Section):
     def trains_int8(self) -> bool:
         """Whether training goes on for it."""
         return self.int8 == "qat"
+
+    @property
+    def teaches_itself(self) -> bool:
+        """Whether a pruned network learns from what it was cut from."""
+        if self.prune is None or self.prune.taught is False:
+            return False
+        return self.distil is None
 
     @model_validator(mode="after")
     def _one_teacher(self) -> "CompressConfig":

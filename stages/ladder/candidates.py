@@ -21,6 +21,7 @@ from stages.config.root import Config
 from stages.data import open_split
 from stages.ladder.budget import Kind
 from stages.measuring.bootstrap import Drop, Pairs
+from stages.measuring.others import Moment, load_warnings, others_share
 from stages.measuring.rounds import interleave, latency, warm_up
 from stages.results.figures import TrainFigures, read
 
@@ -83,6 +84,8 @@ class Bench:
     backend: str
 
     def __post_init__(self) -> None:
+        self.doubts: tuple[str, ...] = ()
+        """Why the last times are to be taken with care."""
         self._counted: dict[tuple[Path, str, str], list[Confusion]] = {}
 
     def measure(self, rungs: Sequence[tuple[str, RunDirectory]]) -> list[Candidate]:
@@ -122,7 +125,9 @@ class Bench:
         for one in calls.values():
             warm_up(one, _WARM_UP_S)
         settings = self.config.benchmark
+        start = Moment.now()
         taken = interleave(calls, settings.rounds, settings.seconds)
+        self.doubts = load_warnings(others_share(start, Moment.now()))
         if taken.interrupted:
             raise KeyboardInterrupt
         found = [latency(taken.samples[str(index)]) for index in range(len(entrants))]

@@ -1,4 +1,4 @@
-"""The ladder: the run as it is, INT8, INT8 trained, pruned, pruned and taught; down until what passed the gate fits."""
+"""The ladder: the run as it is, INT8, INT8 trained, pruned and taught by the run; down until what passed the gate fits."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from segpipe.errors import (
     ExportError,
     GateFailedError,
     InputError,
+    SegpipeError,
 )
 from segpipe.rundir import lock, manifest
 from segpipe.rundir.directory import RunDirectory
@@ -24,6 +25,7 @@ from stages.ladder.rungs import Rung, made
 from stages.ladder.shares import Try, next_share
 from stages.ladder.source import Source
 from stages.ladder.tried import keep, tried
+from stages.train.further import CutTooFarError
 
 AS_IT_IS = "as it is"
 _IMPOSSIBLE = (BackendError, BackendMissingError, BuildError, ConfigError, ExportError)
@@ -50,6 +52,8 @@ class Outcome:
     candidates: tuple[Candidate, ...]
     kept: Candidate | None
     troubles: Mapping[str, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    """Why the times are to be taken with care."""
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
@@ -59,6 +63,7 @@ class Outcome:
             "kept": self.kept.as_dict() if self.kept else None,
             "candidates": [candidate.as_dict() for candidate in self.candidates],
             "troubles": dict(self.troubles),
+            "doubts": list(self.doubts),
         }
 
 
@@ -98,7 +103,7 @@ class _Ladder:
         self._rungs: list[tuple[str, RunDirectory]] = [(AS_IT_IS, source.run)]
         self._bench = Bench(source.config, source.run.path, terms.backend)
         self._found: list[Candidate] = []
-        self._troubles: dict[str, str] = {}
+        self._troubles: dict[str, SegpipeError] = {}
         self._int8: dict[str, Any] = {}
 
     def climbed(self) -> Outcome:
@@ -114,7 +119,8 @@ class _Ladder:
             self._narrow()
         if self._kept() is None and not self._source.why_not_trained:
             self._prune()
-        return Outcome(self._terms, tuple(self._found), self._kept(), self._troubles)
+        troubles = {name: error.message for name, error in self._troubles.items()}
+        return Outcome(self._terms, tuple(self._found), self._kept(), troubles, self._bench.doubts)
 
     def _narrow(self) -> None:
         """INT8 after training; where the gate keeps that closed, INT8 trained."""
@@ -128,18 +134,19 @@ class _Ladder:
                 self._int8 = dict(rung.settings)
 
     def _prune(self) -> None:
-        """To smaller and smaller shares, until one costs little enough; that one is taught as well."""
+        """To smaller and smaller shares, until one costs little enough.
+
+        What is refused for another reason than its share is refused for all."""
         limit, uncut = self._terms.budget.limit, self._least([name for name, _ in self._rungs])
         tries: list[Try] = []
         while (share := self._share(len(tries), uncut, tries)) is not None:
-            plain = Rung(f"pruned-{share:.2f}", self._cut(share))
-            cost = self._least([plain.name]) if self._add(plain) else None
+            rung = Rung(f"pruned-{share:.2f}", self._cut(share))
+            cost = self._least([rung.name]) if self._add(rung) else None
+            if cost is None and not isinstance(self._troubles[rung.name], CutTooFarError):
+                return
+            if cost is not None and cost <= limit:
+                return
             tries.append(Try(share, cost))
-            if cost is None or cost > limit:
-                continue
-            if self._source.config.compress.distil is None:
-                self._add(Rung(f"taught-{share:.2f}", self._cut(share, taught=True)))
-            return
 
     def _share(self, number: int, uncut: float, tries: Sequence[Try]) -> float | None:
         """The next one to cut to, noted before it is begun."""
@@ -156,8 +163,8 @@ class _Ladder:
             keep(self._terms.folder, known)
         return shares[number]
 
-    def _cut(self, share: float, **more: Any) -> dict[str, Any]:
-        return {**self._int8, "prune": {"macs": share, "epochs": self._terms.epochs, **more}}
+    def _cut(self, share: float) -> dict[str, Any]:
+        return {**self._int8, "prune": {"macs": share, "epochs": self._terms.epochs}}
 
     def _add(self, rung: Rung) -> bool:
         """Make and measure it; whether it could be made."""
@@ -165,7 +172,7 @@ class _Ladder:
             run = made(rung, self._source, self._terms.folder, builds=self._needs_engines())
         except _IMPOSSIBLE as error:
             _log.warning("compress: no rung %s: %s", rung.name, error)
-            self._troubles[rung.name] = error.message
+            self._troubles[rung.name] = error
             return False
         self._rungs.append((rung.name, run))
         self._look()

@@ -17,7 +17,8 @@ from segpipe.rundir.manifest import StageRecord
 from segpipe.rundir.storage import explained_reads, explained_refusals, read_bounded, read_text_file, write_atomically
 from segpipe.verdict import STAGE as GATE
 from stages.config.file import apply_override, load_config
-from stages.ladder.source import Source
+from stages.ladder.source import WRITTEN, Source
+from stages.ladder.training import announced
 from stages.pipeline import Selection, run_stages
 
 _PATHS = (("data", "root"), ("model", "weights"), ("model", "trained"), ("compress", "distil", "teacher"))
@@ -46,6 +47,8 @@ def made(rung: Rung, source: Source, folder: Path, builds: bool) -> RunDirectory
     _begin_with(source, run)
     _log.info("compress: %s", path)
     config = load_config(path)
+    if (ahead := announced(rung.name, source, run, config)) is not None:
+        _log.info("compress: %s", ahead)
     first = "train" if config.retrained else EXPORT  # what is not to be trained is not, whatever the settings say
     run_stages(path, config, path, Selection(first, "build" if builds else EXPORT))
     try:
@@ -108,7 +111,7 @@ def _alike(own: StageRecord, other: StageRecord) -> bool:
 
 def _head(source: Source) -> str:
     """How a rung's settings begin."""
-    return f"# Written by `segpipe compress` for {_plain(source.run.path.resolve().name)}: the next one writes it anew."
+    return f"{WRITTEN}{_plain(source.run.path.resolve().name)}: the next one writes it anew."
 
 
 def _network(source: Source) -> str:

@@ -4,15 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segpipe.artifacts import EXPORT
-from segpipe.errors import InputError, word
-from segpipe.rundir.directory import RunDirectory
+from segpipe.errors import ConfigError, InputError, word
+from segpipe.rundir.directory import TOML_NAME, RunDirectory
 from segpipe.rundir.freshness import changed_values
 from segpipe.rundir.manifest import StageRecord
+from segpipe.rundir.storage import read_text_file
 from segpipe.verdict import STAGE as GATE
 from stages.config.file import load_config
 from stages.config.root import Config, InstancesConfig
 from stages.data import fingerprint
 from stages.data.files import require_labels
+
+WRITTEN = "# Written by `segpipe compress` for "
+"""How a rung's settings begin."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ def source_of(path: Path, sets: list[str]) -> Source:
     run = RunDirectory(path)
     overrides = tuple(dict.fromkeys([*run.trained_with(), *sets]))
     source = Source(run, load_config(path, overrides), overrides)
+    _refuse_rung(run)
     if isinstance(source.config.task, InstancesConfig):
         hint = "train a narrower one: [model] options = { width = 8 }"
         raise InputError(f"{path} tells things one by one: such networks are not compressed yet", hint=hint)
@@ -56,6 +61,21 @@ def source_of(path: Path, sets: list[str]) -> Source:
     _refuse_stale(source)
     require_labels(source.config.data, "compress")
     return source
+
+
+def trained_otherwise(record: StageRecord, config: Config) -> list[str]:
+    """Which settings a training did not have."""
+    wanted = config.training()
+    return changed_values({name: record.params.get(name, {}) for name in wanted}, wanted)
+
+
+def _refuse_rung(run: RunDirectory) -> None:
+    """One made by this command: nobody who names it by mistake wants it trained."""
+    if read_text_file(run.path / TOML_NAME, ConfigError).startswith(WRITTEN):
+        raise InputError(
+            f"{run.path} was made by `segpipe compress`: it is smaller already",
+            hint=f"give the run that the first line of {word(run.path / TOML_NAME)} names",
+        )
 
 
 def _refuse_cut(source: Source) -> None:
@@ -72,10 +92,8 @@ def _refuse_stale(source: Source) -> None:
     """What is cheaper must be the same network's."""
     if source.origin == "import":
         return
-    record = source.record
-    wanted = source.config.training()
-    changed = changed_values({name: record.params.get(name, {}) for name in wanted}, wanted)
-    path = source.run.path
+    record, path = source.record, source.run.path
+    changed = trained_otherwise(record, source.config)
     if not changed and fingerprint(source.config, path, path / ".fingerprints.json") != record.inputs.get("data"):
         changed = ["data changed"]
     if changed and not source.config.model.trained:

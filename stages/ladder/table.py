@@ -16,7 +16,9 @@ def rows(outcome: Outcome) -> list[list[str]]:
 
 
 def remarks(outcome: Outcome) -> Iterator[str]:
-    """What is kept and how to open it; what could not be made."""
+    """What is kept and how to open it; what could not be made, and what makes the times doubtful."""
+    for doubt in outcome.doubts:
+        yield f"warning     {doubt}: times are too long, and the ladder may go further down than it has to"
     for rung, why in outcome.troubles.items():
         yield f"not made    {rung}: {why}"
     if (kept := outcome.kept) is None:

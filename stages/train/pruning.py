@@ -22,6 +22,7 @@ from stages.train import cutting
 from stages.train.contract import contract_of, score_channels
 from stages.train.fit import Learned, Outcome, best_of, learn, outcome_of, tested
 from stages.train.further import settings_for
+from stages.train.importance import what_matters
 from stages.train.processes import rank
 from stages.train.trainer import Folders
 
@@ -63,8 +64,8 @@ def learn_pruned(config: Config, base: Path, folders: Folders, unpruned: bytes |
         config.compress.prune.macs,
     )
     control = learn(further, base, folders.of("control"), checkpoint.from_bytes(begun))
-    cut = _cut(begun, config, folders.resume / _CUT)
-    teacher = checkpoint.from_bytes(begun) if config.compress.prune.taught else None
+    cut = _cut(begun, config, base, folders.resume / _CUT)
+    teacher = checkpoint.from_bytes(begun) if config.compress.teaches_itself else None
     return Pruned(learn(further, base, folders.of("pruned"), cut, teacher), control, begun)
 
 
@@ -81,7 +82,7 @@ def figures_of(done: Pruned, config: Config, control_miou: float) -> dict[str, A
         "parameters_after": cutting.parameters_of(after),
         "control_val_miou": done.control.points.best["val_miou"],
         "control_test_miou": round(control_miou, 6),
-        **({"taught": True} if config.compress.prune.taught else {}),
+        **({"taught": True} if config.compress.teaches_itself else {}),
         "kept": {reason: list(names) for reason, names in cutting.what_stays(before, frame).items()},
     }
 
@@ -97,12 +98,13 @@ def _refuse_uncuttable(config: Config) -> None:
             _as_bytes(smallest, Trained(network, contract, labels_of(config).palette), config)
 
 
-def _cut(unpruned: bytes, config: Config, kept: Path) -> Trained:
+def _cut(unpruned: bytes, config: Config, base: Path, kept: Path) -> Trained:
     """The pruned network as it begins, the same for every process and after every kill."""
     assert config.compress.prune is not None
     if rank() == 0 and not kept.exists():
         began = checkpoint.from_bytes(unpruned)
-        found = cutting.cut_to(began.network, began.contract, config.compress.prune.macs)
+        matters = what_matters(began, config, base)
+        found = cutting.cut_to(began.network, began.contract, config.compress.prune.macs, matters)
         write_atomically(kept, _as_bytes(found, began, config))
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
