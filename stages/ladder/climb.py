@@ -1,4 +1,4 @@
-"""The ladder: the run as it is, INT8, INT8 trained, pruned and taught by the run; down until what passed the gate fits."""
+"""The ladder: the run as it is, INT8, INT8 trained, pruned and taught; down until what passed the gate fits."""
 
 import logging
 from collections.abc import Mapping, Sequence
