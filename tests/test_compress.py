@@ -21,7 +21,7 @@ from segpipe.errors import (
 from segpipe.rundir import lock
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.segmenter import Segmenter
-from stages.config.compress import CompressConfig
+from stages.config.compress import CompressConfig, CutTooFarError
 from stages.ladder import candidates, rungs
 from stages.ladder import climb as climbing
 from stages.ladder.budget import Budget, budget
@@ -33,7 +33,6 @@ from stages.ladder.source import Source, source_of
 from stages.ladder.table import remarks, rows
 from stages.ladder.training import announced
 from stages.measuring.others import load_warnings
-from stages.train.further import CutTooFarError
 from tests.calling import call
 
 PASSING = (  # what the gate asks is not the question here, and trainings differ from processor to processor

@@ -4,7 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
+from segpipe.errors import ConfigError
 from stages.config.section import Section
+
+
+class CutTooFarError(ConfigError):
+    """So much cannot be cut out of this network; less may be. Any other refusal holds whatever the share."""
 
 
 def _listed(value: Any) -> Any:

@@ -19,13 +19,13 @@ from segpipe.errors import (
 from segpipe.rundir import lock, manifest
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import explained_refusals
+from stages.config.compress import CutTooFarError
 from stages.ladder.budget import Budget
 from stages.ladder.candidates import Bench, Candidate, meant
 from stages.ladder.rungs import Rung, made
 from stages.ladder.shares import Try, next_share
 from stages.ladder.source import Source
 from stages.ladder.tried import keep, tried
-from stages.train.further import CutTooFarError
 
 AS_IT_IS = "as it is"
 _IMPOSSIBLE = (BackendError, BackendMissingError, BuildError, ConfigError, ExportError)

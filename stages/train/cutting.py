@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendMissingError, ConfigError, SegpipeError
+from stages.config.compress import CutTooFarError
 from stages.models.pruned import is_reshapeable
-from stages.train.further import CutTooFarError
 from stages.train.importance import Matters
 
 _HEAD, _FIXED = "head", "not prunable"

@@ -4,17 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from segpipe.artifacts import CHECKPOINT, UNPRUNED, UNQUANTISED
-from segpipe.errors import ArtifactDamagedError, ArtifactMissingError, ConfigError
+from segpipe.errors import ArtifactDamagedError, ArtifactMissingError
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.manifest import StageRecord
 from stages.config.root import Config
 
 STAGE = "train"
 _PRUNING, _INT8 = "compress.prune", ("compress.int8", "compress.qat_epochs")
-
-
-class CutTooFarError(ConfigError):
-    """So much cannot be cut out of this network; less may be. Any other refusal holds whatever the share."""
 
 
 @dataclass(frozen=True)
