@@ -16,7 +16,7 @@ import pytest
 
 from segpipe import testing
 from segpipe.batch.alone import alone
-from segpipe.batch.driver import Here, Request, predict_batch
+from segpipe.batch.driver import Here, Request, predict_batch, told
 from segpipe.batch.index import Files, Log, Row
 from segpipe.batch.items import WHOLE, Shard, of_shard, safe_name
 from segpipe.batch.sources import find
@@ -126,6 +126,39 @@ def test_a_repeat_skips_what_index_and_mask_prove_and_makes_what_they_do_not(
     assert {"a.png", "b.png", "deep/er/c.png"} <= made
     assert {path for path, data in kept.items() if path.read_bytes() != data} == {masks / "deep/er/c.png"}
     assert batch(segmenter, photos, tmp_path / "out").skipped == 5
+
+
+@pytest.mark.parametrize("leads_to", ["nowhere", "theirs.png", "ours.png"])
+def test_a_link_in_a_masks_place_is_somebodys_and_stays(
+    segmenter: Segmenter, photos: Path, tmp_path: Path, leads_to: str
+) -> None:
+    first = batch(segmenter, photos, tmp_path / "out")
+    mask, target = Path(first.folder, "masks/a.png"), tmp_path / leads_to
+    if leads_to == "ours.png":
+        (photos / "b.png").replace(photos / "a.png")  # its mask is no more what the link leads to
+        mask.rename(target)
+    elif leads_to == "theirs.png":
+        write_image(target, testing.make_frame(8, 8)[0])
+    mask.unlink(missing_ok=True)
+    mask.symlink_to(target)
+    kept = target.read_bytes() if target.exists() else b""
+
+    state = batch(segmenter, photos, tmp_path / "out")
+
+    assert state.broken == 1
+    assert "is a link, and would be replaced" in str(rows(state.folder, "error")["a.png"][0])
+    assert mask.is_symlink()
+    assert (target.read_bytes() if target.exists() else b"") == kept
+
+
+def test_what_was_all_done_before_tells_no_speed(segmenter: Segmenter, photos: Path, tmp_path: Path) -> None:
+    batch(segmenter, photos, tmp_path / "out")
+    state = batch(segmenter, photos, tmp_path / "out")
+
+    _, table, _ = call("batch", "status", tmp_path / "out")
+
+    assert told(state) == "5 of 5 images are done"
+    assert "0.0" not in table
 
 
 def test_an_older_file_of_the_same_size_in_an_images_place_is_not_done(segmenter: Segmenter, tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ class Bucket:
     def entry(self, name: str) -> Entry | None:
         return Entry(name, len(self.objects[name]), 0) if name in self.objects else None
 
+    def is_link(self, name: str) -> bool:
+        return False
+
     def read(self, name: str, start: int = 0, size: int = -1) -> Content:
         if name not in self.objects:
             raise InputError(f"{name} does not exist")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from segpipe import testing, verdict
-from segpipe.artifacts import AUTO, ON_CPU
-from segpipe.batch.actor import Actor, Opening, packed
+from segpipe.artifacts import ARTIFACTS, AUTO, ON_CPU
+from segpipe.batch.actor import Actor, Opening, holds_engine, packed
 from segpipe.batch.cluster import LOCAL, Size, prepare
 from segpipe.batch.crew import ManyHands
 from segpipe.batch.driver import Here, Request, predict_batch
@@ -124,6 +124,16 @@ def test_the_command_takes_several_processes(run: Path, photos: Path, tmp_path: 
 
     assert done.returncode == 0, done.stderr
     assert len(masks(done.stdout.decode().strip())) == COUNT
+
+
+def test_a_run_with_an_engine_is_known_as_one(run: Path, tmp_path: Path) -> None:
+    with_engine = RunDirectory(testing.make_run(tmp_path / "run"))
+    row = ARTIFACTS["tensorrt-rtx"]
+    with with_engine.step(row.stage, [with_engine.artifact(ON_CPU.stage, ON_CPU.file)], {}) as step:
+        step.path(row.file).write_bytes(b"plan")
+
+    assert holds_engine(with_engine.path)
+    assert not holds_engine(run)
 
 
 def test_gpus_without_a_cluster_are_wrong_usage(run: Path, photos: Path, tmp_path: Path) -> None:

@@ -91,9 +91,87 @@ def test_of_an_image_the_last_row_counts_and_the_sample_is_drawn_by_name_and_see
     assert found.reasons == {"1.png": "torn"}
     assert (found.share(0), found.share(1)) == (0.25, 0.75)
     assert [name for _, name in found.slowest][:2] == ["8.png", "7.png"]
-    assert dict(found.minutes) == dict.fromkeys(range(2, 9), 1)
+    assert (found.unit_s, dict(found.moments)) == (1, {60 * n: 1 for n in range(2, 9)})
     assert found.sample == same.sample
     assert [name for *_, name in found.sample] != [name for *_, name in other.sample]
+
+
+def test_a_short_batch_has_a_bar_a_second_and_a_long_one_is_counted_by_minutes(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row("", 1, 1, mask="a.png", height=1, width=1, ms=1.0, shares=[1.0])
+    log = Log(LocalStore(tmp_path), "1of1", 1)
+    for n in range(5):
+        log.add(row._replace(path=str(n), finished_utc=100.0 + 30 * n))
+    log.add(row._replace(path="edited", finished_utc=1e15))
+    log.close()
+
+    short = summarise(Files.of(LocalStore(tmp_path)), 0, 0)
+    monkeypatch.setattr("segpipe.batch.summary._MOST_MOMENTS", 2)
+    long = summarise(Files.of(LocalStore(tmp_path)), 0, 0)
+    call("batch", "summary", out)
+
+    assert (short.unit_s, dict(short.moments)) == (1, {100: 1, 130: 1, 160: 1, 190: 1, 220: 1})
+    assert (long.unit_s, dict(long.moments)) == (60, {1: 1, 2: 2, 3: 2})
+    (page,) = out.glob("*/summary.html")
+    assert "1 s a bar" in page.read_text()
+
+
+def edited(out: Path, change: Any) -> Path:
+    """The index, as somebody wrote it again."""
+    import pyarrow.parquet as pq
+
+    (file,) = out.glob("*/index/*.parquet")
+    pq.write_table(change(pq.read_table(file)), file)
+    return file
+
+
+def without(column: str) -> Any:
+    """A table whose first row lacks a value."""
+    import pyarrow as pa
+
+    def change(table: Any) -> Any:
+        place, kind = table.column_names.index(column), table.schema.field(column).type
+        values = [None, *table.column(column).to_pylist()[1:]]
+        return table.set_column(place, pa.field(column, kind), pa.array(values, kind))
+
+    return change
+
+
+def of_other_classes(table: Any) -> Any:
+    import pyarrow as pa
+
+    values = [[0.5] * n for n in range(table.num_rows)]
+    return table.set_column(table.column_names.index("shares"), "shares", pa.array(values, pa.list_(pa.float64())))
+
+
+def of_another_type(table: Any) -> Any:
+    return table.set_column(table.column_names.index("size"), "size", table.column("size").cast("string"))
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "says"),
+    [
+        ("status", without("path"), "a row has no path"),
+        ("status", without("error"), "a row has no error"),
+        ("status", lambda table: table.drop_columns(["mask_bytes"]), "FieldRef.Name(mask_bytes)"),
+        ("status", of_another_type, "size is string, not int64"),
+        ("summary", without("path"), "a row has no path"),
+        ("summary", without("height"), "a row has no height"),
+        ("summary", without("finished_utc"), "a row has no finished_utc"),
+        ("summary", lambda table: without("shares")(table.sort_by("error")), "rows without shares"),
+        ("summary", of_other_classes, "or with those of other classes"),
+    ],
+)
+def test_an_index_that_somebody_edited_is_one_line(
+    out: Path, tmp_path: Path, command: str, change: Any, says: str
+) -> None:
+    shutil.copytree(out, tmp_path / "out")
+    file = edited(tmp_path / "out", change)
+
+    code, _, err = call("batch", command, tmp_path / "out")
+
+    assert (code, says in err, str(file.parent) in err, "delete it" in err) == (1, True, True, True), err
 
 
 def test_a_folder_without_a_batch_is_one_line(tmp_path: Path) -> None:

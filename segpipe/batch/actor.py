@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from segpipe import __version__
-from segpipe.artifacts import Precision
+from segpipe.artifacts import Precision, held_by
 from segpipe.batch.index import Row
 from segpipe.batch.items import Item
 from segpipe.batch.stores import LocalStore, open_store
@@ -62,6 +62,11 @@ def packed(run: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="segpipe-") as folder, tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(write_bundle(RunDirectory(run), Path(folder, "bundle")), "bundle")
     return archive.getvalue()
+
+
+def holds_engine(run: Path) -> bool:
+    """Whether there is something that a GPU alone runs."""
+    return any(row.is_engine for row in held_by(RunDirectory(run).manifest))
 
 
 class Actor:

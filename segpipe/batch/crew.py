@@ -100,6 +100,7 @@ class ManyHands:
                 writing.require_same(strip)
                 yield strip
                 row = strip.stop
+                _log.info("%s: %d of %d rows of tiles", item.name, row, plan.tile_rows)
                 tasks.extend(islice(every, 1))
         if row < plan.tile_rows:
             raise InputError(f"no process is left on {plan.origin.device}, where {item.name} was begun", hint="wait")

@@ -126,7 +126,8 @@ def told(state: State) -> str:
     """How far it is, in a line."""
     speed = state.images_per_s
     left = f", {state.left} left, about {duration(state.left / speed)}" if state.left and speed else ""
-    return f"{state.skipped + state.done} of {state.found} images are done, {speed:.1f} images/s{left}"
+    fast = f", {speed:.1f} images/s" if speed else ""
+    return f"{state.skipped + state.done} of {state.found} images are done{fast}{left}"
 
 
 def _left(items: list[Item], files: Files, version: Version) -> list[Item]:

@@ -66,6 +66,8 @@ SCHEMA = pa.schema(
     ]
 )  # fmt: skip
 _TEXTS = ("path", "error", "mask", "worker")
+_MAY_LACK = frozenset({"raw_path", "shares", "mean_confidence", "rle", "ms"})
+DELETE = "delete it: its images are looked at again, and what their masks prove is not made again"
 
 
 class Files(NamedTuple):
@@ -88,14 +90,15 @@ class Files(NamedTuple):
     def tables(self, columns: Sequence[str]) -> Iterator[Any]:
         """Those columns of each file, oldest first."""
         for name in self.names:
-            content = self.store.read(name).data
+            content, called = self.store.read(name).data, self.store.address(name)
             try:
-                yield pq.read_table(pa.BufferReader(content), columns=list(columns), use_threads=False)
+                table = pq.read_table(pa.BufferReader(content), columns=list(columns), use_threads=False)
+                table.validate(full=True)  # that texts are UTF-8, too
             except (pa.ArrowException, OSError) as error:  # an OSError says that a page does not decompress
-                raise InputError(
-                    f"{self.store.address(name)} is no Parquet that can be read: {error}",
-                    hint="delete it: its images are looked at again, and what their masks prove is not made again",
-                ) from None
+                raise InputError(f"{called} is no Parquet that can be read: {error}", hint=DELETE) from None
+            if wrong := _not_as_written(table, columns):
+                raise InputError(f"{called} is not as segpipe wrote it: {wrong}", hint=DELETE)
+            yield table
 
     def latest(self, columns: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         """The values of those columns, by name: of each name's last row."""
@@ -105,6 +108,16 @@ class Files(NamedTuple):
             names = (_name(*pair) for pair in zip(path, raw, strict=True))
             found.update(zip(names, zip(*values, strict=True), strict=True))
         return found
+
+
+def _not_as_written(table: Any, columns: Sequence[str]) -> str:
+    """What is wrong with the first column that somebody changed; empty where none is."""
+    for name in columns:
+        if table.schema.field(name).type != SCHEMA.field(name).type:
+            return f"{name} is {table.schema.field(name).type}, not {SCHEMA.field(name).type}"
+        if name not in _MAY_LACK and table.column(name).null_count:
+            return f"a row has no {name}"
+    return ""
 
 
 def names_in(table: Any) -> Iterator[str]:

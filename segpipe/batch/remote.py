@@ -44,6 +44,9 @@ class RemoteStore:
             info = self._files.get_file_info(self._path(name))
         return self._entry(info) if info.is_file else None
 
+    def is_link(self, name: str) -> bool:
+        return False
+
     def read(self, name: str, start: int = 0, size: int = -1) -> Content:
         with _explained(self.address(name)), self._files.open_input_file(self._path(name)) as file:
             file.seek(start)

@@ -53,6 +53,10 @@ class Store(Protocol):
         """A file, or None where there is none."""
         ...
 
+    def is_link(self, name: str) -> bool:
+        """Whether it is a link, dangling or not: nothing of ours is one."""
+        ...
+
     def read(self, name: str, start: int = 0, size: int = -1) -> Content:
         """A file's bytes, or a part of them; an InputError where there is none."""
         ...
@@ -115,6 +119,9 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return Entry(name, status.st_size, status.st_mtime_ns)
+
+    def is_link(self, name: str) -> bool:
+        return (self.root / name).is_symlink()
 
     def read(self, name: str, start: int = 0, size: int = -1) -> Content:
         path = self.root / name

@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from segpipe.batch.index import Files
+from segpipe.batch.index import DELETE, FOLDER, Files
 from segpipe.batch.latest import last_rows
+from segpipe.errors import InputError
 
 _COLUMNS = ("path", "error", "ms", "finished_utc", "shares", "height", "width", "mask")
 MOST_SHOWN = 20
 """Slowest and broken images that are named."""
-_MINUTE_MS = 60_000
+_MOST_MOMENTS = 10_000
+"""Seconds that are counted each by itself; more become minutes."""
+_LAST_S = 253_402_300_800
+"""The year 10000: an edited time beyond it is none."""
 
 
 @dataclass
@@ -28,8 +33,9 @@ class Summary:
     pixels: int = 0
     of_class: Any = 0.0
     """Pixels of each class."""
-    minutes: Counter[int] = field(default_factory=Counter)
-    """Images that were segmented in each minute since 1970."""
+    moments: Counter[int] = field(default_factory=Counter)
+    """Images that were segmented in each `unit_s` since 1970."""
+    unit_s: int = 1
     slowest: list[tuple[float, str]] = field(default_factory=list)
     """Milliseconds and name."""
     reasons: dict[str, str] = field(default_factory=dict)
@@ -49,10 +55,9 @@ def summarise(files: Files, seed: int, count: int) -> Summary:
         sound = rows.filter(pc.equal(rows.column("error"), ""))
         found.done += sound.num_rows
         found.broken += rows.num_rows - sound.num_rows
-        _count_pixels(found, sound)
+        _count_pixels(found, sound, files)
         made = sound.filter(pc.is_valid(sound.column("ms")))
-        stamps = made.column("finished_utc").cast("int64").to_numpy() // _MINUTE_MS
-        found.minutes.update(dict(zip(*(part.tolist() for part in np.unique(stamps, return_counts=True)), strict=True)))
+        _count_moments(found, made.column("finished_utc").cast("int64").to_numpy() // 1000)
         times = zip(made.column("ms").to_pylist(), made.column("path").to_pylist(), strict=True)
         found.slowest = heapq.nlargest(MOST_SHOWN, [*found.slowest, *times])
         _name_broken(found, rows)
@@ -60,11 +65,26 @@ def summarise(files: Files, seed: int, count: int) -> Summary:
     return found
 
 
-def _count_pixels(found: Summary, sound: Any) -> None:
+def _count_moments(found: Summary, seconds: NDArray[np.int64]) -> None:
+    known = seconds[(seconds >= 0) & (seconds < _LAST_S)] // found.unit_s
+    found.moments.update(dict(zip(*(part.tolist() for part in np.unique(known, return_counts=True)), strict=True)))
+    if found.unit_s == 1 and len(found.moments) > _MOST_MOMENTS:
+        found.unit_s, seen, found.moments = 60, found.moments, Counter()
+        for moment, count in seen.items():
+            found.moments[moment // found.unit_s] += count
+
+
+def _count_pixels(found: Summary, sound: Any, files: Files) -> None:
     if not sound.num_rows:
         return
     pixels = sound.column("height").to_numpy().astype(np.int64) * sound.column("width").to_numpy()
-    shares = np.stack(sound.column("shares").to_pylist())
+    column = sound.column("shares").combine_chunks()
+    flat, lengths = column.flatten(), {*pc.unique(pc.list_value_length(column)).to_pylist()}
+    known = {len(found.of_class)} if np.ndim(found.of_class) else lengths
+    if flat.null_count or None in lengths or len(lengths) > 1 or lengths != known:
+        where = files.store.address(FOLDER)
+        raise InputError(f"{where} has rows without shares, or with those of other classes", hint=DELETE)
+    shares = flat.to_numpy().reshape(sound.num_rows, *lengths)
     found.of_class = found.of_class + (shares * pixels[:, None]).sum(0)
     found.pixels += int(pixels.sum())
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segpipe.batch.index import Files
 from segpipe.batch.status import versions_in
-from segpipe.batch.stores import LocalStore, Store, open_store, plain
+from segpipe.batch.stores import Store, open_store, plain
 from segpipe.batch.summary import MOST_SHOWN, Summary, summarise
 from segpipe.batch.version import FILE_NAME, noted
 from segpipe.draw import colourise
@@ -63,20 +63,19 @@ def _written(address: str, name: str, names: Sequence[str], seed: int, count: in
 
 def _require_ours(store: Store) -> None:
     """A page of somebody's, or a link, is not replaced."""
-    is_link = isinstance(store, LocalStore) and (store.root / PAGE).is_symlink()
-    if is_link or (store.entry(PAGE) and MADE.encode() not in store.read(PAGE).data):
+    if store.is_link(PAGE) or (store.entry(PAGE) and MADE.encode() not in store.read(PAGE).data):
         raise InputError(f"{store.address(PAGE)} is no page of segpipe's, and would be replaced", hint="move it")
 
 
 def _speed(found: Summary) -> str:
-    """Bars, each of as many whole minutes; pauses between commands are empty ones."""
-    if not found.minutes:
+    """Bars, each of as many whole seconds or minutes; pauses between commands are empty ones."""
+    if not found.moments:
         return "<p>Nothing was segmented yet.</p>"
-    first, last = min(found.minutes), max(found.minutes)
+    first, last = min(found.moments), max(found.moments)
     width = (last - first) // _MOST_BARS + 1
     bars = Counter[int]()
-    for minute, images in found.minutes.items():
-        bars[(minute - first) // width] += images
+    for moment, images in found.moments.items():
+        bars[(moment - first) // width] += images
     most, count = max(bars.values()), (last - first) // width + 1
     step, height = _CHART[0] / count, _CHART[1]
     drawn = "".join(
@@ -84,9 +83,10 @@ def _speed(found: Summary) -> str:
         f'height="{height * bars[n] / most:.1f}" fill="var(--s1)"/>'
         for n in range(count)
     )
-    begin, end = (f"{datetime.fromtimestamp(minute * 60, UTC):%Y-%m-%d %H:%M}" for minute in (first, last))
-    speed = f", {most / width / 60:.2f} images/s" if count > 1 else ""
-    text = f"{begin} to {end} UTC, {width} min a bar; the tallest is {most} images{speed}."
+    unit_s, form, unit = (1, "%Y-%m-%d %H:%M:%S", "s") if found.unit_s == 1 else (60, "%Y-%m-%d %H:%M", "min")
+    begin, end = (datetime.fromtimestamp(moment * unit_s, UTC).strftime(form) for moment in (first, last))
+    speed = f", {most / width / unit_s:.2f} images/s" if count > 1 else ""
+    text = f"{begin} to {end} UTC, {width} {unit} a bar; the tallest is {most} images{speed}."
     return (
         f'<figure><svg viewBox="0 0 {_CHART[0]} {height}" role="img" aria-label="{escape(text)}">{drawn}</svg>'
         f"<figcaption>{escape(text)}</figcaption></figure>"

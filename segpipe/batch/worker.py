@@ -114,14 +114,16 @@ class Worker:
 
     def _require_ours(self, item: Item, there: Mapping[str, bytes]) -> None:
         for folder, data in there.items():
-            if data and not record_of(data):
+            name = f"{folder}/{item.picture}"
+            if self.version.is_link(name) or (data and not record_of(data)):
+                what = "is a link" if self.version.is_link(name) else "carries no record of segpipe"
                 raise TakenError(
-                    f"{item.name}: {self.version.address(f'{folder}/{item.picture}')} carries no record of segpipe, "
-                    "and would be replaced",
-                    hint="move it",
+                    f"{item.name}: {self.version.address(name)} {what}, and would be replaced", hint="move it"
                 )
 
     def _is_ours(self, item: Item, name: str) -> bool:
+        if self.version.is_link(name):
+            return False
         try:
             return bool(record_there(self.version, name) if item.by_windows else record_of(self._there(name)))
         except InputError:  # a FIFO, or closed to us

@@ -136,7 +136,7 @@ def segment(
 
 def _many(ending: ExitStack, run: Path, opening: "Opening", size: "Size") -> "tuple[Crew, Version]":
     """A crew that has opened the bundle, and what it opened."""
-    from segpipe.batch.actor import packed
+    from segpipe.batch.actor import holds_engine, packed
     from segpipe.batch.cluster import prepare
     from segpipe.batch.crew import ManyHands
     from segpipe.batch.hands import Hands, LocalHands
@@ -151,7 +151,10 @@ def _many(ending: ExitStack, run: Path, opening: "Opening", size: "Size") -> "tu
             raise _missing(error) from None
         hands = ending.enter_context(connected(size, len(bundle)))
     crew = ending.enter_context(closing(ManyHands(hands, bundle, opening, size)))
-    return crew, crew.version()
+    version = crew.version()
+    if size.address and not size.gpus and holds_engine(run):
+        _log.warning("%s holds an engine, and processes without --gpus see no GPU: %s runs", run, version.backend)
+    return crew, version
 
 
 @_group.command()
@@ -171,7 +174,8 @@ def status(
     for one in found:
         left = duration(one.left / one.images_per_s) if one.left and one.images_per_s else ""
         counts = (one.done, len(one.broken), one.left)
-        rows.append([one.folder, *map(str, counts), f"{one.images_per_s:.1f}", left, one.noted_utc])
+        fast = f"{one.images_per_s:.1f}" if one.images_per_s else ""  # of a command that found all done, nothing
+        rows.append([one.folder, *map(str, counts), fast, left, one.noted_utc])
     print_table(["version", "done", "broken", "left", "images/s", "time left", "noted"], rows)
     broken = [(name, why) for one in found for name, why in one.broken.items()]
     if broken:

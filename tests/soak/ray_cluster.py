@@ -16,14 +16,12 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 _STORE_BYTES = 100 << 20
+_TRIES = 4
 
 
 def main(folder: str, port: str) -> None:
     """Until stdin ends."""
-    ray.init(
-        num_cpus=3, include_dashboard=False, object_store_memory=_STORE_BYTES, _temp_dir=folder,
-        logging_level=logging.ERROR, log_to_driver=False,
-    )  # fmt: skip
+    _start(folder)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     for line in sys.stdin:
         file = Path(line.strip())
@@ -31,6 +29,22 @@ def main(folder: str, port: str) -> None:
         print(file, flush=True)
     serve.shutdown()
     ray.shutdown()
+
+
+def _start(folder: str) -> None:
+    """Ray gives its own helpers 30 seconds, which a busy machine may not manage at the first time."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            ray.init(
+                num_cpus=3, include_dashboard=False, object_store_memory=_STORE_BYTES, _temp_dir=folder,
+                logging_level=logging.ERROR, log_to_driver=False,
+            )  # fmt: skip
+        except Exception as error:
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return
 
 
 if __name__ == "__main__":

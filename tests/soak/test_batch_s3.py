@@ -106,7 +106,8 @@ def uploaded(moto: str, bucket: str, images: list[Path]) -> None:
     host, _, port = moto.partition(":")
     for name in (f"/{bucket}", f"/{bucket}-out", *(f"/{bucket}/deep/{image.name}" for image in images)):
         connection = http.client.HTTPConnection(host, int(port))
-        connection.request("PUT", name, Path(images[0].parent, Path(name).name).read_bytes() if ".png" in name else b"")
+        path = images[0].parent / Path(name).name
+        connection.request("PUT", name, path.read_bytes() if path.suffix else b"")
         assert connection.getresponse().status == 200
 
 
@@ -158,6 +159,33 @@ def test_an_object_that_vanishes_after_it_was_listed_is_broken_and_the_rest_is_d
     assert ended.returncode == 1
     assert (json.loads(ended.stdout)["done"], json.loads(ended.stdout)["broken"]) == (COUNT - 1, 1)
     assert b"image3.png does not exist" in ended.stderr
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_a_geotiff_in_a_bucket_has_the_mask_of_a_folder_also_in_strips(
+    actors: int, moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rasterio")
+    from tests.test_rasters import BOTH, TILE, frame, write_tiff
+
+    run = testing.make_run(
+        tmp_path / "run", testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": TILE})
+    )
+    image = write_tiff(tmp_path / "in/a.tif", frame(), **BOTH)
+    uploaded(moto, f"raster-{actors}", [image])
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "copies"))
+    (tmp_path / "copies").mkdir()
+
+    first, again = (batch(run, f"raster-{actors}", moto, "--geotiff", "--actors", actors) for _ in range(2))
+    here = segpipe("batch", run, tmp_path / "in", "-o", tmp_path / "out", "--json", "--geotiff")
+
+    assert (first.returncode, json.loads(first.stdout)["done"]) == (0, 1), first.stderr
+    assert json.loads(again.stdout)["skipped"] == 1
+    mask = downloaded(moto, f"{json.loads(first.stdout)['folder'].removeprefix('s3://')}/masks/a.tif")
+    own = Path(json.loads(here.stdout)["folder"], "masks/a.tif").read_bytes()
+    length = own.rindex(b'{"artifact_sha256"')  # the record behind it names where the image lay
+    assert mask[:length] == own[:length]
+    assert [*(tmp_path / "copies").glob("segpipe-*")] == []
 
 
 def test_a_bucket_that_is_not_there_is_one_line(run: Path, moto: str, tmp_path: Path) -> None:

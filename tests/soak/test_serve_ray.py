@@ -117,8 +117,9 @@ def test_ray_serve_answers_as_one_process_does_and_swaps_without_a_gap(tmp_path:
         for one in asking:
             one.result()
         refused = served.ask("GET", "/model").json
+        large = picture(2400, 3200)  # that takes a replica longer than a client needs to send it
         with ThreadPoolExecutor(BEYOND) as pool:
-            crowd = [*pool.map(lambda _: served.segment(picture(800, 1000)), range(BEYOND))]
+            crowd = [*pool.map(lambda _: served.segment(large), range(BEYOND))]
 
     with Segmenter.open(tmp_path / "first") as segmenter:
         np.testing.assert_array_equal(first.mask, segmenter(picture()))

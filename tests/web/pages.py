@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from segpipe.artifacts import FP8_GRAPH, INT8_CPU_GRAPH, INT8_GRAPH
+from segpipe.media.images import write_image
 from segpipe.rundir.directory import RunDirectory
+from segpipe.testing import make_frame
 from stages.export.int8_page import page
 from stages.report import write_comparison, write_report
 from stages.results.quantisation import CalibrationFrames, Quantisation, QuantisedGraph, QuantisedLayer, TriedGraph
-from tests.children import PATIENCE_S
+from tests.children import PATIENCE_S, SEGPIPE
 from tests.old_runs import unpack
 from tests.trained import replace_output
 
@@ -53,6 +55,7 @@ def of_runs(run: Path, out: Path) -> dict[str, str]:
         "gate": runs[0].artifact("validate", "gate.html"),
         "comparison": write_comparison(runs, out / "comparison.html"),
         "quantisation": quantisation(out / "quantisation.html"),
+        "batch": batch(run, out / "batch"),
     }
     return {name: path.resolve().as_uri() for name, path in paths.items()}
 
@@ -83,6 +86,17 @@ def quantisation(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(made))
     return path
+
+
+def batch(run: Path, out: Path) -> Path:
+    """The summary of a batch of some images, of which one is none."""
+    for number in range(3):
+        write_image(out / f"in/a long name of a photograph, number {number}.png", make_frame(160, 240, number)[0])
+    (out / "in/broken.png").write_bytes(b"no picture")
+    for words in (["batch", run, out / "in", "-o", out / "out"], ["batch", "summary", out / "out"]):
+        subprocess.run([*SEGPIPE, *map(str, words)], check=False, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
+    (page,) = (out / "out").glob("*/summary.html")
+    return page
 
 
 def of_the_documentation() -> dict[str, str]:
