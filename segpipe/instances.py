@@ -186,6 +186,17 @@ class Instances:
         cv2.putText(picture, text, (left + 2, max(top + 9, 9)), cv2.FONT_HERSHEY_SIMPLEX, 0.33, colour, 1, cv2.LINE_AA)
 
 
+def coco_document(found: Instances, name: str) -> dict[str, Any]:
+    """One image's things as COCO writes results, with what their numbers mean."""
+    height, width = found.size
+    return {
+        "image": {"id": name, "file_name": name, "height": height, "width": width},
+        "categories": [{"id": number, "name": thing} for number, thing in enumerate(found.contract.things, 1)],
+        "annotations": found.coco(name),
+        "there_may_be_more": found.exceeded,
+    }
+
+
 def crop_rle(crop: Crop, size: tuple[int, int]) -> dict[str, Any]:
     """COCO's compressed run lengths of a crop in a frame of this size, without a mask of that size."""
     return {"size": [*size], "counts": compressed(_runs(crop, size))}

@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from segpipe.artifacts import FP32_GRAPH
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import CONTRACTS, AnyContract, FrameContract, InstanceContract, SemanticContract
 from segpipe.errors import ContractError, InputError
 from segpipe.installed import versions
 from segpipe.palette import COLOURS, Colours
@@ -31,12 +31,14 @@ _NO_DATA = (
     '# No [data] was given: point root at your images and masks to validate, and then set fp32_islands to "auto".'
 )
 
+_OF_THINGS = {"masks_are": "ids"}
+
 
 @dataclass(frozen=True)
 class Description:
     """What contract.toml says: the contract's own fields, and beside them a palette and where data lies."""
 
-    contract: Contract
+    contract: AnyContract
     palette: Colours
     data: dict[str, Any] | None
 
@@ -82,6 +84,9 @@ def run(path: Path, model: Path, contract: Path | None, preset: Chosen | None = 
 def read_description(path: Path | None, preset: Chosen | None = None) -> Description:
     """What contract.toml says, over what a preset says, or the first thing that is wrong with it."""
     content = {} if path is None else _toml_of(path)
+    kind = _kind(content.pop("task", SemanticContract.task), path)
+    if preset is not None and kind is not SemanticContract:
+        raise ContractError(f"preset '{preset}' is for masks", hint="leave --preset out, and describe every output")
     if preset is not None:
         content = contract_fields(preset.name, preset.facts, content)
         for line in remarks(preset.name, content):
@@ -93,10 +98,18 @@ def read_description(path: Path | None, preset: Chosen | None = None) -> Descrip
     if data is not None and "unscored" in data:
         content.setdefault("unscored", data["unscored"])
     try:
-        contract = Contract.model_validate(content)
+        contract = kind.model_validate(content)
     except ValidationError as error:
-        raise _wrong(path, (), error) from None
+        raise _wrong(path, (), error, kind) from None
     return Description(contract, _palette(palette, contract, path), data)
+
+
+def _kind(task: Any, path: Path | None) -> type[SemanticContract | InstanceContract]:
+    """The type of a task's contract."""
+    kind = CONTRACTS.get(task) if isinstance(task, str) else None
+    if kind is SemanticContract or kind is InstanceContract:
+        return kind
+    raise ContractError(f"{path}: task = {task!r:.60} is none of {', '.join(CONTRACTS)}", hint="leave it out for masks")
 
 
 def _toml_of(path: Path) -> dict[str, Any]:
@@ -109,15 +122,17 @@ def _toml_of(path: Path) -> dict[str, Any]:
     return content
 
 
-def _wrong(path: Path, place: tuple[str, ...], error: ValidationError) -> ContractError:
+def _wrong(
+    path: Path, place: tuple[str, ...], error: ValidationError, kind: type[FrameContract] = SemanticContract
+) -> ContractError:
     first = error.errors(include_input=False)[0]
     name = ".".join(map(str, (*place, *first["loc"]))) or "contract"
-    allowed = ", ".join((*Contract.model_fields, "palette", "[data]"))
+    allowed = ", ".join((*kind.model_fields, "task", "palette", "[data]"))
     hint = f"known here: {allowed}" if first["type"] == "extra_forbidden" else "change it"
     return ContractError(f"{path}: {name}: {first['msg']}", hint=hint)
 
 
-def _palette(given: Any, contract: Contract, path: Path) -> Colours:
+def _palette(given: Any, contract: AnyContract, path: Path) -> Colours:
     try:
         colours = known.distinct_colours(len(contract.classes)) if given is None else COLOURS.validate_python(given)
     except ValidationError as error:
@@ -134,7 +149,7 @@ def _starter(described: Description, home: Path, run: Path, source: str) -> str:
     """segpipe.toml: [data] as given, [input] as the contract says; refused where later stages could not read it."""
     contract = described.contract
     data: dict[str, Any] = {"kind": "folder", "root": "data", "classes": list(contract.classes)}
-    data["ignore_index"] = contract.ignore_index
+    data |= _OF_THINGS if isinstance(contract, InstanceContract) else {"ignore_index": contract.ignore_index}
     if described.data is not None:
         data = dict(described.data)
         if data.get("kind") == "folder":
@@ -149,5 +164,8 @@ def _starter(described: Description, home: Path, run: Path, source: str) -> str:
         frames |= {"height": contract.network_size[0], "width": contract.network_size[1]}
     islands = "auto" if described.data is not None else "weights"
     tables = {"data": data, "input": frames, "export": {"fp32_islands": islands}}
+    if isinstance(contract, InstanceContract):
+        told = {"kind": contract.task, "things": list(contract.things), "top": contract.top}
+        tables["task"] = told | {"threshold": contract.threshold}
     refuse_other_classes(contract, labels_of(parse_config(tables, source)), source)
     return ("" if described.data is not None else f"{_NO_DATA}\n") + tomli_w.dumps(tables)

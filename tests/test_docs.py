@@ -25,7 +25,7 @@ from docs.making.site import GENERATED, IN_A_CLONE, broken, gather, let_files_be
 from segpipe import testing
 from segpipe.artifacts import ARTIFACTS, BACKENDS
 from segpipe.cli import app
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import Contract, InstanceContract
 from stages.config.file import parse_config, parse_toml
 from stages.graphs.end_to_end import end_to_end
 from stages.import_model import read_description
@@ -130,7 +130,8 @@ def parse(words: list[str], place: str) -> None:
 def test_settings_of_a_page_are_read(block: Block, tmp_path: Path) -> None:
     content = tomllib.loads(block.code)
 
-    if set(content) <= {*Contract.model_fields, "palette", "data"} and "classes" in content:
+    fields = {*Contract.model_fields, *InstanceContract.model_fields, "task", "palette", "data"}
+    if set(content) <= fields and "classes" in content:
         (tmp_path / "contract.toml").write_text(block.code)
         assert read_description(tmp_path / "contract.toml")
     else:

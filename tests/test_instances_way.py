@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+import tomli_w
 
 from segpipe.errors import ConfigError
 from segpipe.id_maps import classes_in
@@ -22,6 +24,7 @@ from stages.results.gate import ThingAccuracy, read_report
 from stages.validate.pages.page import html, markdown
 from tests.calling import call
 from tests.conftest import made_once
+from tests.serving import serving
 from tests.things_run import make_things_run
 from tests.tiny import write_toml
 from tests.using import make_video, names_below
@@ -267,6 +270,46 @@ def test_a_checkpoint_of_things_describes_its_network(things: Path) -> None:
     assert checkpoint.to_bytes(trained, load_config(things).model) == data
 
 
+# somebody else's
+
+
+def foreign(things: Path) -> bytes:
+    """The network as if another tool had made it: no contract, names of its own, and no map among its outputs."""
+    model = onnx.load_model_from_string(RunDirectory(things).artifact_bytes("export", "model.onnx"))
+    del model.metadata_props[:], model.graph.output[4:]
+    for value in model.graph.output:
+        for node in model.graph.node:
+            node.output[:] = [f"their_{name}" if name == value.name else name for name in node.output]
+            node.input[:] = [f"their_{name}" if name == value.name else name for name in node.input]
+        value.name = f"their_{value.name}"
+    return model.SerializeToString()
+
+
+def test_a_foreign_network_for_things_is_imported_and_judged_by_its_own_fp32(things: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(foreign(things))
+    fields = json.loads(RunDirectory(things).artifact_bytes("export", "contract.json"))
+    kept = {name: fields[name] for name in ("task", "classes", "things", "top", "threshold", "network_size")}
+    kept |= {f"{name}_name": f"their_{name}" for name in ("boxes", "scores", "labels", "masks")}
+    kept |= {"semantic_name": "semantic", "dense_names": ["heat", "reach"]}
+    kept["data"] = {"kind": "shapes", "height": 48, "width": 80, "train": 2, "val": 2, "test": 2}
+    (tmp_path / "contract.toml").write_text(tomli_w.dumps(kept))
+    run = tmp_path / "run"
+
+    assert call("import", tmp_path / "model.onnx", "--contract", tmp_path / "contract.toml", "-o", run)[0] == 0
+    changed = load_config(things).validate_.limits.model_dump(exclude_defaults=True)
+    limits = [f"validate.limits.{name}={value}" for name, value in changed.items()]
+    rest = ["validate.images=2", "validate.stress=false", "validate.pictures=1", "build.targets=[]"]
+    run_stages(run, load_config(run, [*limits, *rest]), run, Selection("export", "validate"))
+
+    report = read_report(RunDirectory(run).artifact_bytes("validate", "report.json"), "here", "")
+    assert report.reference == "ONNX FP32"
+    assert report.status == "passed"
+    assert report.hops["fp16"].things is not None
+    with InstanceSegmenter.open(run) as theirs, InstanceSegmenter.open(things) as ours:
+        frame = np.full((48, 80, 3), 90, np.uint8)
+        assert theirs(frame).coco() == ours(frame).coco()
+
+
 # predict
 
 
@@ -363,6 +406,29 @@ def test_somebodys_json_is_not_replaced(found_in_all: Path, tmp_path: Path, imag
     assert file.read_text() == '{"mine": true}'
 
 
+# serve
+
+
+def test_a_server_of_things_answers_what_accept_asks_for(found_in_all: Path, image: Path) -> None:
+    with InstanceSegmenter.open(found_in_all) as segmenter:
+        found = segmenter(image)
+    with serving(found_in_all) as served:
+        body = image.read_bytes()
+        told, ids, overlay = (
+            served.segment(body, accept) for accept in ("*/*", "image/png", "image/png; show=overlay")
+        )
+        refused = served.segment(body, "application/octet-stream")
+        page = served.ask("GET", "/")
+        model = served.ask("GET", "/model").json
+
+    assert told.json["annotations"] == json.loads(json.dumps(found.coco("picture")))
+    assert told.headers["x-segpipe-mask"] == "uint16 40x60"
+    assert (ids.mask == found.panoptic()).all()
+    assert overlay.mask.shape == (40, 60, 3)
+    assert (refused.status, page.status) == (406, 307)
+    assert model["contract"]["things"] == ["disc", "box"]
+
+
 # who cannot yet
 
 
@@ -372,7 +438,7 @@ def refusals(run: Path, image: Path, out: Path) -> dict[str, tuple[object, ...]]
         "raw": ("predict", run, "-", "-o", "-", "--size", "40", "60"),
         "geotiff": ("predict", run, image, "-o", out, "--geotiff"),
         "batch": ("batch", run, image.parent, "-o", out),
-        "serve": ("serve", run, "--port", "0"),
+        "shadow": ("serve", run, "--port", "0", "--shadow", "0.5"),
         "triton": ("triton", run, "-o", out),
         "web": ("web", run, "-o", out / "page.html", "--allow-unvalidated"),
         "against": ("validate", run, "--against", run),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from segpipe import Result, Segmenter, testing
 from segpipe.errors import InputError
-from segpipe.serving.answers import KINDS, chosen
+from segpipe.serving.answers import KINDS, KINDS_OF_THINGS, chosen
 from tests.calling import call
 from tests.serving import BEARER, Served, picture, serving, token_file
 
@@ -96,7 +96,7 @@ def test_polygons_that_would_fill_the_memory_are_refused_before_they_are_made(
 ) -> None:
     """A checkerboard of 2000x2000 pixels took 18.7 s and 655 MB."""
     mask = np.tile(np.array(tile, np.uint8), times)
-    kind = chosen("application/json; show=polygons")
+    kind = chosen("application/json; show=polygons", KINDS)
     assert kind
 
     with pytest.raises(InputError, match=said):
@@ -124,13 +124,15 @@ def test_polygons_that_would_fill_the_memory_are_refused_before_they_are_made(
     ],
 )
 def test_accept_is_read_as_http_has_it(accept: str, name: str | None) -> None:
-    kind = chosen(accept)
+    kind = chosen(accept, KINDS)
 
     assert (kind.name if kind else None) == name
 
 
 def test_every_kind_of_answer_can_be_asked_for_by_its_name() -> None:
-    assert [chosen(kind.name) for kind in KINDS] == [*KINDS]
+    for kinds in (KINDS, KINDS_OF_THINGS):
+        assert [chosen(kind.name, kinds) for kind in kinds] == [*kinds]
+        assert chosen("*/*", kinds) is kinds[0]
 
 
 def test_a_turned_photograph_comes_back_upright(served: Served) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_an_answer_ends_with_the_model_that_it_began_with(bundles: Path, models:
     with models.lease() as old:
         lead(bundles, "second")
         assert models.reload("a test").outcome == "accepted"
-        still = old.segmenter(picture())
+        still: Any = old.segmenter(picture())
         with models.lease() as new:
             assert new.segmenter.contract == OTHER
 

@@ -54,17 +54,6 @@ def mask_of(answer: Any) -> NDArray[Any]:
     return answer.panoptic() if isinstance(answer, Instances) else answer
 
 
-def coco_of(found: Instances, name: str) -> dict[str, Any]:
-    """One image's things as COCO writes results, with what their numbers mean."""
-    height, width = found.size
-    return {
-        "image": {"id": name, "file_name": name, "height": height, "width": width},
-        "categories": [{"id": number, "name": thing} for number, thing in enumerate(found.contract.things, 1)],
-        "annotations": found.coco(name),
-        "there_may_be_more": found.exceeded,
-    }
-
-
 def concerns_one(error: SegpipeError) -> bool:
     """Whether the next file may go better."""
     if isinstance(error, StorageError):

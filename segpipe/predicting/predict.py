@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.installed import rasters
+from segpipe.instances import coco_document
 from segpipe.media.files import read_regular
 from segpipe.media.images import encode_png, write_png
 from segpipe.predicting.done import Source, is_done, seal, seal_json, write_json
-from segpipe.predicting.image import coco_of, concerns_one, mask_of, segment, shown
+from segpipe.predicting.image import concerns_one, mask_of, segment, shown
 from segpipe.predicting.job import COLOURS, MASKS, OVERLAYS, THINGS, VIDEOS, Advance, AnySegmenter, Job, Predicted
 from segpipe.predicting.ownership import TakenError, remove_made_of, remove_stale, require_ours
 from segpipe.predicting.video import VIDEO_SUFFIXES, predict_video, remove_video
@@ -133,7 +134,7 @@ def _predict_image(segmenter: AnySegmenter, path: Path, job: Job) -> Predicted:
         file = _picture(job, folder, path)
         require_ours(file, job.out)
         if folder == THINGS:
-            write_json(file, seal_json(coco_of(mask, path.name), origin))
+            write_json(file, seal_json(coco_document(mask, path.name), origin))
         else:
             write_png(file, seal(encode_png(file, _drawn(folder, segmenter, frame, mask)), origin))
     return Predicted(path, files[MASKS], files[OVERLAYS])

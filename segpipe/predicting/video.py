@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError, StorageError
-from segpipe.instances import Instances
+from segpipe.instances import Instances, coco_document
 from segpipe.media.container import least_frames, require_whole
 from segpipe.media.files import open_regular
 from segpipe.media.images import encode_png, require_pixels, write_png
 from segpipe.media.video_file import Writer
 from segpipe.predicting.done import Origin, Source, recorded_outputs, seal, seal_json, write_json, written_in
-from segpipe.predicting.image import coco_of, mask_of, shown
+from segpipe.predicting.image import mask_of, shown
 from segpipe.predicting.job import (
     COLOURS,
     MASKS,
@@ -141,7 +141,7 @@ class _Parts:
         """What was found in one frame, which is called as its mask is."""
         name = picture_name(number)
         file = (self.places[THINGS] / name).with_suffix(".json")
-        write_json(file, seal_json(coco_of(found, name), self.origins[THINGS]))
+        write_json(file, seal_json(coco_document(found, name), self.origins[THINGS]))
 
 
 def _segment(segmenter: AnySegmenter, capture: "_Capture", job: Job, parts: _Parts, tick: Advance) -> int:

@@ -23,6 +23,8 @@ from segpipe.runtime.tiling import Progress, Tiling
 if TYPE_CHECKING:
     from segpipe.runtime.frames import Frame
 
+_PLAIN = Outputs()
+
 
 class InstanceSegmenter:
     """Frames in, things out. Open it with `InstanceSegmenter.open`; safe to call from several threads."""
@@ -79,8 +81,12 @@ class InstanceSegmenter:
 
     @property
     def max_pixels(self) -> int:
-        """The largest frame taken."""
+        """The largest frame taken whole; may be raised."""
         return self._segmenter.max_pixels
+
+    @max_pixels.setter
+    def max_pixels(self, pixels: int) -> None:
+        self._segmenter.max_pixels = pixels
 
     @property
     def artifact_sha256(self) -> str:
@@ -104,7 +110,7 @@ class InstanceSegmenter:
             return [self._shown(answer) for answer in found]
         return self._shown(found)
 
-    def detail(self, frame: "Frame", outputs: Outputs) -> Instances:
+    def detail(self, frame: "Frame", outputs: Outputs = _PLAIN) -> Instances:
         """One frame's things, with what else is asked for.
 
         Args:

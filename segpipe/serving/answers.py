@@ -1,7 +1,7 @@
 """What POST /segment answers: the kinds that its Accept header chooses among, each made of a Result."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError
+from segpipe.instances import Instances, coco_document
 from segpipe.media.images import encode_png
 from segpipe.regions import Polygon, rings_beyond
 from segpipe.result import Result
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 
-Make = Callable[[Result, NDArray[Any]], bytes]
-"""From the result, and the frame that it was made of, to a body."""
+Make = Callable[[Any, NDArray[Any]], bytes]
+"""From the result, or the things, and the frame that they were made of, to a body."""
 _SHOW = "show"
 _MOST_RINGS, _MOST_POINTS = 100_000, 1_000_000  # of polygons: half a second each, and 100 MB
 _MOST_ENTRIES = 64  # of Accept that are looked at; browsers send ten
@@ -36,12 +38,12 @@ class Kind:
         return f"{self.media_type}; {_SHOW}={self.show}" if self.show else self.media_type
 
 
-def chosen(accept: str) -> Kind | None:
+def chosen(accept: str, kinds: Sequence[Kind]) -> Kind | None:
     """The kind that is wanted most; None where nothing here is acceptable. Of equals the first one named."""
     entries = (accept or "*/*").split(",", _MOST_ENTRIES)[:_MOST_ENTRIES]
     wanted = sorted(map(_range, entries), key=lambda found: -found[0])
-    kinds = (_matching(media_type, show) for q, media_type, show in wanted if q > 0)
-    return next((kind for kind in kinds if kind), None)
+    found = (_matching(media_type, show, kinds) for q, media_type, show in wanted if q > 0)
+    return next((kind for kind in found if kind), None)
 
 
 def _range(text: str) -> tuple[float, str, str]:
@@ -55,9 +57,9 @@ def _range(text: str) -> tuple[float, str, str]:
     return (q if 0 <= q <= 1 else 0.0), media_type, parameters.get(_SHOW, "").strip('"')
 
 
-def _matching(media_type: str, show: str) -> Kind | None:
+def _matching(media_type: str, show: str, kinds: Sequence[Kind]) -> Kind | None:
     """A star stands for anything; without `show` a type is the one of its kinds that shows nothing in particular."""
-    for kind in KINDS:
+    for kind in kinds:
         ranges = (kind.media_type, f"{kind.media_type.partition('/')[0]}/*", "*/*")
         if kind.show == show and media_type in ranges:
             return kind
@@ -68,11 +70,19 @@ def _mask(result: Result, _: NDArray[Any]) -> bytes:
     return encode_png("the mask", result.mask)
 
 
-def _colour(result: Result, _: NDArray[Any]) -> bytes:
+def _ids(found: Instances, _: NDArray[Any]) -> bytes:
+    return encode_png("the id map", found.panoptic())
+
+
+def _things(found: Instances, _: NDArray[Any]) -> bytes:
+    return json.dumps(coco_document(found, "picture"), ensure_ascii=False).encode()
+
+
+def _colour(result: Result | Instances, _: NDArray[Any]) -> bytes:
     return encode_png("the colours", result.colour())
 
 
-def _overlay(result: Result, frame: NDArray[Any]) -> bytes:
+def _overlay(result: Result | Instances, frame: NDArray[Any]) -> bytes:
     return encode_png("the overlay", result.overlay(frame))
 
 
@@ -126,3 +136,15 @@ KINDS = (
     Kind("application/octet-stream", "", "the mask's bytes, row by row, as x-segpipe-mask says", _raw),
 )
 """In the order in which `*/*` and the like choose."""
+KINDS_OF_THINGS = (
+    Kind("application/json", "", "boxes, scores, classes and run lengths, as COCO writes results", _things),
+    Kind("image/png", "", "the id map, a PNG of 16 bits: 1000 x class + thing", _ids),
+    Kind("image/png", "colour", "the id map in the colours of its classes", _colour),
+    Kind("image/png", "overlay", "masks, boxes, classes and scores over the picture", _overlay),
+)
+"""The same of networks that tell things one by one."""
+
+
+def kinds_of(segmenter: object) -> tuple[Kind, ...]:
+    """What can be asked of a segmenter."""
+    return KINDS_OF_THINGS if isinstance(segmenter, InstanceSegmenter) else KINDS

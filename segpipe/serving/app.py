@@ -1,14 +1,14 @@
 """The routes: which path answers what. What is done for them is the service's."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from segpipe import __version__
-from segpipe.serving.answers import KINDS, chosen
+from segpipe.serving.answers import KINDS, KINDS_OF_THINGS, Kind, chosen
 from segpipe.serving.bodies import picture_of
 from segpipe.serving.guard import PICTURES, App, Message, Receive, Send
 from segpipe.serving.models import BusyError
@@ -70,6 +70,8 @@ def build_app(service: Service, no_reload: str = "") -> App:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
+        if service.kinds is not KINDS:  # the page draws masks
+            return RedirectResponse("/docs")
         return Response(served_page(), media_type="text/html")
 
     @app.get("/docs", include_in_schema=False)
@@ -109,7 +111,7 @@ def _answers(*statuses: int, **content: Any) -> dict[int | str, dict[str, Any]]:
 
 def _add_pictures(app: FastAPI, service: Service) -> Segment:
     kinds = {kind.name: {**(_BINARY if kind.media_type != "application/json" else {})} for kind in KINDS}
-    what = "\n".join(f"- `{kind.name}`: {kind.what}" for kind in KINDS)
+    what = f"{_listed(KINDS)}\n\nOf a network that tells things one by one:\n\n{_listed(KINDS_OF_THINGS)}"
 
     @app.post(
         PICTURES,
@@ -120,12 +122,17 @@ def _add_pictures(app: FastAPI, service: Service) -> Segment:
         response_class=Response,
     )
     async def segment(request: Request) -> Response:
-        kind = chosen(",".join(request.headers.getlist("accept")))
+        kind = chosen(",".join(request.headers.getlist("accept")), service.kinds)
         if kind is None:
-            raise HTTPException(406, f"there is no such answer. Accept one of: {', '.join(k.name for k in KINDS)}")
+            names = ", ".join(known.name for known in service.kinds)
+            raise HTTPException(406, f"there is no such answer. Accept one of: {names}")
         return await service.answer(await picture_of(request), kind, request.receive)
 
     return segment
+
+
+def _listed(kinds: Sequence[Kind]) -> str:
+    return "\n".join(f"- `{kind.name}`: {kind.what}" for kind in kinds)
 
 
 def _add_model(app: FastAPI, service: Service, no_reload: str) -> None:

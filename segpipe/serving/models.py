@@ -13,7 +13,10 @@ from segpipe.artifacts import AUTO, Precision, held_by
 from segpipe.errors import BackendError, InputError, SegpipeError
 from segpipe.rundir import manifest
 from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.by_task import open_segmenter
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.segmenter import Segmenter
+from segpipe.runtime.shadow import ShadowReport
 from segpipe.serving.memory import require_room, used_bytes
 from segpipe.verdict import Verdict, all_verdicts
 
@@ -39,12 +42,17 @@ class Source:
 class Model:
     """An open and warm segmenter, with what is known of it."""
 
-    segmenter: Segmenter
+    segmenter: Segmenter | InstanceSegmenter
     verdicts: tuple[Verdict, ...]
     artifact_bytes: int
     grown_bytes: int
     """How much more memory the process had after it was opened."""
     opened_utc: str
+
+    @property
+    def shadow_report(self) -> ShadowReport | None:
+        """What the shadow has seen; None where there is none."""
+        return self.segmenter.shadow_report if isinstance(self.segmenter, Segmenter) else None
 
     def describe(self) -> dict[str, Any]:
         """For /model: what runs where, what it was judged, what it takes and answers."""
@@ -53,7 +61,7 @@ class Model:
             "opened_utc": self.opened_utc,
             "verdicts": [verdict.model_dump() for verdict in self.verdicts],
             "contract": self.segmenter.contract.model_dump(),
-            "shadow": asdict(shadow) if (shadow := self.segmenter.shadow_report) else None,
+            "shadow": asdict(shadow) if (shadow := self.shadow_report) else None,
         }
 
 
@@ -180,7 +188,7 @@ class Models:
             grown = self.current.grown_bytes * size_bytes // max(self.current.artifact_bytes, 1)
             require_room(max(grown, 2 * size_bytes))
         before = used_bytes()
-        segmenter = Segmenter.open(
+        segmenter = open_segmenter(
             source.run,
             source.backend,
             precision=source.precision,

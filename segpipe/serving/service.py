@@ -10,9 +10,11 @@ import numpy as np
 from fastapi import HTTPException, Response
 
 from segpipe.errors import BackendError, InputError, UnfitFrameError
+from segpipe.instances import Instances
+from segpipe.result import Result
 from segpipe.runtime.cuda.device import DeviceLostError
 from segpipe.runtime.frames import pixel_limit, pixels_of
-from segpipe.serving.answers import Kind
+from segpipe.serving.answers import Kind, kinds_of
 from segpipe.serving.guard import GONE
 from segpipe.serving.line import FullError, GoneError, Line
 from segpipe.serving.metrics import Metrics
@@ -76,6 +78,11 @@ class Service:
             return LOST
         return _STUCK if self.line.oldest_s > STUCK_S else ""
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The forms of an answer by what serves now."""
+        return kinds_of(self.models.current and self.models.current.segmenter)
+
     def describe(self) -> dict[str, Any]:
         """For /model."""
         return self.models.describe()
@@ -107,6 +114,8 @@ class Service:
         times = [asked, perf_counter()]
         with self.models.lease() as model:
             segmenter = model.segmenter
+            if kind not in kinds_of(segmenter):  # since it was chosen
+                raise BackendError("a model of another kind has taken over", hint="send the picture again")
             fits = pixel_limit(segmenter.max_pixels, _SMALLER)
             frame = pixels_of(picture, segmenter.contract, "rgb", fits)
             times.append(perf_counter())
@@ -120,13 +129,16 @@ class Service:
             times.append(perf_counter())
         names = ("wait", "decode", "segment", "encode")
         spent = {name: 1000 * (to - at) for name, at, to in zip(names, times, times[1:], strict=False)}
-        return Made(body, segmenter.artifact_sha256, _described(result.mask), spent)
+        return Made(body, segmenter.artifact_sha256, _described(result), spent)
 
 
 def _told(error: Exception) -> str:
     return f"memory ran out: {error}" if isinstance(error, MemoryError) else str(error)
 
 
-def _described(mask: Any) -> str:
-    height, width = np.shape(mask)
-    return f"{mask.dtype} {height}x{width}"
+def _described(result: Result | Instances) -> str:
+    if isinstance(result, Instances):
+        kind, (height, width) = "uint16", result.size
+    else:
+        kind, (height, width) = str(result.mask.dtype), np.shape(result.mask)
+    return f"{kind} {height}x{width}"

@@ -26,7 +26,7 @@ class ShadowCollector:
     def collect(self) -> Iterator[Metric]:
         """Called whenever somebody reads /metrics."""
         model = self.current()
-        report = model.segmenter.shadow_report if model else None
+        report = model.shadow_report if model else None
         if model is None or report is None:
             return
         artifact = [model.segmenter.artifact_sha256]

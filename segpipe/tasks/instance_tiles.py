@@ -1,6 +1,7 @@
 """Things of a frame of any size: found in overlapping tiles, moved into the frame, and each of them told once."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,16 @@ def things_in_tiles(
     classes = None if semantic is None else np.empty(whole.size, np.uint8)
     canvas = None if classes is None else Canvas(tiles, masks, _into(classes))
     parts: list[Part] = []
-    exceeded = False
+    exceeded, settled = False, True
     for number, (found, rect) in enumerate(zip(tiles.answers(_PLAIN), _rects(tiles), strict=True), 1):
         if canvas is not None:
             canvas.add(number - 1, found.semantic)
         parts += _parts(found, rect, whole.size)
-        exceeded |= found.exceeded
+        exceeded, settled = exceeded or found.exceeded, settled and found.settled
         if progress is not None:
             progress(number, tiles.count)
-    return _answer(merged(parts), contract, whole.size, classes, exceeded)
+    answer = _answer(merged(parts), contract, whole.size, classes)
+    return replace(answer, exceeded=exceeded, settled=settled)
 
 
 def _into(classes: NDArray[np.uint8]) -> Any:
@@ -69,11 +71,7 @@ def _parts(found: Instances, rect: Rect, size: tuple[int, int]) -> Iterator[Part
 
 
 def _answer(
-    things: list[Part],
-    contract: InstanceContract,
-    size: tuple[int, int],
-    classes: NDArray[np.uint8] | None,
-    exceeded: bool,
+    things: list[Part], contract: InstanceContract, size: tuple[int, int], classes: NDArray[np.uint8] | None
 ) -> Instances:
     things.sort(key=lambda thing: -thing.score)
     return Instances(
@@ -83,6 +81,5 @@ def _answer(
         crops=tuple(thing.crop for thing in things if thing.crop is not None),
         contract=contract,
         placement=contract.place(*size),
-        exceeded=exceeded,
         classes=classes,
     )

@@ -2,12 +2,12 @@
 
 from itertools import zip_longest
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import AnyContract
 from segpipe.errors import ContractError
 from stages.data import Labels
 
 
-def refuse_other_classes(contract: Contract, labels: Labels, source: str) -> None:
+def refuse_other_classes(contract: AnyContract, labels: Labels, source: str) -> None:
     """ContractError that names the first class that differs: IoU of other classes means nothing."""
     if contract.classes == labels.classes:
         return

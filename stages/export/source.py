@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from segpipe.artifacts import FP32_GRAPH
-from segpipe.contract.schema import AnyContract, Contract
+from segpipe.contract.schema import AnyContract, read_any
 from segpipe.palette import read_palette
 from segpipe.rundir.directory import RunDirectory
 from stages.export.equality import Network, joined, session
@@ -45,9 +45,9 @@ def trained_source(data: bytes, opset: int) -> ExportSource:
     return ExportSource(graph, reference, trained.contract, trained.palette, figures)
 
 
-def imported_contract(rundir: RunDirectory) -> Contract:
+def imported_contract(rundir: RunDirectory) -> AnyContract:
     """What stage `import` was told."""
-    return Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+    return read_any(rundir.artifact_bytes("import", "contract.json"), "import")
 
 
 def imported_source(rundir: RunDirectory) -> ExportSource:

@@ -3,14 +3,15 @@
 import onnx
 from onnx import TensorProto, ValueInfoProto
 
-from segpipe.contract.schema import METADATA_KEY, Contract
+from segpipe.contract.schema import METADATA_KEY, AnyContract, Contract, FrameContract, InstanceContract
 from segpipe.errors import ContractError
 from stages.graphs.answers import AXES
 from stages.graphs.last_activation import refuse_activation
 from stages.graphs.naming import name_nodes
+from stages.graphs.outputs import named, sides_of, type_name
 from stages.graphs.sorting import names_inside
 from stages.graphs.stored_tensors import refuse_unreadable
-from stages.graphs.types import dimensions
+from stages.graphs.things_outputs import outputs_of_things
 from stages.graphs.unfit import refuse_unfit
 
 _INPUT_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
@@ -20,12 +21,15 @@ _WIDENED = {TensorProto.INT8, TensorProto.INT16, TensorProto.UINT16}
 _LABELS = {TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64} | _SCORES | _WIDENED
 
 
-def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.ModelProto:
-    """Keep what leads to the contract's output, check it against the contract, and embed that. Changes `model`."""
+def adopt(model: onnx.ModelProto, contract: AnyContract, source: str) -> onnx.ModelProto:
+    """Keep what leads to the contract's outputs, check it against the contract, and embed that. Changes `model`."""
     graph = model.graph
-    output = _named(graph.output, contract.output_name, f"{source}: output", "output_name")
+    if isinstance(contract, InstanceContract):
+        outputs = outputs_of_things(model, contract, source)
+    else:
+        outputs = [named(graph.output, contract.output_name, f"{source}: output", "output_name")]
     del graph.output[:]
-    graph.output.append(output)
+    graph.output.extend(outputs)
     _drop_unused(graph)
     model.ClearField("training_info")
     names = [node.name for node in graph.node if node.name]
@@ -34,31 +38,21 @@ def adopt(model: onnx.ModelProto, contract: Contract, source: str) -> onnx.Model
     refuse_unreadable(model, source)
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in weights]
-    given = _named(inputs, contract.input_name, f"{source}: input", "input_name")
+    given = named(inputs, contract.input_name, f"{source}: input", "input_name")
     if len(inputs) > 1:
         others = ", ".join(value.name for value in inputs if value.name != given.name)
         raise ContractError(f"{source} needs other inputs too: {others}", hint="bake them into the graph as constants")
     del graph.input[:]
     graph.input.append(given)
     _check_input(given, contract, source)
-    _check_output(output, contract, source)
-    refuse_activation(graph, contract, source)
+    if not isinstance(contract, InstanceContract):
+        _check_output(outputs[0], contract, source)
+        refuse_activation(graph, contract, source)
     refuse_unfit(model, source)
-    if contract.output_kind == "labels":
+    if not isinstance(contract, InstanceContract) and contract.output_kind == "labels":
         _widen(graph)
     onnx.helper.set_model_props(model, {METADATA_KEY: contract.to_json()})
     return model
-
-
-def _named(values: "list[ValueInfoProto]", name: str, what: str, key: str) -> ValueInfoProto:
-    for value in values:
-        if value.name == name:
-            copy = ValueInfoProto()
-            copy.CopyFrom(value)
-            return copy
-    known = ", ".join(value.name for value in values)
-    hint = f"set {key} to one of: {known}" if known else "what the contract's output needs are constants alone"
-    raise ContractError(f"{what} '{name}' is not in the graph", hint=hint)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
@@ -79,14 +73,14 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
         getattr(graph, field).extend(copies)
 
 
-def _check_input(value: ValueInfoProto, contract: Contract, source: str) -> None:
+def _check_input(value: ValueInfoProto, contract: FrameContract, source: str) -> None:
     kind = value.type.tensor_type.elem_type
     if kind != _INPUT_TYPES[contract.input_dtype]:
         raise ContractError(
-            f"{source}: input '{value.name}' is {_type_name(kind)}, the contract says {contract.input_dtype}",
+            f"{source}: input '{value.name}' is {type_name(kind)}, the contract says {contract.input_dtype}",
             hint="change input_dtype in the contract",
         )
-    sides = _dimensions(value, 4, source, "input")
+    sides = sides_of(value, 4, source, "input")
     channels, height, width = (sides[axis] for axis in AXES[contract.input_layout])
     if channels not in (None, contract.channels):
         raise ContractError(
@@ -107,12 +101,12 @@ def _check_output(value: ValueInfoProto, contract: Contract, source: str) -> Non
     kind, labels = value.type.tensor_type.elem_type, contract.output_kind == "labels"
     if kind not in (_LABELS if labels else _SCORES):
         raise ContractError(
-            f"{source}: output '{value.name}' is {_type_name(kind)}, which no {contract.output_kind} are",
+            f"{source}: output '{value.name}' is {type_name(kind)}, which no {contract.output_kind} are",
             hint="change output_kind or output_name in the contract",
         )
     if labels:
         return
-    channels = _dimensions(value, 4, source, "output")[AXES[contract.output_layout][0]]
+    channels = sides_of(value, 4, source, "output")[AXES[contract.output_layout][0]]
     if channels not in (None, contract.score_channels):
         raise ContractError(
             f"{source}: output '{value.name}' has {channels} channels in layout {contract.output_layout}, "
@@ -137,18 +131,3 @@ def _widen(graph: onnx.GraphProto) -> None:
         onnx.helper.make_node("Cast", [narrow], [output.name], name=f"{output.name} widened", to=TensorProto.INT32)
     )
     output.type.tensor_type.elem_type = TensorProto.INT32
-
-
-def _dimensions(value: ValueInfoProto, wanted: int, source: str, what: str) -> list[int | None]:
-    sides = dimensions(value)
-    if len(sides) != wanted:
-        raise ContractError(
-            f"{source}: {what} '{value.name}' has {len(sides)} dimensions, an image network's has {wanted}",
-            hint="name another tensor in the contract",
-        )
-    return sides
-
-
-def _type_name(kind: int) -> str:
-    known = kind in onnx.helper.get_all_tensor_dtypes()
-    return str(onnx.helper.tensor_dtype_to_np_dtype(kind)) if known else f"of type number {kind}"

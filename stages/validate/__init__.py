@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segpipe.contract.schema import Contract
+from segpipe.contract.schema import read_any
 from segpipe.errors import DataError, GateFailedError
 from segpipe.installed import versions
 from segpipe.local_verdicts import REPORT
@@ -60,7 +60,7 @@ def require_frames(rundir: RunDirectory, config: Config, base: Path) -> None:
     """Who imports a graph may have no images at all: then say what to write where."""
     if "import" not in rundir.manifest.stages:
         return
-    contract = Contract.from_json(rundir.artifact_bytes("import", "contract.json"), "import")
+    contract = read_any(rundir.artifact_bytes("import", "contract.json"), "import")
     from stages.data import labels_of  # Pillow loads here
     from stages.data.agreeing import refuse_other_classes
 
