@@ -11,7 +11,7 @@ import pytest
 from fastapi import HTTPException
 
 from segpipe.serving.answers import KINDS
-from segpipe.serving.guard import Guard, Limits
+from segpipe.serving.guard import FULL_S, Guard, Limits
 from segpipe.serving.line import FullError, GoneError, Line
 from segpipe.serving.metrics import Metrics
 from segpipe.serving.models import Models, Source
@@ -48,12 +48,14 @@ def test_head_and_body_of_an_answer_leave_together_and_nothing_is_lost_at_the_en
         for part in (b"head", b"", b"body"):
             joining.write(part)
         await asyncio.sleep(0)
+        joining.write(b"at once")
+        joining.send()
         joining.write(b"last")
         joining.close()
         await asyncio.sleep(0)
         return sent.seen
 
-    assert asyncio.run(story()) == [b"headbody", b"last", b"closed"]
+    assert asyncio.run(story()) == [b"headbody", b"at once", b"last", b"closed"]
 
 
 async def stays() -> None:
@@ -212,12 +214,14 @@ def test_bodies_together_are_bounded_and_let_go() -> None:
     assert sent == [429, 200, 200]
 
 
-def test_who_finds_no_room_is_refused_before_the_body_is_read() -> None:
+def test_who_finds_no_room_is_refused_before_the_body_is_read_and_not_at_once() -> None:
     sent: list[Any] = []
 
-    async def refused(line: Line) -> None:
+    async def refused(line: Line) -> float:
+        begun = asyncio.get_running_loop().time()
         guard = Guard(nobody, Limits(), Metrics(), lambda: "", line.require_room)
         await guard(scope(), nobody, note)
+        return asyncio.get_running_loop().time() - begun
 
     async def nobody(*_: Any) -> Any:
         raise AssertionError("nobody is asked for anything more")
@@ -225,11 +229,12 @@ def test_who_finds_no_room_is_refused_before_the_body_is_read() -> None:
     async def note(message: Any) -> None:
         sent.append(message)
 
-    with_a_busy_line(0, refused)
+    taken_s = with_a_busy_line(0, refused)
 
     assert sent[0]["status"] == 429
     assert int(dict(sent[0]["headers"])[b"retry-after"]) >= 1
     assert b"0 pictures wait already" in sent[1]["body"]
+    assert taken_s >= FULL_S
 
 
 def scope() -> dict[str, Any]:

@@ -27,6 +27,7 @@ OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _ARTIFACT = b"x-segpipe-artifact"
 _PATIENCE_S = 10.0
+FULL_S = 0.2  # before a 429: who comes again at once, whatever Retry-After says, takes the cores from those who wait
 LEAST_BYTES_PER_S = 16 * 1024  # on average, after that time
 GONE = 499  # as nginx calls it: the client went before its answer
 
@@ -75,7 +76,7 @@ class Guard:
         answer = _Answer(send, self._own_headers(request_id))
         try:
             self._require_token(scope["path"], headers)
-            self._require_place(scope)
+            await self._require_place(scope)
             await self._read(receive, headers, body)
             await self._app(scope, _whole(b"".join(body), receive), answer)
         except _RefusedError as refused:
@@ -99,12 +100,13 @@ class Guard:
             asked = ((b"www-authenticate", b"Bearer"),)
             raise _RefusedError(401, "the token is wanted: send the header 'Authorization: Bearer TOKEN'", asked)
 
-    def _require_place(self, scope: Message) -> None:
-        """Before the body is read: whoever is refused costs so little that those who wait get their answers."""
+    async def _require_place(self, scope: Message) -> None:
+        """Before the body is read, and not at once: refusing thousands a second takes longer than their pictures."""
         if scope["path"] == PICTURES and scope["method"] == "POST":
             try:
                 self._require_room()
             except FullError as full:
+                await asyncio.sleep(FULL_S)
                 again = ((b"retry-after", str(full.retry_after_s).encode()),)
                 raise _RefusedError(429, str(full), again) from None
 

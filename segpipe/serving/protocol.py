@@ -1,4 +1,4 @@
-"""Protocol: what uvicorn's leaves open. An answer leaves in one piece.
+"""Protocol: what uvicorn's leaves open. An answer leaves in one piece, before anything else is done.
 
 Who sends no whole head, reads no answer, or comes when files run out, is let go.
 """
@@ -34,7 +34,8 @@ class Protocol(H11Protocol):
     _reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]  # it has all of its methods
+        self._joining = _Joining(transport, self.loop)
+        super().connection_made(self._joining)  # type: ignore[arg-type]  # it has all of its methods
         if len(self.connections) > most_connections():
             transport.write(_FULL)
             transport.close()
@@ -47,6 +48,10 @@ class Protocol(H11Protocol):
             self._stop_waiting()
         elif self._timer is None:
             self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        self._joining.send()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -88,7 +93,7 @@ class Protocol(H11Protocol):
 
 
 class _Joining:
-    """A transport that sends what is written in one turn of the loop at once.
+    """A transport that sends what is written in one turn of the loop at once, or with `send`.
 
     Head and body would be a system call each, and the client would be woken for the head alone.
     """
@@ -102,15 +107,16 @@ class _Joining:
 
     def write(self, data: bytes) -> None:
         if data and not self._written:
-            self._loop.call_soon(self._send)
+            self._loop.call_soon(self.send)
         if data:
             self._written.append(data)
 
     def close(self) -> None:
-        self._send()
+        self.send()
         self._transport.close()
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """What was written up to now."""
         written, self._written = self._written, []
         if written:
             self._transport.write(b"".join(written))

@@ -1,5 +1,6 @@
 """Service: one picture in, one answer out, by whichever model serves; and what is told about it."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Service:
             self.metrics.count_failure()
             _log.error("a picture failed: %s", _told(error))
             raise HTTPException(503, _told(error), _AGAIN) from None
-        self.metrics.time_stages(made.milliseconds, made.artifact)
+        asyncio.get_running_loop().call_soon(self.metrics.time_stages, made.milliseconds, made.artifact)
         headers = {"x-segpipe-artifact": made.artifact, "x-segpipe-mask": made.mask, "vary": "accept"}
         headers["server-timing"] = ", ".join(f"{name};dur={ms:.2f}" for name, ms in made.milliseconds.items())
         return Response(made.body, media_type=kind.name, headers=headers)
