@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--side", type=int, default=1024, help="of the images of `pair`")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="segpipe-batch-") as folder:
         if options.what == "kills":
@@ -150,7 +151,7 @@ def main() -> None:
         elif options.what == "nodes":
             node_kills(Path(folder), options.kills)
         elif options.what == "pair":
-            raise SystemExit(0 if pair(Path(folder), options.run, options.images) else 3)
+            raise SystemExit(0 if pair(Path(folder), options.run, options.images, options.side) else 3)
         else:
             {"resume": resume, "index": index, "memory": memory}[options.what](Path(folder), options.images)
 
