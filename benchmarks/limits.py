@@ -1,15 +1,15 @@
 """Limits that are set beside limits that fit the network.
 
-    python -m benchmarks.limits [RUN ...] [--islands] [--networks NAME ...]
+    python -m benchmarks.limits [RUN ...] [--networks NAME ...] [--islands]
 
 Adds to results/limits.md: for each run (on its stored images) and each network by name (random weights, batch
 statistics of noise, frames of shapes) what honest FP16 and planted defects give, and which limits fail by either. With
-`--islands` each run's FP16 graph has the FP32 islands that `segpipe run RUN --auto-islands` would find.
+`--islands` each FP16 graph has the FP32 islands that `segpipe run RUN --auto-islands` would find.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from stages.validate.explaining.trials import Bench
 from stages.validate.hops.hop import Answer, Answered, Hop
 from stages.validate.hops.inputs import RESIZED, Image, resized_beforehand
 from stages.validate.hops.opening import open_graph
+from stages.validate.hops.pytorch import Reference
 from stages.validate.hops.rounded import halved_anew, rounded_bytes
 from stages.validate.hops.stored import StoredReference
 from stages.validate.judging.judge import Judge, Setup
@@ -74,25 +75,17 @@ class Subjects:
     images: Sequence[Image]
 
     @classmethod
-    def of_run(cls, path: Path) -> "Subjects":
+    def of_run(cls, path: Path, islands: bool) -> "Subjects":
         """What a validated run holds."""
         run = RunDirectory(path)
         images = [image for image in StoredReference(run).images() if image.name != RESIZED]
         full, half = (run.artifact_bytes(EXPORT, name) for name in (FP32_GRAPH, FP16_GRAPH))
-        return cls(path.name, run_contract(run), full, half, _with_resized(run_contract(run), images))
+        found = cls(path.name, run_contract(run), full, half, _with_resized(run_contract(run), images))
+        return found._with_islands(Bench.of_run(run, load_config(path), path)) if islands else found
 
     @classmethod
-    def with_islands(cls, path: Path) -> "Subjects":
-        """The same with the islands that the gate's search finds, in its name."""
-        bench = Bench(RunDirectory(path), load_config(path), path)
-        best = search(bench.judge)[-1]
-        subjects = cls.of_run(path)
-        name = f"{subjects.name}, {len(best.islands)} islands{' (not enough)' if best.failed else ''}"
-        return replace(subjects, name=name, half=bench.halved(best.islands))
-
-    @classmethod
-    def of_network(cls, name: str) -> "Subjects":
-        """A network by name, traced; FP16 without islands."""
+    def of_network(cls, name: str, islands: bool) -> "Subjects":
+        """A network by name, traced; FP16 without islands or with those that are found."""
         network, contract = Subject(name, _NETWORK).make()
         graph = clean(trace(network, contract, ExportConfig().opset))
         onnx.helper.set_model_props(graph, {METADATA_KEY: contract.to_json()})
@@ -100,7 +93,17 @@ class Subjects:
         split = ShapesSplit(ShapesData(kind="shapes", height=_FRAME[0], width=_FRAME[1], val=_IMAGES), "val")
         images = [Image(split.name(index), split.sample(index)[0]) for index in range(_IMAGES)]
         full = to_bytes(graph)
-        return cls(f"{name}, random", contract, full, halved_anew(full, None), _with_resized(contract, images))
+        found = cls(f"{name}, random", contract, full, halved_anew(full, None), _with_resized(contract, images))
+        if not islands:
+            return found
+        reference = Reference("PyTorch FP32", open_graph(full, contract), network)
+        return found._with_islands(Bench(Setup(contract, ValidateConfig()), full, reference, images))
+
+    def _with_islands(self, bench: Bench) -> "Subjects":
+        """The same with the islands that the gate's search finds, in its name."""
+        best = search(bench.judge)[-1]
+        name = f"{self.name}, {len(best.islands)} islands{' (not enough)' if best.failed else ''}"
+        return replace(self, name=name, half=bench.halved(best.islands))
 
 
 def _with_resized(contract: Contract, images: Sequence[Image]) -> list[Image]:
@@ -181,13 +184,19 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=[])
     parser.add_argument("--islands", action="store_true")
     options = parser.parse_args()
-    of_run = Subjects.with_islands if options.islands else Subjects.of_run
-    for make, names in ((of_run, options.runs), (Subjects.of_network, options.networks)):
-        for name in names:
-            lines = "\n".join(rows(make(name))) + "\n"
-            RESULTS.write_text((RESULTS.read_text() if RESULTS.exists() else HEAD) + lines)
-            sys.stdout.write(lines)
-            sys.stdout.flush()
+    for subject in _subjects(options.runs, options.networks, options.islands):
+        lines = "\n".join(rows(subject)) + "\n"
+        RESULTS.write_text((RESULTS.read_text() if RESULTS.exists() else HEAD) + lines)
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+
+
+def _subjects(runs: Sequence[Path], networks: Sequence[str], islands: bool) -> Iterator[Subjects]:
+    """One after the other."""
+    for path in runs:
+        yield Subjects.of_run(path, islands)
+    for name in networks:
+        yield Subjects.of_network(name, islands)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from segpipe.contract.schema import Contract
+from stages.config.root import ValidateConfig
 from stages.validate.hops.hop import Answered
+from stages.validate.hops.inputs import Image
 from stages.validate.hops.kept import WHOLE
+from stages.validate.hops.stored import Keeper
 from stages.validate.judging.aside import set_aside
+from stages.validate.judging.judge import Setup
+from tests.tiny import contract_fields
 
 MASK = np.zeros((4, 4), np.uint8)
 
@@ -42,3 +48,21 @@ def test_without_room_for_a_file_scores_stay_in_memory(tmp_path: Path, monkeypat
     whole = scores(WHOLE + 1)
 
     assert set_aside(Answered(MASK, whole)).scores is whole
+
+
+def stored_files() -> dict[str, bytes]:
+    """Of an image that is too large to stay in memory."""
+    rng, contract = np.random.default_rng(0), Contract(**contract_fields())
+    frame, labels = rng.integers(0, 256, (300, 300, 3), np.uint8), rng.integers(0, 2, (300, 300), np.uint8)
+    keeper = Keeper(1, contract, 0.1)
+    keeper.add(Image("large", frame, labels), Answered(labels[::-1], None))
+    return keeper.files("it", Setup(contract, ValidateConfig()))
+
+
+def test_the_stored_reference_is_the_same_bytes_whether_it_waited_in_files_or_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_files = stored_files()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    assert from_files == stored_files()

@@ -40,7 +40,7 @@ def find_islands(rundir: RunDirectory, config: Config, base: Path) -> str:
             from stages.validate.explaining.search import search
             from stages.validate.explaining.trials import Bench
 
-            judge = Bench(rundir, config, base).judge
+            judge = Bench.of_run(rundir, config, base).judge
             first = tuple(name for name in config.export.fp32_islands if name not in PROBES)
             trials = search(judge, first, lambda trial: _log.info("islands: %s", trial.line()))
             found = [{**asdict(trial), "excess": _json(trial.excess)} for trial in trials]

@@ -89,13 +89,12 @@ class _Compiled:
             for name, tensor in tensors.items():
                 request.set_tensor(name, openvino.Tensor(tensor, shared_memory=True))
             request.infer(share_outputs=True)
+            if self._frugal:
+                self._compiled.release_memory()  # of all but the request's own tensors
             answers = {name: request.get_tensor(name).data.copy() for name in wanted}
         except _FAILURES as error:
             raise failed(_LIBRARY, tensors, _reason(error)) from error
-        if self._frugal:
-            del request  # with it go its tensors
-            self._compiled.release_memory()
-        else:
+        if not self._frugal:  # where memory matters its tensors go with it
             self._idle.append(request)  # after an error it is dropped
         return answers
 

@@ -1,7 +1,7 @@
 """Judges the FP16 graph with chosen FP32 islands, in memory, as export would write it: what the search asks."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -35,15 +35,21 @@ _IMAGES = 16  # judged in each trial; the gate judges all of them in the end
 class Bench:
     """Keeps the reference's answers, so that a trial runs only the FP16 graph."""
 
-    def __init__(self, rundir: RunDirectory, config: Config, base: Path) -> None:
-        self._setup = replace(make_setup(rundir, config, frames=()), batches=())  # each trial measures its own peak
-        self._full = rundir.artifact_bytes(EXPORT, FP32_GRAPH)
-        self._reference = pytorch.reference_of(rundir)
-        images = islice(list_images(config, base)(), min(_IMAGES, config.validate_.images))
+    def __init__(self, setup: Setup, full: bytes, reference: pytorch.Reference, images: Iterable[Image]) -> None:
+        """`full`: the FP32 graph that is halved."""
+        self._setup = replace(setup, batches=())
+        self._full, self._reference = full, reference
         self._images = list(with_stress(images, self._setup))
         self._known: dict[str, Answered] = {
             image.sha256: self._reference.answer([image.frame])[0] for image in self._images
         }
+
+    @classmethod
+    def of_run(cls, rundir: RunDirectory, config: Config, base: Path) -> "Bench":
+        """A run's graph on its validation images."""
+        setup = make_setup(rundir, config, frames=())  # each trial measures its own peak
+        images = islice(list_images(config, base)(), min(_IMAGES, config.validate_.images))
+        return cls(setup, rundir.artifact_bytes(EXPORT, FP32_GRAPH), pytorch.reference_of(rundir), images)
 
     def judge(self, islands: Islands) -> Trial:
         """Hold the graph to the limits; where it fails, bisect on its worst inputs."""

@@ -25,6 +25,7 @@ from stages.validate.hops.hop import Answered
 from stages.validate.hops.inputs import RESIZED, Image, frame_sha256
 from stages.validate.hops.kept import WHOLE, Kept
 from stages.validate.hops.stored_things import arrays_of, things_in
+from stages.validate.judging.aside import array_aside
 from stages.validate.judging.judge import Setup
 from stages.validate.judging.rounding import ImageRounding, Rounding
 
@@ -93,8 +94,10 @@ class Keeper:
             self._hashes.append(sha256_of_bytes(np.ascontiguousarray(image.labels).tobytes()))
         if image.stress or sum(not kept.stress for kept in self._images) < self.wanted:
             self._numbers.append(self._count)
-            self._images.append(image)
-            self._answers.append(self._reduced(answered))
+            labels = None if image.labels is None else array_aside(image.labels)
+            self._images.append(replace(image, frame=array_aside(image.frame), labels=labels))
+            reduced = self._reduced(answered)
+            self._answers.append(replace(reduced, mask=array_aside(reduced.mask)))
         self._count += 1
 
     def _reduced(self, answered: Answered) -> Answered:

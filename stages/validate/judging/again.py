@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.errors import InputError
+from segpipe.runtime.backends.freed_memory import give_back
 from stages.validate.hops.hop import Answered, Hop
 from stages.validate.judging.adding import add_scores
 from stages.validate.judging.aside import set_aside
@@ -48,6 +49,7 @@ def answered_twice(hop: Hop, frame: NDArray[Any]) -> Repeat:
 
 def add_batch(hop: Hop, frames: Sequence[NDArray[Any]], count: int, measured: Measured) -> tuple[int, ...]:
     """A batch of so many frames beside each alone. Returns whose answers they got where that is their own of none."""
+    give_back()  # what single frames left in pieces is too small for a batch
     together = list(map(set_aside, answered_by(hop, list(islice(cycle(frames), count)))))
     alone = []
     for number, frame in enumerate(frames[:count]):

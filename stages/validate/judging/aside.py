@@ -1,4 +1,4 @@
-"""Keeps the gate small: large scores that are only looked at again in the end lie in files."""
+"""Keeps the gate small: what is large and only looked at again in the end lies in files."""
 
 import tempfile
 from dataclasses import replace
@@ -13,18 +13,19 @@ from stages.validate.hops.kept import WHOLE
 
 def set_aside(answered: Answered) -> Answered:
     """The same answer, its large scores in a file without a name, which is read where somebody looks at them."""
-    scores = answered.scores
-    if scores is None or scores.size <= WHOLE or isinstance(scores, np.memmap):
+    if answered.scores is None or answered.scores.size <= WHOLE:
         return answered
-    return replace(answered, scores=_in_a_file(scores))
+    return replace(answered, scores=array_aside(answered.scores))
 
 
-def _in_a_file(scores: NDArray[Any]) -> NDArray[Any]:
-    """As they are where there is no room for a file."""
+def array_aside(values: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers; small ones, and all where there is no room for a file, as they are."""
+    if values.size <= WHOLE or isinstance(values, np.memmap):
+        return values
     try:
         with tempfile.TemporaryFile() as file:
-            file.write(np.ascontiguousarray(scores).data)
+            file.write(np.ascontiguousarray(values).data)
             file.flush()
-            return np.memmap(file, scores.dtype, "r", shape=scores.shape)
+            return np.memmap(file, values.dtype, "r", shape=values.shape)
     except OSError:
-        return scores
+        return values
