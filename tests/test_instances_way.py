@@ -406,6 +406,47 @@ def test_somebodys_json_is_not_replaced(found_in_all: Path, tmp_path: Path, imag
     assert file.read_text() == '{"mine": true}'
 
 
+# batch
+
+
+def test_a_batch_of_things_writes_id_maps_json_and_an_index(found_in_all: Path, tmp_path: Path, image: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    words = ("batch", found_in_all, image.parent, "-o", tmp_path / "out", "--outputs", "mask,rle")
+    code, folder, err = call(*words)
+    assert code == 0, err
+    made = Path(folder.strip())
+    with InstanceSegmenter.open(found_in_all) as segmenter:
+        found = segmenter(image)
+    (row,) = pq.read_table(made / "index").to_pylist()
+
+    told = json.loads(json.dumps(found.coco("one.png")))
+    assert json.loads((made / "things/one.json").read_text())["annotations"] == told
+    assert (read_image(made / "masks/one.png")[:, :, 0] == found.panoptic()).all()
+    assert json.loads(row["rle"]) == told
+    counts = [int((classes_in(found.panoptic()) == number).sum()) for number in range(3)]
+    assert row["shares"] == pytest.approx([count / (40 * 60) for count in counts])
+    assert call("batch", "summary", tmp_path / "out")[0] == 0
+
+
+def test_a_batch_makes_things_again_whose_json_is_gone_or_changed(
+    found_in_all: Path, tmp_path: Path, image: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    words = ("batch", found_in_all, image.parent, "-o", tmp_path / "out")
+    made = Path(call(*words)[1].strip()) / "things/one.json"
+    before = made.read_bytes()
+
+    made.unlink()
+    assert call(*words)[0] == 0
+    assert made.read_bytes() == before
+    made.write_text('{"mine": true}')
+    (made.parents[1] / "masks/one.png").unlink()
+    code, _, err = call(*words)
+    assert code == 1
+    assert "carries no record of segpipe" in err
+    assert made.read_text() == '{"mine": true}'
+
+
 # serve
 
 
@@ -437,7 +478,7 @@ def refusals(run: Path, image: Path, out: Path) -> dict[str, tuple[object, ...]]
     return {
         "raw": ("predict", run, "-", "-o", "-", "--size", "40", "60"),
         "geotiff": ("predict", run, image, "-o", out, "--geotiff"),
-        "batch": ("batch", run, image.parent, "-o", out),
+        "batch of confidence": ("batch", run, image.parent, "-o", out, "--outputs", "mask,confidence"),
         "shadow": ("serve", run, "--port", "0", "--shadow", "0.5"),
         "triton": ("triton", run, "-o", out),
         "web": ("web", run, "-o", out / "page.html", "--allow-unvalidated"),

@@ -21,10 +21,10 @@ from segpipe.batch.worker import Worker
 from segpipe.bundle import write_bundle
 from segpipe.errors import ArtifactDamagedError, InputError, NotValidatedError, SegpipeError
 from segpipe.predicting.image import concerns_one
-from segpipe.predicting.job import Job
+from segpipe.predicting.job import AnySegmenter, Job
 from segpipe.rundir.directory import RunDirectory
 from segpipe.rundir.storage import sha256_of_bytes
-from segpipe.runtime.segmenter import Segmenter
+from segpipe.runtime.by_task import open_segmenter
 
 Answer = TypeVar("Answer")
 _JUDGE = "run `segpipe validate RUN --hop BACKEND` there, on what this command was given, or name another --backend"
@@ -73,7 +73,7 @@ class Actor:
     """One process of a node. What a person can mend comes back as a value: Ray would wrap an exception in its own."""
 
     def __init__(self) -> None:
-        self._segmenter: Segmenter | None = None
+        self._segmenter: AnySegmenter | None = None
         self._worker: Worker | None = None
         self._kept = Kept()
 
@@ -92,7 +92,7 @@ class Actor:
             with tempfile.TemporaryDirectory(prefix="segpipe-") as folder:
                 with tarfile.open(fileobj=io.BytesIO(bundle)) as tar:
                     tar.extractall(folder, filter="data")
-                self._segmenter = Segmenter.open(
+                self._segmenter = open_segmenter(
                     Path(folder, "bundle"),
                     opening.backend,
                     precision=opening.precision,

@@ -13,14 +13,14 @@ from segpipe.batch.before import warn_of_room
 from segpipe.batch.index import Files, Log, Row
 from segpipe.batch.items import WHOLE, Item, Shard, of_shard
 from segpipe.batch.latest import Latest
+from segpipe.batch.products import name_of
 from segpipe.batch.sources import Source, find
 from segpipe.batch.status import State, duration
 from segpipe.batch.stores import GONE, Store, open_store, plain
 from segpipe.batch.version import Output, Version
 from segpipe.batch.worker import Worker
 from segpipe.errors import InputError, SegpipeError
-from segpipe.predicting.job import CONFIDENCE, MASKS, Advance, Job
-from segpipe.runtime.segmenter import Segmenter
+from segpipe.predicting.job import MASKS, Advance, AnySegmenter, Job
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Crew(Protocol):
 class Here:
     """The crew that is this process."""
 
-    segmenter: Segmenter
+    segmenter: AnySegmenter
     job: Job
     outputs: tuple[Output, ...]
 
@@ -133,13 +133,13 @@ def told(state: State) -> str:
 def _left(items: list[Item], files: Files, version: Version) -> list[Item]:
     """Those that the index and their mask do not prove to be done: the rest is looked at, and proved by its bytes."""
     latest, size_of = Latest.of(files), files.store.sizes(MASKS)
-    sure = files.store.sizes(CONFIDENCE) if "confidence" in version.outputs else None
+    beside = {folder: files.store.sizes(folder) for folder in version.beside}
 
     def is_done(item: Item, mask_bytes: int) -> bool:
         return (
             mask_bytes != GONE
             and size_of(f"{MASKS}/{item.picture}") == mask_bytes
-            and (sure is None or sure(f"{CONFIDENCE}/{item.picture}") > 0)
+            and all(sizes(name_of(folder, item)) > 0 for folder, sizes in beside.items())
         )
 
     left: list[Item] = []

@@ -22,11 +22,11 @@ def raster_row(worker: "Worker", item: Item) -> tuple[Row, bool]:
     with worker.source.local_file(item.place) as path, open_regular(path) as file:
         status = os.fstat(file.fileno())
         source = replace(Source.of_file(path, file), path=worker.address(item))
-        origin = predict.raster_origin(worker.segmenter, source, worker.job)
+        origin = predict.raster_origin(worker.of_masks, source, worker.job)
         again = worker.job.force or not proved(worker.version, name, origin)
         if again:
             with worker.version.new_file(name) as part:
-                written = predict.write_mask(worker.segmenter, path, file, part, worker.job)
+                written = predict.write_mask(worker.of_masks, path, file, part, worker.job)
                 seal_raster(part, origin, written.as_dict())
     now = item._replace(size=status.st_size, stamp=stamp_of(worker.source, item, status))
     return row_of(worker.version, now, origin), again

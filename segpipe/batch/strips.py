@@ -98,7 +98,7 @@ class Kept:
 
 def plan_of(worker: "Worker", item: Item, kept: Kept) -> Plan | None:
     """How an image is cut; None where its mask is there."""
-    predict, segmenter = rasters(), worker.segmenter
+    predict, segmenter = rasters(), worker.of_masks
     path, file, found = kept.opened(worker.source, item)
     status, source = os.fstat(file.fileno()), replace(found, path=worker.address(item))
     origin = predict.raster_origin(segmenter, source, worker.job)
@@ -112,7 +112,7 @@ def plan_of(worker: "Worker", item: Item, kept: Kept) -> Plan | None:
 def strip_of(worker: "Worker", item: Item, kept: Kept, wanted: range) -> Strip:
     """What some rows of tiles settle of its mask."""
     path, file, source = kept.opened(worker.source, item)
-    found = rasters().rows_of_mask(worker.segmenter, path, file, worker.job, wanted)
+    found = rasters().rows_of_mask(worker.of_masks, path, file, worker.job, wanted)
     width, dtype = found[0][1].shape[1], str(found[0][1].dtype)
     pieces = [(top, zlib.compress(rows.tobytes(), _FAST)) for top, rows in found]
     return Strip(source.sha256, wanted.stop, width, dtype, pieces)

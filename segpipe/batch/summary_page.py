@@ -16,9 +16,10 @@ from segpipe.batch.index import Files
 from segpipe.batch.status import versions_in
 from segpipe.batch.stores import Store, open_store, plain
 from segpipe.batch.summary import MOST_SHOWN, Summary, summarise
-from segpipe.batch.version import FILE_NAME, noted
+from segpipe.batch.version import FILE_NAME, Noted, noted
 from segpipe.draw import colourise
 from segpipe.errors import InputError
+from segpipe.id_maps import classes_in
 from segpipe.media.files import read_regular
 from segpipe.media.images import decode_image
 from segpipe.pages import MADE, page, table
@@ -55,7 +56,7 @@ def _written(address: str, name: str, names: Sequence[str], seed: int, count: in
         ("classes", "Shares of the classes", _classes(found, made.classes, made.palette)),
         ("slowest", "Slowest images", _slowest(found)),
         ("broken", "Broken images", _broken(found)),
-        ("sample", "A random sample", _sheet(store, found, made.palette, seed)),
+        ("sample", "A random sample", _sheet(store, found, made, seed)),
     ]
     store.write(PAGE, page(f"Batch {name}", about, links, sections).encode())
     return store.address(PAGE)
@@ -115,22 +116,22 @@ def _broken(found: Summary) -> str:
     return table("Broken images", ["image", "why"], [*map(list, found.reasons.items())][:MOST_SHOWN]) + said
 
 
-def _sheet(store: Store, found: Summary, palette: Sequence[Any], seed: int) -> str:
-    rows = [*_pairs(store, found, palette)]
+def _sheet(store: Store, found: Summary, made: Noted, seed: int) -> str:
+    rows = [*_pairs(store, found, made)]
     if not rows:
         return "<p>No mask to show.</p>"
     note = f"{len(rows)} images, drawn with seed {seed}: the image where it still is as it was, and its mask."
     return f'<p class="muted">{note}</p><div class="flow">{"".join(rows)}</div>'
 
 
-def _pairs(store: Store, found: Summary, palette: Sequence[Any]) -> Iterator[str]:
+def _pairs(store: Store, found: Summary, made: Noted) -> Iterator[str]:
     for _, mask, name in found.sample:
         try:
             data = store.read(mask).data
             labels = decode_image(Path(mask), data)[:, :, 0]
         except InputError:
             continue  # it went since it was written
-        pictures = [("mask", colourise(labels, palette))]
+        pictures = [("mask", colourise(classes_in(labels) if made.of_things else labels, made.palette))]
         if (frame := _frame(record_of(data))) is not None:
             pictures.insert(0, ("image", frame))
         shown = "".join(_figure(title, pixels, name) for title, pixels in pictures)

@@ -8,13 +8,14 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, TypeAdapter
 
 from segpipe.batch.stores import Store
+from segpipe.contract.schema import InstanceContract
 from segpipe.documents import Form
 from segpipe.errors import ContractError, InputError
 from segpipe.palette import Colours
 from segpipe.predicting.done import Source
-from segpipe.predicting.job import MASKS, Job
+from segpipe.predicting.job import CONFIDENCE, MASKS, THINGS, AnySegmenter, Job
 from segpipe.rundir.storage import sha256_of_bytes
-from segpipe.runtime.segmenter import Segmenter
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 
 FILE_NAME = "batch.json"
 Output = Literal["mask", "confidence", "rle"]
@@ -28,6 +29,12 @@ class Noted(BaseModel):
     backend: str
     classes: tuple[str, ...]
     palette: Colours
+    options: Mapping[str, Any] = {}
+
+    @property
+    def of_things(self) -> bool:
+        """Whether masks are id maps."""
+        return self.options.get("task") == InstanceContract.task
 
 
 _FORM = Form("description of a batch", TypeAdapter(Noted), InputError)
@@ -46,16 +53,27 @@ class Version:
     palette: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, segmenter: Segmenter, job: Job, outputs: tuple[Output, ...]) -> "Version":
+    def of(cls, segmenter: AnySegmenter, job: Job, outputs: tuple[Output, ...]) -> "Version":
         """Of what is opened. The device is left out: a verdict covers each, and many work on one version."""
         if not segmenter.artifact_sha256:
             raise ContractError("this segmenter has no artifact's hash", hint="open it with Segmenter.open")
+        if isinstance(segmenter, InstanceSegmenter) and (job.geotiff or job.confidence):
+            what = "not written as GeoTIFF" if job.geotiff else "without a confidence of each pixel"
+            raise InputError(f"things are {what}", hint="leave out --geotiff, and confidence of --outputs")
         origin = job.origin(segmenter, Source("", 0, ""), MASKS)
         options = dict(origin.options) | ({"geotiff": True} if job.geotiff else {})
+        if isinstance(segmenter, InstanceSegmenter):
+            options["task"] = segmenter.contract.task
         return cls(
             origin.artifact_sha256, origin.contract_sha256, origin.backend, options,
             tuple(sorted({*outputs})), segmenter.contract.classes, segmenter.palette,
         )  # fmt: skip
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Folders of what each image has beside its mask."""
+        confidence = (CONFIDENCE,) if "confidence" in self.outputs else ()
+        return (*confidence, *([THINGS] if "task" in self.options else ()))
 
     @property
     def folder(self) -> str:

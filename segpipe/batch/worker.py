@@ -14,18 +14,21 @@ from numpy.typing import NDArray
 
 from segpipe.batch.index import Row
 from segpipe.batch.items import Item
+from segpipe.batch.products import content_of, is_proved, name_of, record_in_bytes, sealed
 from segpipe.batch.rasters import raster_row, record_there
 from segpipe.batch.stores import GONE, Content, LocalStore, Store
 from segpipe.batch.version import Output
 from segpipe.errors import InputError, SegpipeError
-from segpipe.media.images import decode_image, encode_png
-from segpipe.predicting.done import Origin, Source, proves, record_of, seal
-from segpipe.predicting.image import concerns_one, segment
-from segpipe.predicting.job import CONFIDENCE, MASKS, Job
+from segpipe.id_maps import classes_in
+from segpipe.instances import Instances, coco_document
+from segpipe.predicting.done import Origin, Source
+from segpipe.predicting.image import concerns_one, mask_of, segment
+from segpipe.predicting.job import CONFIDENCE, MASKS, THINGS, AnySegmenter, Job
 from segpipe.predicting.ownership import TakenError
 from segpipe.regions import count_pixels
 from segpipe.result import Result
 from segpipe.rundir.storage import sha256_of_bytes
+from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.segmenter import Segmenter
 from segpipe.runtime.streaming import ordered
 
@@ -37,12 +40,18 @@ _READERS, _REMOTE_READERS = 2, 8  # a store that is far away answers late, and m
 class Worker:
     """Reads from one store and writes to another; used by one thread at a time."""
 
-    segmenter: Segmenter
+    segmenter: AnySegmenter
     source: Store
     version: Store
     """The folder of this artifact."""
     job: Job
     outputs: tuple[Output, ...] = ("mask",)
+
+    @property
+    def of_masks(self) -> Segmenter:
+        """The segmenter of rasters: a version of things has none."""
+        assert isinstance(self.segmenter, Segmenter)
+        return self.segmenter
 
     def rows(self, items: Iterable[Item]) -> Iterator[Row]:
         """What became of each image, in order. A StorageError that the next image would meet too is raised."""
@@ -80,13 +89,15 @@ class Worker:
         """The row of an image that has its pictures, and whether they were made just now."""
         source = Source(self.address(item), len(content.data), sha256_of_bytes(content.data))
         origins = {folder: self.job.origin(self.segmenter, source, folder) for folder in self._folders}
-        there = {folder: self._there(f"{folder}/{item.picture}") for folder in origins}
-        if not self.job.force and all(proves(there[folder], origin) for folder, origin in origins.items()):
-            pictures = {name: decode_image(Path(name), data)[:, :, 0] for name, data in there.items()}
-            return self._measured(item, content, source, pictures, len(there[MASKS])), False
+        there = {folder: self._there(name_of(folder, item)) for folder in origins}
+        if not self.job.force and all(is_proved(name, there[name], origin) for name, origin in origins.items()):
+            found = {folder: content_of(folder, name_of(folder, item), data) for folder, data in there.items()}
+            return self._measured(item, content, source, found, len(there[MASKS])), False
         self._require_ours(item, there)
-        _, mask, confidence = segment(self.segmenter, Path(item.name), content.data, self.job)
-        pictures = {MASKS: mask}
+        _, answer, confidence = segment(self.segmenter, Path(item.name), content.data, self.job)
+        pictures: dict[str, Any] = {MASKS: mask_of(answer)}
+        if isinstance(answer, Instances):
+            pictures[THINGS] = coco_document(answer, item.name)
         if confidence is not None:
             pictures[CONFIDENCE] = np.round(confidence * 255).astype(np.uint8)
         sizes = {folder: self._write(item, folder, pictures[folder], origins[folder]) for folder in origins}
@@ -94,12 +105,13 @@ class Worker:
 
     @property
     def _folders(self) -> tuple[str, ...]:
-        """Of the pictures of an image; the mask's last, with which it is done."""
-        return (*[CONFIDENCE] * self.job.confidence, MASKS)
+        """Of what is made of an image; the mask's last, with which it is done."""
+        things = isinstance(self.segmenter, InstanceSegmenter)
+        return (*[THINGS] * things, *[CONFIDENCE] * self.job.confidence, MASKS)
 
-    def _write(self, item: Item, folder: str, pixels: NDArray[Any], origin: Origin) -> int:
-        name = f"{folder}/{item.picture}"
-        data = seal(encode_png(name, pixels), origin)
+    def _write(self, item: Item, folder: str, content: Any, origin: Origin) -> int:
+        name = name_of(folder, item)
+        data = sealed(folder, name, content, origin)
         self.version.write(name, data)
         return len(data)
 
@@ -114,8 +126,8 @@ class Worker:
 
     def _require_ours(self, item: Item, there: Mapping[str, bytes]) -> None:
         for folder, data in there.items():
-            name = f"{folder}/{item.picture}"
-            if self.version.is_link(name) or (data and not record_of(data)):
+            name = name_of(folder, item)
+            if self.version.is_link(name) or (data and not record_in_bytes(folder, data)):
                 what = "is a link" if self.version.is_link(name) else "carries no record of segpipe"
                 raise TakenError(
                     f"{item.name}: {self.version.address(name)} {what}, and would be replaced", hint="move it"
@@ -125,7 +137,9 @@ class Worker:
         if self.version.is_link(name):
             return False
         try:
-            return bool(record_there(self.version, name) if item.by_windows else record_of(self._there(name)))
+            if item.by_windows:
+                return bool(record_there(self.version, name))
+            return bool(record_in_bytes(name.partition("/")[0], self._there(name)))
         except InputError:  # a FIFO, or closed to us
             return False
 
@@ -134,13 +148,10 @@ class Worker:
         inside = item.name.removeprefix(item.place) if item.start >= 0 else ""
         return f"{self.source.address(item.place)}{inside}"
 
-    def _measured(
-        self, item: Item, content: Content, source: Source, pictures: Mapping[str, NDArray[Any]], size: int
-    ) -> Row:
+    def _measured(self, item: Item, content: Content, source: Source, pictures: Mapping[str, Any], size: int) -> Row:
         """A row is told by the written pictures alone: one that is made again, or found again, is the same."""
-        mask, sure = pictures[MASKS], pictures.get(CONFIDENCE)
-        counts = count_pixels(mask, len(self.segmenter.contract.classes))
-        result = Result(mask, self.segmenter.contract, self.segmenter.palette)
+        mask, sure, things = pictures[MASKS], pictures.get(CONFIDENCE), pictures.get(THINGS)
+        counts = count_pixels(classes_in(mask) if things else mask, len(self.segmenter.contract.classes))
         return Row(
             path=item.name,
             size=_size_of(item, content),
@@ -154,13 +165,19 @@ class Worker:
             width=mask.shape[1],
             shares=[float(count) / mask.size for count in counts],
             mean_confidence=None if sure is None else float(sure.mean()) / 255,
-            rle=json.dumps(result.rle()) if "rle" in self.outputs else None,
+            rle=json.dumps(self._run_lengths(mask, things)) if "rle" in self.outputs else None,
         )
+
+    def _run_lengths(self, mask: NDArray[Any], things: Mapping[str, Any] | None) -> Any:
+        """COCO's: by class, or the entries of each thing."""
+        if isinstance(self.segmenter, InstanceSegmenter):
+            return things["annotations"] if things else []
+        return Result(mask, self.segmenter.contract, self.segmenter.palette).rle()
 
     def _broken(self, item: Item, content: Content | InputError, error: SegpipeError) -> Row:
         """What was made of it before goes: a mask that lies there is one of what its source holds now."""
         for folder in self._folders:
-            name = f"{folder}/{item.picture}"
+            name = name_of(folder, item)
             if self._is_ours(item, name):
                 self.version.remove(name)
         stamp = item.stamp if isinstance(content, InputError) else _stamp_of(item, content)

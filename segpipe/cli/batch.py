@@ -90,7 +90,7 @@ def segment(
     from segpipe.console import frame_progress
     from segpipe.installed import rasters
     from segpipe.predicting.job import Job
-    from segpipe.runtime.segmenter import Segmenter
+    from segpipe.runtime.by_task import open_segmenter
 
     wanted = tuple(kind for kind in OUTPUTS if kind in outputs.split(","))
     if {*outputs.split(",")} != {*wanted} or "mask" not in wanted:
@@ -119,9 +119,8 @@ def segment(
             )
             crew, version = _many(ending, run, opening, size)
         else:
-            segmenter = ending.enter_context(
-                Segmenter.open(run, backend, precision=precision, allow_unvalidated=allow_unvalidated)
-            )
+            segmenter = open_segmenter(run, backend, precision=precision, allow_unvalidated=allow_unvalidated)
+            ending.callback(segmenter.close)
             version = Version.of(segmenter, job, wanted)
             crew = Here(segmenter, job, wanted)
         state = predict_batch(crew, Request(source, out, job, version, share), frame_progress)

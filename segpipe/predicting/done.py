@@ -142,7 +142,7 @@ def seal_raster(tiff: Path, origin: Origin, shows: Mapping[str, Any]) -> None:
 def is_done(picture: Path, origin: Origin) -> bool:
     """Whether this file is the picture, or the JSON, of this origin as it was written."""
     if picture.suffix == ".json":
-        return _json_proves(_parsed(_read(picture)), origin)
+        return proves_json(_read(picture), origin)
     if picture.suffix not in RASTERS:
         return proves(_read(picture), origin)
     try:
@@ -171,6 +171,24 @@ def proves(sealed: bytes, origin: Origin) -> bool:
     return record.pop("png_sha256", "") == sha256_of_bytes(png) and origin.is_named_by(record)
 
 
+def proves_json(sealed: bytes, origin: Origin) -> bool:
+    """The same for the bytes of a JSON file."""
+    return _json_proves(_parsed(sealed), origin)
+
+
+def json_in(sealed: bytes) -> dict[str, Any]:
+    """What was sealed, without its record; an empty object where the bytes are none."""
+    content = _parsed(sealed)
+    content.pop(_MADE_FROM, None)
+    return content
+
+
+def record_of_json(sealed: bytes) -> dict[str, Any]:
+    """The record in a JSON file's bytes; an empty one where there is none."""
+    record = _parsed(sealed).get(_MADE_FROM)
+    return _named(record) if isinstance(record, dict) else {}
+
+
 def record_in(file: Path) -> dict[str, Any]:
     """The record that one written file carries, damaged or not; an empty one where there is none, or behind a link."""
     if file.is_symlink():
@@ -178,8 +196,7 @@ def record_in(file: Path) -> dict[str, Any]:
     if file.name == RECORD:
         return _named(_parsed(_read(file)))
     if file.suffix == ".json":
-        record = _parsed(_read(file)).get(_MADE_FROM)
-        return _named(record) if isinstance(record, dict) else {}
+        return record_of_json(_read(file))
     if file.suffix == ".mp4":
         return _named(_parsed(_note(file)))
     if file.suffix in RASTERS:
