@@ -83,20 +83,31 @@ def test_accept_chooses_what_is_made_of_the_result(served: Served, result: Any) 
 
 
 @pytest.mark.parametrize(
-    ("tile", "times", "said"),
+    ("show", "tile", "times", "said"),
     [
-        ([[0, 1], [1, 0]], (200, 200), "158... outlines and holes or more, at most 100000 are made. ask for show=rle"),
-        ([[0, 0], [1, 0]], (400, 400), "159... outlines and holes or more"),
-        ([[0, 0], [1, 0], [1, 1]], (700, 700), "outlines and holes of 1...... points, at most 1000000 are made"),
+        (
+            "polygons",
+            [[0, 1], [1, 0]],
+            (200, 200),
+            "158... outlines and holes or more, at most 100000 are made. ask for show=rle",
+        ),
+        ("polygons", [[0, 0], [1, 0]], (400, 400), "159... outlines and holes or more"),
+        (
+            "polygons",
+            [[0, 0], [1, 0], [1, 1]],
+            (700, 700),
+            "outlines and holes of 1...... points, at most 1000000 are made",
+        ),
+        ("rle", [[0], [1]], (1500, 1500), "run lengths would be 4500000 or more"),
     ],
-    ids=["checkerboard", "dots", "combs"],
+    ids=["checkerboard", "dots", "combs", "stripes"],
 )
-def test_polygons_that_would_fill_the_memory_are_refused_before_they_are_made(
-    tile: list[list[int]], times: tuple[int, int], said: str
+def test_what_would_fill_the_memory_is_refused_before_it_is_made(
+    show: str, tile: list[list[int]], times: tuple[int, int], said: str
 ) -> None:
     """A checkerboard of 2000x2000 pixels took 18.7 s and 655 MB."""
     mask = np.tile(np.array(tile, np.uint8), times)
-    kind = chosen("application/json; show=polygons", KINDS)
+    kind = chosen(f"application/json; show={show}", KINDS)
     assert kind
 
     with pytest.raises(InputError, match=said):

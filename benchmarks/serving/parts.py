@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from benchmarks.serving.page import Outcome
 from segpipe import Segmenter, testing
 from segpipe.cores import usable_cores
 from segpipe.media.images import encode_png
+from tests import half_rows
+from tests.children import wait_until
 from tests.serving import Served, picture, serving
 from tests.test_serve_swap import OTHER, lead, sha256
 
@@ -29,6 +32,7 @@ QUEUE = 16
 SPREAD = 1.5  # of the slowest answers over the mean of a full queue
 MOST_GROWTH = 2.0  # percent
 REQUESTS = 20_000
+FRAMES = 25  # that a shadow compares
 REFUSED_DOOR = "ClientConnectorError"
 
 
@@ -207,6 +211,44 @@ def drain(folder: Path) -> Outcome:
     )
 
 
+def shadow(folder: Path) -> Outcome:
+    """Two artifacts with passed verdicts, one planted (weights of a class negated), every picture shadowed."""
+    lines = [
+        "| artifact | frames compared | pixels that differ | of | beyond a frame's limit | drift |",
+        "|---|---|---|---|---|---|",
+    ]
+    drift, said = {}, {}
+    for name, scale in (("planted", -1.0), ("honest", 1.0)):
+        run = half_rows.make_run(folder / name, scale)
+        options = ("--backend", half_rows.ROW.name, "--shadow", "1")
+        with serving(run, *options, before=f"from {half_rows.__name__} import add_row\nadd_row()") as server:
+            for number in range(FRAMES):
+                server.segment(picture(160, 240, number))
+                wait_until(partial(_has_compared, server, number + 1))
+            seen = [
+                _shadow(server, of) for of in ("frames_total", "flips_total", "pixels_total", "beyond_total", "drift")
+            ]
+            said[name] = [line for line in server.end()[1].splitlines() if "drift" in line]
+        lines.append(f"| {name} | {' | '.join(f'{number:g}' for number in seen)} |")
+        drift[name] = seen[-1]
+    lines += ["", f"The planted one's log: `{said['planted'][0]}`"] if said["planted"] else []
+    return Outcome(
+        lines,
+        {
+            "the planted one is seen, in metrics and log": drift["planted"] == 1 and bool(said["planted"]),
+            "the honest one is not": drift["honest"] == 0 and not said["honest"],
+        },
+    )
+
+
+def _has_compared(server: Served, frames: int) -> bool:
+    return _shadow(server, "frames_total") == frames
+
+
+def _shadow(server: Served, name: str) -> float:
+    return next(value for told, value in server.metrics().items() if told.startswith(f"segpipe_shadow_{name}"))
+
+
 def batches(_: Path) -> Outcome:
     """Processor time of a frame on one core, by the number of frames in a call; in brackets how many times as fast."""
     from benchmarks.serving.batches import measured  # torch loads here
@@ -214,4 +256,4 @@ def batches(_: Path) -> Outcome:
     return measured()
 
 
-PARTS = {part.__name__: part for part in (overhead, overload, swap, memory, drain, openapi, batches)}
+PARTS = {part.__name__: part for part in (overhead, overload, swap, memory, drain, shadow, openapi, batches)}

@@ -19,6 +19,7 @@ Make = Callable[[Any, NDArray[Any]], bytes]
 """From the result, or the things, and the frame that they were made of, to a body."""
 _SHOW = "show"
 _MOST_RINGS, _MOST_POINTS = 100_000, 1_000_000  # of polygons: half a second each, and 100 MB
+_MOST_RUNS = 4_000_000  # a second and 200 MB
 _MOST_ENTRIES = 64  # of Accept that are looked at; browsers send ten
 
 
@@ -98,21 +99,24 @@ def _shares(result: Result, _: NDArray[Any]) -> bytes:
 
 def _polygons(result: Result, _: NDArray[Any]) -> bytes:
     if rings := rings_beyond(result.mask, len(result.classes), _MOST_RINGS):
-        raise _too_many(f"{rings} outlines and holes or more", _MOST_RINGS)
+        raise _too_many("polygons", f"{rings} outlines and holes or more", _MOST_RINGS, "show=rle, or for the mask")
     found = result.polygons()
     points = sum(len(ring) for pieces in found.values() for piece in pieces for ring in (piece.outline, *piece.holes))
     if points > _MOST_POINTS:
-        raise _too_many(f"outlines and holes of {points} points", _MOST_POINTS)
+        raise _too_many("polygons", f"outlines and holes of {points} points", _MOST_POINTS, "show=rle, or for the mask")
     return _json(result, {name: [*map(_points, pieces)] for name, pieces in found.items()})
 
 
-def _too_many(what: str, most: int) -> InputError:
-    return InputError(
-        f"this picture's polygons would be {what}, at most {most} are made", hint="ask for show=rle, or for the mask"
-    )
+def _too_many(kind: str, what: str, most: int, instead: str) -> InputError:
+    message = f"this picture's {kind} would be {what}, at most {most} are made"
+    return InputError(message, hint=f"ask for {instead}")
 
 
 def _run_lengths(result: Result, _: NDArray[Any]) -> bytes:
+    mask = result.mask
+    runs = int(np.count_nonzero(mask[1:] != mask[:-1])) + mask.shape[1]
+    if runs > _MOST_RUNS:
+        raise _too_many("run lengths", f"{runs} or more", _MOST_RUNS, "the mask")
     return _json(result, result.rle())
 
 
