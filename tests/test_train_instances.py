@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 import torch
 
+from segpipe.errors import ConfigError
 from stages.config.file import load_config
+from stages.config.losses import CrossEntropy, ThingWeights
 from stages.data.shapes import CLASSES, PALETTE, ShapesSplit
 from stages.models.centremask import CentreMask
+from stages.tasks import offline_task_of
 from stages.train.fit import Subject, learn_subject
 from stages.train.resume import KeepResumePoint, ResumePoints
 from stages.train.trainer import Folders
-from tests.test_centremask import CONTRACT, split
+from tests.test_centremask import CONTRACT, batch, network, split
 from tests.tiny import write_toml
 
 TOML = """
@@ -76,3 +79,33 @@ def test_training_on_things_stops_and_resumes_to_the_same_weights(
     assert weights.keys() == resumed.best["weights"].keys()
     assert all(torch.equal(weights[name], resumed.best["weights"][name]) for name in weights)
     assert (tmp_path / "whole" / "sheet.png").stat().st_size > 0
+
+
+def test_weights_of_the_loss_are_no_parameter_at_their_defaults_and_refused_where_there_are_no_things(
+    tmp_path: Path,
+) -> None:
+    folder = write_toml(tmp_path, TOML)
+    of_things = 'task={kind="instances"}'
+    weighed = load_config(folder, [of_things, "train.things={semantic=0.0, boxes=4.0}"])
+
+    assert "things" not in load_config(folder, [of_things]).training()["train"]
+    assert weighed.training()["train"]["things"] == {"semantic": 0.0, "boxes": 4.0}
+    with pytest.raises(ConfigError, match=r"\[train.things\] weighs the parts"):
+        load_config(folder, ["train.things.boxes=4.0"])
+    with pytest.raises(ConfigError, match="no thing is learnt"):
+        load_config(folder, [of_things, "train.things.heat=0"])
+
+
+def test_each_weight_counts_its_part_of_the_loss() -> None:
+    images, ids = batch()
+    answer = network().train()(images)
+    task = offline_task_of(CONTRACT)
+
+    def loss(**weights: float) -> float:
+        module = task.loss((CrossEntropy(kind="cross-entropy"),), None, lambda value: value, ThingWeights(**weights))
+        return float(module(answer, ids).detach())
+
+    least, masks, semantic = loss(masks=0, semantic=0), loss(semantic=0), loss(masks=0)
+    assert min(masks, semantic) > least > 0
+    assert loss() == pytest.approx(masks + semantic - least, rel=1e-5)
+    assert loss(heat=2, boxes=4, masks=4, semantic=2) == pytest.approx(2 * loss(), rel=1e-5)

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from stages.config.section import Section, Share
 
+NonNegative = Annotated[float, Field(ge=0)]
 OWN = "package.module:factory"
 
 
@@ -80,6 +81,25 @@ class OwnLoss(LossTerm):
     kind: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     options: dict[str, Any] = Field(default_factory=dict)
     """What the factory is called with."""
+
+
+class ThingWeights(Section):
+    """[train.things]: what each part of the loss of things counts in the sum; `loss` says how `semantic` is made."""
+
+    heat: NonNegative = 1.0
+    """Centres, by a focal loss."""
+    boxes: NonNegative = 2.0
+    """GIoU."""
+    masks: NonNegative = 2.0
+    """Cross-entropy and Dice, where the network gives masks."""
+    semantic: NonNegative = 1.0
+    """The class of each pixel."""
+
+    @model_validator(mode="after")
+    def _finds_things(self) -> "ThingWeights":
+        if not (self.heat and self.boxes):
+            raise ValueError("without heat and boxes no thing is learnt: give both more than 0")
+        return self
 
 
 def _tag(term: Any) -> str | None:

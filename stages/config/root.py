@@ -17,6 +17,7 @@ from stages.config.data import (
     ShapesData,
     VocData,
 )
+from stages.config.losses import ThingWeights
 from stages.config.section import Section, Share
 from stages.config.task import InstancesConfig, SemanticConfig, TaskConfig
 from stages.config.train import AugmentConfig, TrainConfig
@@ -321,6 +322,8 @@ class Config(Section):
             for problem, wrong in self._not_for_things().items():
                 if wrong:
                     raise ValueError(f"{problem} [task] kind 'instances'")
+        elif self.train.things != ThingWeights():
+            raise ValueError("[train.things] weighs the parts of a loss that [task] kind 'instances' has alone")
         elif of_things:
             raise ValueError(f"[data] of kind '{self.data.kind}' labels things so: set [task] kind = \"instances\"")
         return self

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from stages.config.losses import CrossEntropy, Loss
+from stages.config.losses import CrossEntropy, Loss, ThingWeights
 from stages.config.section import Section, Share
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -95,6 +95,8 @@ class TrainConfig(Section):
     loss: Annotated[tuple[Loss, ...], Field(min_length=1)] = (CrossEntropy(kind="cross-entropy"),)
     class_weights: Literal["none", "median-frequency", "log-frequency"] | tuple[NonNegative, ...] = "none"
     """What each class counts in the loss: by its frequency, or a number each."""
+    things: ThingWeights = ThingWeights()
+    """For [task] kind "instances": what each part of its loss counts."""
     auxiliary_weight: NonNegative = 0.4
     """What the loss of each auxiliary output counts, for networks that have some while they train."""
 

@@ -42,8 +42,10 @@ class OfflineTask(Protocol):
         """One frame's augmented labels as what the loss takes, a tensor."""
         ...
 
-    def loss(self, terms: Sequence[Any], class_weights: Sequence[float] | None, averaging: Any) -> Any:
-        """The module that makes one number of an output and its batch of targets."""
+    def loss(
+        self, terms: Sequence[Any], class_weights: Sequence[float] | None, averaging: Any, things: Any = ...
+    ) -> Any:
+        """The module that makes one number of an output and its batch of targets. `things`: weights of its parts."""
         ...
 
     def at_targets(self, output: Any, targets: Any) -> Any:

@@ -10,7 +10,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from segpipe.contract.schema import InstanceContract
 from segpipe.id_maps import IDS_A_CLASS, NO_CLASS, UNLABELLED
-from stages.config.losses import Loss
+from stages.config.losses import Loss, ThingWeights
 from stages.models.centremask import REACH_PX
 from stages.tasks.losses import Averaging, SegmentationLoss
 
@@ -19,16 +19,6 @@ _LEAST_PX = 16
 _SPREAD = 0.12  # of a centre's blob, as a share of its box's shorter side
 _NEAR = tuple((down, across) for down in (-1, 0, 1) for across in (-1, 0, 1))
 """Cells around a centre that answer for its box: a peak one cell off must know it too."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What each part counts in the sum."""
-
-    heat: float = 1.0
-    boxes: float = 2.0
-    masks: float = 2.0
-    semantic: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +42,7 @@ class InstanceLoss(nn.Module):
     """
 
     def __init__(
-        self, contract: InstanceContract, terms: Sequence[Loss], averaging: Averaging, weights: Weights
+        self, contract: InstanceContract, terms: Sequence[Loss], averaging: Averaging, weights: ThingWeights
     ) -> None:
         super().__init__()
         self._stride, self._numbers = contract.output_stride, contract.thing_numbers

@@ -16,10 +16,12 @@ from segpipe.instance_metrics import InstanceFigures, InstanceMeter
 from segpipe.instances import Instances
 from segpipe.runtime.request import Outputs
 from segpipe.tasks.instances import InstanceTask
-from stages.config.losses import Loss
+from stages.config.losses import Loss, ThingWeights
 from stages.models import reference
-from stages.tasks.instance_losses import InstanceLoss, Weights
+from stages.tasks.instance_losses import InstanceLoss
 from stages.tasks.losses import Averaging
+
+_WEIGHTS = ThingWeights()
 
 
 class ThingsMeter(nn.Module):
@@ -64,11 +66,17 @@ class OfflineInstances:
         """The id map, HxW."""
         return torch.from_numpy(labels.astype(np.int64))
 
-    def loss(self, terms: Sequence[Loss], class_weights: Sequence[float] | None, averaging: Averaging) -> InstanceLoss:
+    def loss(
+        self,
+        terms: Sequence[Loss],
+        class_weights: Sequence[float] | None,
+        averaging: Averaging,
+        things: ThingWeights = _WEIGHTS,
+    ) -> InstanceLoss:
         """Centres, boxes and masks, and the terms for the class of every pixel."""
         if class_weights is not None:
             raise ConfigError("train.class_weights is for the task 'semantic'", hint="leave it out")
-        return InstanceLoss(self._contract, terms, averaging, Weights())
+        return InstanceLoss(self._contract, terms, averaging, things)
 
     def at_targets(self, output: Any, targets: Tensor) -> Any:
         """As it is: things are compared on the output's cells."""

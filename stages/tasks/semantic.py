@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from segpipe import metrics
 from segpipe.contract.schema import Placement, SemanticContract
-from stages.config.losses import Loss
+from stages.config.losses import Loss, ThingWeights
 from stages.models import reference
 from stages.tasks.losses import Averaging, SegmentationLoss
 
@@ -58,9 +58,13 @@ class OfflineSemantic:
         return torch.from_numpy(labels.astype(np.int64))
 
     def loss(
-        self, terms: Sequence[Loss], class_weights: Sequence[float] | None, averaging: Averaging
+        self,
+        terms: Sequence[Loss],
+        class_weights: Sequence[float] | None,
+        averaging: Averaging,
+        things: ThingWeights | None = None,
     ) -> SegmentationLoss:
-        """A weighted sum of terms over the labelled pixels."""
+        """A weighted sum of terms over the labelled pixels. There are no things."""
         return SegmentationLoss(terms, self._contract.ignore_index, class_weights, averaging)
 
     def at_targets(self, output: Tensor, targets: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Learner(LightningModule):
         """What the meter counted on the whole validation split, once there was one."""
         self.meter = self.task.meter()
         self._config, self._plan = config, plan
-        self._loss = self.task.loss(config.loss, plan.class_weights, self._over_processes)
+        self._loss = self.task.loss(config.loss, plan.class_weights, self._over_processes, config.things)
         self._batch_began = time.monotonic()
         self.on_train_epoch_start()
 
