@@ -163,6 +163,18 @@ def test_rows_with_a_number_that_is_none_are_no_answers() -> None:
     assert found.boxes.shape == (0, 4)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["boxes", "scores", "labels", "masks", "semantic"])
+def test_a_tensor_of_no_numbers_is_an_answer_without_them_and_no_warning(name: str, value: float) -> None:
+    broken = np.full_like(tensors()[name], value, np.float32)
+    found = decoded(**{name: broken})
+
+    assert np.isfinite(found.boxes).all()
+    assert len(found) == (2 if name in {"masks", "semantic"} else 0)
+    assert found.panoptic().shape == found.overlay(frame()).shape[:2] == (SIDE, SIDE)
+    assert len(found.rle()) == len(found.coco()) == len(found)
+
+
 def test_no_thing_at_all_is_an_answer() -> None:
     found = decoded(scores=np.zeros(4, np.float32))
 

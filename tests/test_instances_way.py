@@ -25,6 +25,7 @@ from stages.validate.pages.page import html, markdown
 from tests.calling import call
 from tests.conftest import made_once
 from tests.serving import serving
+from tests.test_instances import CONTRACT
 from tests.things_run import make_things_run
 from tests.tiny import write_toml
 from tests.using import make_video, names_below
@@ -328,6 +329,16 @@ def test_predict_writes_id_map_overlay_and_cocos_json(found_in_all: Path, tmp_pa
     assert set(np.unique(classes_in(ids))) == {0, 1, 2}
     assert read_image(tmp_path / "out" / "overlays" / "one.png").shape == (40, 60, 3)
     assert read_image(tmp_path / "out" / "colours" / "one.png").shape == (40, 60, 3)
+
+
+def test_predict_says_where_there_may_be_more_things_than_the_network_has_rows(
+    tmp_path: Path, image: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_things_run(tmp_path / "run", CONTRACT.model_copy(update={"threshold": 0.0}))
+    call("predict", run, image, "-o", tmp_path / "out")
+
+    assert json.loads((tmp_path / "out/things/one.json").read_text())["there_may_be_more"]
+    assert "each of the network's 4 rows is a thing" in caplog.text
 
 
 def test_predict_finds_things_in_tiles_and_tells_each_once(found_in_all: Path, tmp_path: Path, image: Path) -> None:

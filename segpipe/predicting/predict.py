@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.errors import InputError, SegpipeError, StorageError
 from segpipe.installed import rasters
-from segpipe.instances import coco_document
+from segpipe.instances import Instances, coco_document
 from segpipe.media.files import read_regular
 from segpipe.media.images import encode_png, write_png
 from segpipe.predicting.done import Source, is_done, seal, seal_json, write_json
@@ -127,6 +127,8 @@ def _predict_image(segmenter: AnySegmenter, path: Path, job: Job) -> Predicted:
     for folder in origins:
         require_ours(_picture(job, folder, path), job.out)
     frame, mask, _ = segment(segmenter, path, content, job)
+    if isinstance(mask, Instances) and mask.exceeded:
+        _log.warning("%s: each of the network's %d rows is a thing: there may be more", path, mask.contract.top)
     for folder in {OVERLAYS, COLOURS, THINGS}.difference(origins):
         if remove_stale(stale := _picture(job, folder, path), source, job.out):
             _log.info("%s: removed, it was made of another %s", stale, path.name)

@@ -41,7 +41,7 @@ class InstanceTask:
         contract = self._contract
         boxes, scores, labels = self._rows(tensors)
         with np.errstate(invalid="ignore"):
-            good = (scores >= contract.threshold) & np.isfinite(boxes).all(1)
+            good = (scores >= contract.threshold) & np.isfinite(scores) & np.isfinite(boxes).all(1)
         kept = np.flatnonzero(good & (labels >= 0) & (labels < len(contract.things)))
         kept = kept[np.argsort(-scores[kept], kind="stable")]
         moved = on_frame(boxes[kept], placement)
