@@ -166,8 +166,8 @@ def test_rows_with_a_number_that_is_none_are_no_answers() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["boxes", "scores", "labels", "masks", "semantic"])
 def test_a_tensor_of_no_numbers_is_an_answer_without_them_and_no_warning(name: str, value: float) -> None:
-    broken = np.full_like(tensors()[name], value, np.float32)
-    found = decoded(**{name: broken})
+    broken: Any = {name: np.full_like(tensors()[name], value, np.float32)}
+    found = decoded(**broken)
 
     assert np.isfinite(found.boxes).all()
     assert len(found) == (2 if name in {"masks", "semantic"} else 0)
