@@ -41,12 +41,12 @@ width = 160
 [task]
 kind = "instances"
 things = ["disc", "box", "triangle", "ring"]
-top = 32
+top = 10
 
 [model]
 name = "torchvision/maskrcnn_mobilenet_v3_large_fpn"
 trained = "{WEIGHTS}"
-options = {{ width = 64, anchors = [16, 24, 40, 64, 96], tried = 200, proposals = 64, candidates = 128 }}
+options = {{ width = 32, anchors = [16, 24, 40, 64, 96], tried = 200, proposals = 64, candidates = 128 }}
 
 [export]
 fp32_islands = "auto"
@@ -111,12 +111,11 @@ def trained(config: Config, base: Path, seconds: float) -> dict[str, Tensor]:
 def theirs(config: Config) -> MaskRCNN:
     """torchvision's network of the parts that ours is made of, which it normalises and never resizes for."""
     ours: Any = build_for(config.model, draft_contract(config))
-    ours.roi_heads.detections_per_img = 32
     size = (config.input.height, config.input.width)
     whole = MaskRCNN(ours.backbone, 2, rpn_anchor_generator=ours.rpn.anchor_generator, fixed_size=size)
     whole.rpn, whole.roi_heads = ours.rpn, ours.roi_heads
     whole.rpn._pre_nms_top_n["training"], whole.rpn._post_nms_top_n["training"] = 400, 200
-    whole.roi_heads.fg_bg_sampler.batch_size_per_image = 64
+    whole.roi_heads.fg_bg_sampler.batch_size_per_image = 32
     return whole
 
 

@@ -194,6 +194,7 @@ def coco_document(found: Instances, name: str) -> dict[str, Any]:
         "categories": [{"id": number, "name": thing} for number, thing in enumerate(found.contract.things, 1)],
         "annotations": found.coco(name),
         "there_may_be_more": found.exceeded,
+        **({} if found.settled else {"settled": False}),
     }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segpipe.contract.schema import InstanceContract
 from segpipe.id_maps import Crop, tight
-from segpipe.instances import Instances
+from segpipe.instances import Instances, coco_document
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.request import Outputs
 from segpipe.runtime.tiling import Tiling
@@ -26,7 +26,7 @@ Painted = tuple[int, int, int, int, int]
 
 
 class Oracle:
-    """Red is the number of a thing, green one more than its label. A tile of the network's size, no more."""
+    """Red is the number of a thing, green one more than its label; blue: it ends early. A tile of its size, no more."""
 
     name, device = "oracle", "cpu"
 
@@ -60,6 +60,7 @@ class Oracle:
             contract=self.contract,
             placement=self.contract.place(TILE, TILE),
             exceeded=len(numbers) == self.top,
+            settled=not frame[:, :, 2].any(),
             semantic=np.eye(3, dtype=np.float32)[frame[:, :, 1]].transpose(2, 0, 1)
             if self.contract.semantic_name
             else None,
@@ -164,6 +165,15 @@ def test_one_tile_with_more_things_than_rows_says_that_there_may_be_more() -> No
     assert found.exceeded
     assert done[-1] == (len(done), len(done))
     assert oracle.seen == len(done) + 1  # the first tile tells how large its maps are
+
+
+def test_a_tile_in_which_the_network_ended_early_is_said_of_the_frame() -> None:
+    frame = frame_of([(2, 2, 9, 9, 0)])
+    told = coco_document(found_in(frame), "one")
+    frame[60, 80, 2] = 1
+
+    assert not found_in(frame).settled
+    assert coco_document(found_in(frame), "one") == {**told, "settled": False}
 
 
 # the merging itself

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import nms
 
+from segpipe.errors import ConfigError
 from stages.models.mask_rcnn.network import StaticMaskRCNN
 from stages.models.mask_rcnn.pooling import Places, Pyramid, canvas_of, pooled
 from stages.models.mask_rcnn.suppression import suppress
@@ -131,3 +133,70 @@ def test_fewer_candidates_than_there_are_are_said_unless_the_rows_are_full() -> 
         short = StaticMaskRCNN(theirs(0, box_detections_per_img=99), candidates=100).eval()(images())[-1]
 
     assert (full.flatten().tolist(), short.flatten().tolist()) == ([1, 1], [0, 0])
+
+
+def test_some_categories_of_a_network_that_knows_more_are_told_under_their_own_numbers() -> None:
+    """What another category suppresses or outbids is as it was."""
+    whole = theirs(0, box_detections_per_img=200)
+    network = StaticMaskRCNN(whole, categories=(4, 2)).eval()
+    with torch.inference_mode():
+        every = StaticMaskRCNN(whole).published(images())
+        boxes, scores, labels, masks, *_ = network(images())
+        alone = network.published(images())
+
+    for number, one in enumerate(every):
+        of_them = (one["labels"] == 4) | (one["labels"] == 2)
+        wanted = torch.where(one["labels"][of_them] == 4, 0, 1)
+        count = len(wanted)
+        assert 0 < count < len(one["labels"])
+        assert labels[number, :count].tolist() == wanted.tolist() == (alone[number]["labels"] - 1).tolist()
+        assert (scores[number, :count] - one["scores"][of_them]).abs().max() < SAME
+        assert (boxes[number, :count] - one["boxes"][of_them]).abs().max() < SAME_PX
+        assert (masks[number, :count].sigmoid() - one["masks"][of_them, 0]).abs().max() < SAME_MASKS
+
+
+def test_categories_that_the_head_does_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"categories: \[1, 9\]"):
+        StaticMaskRCNN(theirs(), categories=(1, 9))
+
+
+def test_the_names_of_torchvisions_published_weights_are_todays() -> None:
+    network = StaticMaskRCNN(theirs())
+    names = {
+        "backbone.fpn.inner_blocks.0.weight": "backbone.fpn.inner_blocks.0.0.weight",
+        "rpn.head.conv.bias": "rpn.head.conv.0.0.bias",
+        "roi_heads.mask_head.mask_fcn1.weight": "roi_heads.mask_head.0.0.weight",
+    }
+
+    assert {old: network.modern(old) for old in names} == names
+    assert names.keys().isdisjoint(network.state_dict())
+    assert {*names.values()} <= network.state_dict().keys()
+    assert [network.modern(name) for name in network.state_dict()] == [*network.state_dict()]
+
+
+def test_a_network_without_a_pyramid_and_with_a_threshold_of_its_own_is_answered_too() -> None:
+    """What people put together: one map, anchors of several sizes on it, and unlikely proposals left out."""
+    backbone: Any = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())
+    backbone.out_channels = 8
+    pools = [torchvision.ops.MultiScaleRoIAlign(["0"], side, 2) for side in (7, 14)]
+    whole = theirs(
+        backbone=backbone,
+        rpn_anchor_generator=AnchorGenerator(((16, 32),), ((0.5, 1.0, 2.0),)),
+        box_roi_pool=pools[0],
+        mask_roi_pool=pools[1],
+        rpn_score_thresh=0.5,
+    )
+    network = StaticMaskRCNN(whole).eval()
+    with torch.inference_mode():
+        wanted, (boxes, scores, *_) = network.published(images()), network(images())
+
+    for number, one in enumerate(wanted):
+        count = len(one["scores"])
+        assert int((scores[number] > 0).sum()) == count > 0
+        assert (scores[number, :count] - one["scores"]).abs().max() < SAME
+        assert (boxes[number, :count] - one["boxes"]).abs().max() < SAME_PX
+
+
+def test_pooling_with_as_many_samples_as_a_box_is_large_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sampling_ratio -1"):
+        Places(torchvision.ops.MultiScaleRoIAlign(["0"], 7, -1))

@@ -48,7 +48,8 @@ MOBILENET = 'model={name="torchvision/maskrcnn_mobilenet_v3_large_fpn", options=
 def run_with(folder: Path, toml: str = TOML) -> Path:
     """A run that names torchvision's weights."""
     write_toml(folder, toml)
-    torch.save(theirs().state_dict(), folder / "theirs.pth")
+    older = {name.replace("mask_head.0.0.", "mask_head.mask_fcn1."): w for name, w in theirs().state_dict().items()}
+    torch.save(older, folder / "theirs.pth")
     return folder
 
 
@@ -94,6 +95,17 @@ def test_masks_left_out_are_refused(tmp_path: Path) -> None:
     config = load_config(write_toml(tmp_path, TOML), [MOBILENET, 'task.masks="none"'])
 
     with pytest.raises(ConfigError, match="gives masks"):
+        build_for(config.model, draft_contract(config))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("proposals=4000", "proposals is 4000, wanted 1 to 3840"), ("outputs=91", "categories: 0 numbers for 4 things")],
+)
+def test_options_that_nothing_can_be_made_of_are_refused(tmp_path: Path, option: str, words: str) -> None:
+    config = load_config(write_toml(tmp_path, TOML), [MOBILENET, f"model.options={{{option}}}"])
+
+    with pytest.raises(ConfigError, match=words):
         build_for(config.model, draft_contract(config))
 
 

@@ -36,26 +36,25 @@ CONTRACT = InstanceContract(
 )
 GRAPH = Path(__file__).parent / "data" / "mask_rcnn.onnx"
 _WIDE = 8
+_RATIOS = (0.5, 1.0, 2.0)
 
 
 def theirs(seed: int = 0, things: int = THINGS, **settings: Any) -> MaskRCNN:
     """In evaluation mode."""
     trunk = nn.Sequential(*(nn.Sequential(nn.Conv2d(i, o, 3, 2, 1), nn.ReLU()) for i, o in pairwise((3, *[_WIDE] * 5))))
-    found = MaskRCNN(
-        BackboneWithFPN(trunk, {"1": "0", "2": "1", "3": "2", "4": "3"}, [_WIDE] * 4, _WIDE),
-        rpn_anchor_generator=AnchorGenerator(tuple((side,) for side in (16, 24, 40, 64, 80)), ((0.5, 1.0, 2.0),) * 5),
-        box_head=TwoMLPHead(_WIDE * 49, 32),
-        box_predictor=FastRCNNPredictor(32, things + 1),
-        mask_head=MaskRCNNHeads(_WIDE, (_WIDE,), 1),
-        mask_predictor=MaskRCNNPredictor(_WIDE, _WIDE, things + 1),
-        **{
-            "rpn_pre_nms_top_n_test": 128,
-            "rpn_post_nms_top_n_test": 96,
-            "box_detections_per_img": TOP,
-            **settings,
-        },
-    )
-    _fill(found, seed)
+    parts: dict[str, Any] = {
+        "backbone": BackboneWithFPN(trunk, {"1": "0", "2": "1", "3": "2", "4": "3"}, [_WIDE] * 4, _WIDE),
+        "rpn_anchor_generator": AnchorGenerator(tuple((side,) for side in (16, 24, 40, 64, 80)), (_RATIOS,) * 5),
+        "box_head": TwoMLPHead(_WIDE * 49, 32),
+        "box_predictor": FastRCNNPredictor(32, things + 1),
+        "mask_head": MaskRCNNHeads(_WIDE, (_WIDE,), 1),
+        "mask_predictor": MaskRCNNPredictor(_WIDE, _WIDE, things + 1),
+        "rpn_pre_nms_top_n_test": 128,
+        "rpn_post_nms_top_n_test": 96,
+        "box_detections_per_img": TOP,
+    }
+    found = MaskRCNN(**parts | settings)
+    fill(found, seed)
     return found.eval()
 
 
@@ -64,7 +63,7 @@ _LOUD = {"rpn.head.cls_logits": 4.0}
 
 
 @torch.no_grad()
-def _fill(network: nn.Module, seed: int) -> None:
+def fill(network: nn.Module, seed: int) -> None:
     """numpy's numbers are the same on every processor."""
     rng = np.random.default_rng(seed)
     for name, weight in network.named_parameters():
@@ -89,8 +88,8 @@ def frames() -> Iterator[NDArray[Any]]:
     yield from (shapes.sample(index)[0] for index in range(2))
 
 
-def main() -> None:
-    """Trace the network again."""
+def traced() -> onnx.ModelProto:
+    """The network's graph, with its contract."""
     from stages.export.clean import clean
     from stages.export.trace import trace
     from stages.graphs.naming import name_nodes
@@ -98,8 +97,8 @@ def main() -> None:
     model = clean(trace(network(3, THINGS + 1, THINGS, TOP), CONTRACT, 18))
     name_nodes(model)
     onnx.helper.set_model_props(model, {METADATA_KEY: CONTRACT.to_json()})
-    onnx.save(model, GRAPH)
+    return model
 
 
 if __name__ == "__main__":
-    main()
+    onnx.save(traced(), GRAPH)

@@ -1,7 +1,7 @@
 """Puts a trained network's own weights into it: all of them, or none and the reasons in one message."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -60,6 +60,8 @@ def load_trained(network: nn.Module, config: ModelConfig, base: Path) -> Adopted
     found = read_weights(path, SETTING)
     if checkpoint.is_pruned(path):
         reshaped_to(network, found.tensors)
+    if (modern := getattr(network, "modern", None)) is not None:
+        found = replace(found, tensors={modern(name): tensor for name, tensor in found.tensors.items()})
     own = network.state_dict()
     fit = _placed(_shapes(found.tensors), _shapes(own), path.name)
     for name, original in fit.taken.items():

@@ -19,6 +19,7 @@ _LAYERS = {"2": "0", "4": "1", "7": "2", "16": "3"}
 """Of MobileNetV3's trunk: the last at a quarter, an eighth, a sixteenth and a thirty-second of the side."""
 _ANCHORS_PX = (32, 64, 128, 256, 512)
 _RATIOS = (0.5, 1.0, 2.0)
+_MOST = 3840
 
 
 def build(
@@ -29,6 +30,8 @@ def build(
     top: int,
     *,
     masks: str = "boxed",
+    outputs: int | None = None,
+    categories: Sequence[int] = (),
     width: int = 256,
     anchors: Sequence[int] = _ANCHORS_PX,
     tried: int = 1000,
@@ -41,11 +44,22 @@ def build(
 ) -> StaticMaskRCNN:
     """`width` and `anchors` (pixels, one a level) are for MobileNetV3's; the others' are torchvision's.
 
-    `tried` anchors a level become at most `proposals`, and of these `candidates` for the last suppression. Weights that
-    were trained with frozen batch norms of another epsilon say so: COCO_V1 of resnet50_fpn has 0.
+    `outputs` are the head's, background among them, where it tells more than `things`: `categories` are their numbers
+    there. `tried` anchors a level become at most `proposals`, and of these `candidates` for the last suppression.
+    Weights that were trained with frozen batch norms of another epsilon say so: COCO_V1 of resnet50_fpn has 0.
     """
     if masks == "none":
         raise ConfigError(f"[task] masks = 'none': torchvision/{name} gives masks", hint="leave it out, or centremask")
+    for option, count in {"tried": tried, "proposals": proposals, "candidates": candidates, "steps": steps}.items():
+        if not 1 <= count <= _MOST:
+            hint = f"{_MOST} is the most that TensorRT picks"
+            raise ConfigError(f"[model] options.{option} is {count}, wanted 1 to {_MOST}", hint=hint)
+    if outputs is not None and len(categories) != things:
+        raise ConfigError(
+            f"[model] options.categories: {len(categories)} numbers for {things} things",
+            hint="give the number of each of [task] things in the head, in their order",
+        )
+    told = outputs or things + 1
     settings: dict[str, Any] = {
         "rpn_pre_nms_top_n_test": tried,
         "rpn_post_nms_top_n_test": proposals,
@@ -54,15 +68,15 @@ def build(
         "box_detections_per_img": top,
     }
     if name == "maskrcnn_mobilenet_v3_large_fpn":
-        whole = _on_mobilenet(things + 1, width, anchors, settings)
+        whole = _on_mobilenet(told, width, anchors, settings)
     else:
-        settings |= {"weights": None, "weights_backbone": None, "num_classes": things + 1}
+        settings |= {"weights": None, "weights_backbone": None, "num_classes": told}
         whole = torchvision.models.get_model(name, **settings)
     adapt_stem(whole.backbone.body, channels)
     for module in whole.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = norm_eps
-    return StaticMaskRCNN(whole, candidates=candidates, steps=steps)
+    return StaticMaskRCNN(whole, categories=categories, candidates=candidates, steps=steps)
 
 
 def _on_mobilenet(outputs: int, width: int, anchors: Sequence[int], settings: dict[str, Any]) -> MaskRCNN:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import MultiScaleRoIAlign
 
+from segpipe.errors import ConfigError
+
 Size = tuple[int, int]
 """Height and width."""
 
@@ -77,6 +79,11 @@ class Places(nn.Module):
     def __init__(self, pool: MultiScaleRoIAlign) -> None:
         super().__init__()
         self.side, self.samples = pool.output_size[0], pool.sampling_ratio
+        if self.samples < 1:
+            raise ConfigError(
+                f"RoIAlign with sampling_ratio {self.samples} takes more samples for larger boxes",
+                hint="train with 2, as torchvision's own networks do",
+            )
         self.canonical = pool.canonical_scale, pool.canonical_level
 
     def forward(self, boxes: Tensor, pyramid: Pyramid) -> tuple[Tensor, Tensor]:

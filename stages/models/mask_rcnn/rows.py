@@ -47,6 +47,7 @@ class Proposals(nn.Module):
         super().__init__()
         self.anchors, self.steps = anchors, steps
         self.least_px, self.coder, self.threshold = rpn.min_size, rpn.box_coder, rpn.nms_thresh
+        self.least_score = rpn.score_thresh
         self.tried, self.most = rpn._pre_nms_top_n["testing"], rpn._post_nms_top_n["testing"]
 
     def forward(self, scores: Sequence[Tensor], moves: Sequence[Tensor], image: Size) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,7 +57,10 @@ class Proposals(nn.Module):
         longest = max(score.shape[1] for score, _ in best)
         score = torch.stack([F.pad(score, (0, longest - score.shape[1]), value=_NONE) for score, _ in best], 1)
         boxes = torch.stack([F.pad(box, (0, 0, 0, longest - box.shape[1])) for _, box in best], 1)
-        kept, settled = suppress(boxes, _at_least(boxes, self.least_px), self.threshold, self.steps)
+        real = _at_least(boxes, self.least_px)
+        if self.least_score > 0:
+            real = real & (score.sigmoid() >= self.least_score)
+        kept, settled = suppress(boxes, real, self.threshold, self.steps)
         ranked = torch.where(kept, score, _NONE).flatten(1)
         top, index = ranked.topk(min(self.most, ranked.shape[1]))
         return _at(boxes.flatten(1, 2), index), top > _NONE, settled.all(1)
@@ -73,20 +77,22 @@ class Proposals(nn.Module):
 class Rows(nn.Module):
     """What the box head says of proposals, to the best rows."""
 
-    def __init__(self, heads: Any, candidates: int, steps: int) -> None:
-        """`heads`: torchvision's, whose settings hold."""
+    def __init__(self, heads: Any, taken: tuple[int, ...], candidates: int, steps: int) -> None:
+        """`heads`: torchvision's, whose settings hold. `taken`: which of its outputs are labels, in their order."""
         super().__init__()
+        self.taken = taken
         self.coder, self.threshold, self.least_score = heads.box_coder, heads.nms_thresh, heads.score_thresh
-        self.top, self.candidates, self.steps = heads.detections_per_img, candidates, steps
+        self.top, self.steps = heads.detections_per_img, steps
+        self.candidates = max(candidates, self.top)
 
     def forward(
         self, logits: Tensor, moves: Tensor, boxes: Tensor, real: Tensor, image: Size
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of BxNxC, BxNx4C, BxNx4 and BxN: boxes BxKx4, scores BxK, labels BxK (-1 where there is no more), and B
         whether this is all that there is."""
-        chances = logits.softmax(-1)[..., 1:]
-        classes = chances.shape[2]
-        moved = torch.unflatten(moves, 2, (-1, 4))[:, :, 1:]
+        chances = self._taken(logits.softmax(-1))
+        classes = len(self.taken)
+        moved = self._taken(torch.unflatten(moves, 2, (-1, 4)))
         every = moved_boxes(moved, boxes[:, :, None], self.coder, image)
         good = (chances > self.least_score) & real[..., None] & _at_least(every, _LEAST_PX)
         ranked = torch.where(good, chances, 0.0).flatten(1)
@@ -99,6 +105,13 @@ class Rows(nn.Module):
         best, row = torch.where(kept, score, 0.0).topk(self.top)
         labels = torch.where(best > 0, label.gather(1, row), _NO_LABEL)
         return _at(box, row), best, labels, settled
+
+    def _taken(self, values: Tensor) -> Tensor:
+        """Of BxNxC..., those outputs that are labels."""
+        first, count = self.taken[0], len(self.taken)
+        if self.taken == (*range(first, first + count),):
+            return values.narrow(2, first, count)
+        return values.index_select(2, torch.tensor(self.taken, device=values.device))
 
 
 _LEAST_PX = 1e-2
