@@ -1,6 +1,6 @@
 """torchvision's Mask R-CNNs by name, with random weights: `[model] trained` names the file of theirs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torchvision
@@ -50,10 +50,7 @@ def build(
     """
     if masks == "none":
         raise ConfigError(f"[task] masks = 'none': torchvision/{name} gives masks", hint="leave it out, or centremask")
-    for option, count in {"tried": tried, "proposals": proposals, "candidates": candidates, "steps": steps}.items():
-        if not 1 <= count <= _MOST:
-            hint = f"{_MOST} is the most that TensorRT picks"
-            raise ConfigError(f"[model] options.{option} is {count}, wanted 1 to {_MOST}", hint=hint)
+    _refuse_too_many({"tried": tried, "proposals": proposals, "candidates": candidates, "steps": steps})
     if outputs is not None and len(categories) != things:
         raise ConfigError(
             f"[model] options.categories: {len(categories)} numbers for {things} things",
@@ -77,6 +74,13 @@ def build(
         if isinstance(module, nn.BatchNorm2d):
             module.eps = norm_eps
     return StaticMaskRCNN(whole, categories=categories, candidates=candidates, steps=steps)
+
+
+def _refuse_too_many(options: Mapping[str, int]) -> None:
+    for option, count in options.items():
+        if not 1 <= count <= _MOST:
+            hint = f"{_MOST} is the most that TensorRT picks"
+            raise ConfigError(f"[model] options.{option} is {count}, wanted 1 to {_MOST}", hint=hint)
 
 
 def _on_mobilenet(outputs: int, width: int, anchors: Sequence[int], settings: dict[str, Any]) -> MaskRCNN:
