@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN
 
+from segpipe.artifacts import CHECKPOINT
 from segpipe.id_maps import things_in
+from segpipe.instances import Instances
 from segpipe.rundir.directory import RunDirectory
 from stages.config.draft import draft_contract
 from stages.config.file import load_config
 from stages.config.root import Config
 from stages.data import Split, open_split
-from stages.models import build_for
+from stages.measuring.things import ThingsComparison
+from stages.models import build_for, checkpoint
 from stages.pipeline import Selection, run_stages
+from stages.tasks import offline_task_of
+from stages.validate.judging.things import HALF, thing_checks
 
 WEIGHTS = "theirs.pth"
 TOML = f"""[data]
@@ -78,9 +84,60 @@ def main() -> None:
     config = load_config(options.run)
     if not (options.run / WEIGHTS).exists():
         torch.save(trained(config, options.run, 60 * options.minutes), options.run / WEIGHTS)
+    adopted = run_stages(options.run, config, options.run, Selection(last="train"))
+    print(json.dumps(planted(options.run, config), indent=1), flush=True)
     run_stages(options.run, config, options.run, Selection(last=options.last))
-    stages = RunDirectory(options.run).manifest.stages
-    print(json.dumps({name: record.figures for name, record in stages.items()}, default=str))
+    print(json.dumps({name: record.figures for name, record in adopted.manifest.stages.items()}, default=str))
+
+
+def planted(run: Path, config: Config) -> dict[str, list[str]]:
+    """What the limits of an FP16 hop say of the network with a defect, on frames to validate."""
+    data = RunDirectory(run).artifact_bytes("train", CHECKPOINT)
+    split = open_split(config, run, "val")
+    frames = [split.sample(index)[0] for index in range(_FRAMES)]
+
+    def answers(change: Callable[[Any], object]) -> list[Instances]:
+        found = checkpoint.from_bytes(data)
+        with torch.no_grad():
+            change(found.network)
+        task = offline_task_of(found.contract)
+        return [task.segment(found.network, frame) for frame in frames]
+
+    reference, table = answers(lambda network: None), {}
+    for name, change in _DEFECTS.items():
+        comparison = ThingsComparison()
+        for number, (ours, theirs_) in enumerate(zip(reference, answers(change), strict=True)):
+            comparison.add(ours, theirs_, split.name(number))
+        table[name] = [check.line() for check in thing_checks(comparison, HALF) if check.status == "failed"]
+    return table
+
+
+def _shifted(network: Any) -> None:
+    rows = network.decode.rows.forward
+
+    def forward(*given: Any) -> tuple[Tensor, ...]:
+        boxes, *others = rows(*given)
+        return (boxes + 1, *others)
+
+    network.decode.rows.forward = forward
+
+
+def _louder(path: str) -> Callable[[Any], object]:
+    return lambda network: [weight.mul_(1.01) for weight in network.get_submodule(path).parameters()]
+
+
+_FRAMES = 16
+_DEFECTS: dict[str, Callable[[Any], object]] = {
+    "nothing": lambda network: None,
+    "an NMS threshold of 0.6": lambda network: setattr(network.decode.rows, "threshold", 0.6),
+    "an NMS threshold of 0.6 of proposals": lambda network: setattr(network.decode.proposals, "threshold", 0.6),
+    "boxes one pixel to the right and down": _shifted,
+    "one step of suppression": lambda network: setattr(network.decode.rows, "steps", 1),
+    "anchors' scores x 1.01": _louder("rpn.head.cls_logits"),
+    "classes x 1.01": _louder("roi_heads.box_predictor.cls_score"),
+    "boxes' moves x 1.01": _louder("roi_heads.box_predictor.bbox_pred"),
+    "masks x 1.01": _louder("roi_heads.mask_predictor.mask_fcn_logits"),
+}
 
 
 def trained(config: Config, base: Path, seconds: float) -> dict[str, Tensor]:
