@@ -26,6 +26,14 @@ def write_bundle(run: RunDirectory, out: Path, with_reference: bool = False) -> 
     `with_reference`: also the stored reference, whose frames are validation images, so that artifacts can be judged
     where the bundle goes. The manifest is written last: without it the folder is no bundle.
     """
+    carried = copy_parts(run, out, with_reference)
+    if unjudged := _unjudged_engines(run, carried):
+        _log.warning("%s", _plain(unjudged, run, out if with_reference else None))
+    return out
+
+
+def copy_parts(run: RunDirectory, out: Path, with_reference: bool = False) -> tuple[Verdict, ...]:
+    """The same for whoever knows what it is for: nothing is said of engines. Returns the verdicts that it carries."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already", hint="name a new folder, or empty it")
     carried = _verdicts_to_carry(run)
@@ -39,9 +47,7 @@ def write_bundle(run: RunDirectory, out: Path, with_reference: bool = False) -> 
                 own = (stage, name) == (verdict.STAGE, verdict.FILE_NAME)
                 _write(out / record.path / name, verdicts if own else _vouched(run, stage, name, output))
         manifest.save(out, Manifest(contract_sha256=run.manifest.contract_sha256, stages=stages))
-    if unjudged := _unjudged_engines(run, carried):
-        _log.warning("%s", _plain(unjudged, run, out if with_reference else None))
-    return out
+    return carried
 
 
 def _wanted(run: RunDirectory, with_reference: bool) -> dict[str, tuple[str, ...]]:

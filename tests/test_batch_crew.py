@@ -126,12 +126,17 @@ def test_the_command_takes_several_processes(run: Path, photos: Path, tmp_path: 
     assert len(masks(done.stdout.decode().strip())) == COUNT
 
 
-def test_a_run_with_an_engine_is_known_as_one(run: Path, tmp_path: Path) -> None:
+def test_a_run_with_an_engine_is_known_as_one_and_packed_without_a_word_of_it(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with_engine = RunDirectory(testing.make_run(tmp_path / "run"))
     row = ARTIFACTS["tensorrt-rtx"]
     with with_engine.step(row.stage, [with_engine.artifact(ON_CPU.stage, ON_CPU.file)], {}) as step:
         step.path(row.file).write_bytes(b"plan")
 
+    packed(with_engine.path)
+
+    assert caplog.text == ""
     assert holds_engine(with_engine.path)
     assert not holds_engine(run)
 

@@ -18,7 +18,7 @@ from segpipe.batch.stores import LocalStore, open_store
 from segpipe.batch.strips import Kept, Plan, Strip, plan_of, strip_of
 from segpipe.batch.version import FILE_NAME, Output, Version
 from segpipe.batch.worker import Worker
-from segpipe.bundle import write_bundle
+from segpipe.bundle import copy_parts
 from segpipe.errors import ArtifactDamagedError, InputError, NotValidatedError, SegpipeError
 from segpipe.predicting.image import concerns_one
 from segpipe.predicting.job import AnySegmenter, Job
@@ -57,10 +57,11 @@ class Opened(NamedTuple):
 
 
 def packed(run: Path) -> bytes:
-    """The bundle of a run, as one archive."""
+    """The bundle of a run, as one archive. What of it a device may not run, whoever opens it there says."""
     archive = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="segpipe-") as folder, tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(write_bundle(RunDirectory(run), Path(folder, "bundle")), "bundle")
+        copy_parts(RunDirectory(run), Path(folder, "bundle"))
+        tar.add(Path(folder, "bundle"), "bundle")
     return archive.getvalue()
 
 
