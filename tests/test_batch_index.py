@@ -1,5 +1,6 @@
 """The index of very many images: what its rows say last, in few files and in little memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 pytest.importorskip("pyarrow")
 
 from segpipe.batch import index
-from segpipe.batch.index import Files, Log, Row
+from segpipe.batch.index import Files, GoneError, Log, Row, at_one_moment
 from segpipe.batch.items import Item, once_each
 from segpipe.batch.latest import Latest
-from segpipe.batch.stores import GONE, LocalStore
+from segpipe.batch.stores import GONE, Entry, LocalStore
 from segpipe.errors import InputError
 
 NAMES = ("a.png", "b/ü.png", "line\nbreak.png", "bytes\udcff.png", "e.png")
@@ -84,6 +85,35 @@ def test_a_page_that_does_not_decompress_is_told_as_a_damaged_file(tmp_path: Pat
 
     with pytest.raises(InputError, match="is no Parquet that can be read"):
         Latest.of(Files.of(LocalStore(tmp_path)))
+
+
+class Ending(LocalStore):
+    """A driver ends between a listing of its index and the reading, so often."""
+
+    def __init__(self, root: Path, times: int) -> None:
+        super().__init__(root)
+        self._left = times
+
+    def entries(self, folder: str = "") -> Iterator[Entry]:
+        listed = [*super().entries(folder)]
+        if self._left:
+            self._left -= 1
+            for entry in listed:
+                file = self.root / entry.name
+                file.rename(file.with_name(f"{100 - self._left:06d}-1of1-000001.parquet"))
+        return iter(listed)
+
+
+def test_an_index_whose_driver_ends_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    log = Log(LocalStore(tmp_path), "1of1", 1)
+    log.add(Row("a.png", 1, 1))
+    log.close()
+
+    found = at_one_moment(Ending(tmp_path, 3), lambda files: files.latest(["size"]))
+
+    assert found == {"a.png": (1,)}
+    with pytest.raises(GoneError, match="give the command again"):
+        at_one_moment(Ending(tmp_path, 50), lambda files: files.latest(["size"]))
 
 
 def test_a_kill_while_files_become_one_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

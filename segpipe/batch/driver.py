@@ -10,7 +10,7 @@ from typing import Protocol
 
 from segpipe.batch.alone import alone
 from segpipe.batch.before import warn_of_room
-from segpipe.batch.index import Files, Log, Row
+from segpipe.batch.index import Files, Log, Row, at_one_moment
 from segpipe.batch.items import WHOLE, Item, Shard, of_shard
 from segpipe.batch.latest import Latest
 from segpipe.batch.products import name_of
@@ -78,10 +78,12 @@ def predict_batch(crew: Crew, request: Request, progress: Progress) -> State:
     with alone(store, request.shard):
         request.version.write(store)
         store.sweep("")
-        files = Files.of(store)
-        left = items if request.job.force else _left(items, files, request.version)
-        log = Log(store, str(request.shard), files.next_session)
-        state = State(store.address(), files.next_session, str(request.shard), len(items), len(items) - len(left))
+        session = Files.of(store).next_session
+        left = items
+        if not request.job.force:
+            left = at_one_moment(store, lambda files: _left(items, files, request.version))
+        log = Log(store, str(request.shard), session)
+        state = State(store.address(), session, str(request.shard), len(items), len(items) - len(left))
         broken = [_unopened(name, why) for name, why in source.broken.items() if request.shard.holds(name)]
         try:
             rows = crew.rows(left, source, store)

@@ -7,8 +7,9 @@ made more than 200,000.
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +17,13 @@ import pyarrow.parquet as pq
 from segpipe.batch.stores import Store
 from segpipe.errors import InputError
 
+Answer = TypeVar("Answer")
 FOLDER = "index"
 _NAME = re.compile(r"index/(?P<session>\d{6})-(?P<shard>\d+of\d+)-(?P<number>\d{6})\.parquet")
 _MOST_ROWS, _LONGEST_S = 1000, 5.0
 """Rows that wait to be written at most, and how long."""
 _MERGED_ROWS = 200_000
+_LOOKS = 10
 _MOST_FILES = 100
 """Small ones of one session; so many become one."""
 
@@ -70,6 +73,10 @@ _MAY_LACK = frozenset({"raw_path", "shares", "mean_confidence", "rle", "ms"})
 DELETE = "delete it: its images are looked at again, and what their masks prove is not made again"
 
 
+class GoneError(InputError):
+    """A file of the index went between the listing and the reading: its driver put it into another one."""
+
+
 class Files(NamedTuple):
     """The index of one folder of results, as it lies there now."""
 
@@ -90,7 +97,7 @@ class Files(NamedTuple):
     def tables(self, columns: Sequence[str]) -> Iterator[Any]:
         """Those columns of each file, oldest first."""
         for name in self.names:
-            content, called = self.store.read(name).data, self.store.address(name)
+            content, called = self._read(name), self.store.address(name)
             try:
                 table = pq.read_table(pa.BufferReader(content), columns=list(columns), use_threads=False)
                 table.validate(full=True)  # that texts are UTF-8, too
@@ -100,6 +107,14 @@ class Files(NamedTuple):
                 raise InputError(f"{called} is not as segpipe wrote it: {wrong}", hint=DELETE)
             yield table
 
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.store.read(name).data
+        except InputError as error:
+            if self.store.entry(name) is None:
+                raise GoneError(error.message, hint="give the command again") from None
+            raise
+
     def latest(self, columns: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         """The values of those columns, by name: of each name's last row."""
         found: dict[str, tuple[Any, ...]] = {}
@@ -108,6 +123,14 @@ class Files(NamedTuple):
             names = (_name(*pair) for pair in zip(path, raw, strict=True))
             found.update(zip(names, zip(*values, strict=True), strict=True))
         return found
+
+
+def at_one_moment(store: Store, read: Callable[[Files], Answer]) -> Answer:
+    """What is read of an index to which others may write meanwhile: listed again when a file goes."""
+    for _ in range(_LOOKS - 1):
+        with suppress(GoneError):
+            return read(Files.of(store))
+    return read(Files.of(store))
 
 
 def _not_as_written(table: Any, columns: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from segpipe.batch.index import Files
+from segpipe.batch.index import Files, at_one_moment
 from segpipe.batch.latest import Latest
 from segpipe.batch.stores import Store, open_store, plain
 from segpipe.batch.version import FILE_NAME
@@ -110,16 +110,20 @@ def versions_in(address: str) -> list[str]:
 
 def _of_version(address: str) -> Status:
     store = open_store(address)
-    files = Files.of(store)
-    latest = Latest.of(files)
-    broken = latest.why_broken(files)
+    tried, broken = at_one_moment(store, _counted)
     states = [*_states(store)]
     of = max((state.session, state.shard.partition("of")[2]) for state in states)[1] if states else "1"
     states = [state for state in states if state.shard.endswith(f"of{of}")]
     return Status(
-        address, sum(state.found for state in states), len(latest.keys) - len(broken), broken,
+        address, sum(state.found for state in states), tried - len(broken), broken,
         sum(state.images_per_s for state in states), max((state.noted_utc for state in states), default=""),
     )  # fmt: skip
+
+
+def _counted(files: Files) -> tuple[int, dict[str, str]]:
+    """How many images have a row, and why some are broken."""
+    latest = Latest.of(files)
+    return len(latest.keys), latest.why_broken(files)
 
 
 def _states(store: Store) -> Iterator[_Noted]:

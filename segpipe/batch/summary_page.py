@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.batch.index import Files
+from segpipe.batch.index import at_one_moment
 from segpipe.batch.status import versions_in
 from segpipe.batch.stores import Store, open_store, plain
 from segpipe.batch.summary import MOST_SHOWN, Summary, summarise
@@ -43,7 +43,7 @@ def _written(address: str, name: str, names: Sequence[str], seed: int, count: in
     store = open_store(f"{plain(address)}/{name}")
     _require_ours(store)
     made = noted(store)
-    found = summarise(Files.of(store), seed, count)
+    found = at_one_moment(store, lambda files: summarise(files, seed, count))
     if found.pixels and len(found.of_class) != len(made.classes):
         raise InputError(
             f"{store.address(FILE_NAME)} has {len(made.classes)} classes, the index {len(found.of_class)}",
