@@ -5,8 +5,11 @@ skipped, which leaves nothing open: then numpy does everything, which is what al
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
+import sys
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +32,7 @@ from segpipe.runtime.compiled.masks import MaskKernels
 from segpipe.runtime.compiled.proof import MASKS, cases
 from segpipe.runtime.geometry import axes
 from segpipe.runtime.sampling import is_exact, taps
+from tests.children import ROOT
 from tests.test_runtime_large_frames import KINDS, frame_of, kind_of
 
 NUMPY = Kernels(None, None, "numpy alone")
@@ -91,7 +95,7 @@ def placements(draw: st.DrawFn) -> Placement:
     return Placement(source, (20, 20), (20 - 2 * offset[0], 20 - 2 * offset[1]), offset)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     placement=placements(),
     shape=st.tuples(st.sampled_from([1, 2, 3, 5, 20, 256]), st.integers(1, 6), st.integers(1, 6)),
@@ -141,7 +145,7 @@ def as_it_may_lie(frame: NDArray[Any], kind: str) -> NDArray[Any]:
     return np.broadcast_to(frame[:1], frame.shape) if kind == "one row" else frame
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     network=st.tuples(st.integers(6, 40), st.integers(6, 40)),
     shrink=st.tuples(*[st.one_of(st.floats(0.9, 12), st.sampled_from([1, 2, 2.8125, 4, 6.4]))] * 2),
@@ -249,8 +253,8 @@ def test_frames_and_planes_that_do_not_fit_are_refused(compiled: Kernels) -> Non
 def test_a_library_that_is_not_what_stands_beside_it_is_not_used(compiled: Kernels, tmp_path: Path) -> None:
     assert compiled.masks
     source = tmp_path / "pixels.c"
-    source.write_text(SOURCE.read_text().replace("* 0.25f", "* 0.2f").replace("value > old", "value >= old"))
-    wrong = build(source, tmp_path / "wrong.so")
+    source.write_text(SOURCE.read_text().replace("-(value > *best)", "-(value >= *best)"))
+    wrong = build(source, tmp_path / "wrong.so")  # the last wins ties
     (tmp_path / "text.so").write_text("no library")
     (tmp_path / "empty.c").write_text("int nothing;")
 
@@ -287,3 +291,29 @@ def test_doctor_tells_which_of_both_ways_is_taken() -> None:
     assert row.present == (kernels().masks is not None)
     assert row.detail == kernels().detail
     assert row.present or "compiler" in row.hint
+
+
+@pytest.mark.parametrize("compiler", [pytest.param("cc", marks=pytest.mark.soak), "/bin/false"])
+def test_an_installation_goes_on_without_a_compiler_and_its_wheel_says_what_it_fits(
+    compiler: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("setuptools", "77", reason="setuptools is not installed")
+    if compiler == "cc" and not shutil.which("cc"):
+        compiler = "/nowhere/cc"
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(SOURCE.parent, tmp_path / SOURCE.parent.relative_to(ROOT), ignore=shutil.ignore_patterns("*.so"))
+    (tmp_path / "segpipe/__init__.py").touch()
+    (tmp_path / "segpipe/runtime/__init__.py").touch()
+    environment = {**os.environ, "CC": compiler, "LDSHARED": f"{compiler} -shared"}
+
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (tmp_path / "dist").iterdir()
+    names = zipfile.ZipFile(wheel).namelist()
+    built = "segpipe/runtime/compiled/pixels.abi3.so" in names
+    assert "segpipe/runtime/compiled/pixels.c" in names
+    assert built == (compiler == "cc")
+    assert wheel.name.endswith("-py3-none-any.whl") != built

@@ -15,7 +15,7 @@
 
 #define CLASSES 256 /* at most */
 #define EDGES 5     /* of the parts of a cell along one axis, at most */
-#define LANES 8     /* pixels of a row that are blended together */
+#define LANES 16    /* pixels of a row that are blended together */
 #define BLOCK 1024  /* scores whose labels are found together */
 #define RUN 256     /* pixels of a row that are normalised together */
 
@@ -61,17 +61,26 @@ const char *segpipe_source(void) { return PIXELS_SOURCE; }
 
 /* ---- Masks ---- */
 
-/* The number of the greatest of several rows of `count` values; the first wins ties, and what follows a NaN never. */
-static void greatest(const float *rows, int64_t apart, int64_t number, int count, float *best, int32_t *winner) {
+/* Let number `k` win where its value is greater than the best so far; a NaN is never greater, and nothing is than it.
+   By masks: compilers turn a choice into jumps. */
+static inline __attribute__((always_inline)) void contest(float value, int32_t k, float *best, int32_t *winner) {
+    int32_t better = -(value > *best), instead = better | -(value != value), bits, old;
+    memcpy(&bits, &value, sizeof bits);
+    memcpy(&old, best, sizeof old);
+    old = (old & ~instead) | (bits & instead);
+    memcpy(best, &old, sizeof old);
+    *winner = (*winner & ~better) | (k & better);
+}
+
+/* The number of the greatest of several rows of `count` values; the first wins ties. */
+static void greatest(const float *rows, int64_t apart, int64_t number, int count, float *restrict best,
+                     int32_t *restrict winner) {
     memcpy(best, rows, (size_t)count * sizeof *best);
     memset(winner, 0, (size_t)count * sizeof *winner);
     for (int64_t k = 1; k < number; k++) {
-        const float *row = rows + k * apart;
-        for (int i = 0; i < count; i++) {
-            float value = row[i], old = best[i];
-            winner[i] = value > old ? (int32_t)k : winner[i];
-            best[i] = (value > old) | (value != value) ? value : old;
-        }
+        const float *restrict row = rows + k * apart;
+        for (int i = 0; i < count; i++)
+            contest(row[i], (int32_t)k, best + i, winner + i);
     }
 }
 
@@ -106,98 +115,88 @@ static void fill(uint8_t *mask, int64_t width, Area area, uint8_t name) {
 }
 
 /* The blends of one candidate along a row are above + drop * (weight of the row). */
-static void along(const float corner[4], const float *weights, float *above, float *drop) {
-    for (int i = 0; i < LANES; i++) {
+static void along(const float corner[4], const float *restrict weights, int count, float *restrict above,
+                  float *restrict drop) {
+    for (int i = 0; i < count; i++) {
         above[i] = corner[0] + (corner[1] - corner[0]) * weights[i];
         drop[i] = corner[2] + (corner[3] - corner[2]) * weights[i] - above[i];
     }
 }
 
-static void store(uint8_t *target, const uint8_t *names, int64_t count) {
-    if (count == LANES) {
-        memcpy(target, names, LANES);
-        return;
-    }
-    for (int64_t i = 0; i < count; i++)
-        target[i] = names[i];
-}
-
-/* Lanes of pixels of two candidates, by the lead of the first. */
-static void lanes_of_two(const Candidates *two, const float *rows, const float *columns, Area area, uint8_t *mask,
-                         int64_t width) {
+/* The pixels of two candidates, by the lead of the first. */
+static void decide_two(const Candidates *two, const Axis *rows, const float *weights, Area area, uint8_t *mask,
+                       int64_t width) {
     float above[LANES], drop[LANES];
-    uint8_t names[LANES], first = two->names[0], second = two->names[1];
-    along(two->corners[0], columns, above, drop);
+    int32_t names[LANES], second = two->names[1], change = two->names[0] ^ second;
+    int count = (int)(area.x_end - area.x);
+    along(two->corners[0], weights, count, above, drop);
     for (int64_t y = area.y; y < area.y_end; y++) {
-        for (int i = 0; i < LANES; i++)
-            names[i] = drop[i] * rows[y] + above[i] >= 0 ? first : second;
-        store(mask + y * width + area.x, names, area.x_end - area.x);
+        float weight = rows->weights[y];
+        for (int i = 0; i < count; i++)
+            names[i] = second ^ (change & -(drop[i] * weight + above[i] >= 0));
+        for (int i = 0; i < count; i++)
+            mask[y * width + area.x + i] = (uint8_t)names[i];
     }
 }
 
-static void lanes_of_many(const Candidates *many, const float *rows, const float *columns, Area area, uint8_t *mask,
-                          int64_t width) {
-    float above[CLASSES][LANES], drop[CLASSES][LANES];
+static void decide_many(const Candidates *many, const Axis *rows, const float *weights, Area area, uint8_t *mask,
+                        int64_t width) {
+    float above[CLASSES][LANES], drop[CLASSES][LANES], best[LANES];
+    int32_t winner[LANES];
+    int count = (int)(area.x_end - area.x);
     for (int k = 0; k < many->count; k++)
-        along(many->corners[k], columns, above[k], drop[k]);
+        along(many->corners[k], weights, count, above[k], drop[k]);
     for (int64_t y = area.y; y < area.y_end; y++) {
-        float best[LANES];
-        int32_t winner[LANES] = {0};
-        uint8_t names[LANES];
-        for (int i = 0; i < LANES; i++)
-            best[i] = drop[0][i] * rows[y] + above[0][i];
+        float weight = rows->weights[y];
+        for (int i = 0; i < count; i++) {
+            best[i] = drop[0][i] * weight + above[0][i];
+            winner[i] = 0;
+        }
         for (int k = 1; k < many->count; k++)
-            for (int i = 0; i < LANES; i++) {
-                float value = drop[k][i] * rows[y] + above[k][i], old = best[i];
-                winner[i] = value > old ? k : winner[i];
-                best[i] = (value > old) | (value != value) ? value : old;
-            }
-        for (int i = 0; i < LANES; i++)
-            names[i] = many->names[winner[i]];
-        store(mask + y * width + area.x, names, area.x_end - area.x);
+            for (int i = 0; i < count; i++)
+                contest(drop[k][i] * weight + above[k][i], k, best + i, winner + i);
+        for (int i = 0; i < count; i++)
+            mask[y * width + area.x + i] = many->names[winner[i]];
     }
 }
 
 /* Who wins each pixel of an area inside one cell. Where `lead`, corners hold the lead of the first of two. */
 static void decide(const Candidates *these, int lead, const Axis *rows, const Axis *columns, Area area, uint8_t *mask) {
     for (Area part = area; part.x < area.x_end; part.x += LANES) {
-        float weights[LANES] = {0};
         part.x_end = part.x + LANES < area.x_end ? part.x + LANES : area.x_end;
-        for (int64_t x = part.x; x < part.x_end; x++)
-            weights[x - part.x] = columns->weights[x];
-        if (lead)
-            lanes_of_two(these, rows->weights, weights, part, mask, columns->pixels);
-        else
-            lanes_of_many(these, rows->weights, weights, part, mask, columns->pixels);
+        (lead ? decide_two : decide_many)(these, rows, columns->weights + part.x, part, mask, columns->pixels);
     }
 }
 
-/* Which of `from` are not, at all four corners, below the winner of one corner or the mean of the four winners. */
-static void contenders(const Candidates *from, const int winners[4], Candidates *kept) {
+/* Numbers of those that are not, at all four corners, below the winner of one corner or the mean of the four winners. */
+static int contenders(float from[4][CLASSES], int count, const int winners[4], uint8_t *kept) {
     float rivals[5][4];
-    int number = 1;
+    int32_t beaten[CLASSES];
+    int number = 1, left = 0;
+    memset(beaten, 0, (size_t)count * sizeof *beaten);
     for (int i = 0; i < 4; i++) {
-        const float *corner[4];
-        for (int j = 0; j < 4; j++)
-            corner[j] = from->corners[winners[j]];
-        rivals[0][i] = (corner[0][i] + corner[1][i] + corner[2][i] + corner[3][i]) * 0.25f;
+        const float *own = from[i];
+        rivals[0][i] = (own[winners[0]] + own[winners[1]] + own[winners[2]] + own[winners[3]]) * 0.25f;
     }
-    for (int j = 0; j < 4; j++)
-        if ((j < 1 || winners[j] != winners[0]) && (j < 2 || winners[j] != winners[1]) &&
-            (j < 3 || winners[j] != winners[2]))
-            memcpy(rivals[number++], from->corners[winners[j]], sizeof *rivals);
-    kept->count = 0;
-    for (int k = 0; k < from->count; k++) {
-        const float *own = from->corners[k];
-        int beaten = 0;
-        for (int r = 0; r < number; r++)
-            beaten |= (own[0] < rivals[r][0]) & (own[1] < rivals[r][1]) & (own[2] < rivals[r][2]) &
-                      (own[3] < rivals[r][3]);
-        if (beaten && k != winners[0] && k != winners[1] && k != winners[2] && k != winners[3])
+    for (int j = 0; j < 4; j++) {
+        if ((j > 0 && winners[j] == winners[0]) || (j > 1 && winners[j] == winners[1]) ||
+            (j > 2 && winners[j] == winners[2]))
             continue;
-        kept->names[kept->count] = (uint8_t)k;
-        memcpy(kept->corners[kept->count++], own, sizeof *kept->corners);
+        for (int i = 0; i < 4; i++)
+            rivals[number][i] = from[i][winners[j]];
+        number++;
     }
+    for (int r = 0; r < number; r++)
+        for (int k = 0; k < count; k++)
+            beaten[k] |= -(from[0][k] < rivals[r][0]) & -(from[1][k] < rivals[r][1]) & -(from[2][k] < rivals[r][2]) &
+                         -(from[3][k] < rivals[r][3]);
+    for (int j = 0; j < 4; j++)
+        beaten[winners[j]] = 0;
+    for (int k = 0; k < count; k++) {
+        kept[left] = (uint8_t)k;
+        left += !beaten[k];
+    }
+    return left;
 }
 
 /* At the edges of parts, row by row: the number of the candidate that wins there. */
@@ -223,21 +222,21 @@ static void at_edges(const Candidates *these, int lead, int down, int across, fl
 /* Who wins the pixels of one part, which a border crosses. */
 static void decide_part(const Candidates *these, int lead, const int at[4], float values[][EDGES * EDGES],
                         const int32_t *first, const Axis *rows, const Axis *columns, Area area, uint8_t *mask) {
-    Candidates edges, kept;
+    Candidates kept;
+    float edges[4][CLASSES];
+    uint8_t numbers[CLASSES];
+    int winners[4] = {first[at[0]], first[at[1]], first[at[2]], first[at[3]]};
     if (lead) {
         decide(these, 1, rows, columns, area, mask);
         return;
     }
-    edges.count = these->count;
     for (int k = 0; k < these->count; k++)
         for (int i = 0; i < 4; i++)
-            edges.corners[k][i] = values[k][at[i]];
-    int winners[4] = {first[at[0]], first[at[1]], first[at[2]], first[at[3]]};
-    contenders(&edges, winners, &kept);
+            edges[i][k] = values[k][at[i]];
+    kept.count = contenders(edges, these->count, winners, numbers);
     for (int k = 0; k < kept.count; k++) {
-        int number = kept.names[k];
-        memcpy(kept.corners[k], these->corners[number], sizeof *kept.corners);
-        kept.names[k] = these->names[number];
+        memcpy(kept.corners[k], these->corners[numbers[k]], sizeof *kept.corners);
+        kept.names[k] = these->names[numbers[k]];
     }
     decide(&kept, 0, rows, columns, area, mask);
 }
@@ -267,18 +266,18 @@ static void decide_parts(const Candidates *these, int lead, const Axis *rows, co
 /* A cell whose corners lie at these places of the scores. */
 static void decide_cell(const float *scores, int classes, int64_t places, const int64_t at[4], const uint8_t *labels,
                         const Axis *rows, const Axis *columns, int64_t r, int64_t c, uint8_t *mask) {
-    Candidates all, kept;
+    Candidates kept;
+    kept.count = 2, kept.names[0] = 0, kept.names[1] = 1;
+    float all[4][CLASSES];
     int winners[4] = {labels[at[0]], labels[at[1]], labels[at[2]], labels[at[3]]};
-    all.count = classes;
     for (int k = 0; k < classes; k++)
         for (int i = 0; i < 4; i++)
-            all.corners[k][i] = scores[k * places + at[i]];
-    if (classes == 2) { /* where both win a corner, both may */
-        kept = all;
-        kept.names[0] = 0, kept.names[1] = 1;
-    } else {
-        contenders(&all, winners, &kept);
-    }
+            all[i][k] = scores[k * places + at[i]];
+    if (classes != 2) /* where each of two wins a corner, both may win inside */
+        kept.count = contenders(all, classes, winners, kept.names);
+    for (int k = 0; k < kept.count; k++)
+        for (int i = 0; i < 4; i++)
+            kept.corners[k][i] = all[i][kept.names[k]];
     int lead = kept.count == 2;
     for (int i = 0; lead && i < 4; i++)
         kept.corners[0][i] -= kept.corners[1][i];
@@ -354,18 +353,19 @@ static uint32_t word(const uint8_t *pixel, const Frame *frame) {
 
 /* The neighbours of `count` pixels of the answer in one row of the frame. */
 static void gather(const Frame *frame, const uint8_t *row, const Taps *columns, int64_t start, int count,
-                   uint32_t *left, uint32_t *right) {
-    int packed = frame->channels == 3 && frame->channel == 1 && frame->column == 3;
+                   uint32_t *restrict left, uint32_t *restrict right) {
+    /* Of pixels of 3 bytes that lie side by side, two reads of 4 bytes take two. */
+    int64_t pairs = frame->channels == 3 && frame->channel == 1 && frame->column == 3 ? columns->size - 1 : 0;
     for (int i = 0; i < count; i++) {
-        int64_t first = first_of(columns, start + i), second = second_of(columns, start + i);
-        const uint8_t *pixel = row + first * frame->column;
-        if (packed && second > first) { /* two reads of 4 of the 6 bytes that two pixels have */
-            memcpy(left + i, pixel, 4);
-            memcpy(right + i, pixel + 2, 4);
-            right[i] >>= 8;
+        int64_t first = columns->first[start + i];
+        if ((uint64_t)first < (uint64_t)pairs) {
+            uint32_t second;
+            memcpy(left + i, row + 3 * first, 4);
+            memcpy(&second, row + 3 * first + 2, 4);
+            right[i] = second >> 8;
         } else {
-            left[i] = word(pixel, frame);
-            right[i] = word(row + second * frame->column, frame);
+            left[i] = word(row + first_of(columns, start + i) * frame->column, frame);
+            right[i] = word(row + second_of(columns, start + i) * frame->column, frame);
         }
     }
 }
