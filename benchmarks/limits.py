@@ -123,7 +123,8 @@ def plants(subject: Subjects) -> dict[str, Answer]:
         "honest FP16": honest,
         "weights of 8 bits": rounded(edit_graph(subject.half, eight_bits)),
         **({"resize to 8 bits": _resizing(subject.contract, honest)} if resizes else {}),
-        "weights of the last layer x 1.01": rounded(edit_graph(subject.half, _last_scaled(subject.half))),
+        "weights of the last layer x 1.01": rounded(edit_graph(subject.half, _last_scaled(subject.half, 1))),
+        "weights of the last two layers x 1.01": rounded(edit_graph(subject.half, _last_scaled(subject.half, 2))),
     }
 
 
@@ -136,12 +137,12 @@ def _resizing(contract: Contract, inner: Answer) -> Answer:
     return answer
 
 
-def _last_scaled(graph: bytes) -> Callable[[str, np.ndarray], np.ndarray]:
-    """Scales the last weights of a convolution or product that the graph uses."""
+def _last_scaled(graph: bytes, layers: int) -> Callable[[str, np.ndarray], np.ndarray]:
+    """Scales the last weights of convolutions or products that the graph uses."""
     model = onnx.load_model_from_string(graph)
     weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
     used = [name for node in model.graph.node for name in node.input if name in weights]
-    return lambda name, values: values * 1.01 if name == used[-1] else values
+    return lambda name, values: values * 1.01 if name in used[-layers:] else values
 
 
 def rows(subject: Subjects) -> list[str]:

@@ -21,7 +21,7 @@ class _Session:
 
     def __init__(self, frugal: bool, artifact: bytes, threads: int, calls: int) -> None:
         settings = onnxruntime.SessionOptions()
-        settings.enable_cpu_mem_arena = not frugal
+        settings.enable_cpu_mem_arena = settings.enable_mem_pattern = not frugal
         settings.intra_op_num_threads = threads
         settings.log_severity_level = _ERRORS_ONLY
         try:

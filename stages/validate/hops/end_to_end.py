@@ -23,8 +23,10 @@ class EndToEndAnswer:
 
     def __init__(self, graph: bytes, contract: Contract) -> None:
         refuse_external_data(graph)
+        settings = onnxruntime.SessionOptions()
+        settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False  # they would keep the largest frame's
         try:
-            self._session = open_session(graph, onnxruntime.SessionOptions(), "CPUExecutionProvider")
+            self._session = open_session(graph, settings, "CPUExecutionProvider")
         except FAILURES as error:
             raise BackendError(f"ONNX Runtime cannot load it: {reason(error)}", hint="export it again") from error
         contract.require_same(embedded_contract(self._session), "the run", "the end-to-end graph")
