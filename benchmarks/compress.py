@@ -3,13 +3,15 @@
     python -m benchmarks.compress TEACHER OUT [--seeds 1 2 3] [--threads 1]
 
 TEACHER is a trained run of the demo (`segpipe demo`). Each seed trains the demo's network for a few epochs, alone and
-with the teacher; the first of these is then cut to half of its multiplications beside its control. Prints Markdown.
+with the teacher; the first of these is then cut to half of its multiplications, and taught by what it was cut from,
+beside its control. Prints Markdown; exit code 3 where a target is missed.
 """
 
 import argparse
 import os
 import statistics
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segpipe.rundir.directory import TOML_NAME, RunDirectory
@@ -19,10 +21,12 @@ from stages.pipeline import Selection, run_stages
 from stages.results.figures import TrainFigures, require
 
 FRAMES, EPOCHS, FURTHER, MACS = 200, 6, 4, 0.5
+LEAST_BROUGHT, MOST_LOST = 1.0, 2.0
+"""Points of mIoU: by a teacher, and by half of the multiplications."""
 WAYS = {"plain": (), "cwd": ("compress.distil.kind=cwd",), "kl": ("compress.distil.kind=kl",)}
 
 
-def main() -> None:
+def main() -> int:
     """Train what is not there yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("teacher", type=Path)
@@ -37,7 +41,7 @@ def main() -> None:
             teacher = (f"compress.distil.teacher={given.teacher.resolve()}",) if how else ()
             figures = train(given.out / f"{way}-{seed}", (*how, *teacher), seed, given.threads)
             found.setdefault(way, []).append(miou(figures.test_miou))
-        cut = (f"compress.prune={{ macs = {MACS}, epochs = {FURTHER} }}",)
+        cut = (f"compress.prune={{ macs = {MACS}, epochs = {FURTHER}, taught = true }}",)
         pruned = train(given.out / f"plain-{seed}", cut, seed, given.threads)
         assert pruned.pruned is not None
         found.setdefault("pruned", []).append(miou(pruned.test_miou))
@@ -45,6 +49,13 @@ def main() -> None:
         found.setdefault("macs", []).append(100 * pruned.pruned.share)
         print(f"seed {seed}: { ({name: round(values[-1], 2) for name, values in found.items()}) }", flush=True)
     print(table(found, require(TrainFigures, RunDirectory(given.teacher)).test_miou))
+    return 0 if all(held(found)) else 3
+
+
+def held(found: Mapping[str, list[float]]) -> Iterator[bool]:
+    """The targets, on the mean over the seeds and, of what pruning may cost, on each seed."""
+    yield statistics.mean(found["cwd"]) - statistics.mean(found["plain"]) >= LEAST_BROUGHT
+    yield max(control - cut for control, cut in zip(found["control"], found["pruned"], strict=True)) <= MOST_LOST
 
 
 def train(path: Path, settings: tuple[str, ...], seed: int, threads: int) -> TrainFigures:
@@ -94,4 +105,4 @@ def row(name: str, values: list[float], beside: list[float] | None, whom: str) -
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

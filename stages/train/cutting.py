@@ -1,15 +1,14 @@
 """Structured pruning: whole channels are cut out of a trained network until it has the arithmetic that is wanted.
 
-torch-pruning tells which layers belong together. What goes is decided here: first the channels that matter least for
-the multiplications that they take. Its own pruner passes over layers that would lose everything, so that a larger ratio
-can cut less.
+torch-pruning tells which layers belong together and how much their channels weigh. What goes is decided here: its own
+pruner passes over layers that would lose everything, so that a larger ratio can cut less.
 """
 
 import copy
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +20,6 @@ from segpipe.contract.schema import FrameContract
 from segpipe.errors import BackendMissingError, ConfigError, SegpipeError
 from stages.config.compress import CutTooFarError
 from stages.models.pruned import is_reshapeable
-from stages.train.importance import Matters
 
 _HEAD, _FIXED = "head", "not prunable"
 _MOST = 0.8
@@ -41,7 +39,7 @@ Kept = dict[str, tuple[str, ...]]
 def smallest(network: nn.Module, contract: FrameContract, macs: float) -> nn.Module:
     """The network cut as far as it can be; refused where that leaves more than this share of the MACs."""
     frame = example(contract)
-    found = pruned(network, frame, 1.0, {})
+    found = pruned(network, frame, 1.0)
     share = macs_of(found, frame) / macs_of(network, frame)
     if share > macs:
         raise CutTooFarError(
@@ -51,7 +49,7 @@ def smallest(network: nn.Module, contract: FrameContract, macs: float) -> nn.Mod
     return found
 
 
-def cut_to(network: nn.Module, contract: FrameContract, macs: float, matters: Matters) -> nn.Module:
+def cut_to(network: nn.Module, contract: FrameContract, macs: float) -> nn.Module:
     """The largest copy with at most this share of the MACs, its other channels cut out."""
     if macs >= 1:
         return copy.deepcopy(network)
@@ -59,7 +57,7 @@ def cut_to(network: nn.Module, contract: FrameContract, macs: float, matters: Ma
     wanted = aim = macs * macs_of(network, frame)
     for _ in range(_TRIALS):
         with _explained():
-            plan = _Plan(network, frame, matters)
+            plan = _Plan(network, frame)
             ratio = plan.ratio_for(aim)
             found = plan.carried_out(ratio)
             count = macs_of(found, frame)
@@ -71,10 +69,10 @@ def cut_to(network: nn.Module, contract: FrameContract, macs: float, matters: Ma
     return smallest(network, contract, macs)
 
 
-def pruned(network: nn.Module, frame: Tensor, ratio: float, matters: Matters) -> nn.Module:
-    """A copy without the channels that, over all layers, matter least: about this share of all."""
+def pruned(network: nn.Module, frame: Tensor, ratio: float) -> nn.Module:
+    """A copy without the channels whose weights, over all layers, are smallest: about this share of all."""
     with _explained():
-        found = _Plan(network, frame, matters).carried_out(ratio)
+        found = _Plan(network, frame).carried_out(ratio)
         macs_of(found, frame)
     return found
 
@@ -82,7 +80,7 @@ def pruned(network: nn.Module, frame: Tensor, ratio: float, matters: Matters) ->
 class _Plan:
     """What could be cut of a copy of the network, and what that would leave, before anything is cut."""
 
-    def __init__(self, network: nn.Module, frame: Tensor, matters: Matters) -> None:
+    def __init__(self, network: nn.Module, frame: Tensor) -> None:
         tp = _library()
         self._network = copy.deepcopy(network).train(False).requires_grad_(True)
         self._macs = _macs_by_layer(self._network, frame)
@@ -92,12 +90,12 @@ class _Plan:
         self._groups = [
             group for group in self._graph.get_all_groups(ignored_layers=[*heads, *fixed])
             if not any(isinstance(dep.target.module, nn.Parameter) or dep.target.module in fixed for dep, _ in group)
-            and self._macs_of_a_channel(group)
+            and any(dep.target.module in self._macs for dep, _ in group)  # not on the way to an auxiliary output alone
         ]  # fmt: skip
         if not self._groups:
             raise refusal("no layer of it can lose a channel")
-        by_layer = {module: matters[name] for name, module in self._network.named_modules() if name in matters}
-        self._weights = [self._worth(group, by_layer) for group in self._groups]
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
+        self._weights = [importance(group).detach() for group in self._groups]
         self._sorted = torch.cat(self._weights).sort().values
 
     def ratio_for(self, macs: float) -> float:
@@ -117,27 +115,6 @@ class _Plan:
         self._network.zero_grad(set_to_none=True)
         return self._network
 
-    def _worth(self, group: Any, matters: Mapping[nn.Module, Tensor]) -> Tensor:
-        """How much each channel matters to all that read it, for one of the multiplications that go with it."""
-        found = torch.zeros(len(group[0].idxs))
-        for item in group:
-            layer = item.dep.target.module
-            if layer in matters and not self._is_output(item.dep):
-                found.index_add_(0, torch.tensor(item.root_idxs), matters[layer][list(item.idxs)])
-        return found / self._macs_of_a_channel(group)
-
-    def _macs_of_a_channel(self, group: Any) -> float:
-        """What goes with it; nothing on the way to an auxiliary output, which is trained with and never deployed."""
-        found = 0.0
-        for dep, channels in group:
-            if (layer := dep.target.module) in self._macs:
-                found += self._macs[layer] * len(channels) / _channels(layer)[not self._is_output(dep)]
-        return found / len(group[0].idxs)
-
-    def _is_output(self, dependency: Any) -> bool:
-        """Whether it is about what a layer makes, not about what it reads."""
-        return bool(self._graph.is_out_channel_pruning_fn(dependency.handler))
-
     def _left(self, ratio: float) -> list[int]:
         """Channels of each group."""
         threshold = self._sorted[int(ratio * (len(self._sorted) - 1))]
@@ -149,7 +126,7 @@ class _Plan:
         for group, left in zip(self._groups, self._left(ratio), strict=True):
             share = 1 - left / len(group[0].idxs)
             for dep, channels in group:
-                lost[dep.target.module, self._is_output(dep)] += share * len(channels)
+                lost[dep.target.module, self._graph.is_out_channel_pruning_fn(dep.handler)] += share * len(channels)
         total = 0.0
         for module, macs in self._macs.items():
             outputs, inputs = _channels(module)

@@ -22,7 +22,6 @@ from stages.train import cutting
 from stages.train.contract import contract_of, score_channels
 from stages.train.fit import Learned, Outcome, best_of, learn, outcome_of, tested
 from stages.train.further import settings_for
-from stages.train.importance import what_matters
 from stages.train.processes import rank
 from stages.train.trainer import Folders
 
@@ -64,7 +63,7 @@ def learn_pruned(config: Config, base: Path, folders: Folders, unpruned: bytes |
         config.compress.prune.macs,
     )
     control = learn(further, base, folders.of("control"), checkpoint.from_bytes(begun))
-    cut = _cut(begun, config, base, folders.resume / _CUT)
+    cut = _cut(begun, config, folders.resume / _CUT)
     teacher = checkpoint.from_bytes(begun) if config.compress.teaches_itself else None
     return Pruned(learn(further, base, folders.of("pruned"), cut, teacher), control, begun)
 
@@ -98,13 +97,12 @@ def _refuse_uncuttable(config: Config) -> None:
             _as_bytes(smallest, Trained(network, contract, labels_of(config).palette), config)
 
 
-def _cut(unpruned: bytes, config: Config, base: Path, kept: Path) -> Trained:
+def _cut(unpruned: bytes, config: Config, kept: Path) -> Trained:
     """The pruned network as it begins, the same for every process and after every kill."""
     assert config.compress.prune is not None
     if rank() == 0 and not kept.exists():
         began = checkpoint.from_bytes(unpruned)
-        matters = what_matters(began, config, base)
-        found = cutting.cut_to(began.network, began.contract, config.compress.prune.macs, matters)
+        found = cutting.cut_to(began.network, began.contract, config.compress.prune.macs)
         write_atomically(kept, _as_bytes(found, began, config))
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
