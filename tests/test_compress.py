@@ -229,6 +229,19 @@ def test_a_rung_says_how_long_it_will_train_unless_it_has(finished_run: Path, tm
     assert said(prune={"macs": 0.5, "epochs": 4}) is None
 
 
+def test_how_long_a_rung_trains_is_said_before_it_does(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(rungs, "run_stages", lambda *_: RunDirectory(tmp_path / "pruned"))
+    source = source_of(finished_run, [])
+    made(Rung("pruned", {"prune": {"macs": 0.5, "epochs": 4}}), source, tmp_path, builds=False)
+    made(Rung("int8", {"int8": "ptq"}), source, tmp_path, builds=False)
+
+    said = [message for message in caplog.messages if " trains " in message]
+    assert [message.partition(",")[0] for message in said] == ["compress: pruned trains 8 epochs"]
+
+
 def test_a_rung_is_not_taken_for_the_run_and_trained(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

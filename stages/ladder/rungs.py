@@ -47,7 +47,7 @@ def made(rung: Rung, source: Source, folder: Path, builds: bool) -> RunDirectory
     _begin_with(source, run)
     _log.info("compress: %s", path)
     config = load_config(path)
-    if (ahead := announced(rung.name, source, run, config)) is not None:
+    if (ahead := announced(rung.name, source, RunDirectory(path), config)) is not None:
         _log.info("compress: %s", ahead)
     first = "train" if config.retrained else EXPORT  # what is not to be trained is not, whatever the settings say
     run_stages(path, config, path, Selection(first, "build" if builds else EXPORT))
