@@ -33,7 +33,7 @@ from tests.calling import call
 from tests.things_run import make_things_run
 from tests.using import make_video
 
-PICTURES_KB = 300
+PICTURES_KB = 450
 STAND_INS = {"RUN": "runs/street", "OLD_RUN": "runs/demo", "BUNDLE": "street", "NAME": "skipnet", "DIR": "out"}
 PYTHON = [(page, found) for page in pages() if (found := blocks(page, "python"))]
 TOML = [block for page in pages() for block in blocks(page, "toml")]

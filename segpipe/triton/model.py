@@ -1,5 +1,6 @@
 """The model of Triton's Python backend. Imported in the server's process alone, by the `model.py` of a version."""
 
+import ctypes
 import json
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,25 @@ class TritonPythonModel:
         self._segmenter.close()
 
 
+class _Handed:
+    """An array whose capsule is the server's to free: some give it a name that numpy, freeing it too, complains of."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __dlpack__(self, **wanted: Any) -> Any:
+        capsule = self._array.__dlpack__(**wanted)
+        ctypes.pythonapi.PyCapsule_SetDestructor(ctypes.py_object(capsule), None)
+        return capsule
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
 def _response(answer: Answer) -> Any:
     if isinstance(answer, np.ndarray):
         # by DLPack: with numpy 2, Tensor(name, array) of older servers holds 0 bytes and says nothing
-        return server.InferenceResponse([server.Tensor.from_dlpack(MASK, answer)])
+        return server.InferenceResponse([server.Tensor.from_dlpack(MASK, _Handed(answer))])
     is_theirs = isinstance(answer, (InputError, UnfitFrameError))
     code = server.TritonError.INVALID_ARG if is_theirs else server.TritonError.INTERNAL
     return server.InferenceResponse(error=server.TritonError(str(answer), code))

@@ -56,6 +56,7 @@ def main(environment: Path, work: Path) -> None:
         require(bool(found["refused"]) and found["ready"] == ["2"], "the second version must serve on")
         found = server.ask(work, **asked, count=COUNT, narrow=NARROW)
         require(found["http"] == COUNT, "and with the same masks")
+        require("Traceback" not in (work / "server.log").read_text(), "the server's log must hold no complaint")
 
 
 def parsed(server: Environment, work: Path) -> dict[str, Any]:
