@@ -187,9 +187,15 @@ def main() -> None:
     options = parser.parse_args()
     for subject in _subjects(options.runs, options.networks, options.islands):
         lines = "\n".join(rows(subject)) + "\n"
-        RESULTS.write_text((RESULTS.read_text() if RESULTS.exists() else HEAD) + lines)
+        RESULTS.write_text(_with_rows(RESULTS.read_text() if RESULTS.exists() else HEAD, lines))
         sys.stdout.write(lines)
         sys.stdout.flush()
+
+
+def _with_rows(text: str, lines: str) -> str:
+    """Below the table's last row, before what is said of it."""
+    table, end, words = text.partition("|\n\n")
+    return f"{table}|\n{lines}\n{words}" if end else text + lines
 
 
 def _subjects(runs: Sequence[Path], networks: Sequence[str], islands: bool) -> Iterator[Subjects]:
