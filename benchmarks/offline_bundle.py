@@ -9,6 +9,8 @@ packages without touching them, and writes env.sh.
 
 import argparse
 import hashlib
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -64,9 +66,10 @@ def build_pure_wheel(requirement: str, folder: Path) -> bool:
 
 
 def build_own_wheel(folder: Path) -> None:
-    """segpipe itself, from this checkout."""
+    """segpipe itself, from this checkout; with compiled kernels only where they fit the server's processor."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(ROOT)]
-    subprocess.run(command, check=True)
+    without = {} if platform.machine() == "x86_64" else {"CC": "false"}
+    subprocess.run(command, check=True, env={**os.environ, **without})
 
 
 def write_pieces(files: Iterable[Path], out: Path, piece_bytes: int) -> int:
