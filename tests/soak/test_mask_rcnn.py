@@ -92,7 +92,8 @@ def test_every_stage_takes_it_and_people_get_their_pictures(tmp_path: Path) -> N
     assert code == 0, err
     for name in ("segpipe onnxruntime-cpu", "PyTorch eager FP32", "ONNX Runtime, PyTorch pre/post"):
         assert contestants[name]["latency"]
-        assert contestants[name]["agreement"] > 0.97  # of pixels: torchvision pads and rounds boxes
+    same = contestants["ONNX Runtime, PyTorch pre/post"]  # torchvision's pasting rounds boxes: noise differs from ours
+    assert same["agreement"] > 0.99
 
     write_image(tmp_path / "in" / "one.png", next(frames()))
     code, _, err = call("predict", run, tmp_path / "in", "-o", tmp_path / "out", "--allow-unvalidated")
