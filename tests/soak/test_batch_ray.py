@@ -147,6 +147,22 @@ def test_an_image_that_ends_every_actor_is_broken_and_the_rest_is_done(
     assert "poison.png ended 3 processes" in err
 
 
+def test_strips_of_one_image_on_two_nodes_make_the_file_of_one_process(nodes: Cluster, tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    from tests.test_rasters import TILE, write_tiff
+
+    small = testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": TILE})
+    run = testing.make_run(tmp_path / "run", small)
+    write_tiff(tmp_path / "in/a.tif", testing.make_frame(600, 500)[0])
+
+    ended = segpipe(*command(nodes, run, tmp_path / "in", tmp_path / "out"), "--geotiff")
+    one = segpipe("batch", run, tmp_path / "in", "-o", tmp_path / "one", "--geotiff", "--json")
+
+    assert ended.returncode == 0, ended.stderr
+    assert b"rows of tiles" in ended.stderr
+    assert masks(json.loads(ended.stdout)) == masks(json.loads(one.stdout))
+
+
 def test_gpus_where_there_are_none_are_an_error_before_anything_is_segmented(
     nodes: Cluster, run: Path, photos: Path, tmp_path: Path
 ) -> None:
