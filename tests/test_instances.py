@@ -1,5 +1,6 @@
 """Instances, light: rows of a network to things in the frame, run lengths, the panoptic map, the runtime."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -375,6 +376,17 @@ def test_a_cpu_runs_instances_from_frames_to_things_one_by_one_in_lists_and_stre
     assert [found.size for found in several] == [(SIDE, SIDE), (2 * SIDE, SIDE), (SIDE, SIDE)]
     assert [found.size for found in streamed] == [found.size for found in several]
     assert len(stacked) == 2
+
+
+def test_several_threads_find_the_same_in_the_same_frames() -> None:
+    frames = [frame(SIDE + number, 2 * SIDE) for number in range(8)]
+
+    with segmenter() as opened, ThreadPoolExecutor(4) as threads:
+
+        def told(one: NDArray[np.uint8]) -> list[Any]:
+            return [*opened(one).coco(), *opened.tiled(one).coco()]
+
+        assert [*threads.map(told, frames)] == [*map(told, frames)]
 
 
 def test_what_rows_were_picked_from_comes_when_asked_for() -> None:
