@@ -135,11 +135,11 @@ def test_what_waits_is_done_in_its_order_by_as_many_threads_as_there_are() -> No
 
 def test_a_line_knows_for_how_long_its_oldest_work_goes_on() -> None:
     async def looked(line: Line) -> list[float]:
-        seen = []
-        for _ in range(2):
-            await asyncio.sleep(0.01)
-            seen.append(line.oldest_s)
-        return seen
+        while not line.oldest_s:  # until the thread has begun
+            await asyncio.sleep(0.001)
+        first = line.oldest_s
+        await asyncio.sleep(0.01)
+        return [first, line.oldest_s]
 
     first, second = with_a_busy_line(1, looked)
 
