@@ -265,6 +265,15 @@ def test_a_library_that_is_not_what_stands_beside_it_is_not_used(compiled: Kerne
     assert choose(tmp_path / "none.so", SOURCE).detail == "not built"
 
 
+def test_a_library_that_is_cut_off_is_not_opened(library: Path, tmp_path: Path) -> None:
+    """To open one of 8192 bytes ended the process by SIGBUS."""
+    data = library.read_bytes()
+    for size in (100, 8192, len(data) // 2, len(data) - 1):
+        (tmp_path / "cut.so").write_bytes(data[:size])
+
+        assert choose(tmp_path / "cut.so", SOURCE).detail == "not usable: the library is cut off or none"
+
+
 def test_where_opencv_resizes_in_another_way_frames_are_left_to_it(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
 from segpipe.runtime.pasting import LONGEST_SIDE, pasted_canvas
 from segpipe.runtime.request import OpenOptions, Outputs
+from segpipe.serving.answers import kinds_of
 from segpipe.tasks import task_of
 from tests.tiny import contract_fields
 
@@ -162,6 +163,34 @@ def test_rows_with_a_number_that_is_none_are_no_answers() -> None:
 
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
+
+
+def test_a_label_that_comes_as_a_float_is_the_nearest_number() -> None:
+    found = decoded(labels=np.array([0.999, 0.002, 0, 0], np.float32), scores=np.array([0.9, 0.8, 0, 0], np.float32))
+
+    assert found.labels.tolist() == [1, 0]
+
+
+def test_a_network_of_boxes_alone_is_asked_for_no_id_map() -> None:
+    boxes = CONTRACT.model_copy(update={"masks": "none", "semantic_name": ""})
+    backend = onnxruntime.open(constant_graph(), CONTRACT, OpenOptions(threads=1))
+
+    assert [kind.name for kind in kinds_of(InstanceSegmenter(backend, boxes, PALETTE))] == [
+        "application/json",
+        "image/png; show=overlay",
+    ]
+
+
+def test_masks_that_would_fill_the_memory_are_refused_before_one_is_made() -> None:
+    contract = CONTRACT.model_copy(update={"top": 400})
+    whole: dict[str, NDArray[Any]] = {
+        "boxes": np.tile(np.array([0, 0, SIDE, SIDE], np.float32), (400, 1)),
+        "scores": np.ones(400, np.float32),
+        "labels": np.zeros(400, np.int64),
+        "masks": np.zeros((400, 1, 1), np.float32),
+    }
+    with pytest.raises(InputError, match="the masks of 400 things would be 400 megapixels, at most 268 are made"):
+        task_of(contract).decode(tensors() | whole, contract.place(1000, 1000), Outputs())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

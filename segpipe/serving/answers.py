@@ -147,8 +147,13 @@ KINDS_OF_THINGS = (
     Kind("image/png", "overlay", "masks, boxes, classes and scores over the picture", _overlay),
 )
 """The same of networks that tell things one by one."""
+KINDS_OF_BOXES = tuple(kind for kind in KINDS_OF_THINGS if kind.make not in {_ids, _colour})
+"""Of those that say nothing of any pixel."""
 
 
 def kinds_of(segmenter: object) -> tuple[Kind, ...]:
     """What can be asked of a segmenter."""
-    return KINDS_OF_THINGS if isinstance(segmenter, InstanceSegmenter) else KINDS
+    if not isinstance(segmenter, InstanceSegmenter):
+        return KINDS
+    says_pixels = segmenter.contract.masks != "none" or segmenter.contract.semantic_name
+    return KINDS_OF_THINGS if says_pixels else KINDS_OF_BOXES

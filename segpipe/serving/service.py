@@ -81,8 +81,10 @@ class Service:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """The forms of an answer by what serves now."""
-        return kinds_of(self.models.current and self.models.current.segmenter)
+        """The forms of an answer by what serves now; 503 while nothing does."""
+        if self.models.current is None or self.is_lost:
+            raise HTTPException(503, self.not_ready, _AGAIN)
+        return kinds_of(self.models.current.segmenter)
 
     def describe(self) -> dict[str, Any]:
         """For /model."""
@@ -90,8 +92,6 @@ class Service:
 
     async def answer(self, picture: bytes, kind: Kind, left: Callable[[], Awaitable[object]]) -> Response:
         """The picture's answer, or the status that says why there is none."""
-        if self.models.current is None or self.is_lost:
-            raise HTTPException(503, self.not_ready, _AGAIN)
         asked = perf_counter()
         try:
             made = await self.line.run(lambda: self._make(picture, kind, asked), left)

@@ -19,6 +19,9 @@ from segpipe.runtime.request import Outputs
 from segpipe.runtime.tiling import Progress, Tiling
 from segpipe.tasks.instance_tiles import things_in_tiles
 
+_MOST_FRAMES, _MOST_PIXELS = 16, 1 << 28
+"""Of all masks of a frame: so many times its pixels, and as many in any frame."""
+
 _Tensors = Mapping[str, NDArray[Any]]
 _HALF = 0.5  # of yes
 
@@ -40,6 +43,7 @@ class InstanceTask:
         require_side(placement)
         contract = self._contract
         boxes, scores, labels = self._rows(tensors)
+        labels = np.rint(labels)  # where they come as floats, rounding must not make another class of one
         with np.errstate(invalid="ignore"):
             good = (scores >= contract.threshold) & np.isfinite(scores) & np.isfinite(boxes).all(1)
         kept = np.flatnonzero(good & (labels >= 0) & (labels < len(contract.things)))
@@ -105,4 +109,18 @@ class InstanceTask:
                 f"the network's '{contract.masks_name}' is {masks.shape} for a frame, wanted {contract.top} masks",
                 hint="mend `top` or the tensors' names in the contract",
             )
+        _require_room(boxes, placement)
         return tuple(paste(masks[row], box, placement) for row, box in zip(kept, boxes.tolist(), strict=True))
+
+
+def _require_room(boxes: NDArray[np.float32], placement: Placement) -> None:
+    """A thousand things as large as their frame would take gigabytes."""
+    height, width = placement.source
+    pixels = int((np.ceil(boxes[:, 2:]) - np.floor(boxes[:, :2])).clip(0).astype(np.float64).prod(1).sum())
+    most = max(_MOST_FRAMES * height * width, _MOST_PIXELS)
+    if pixels > most:
+        raise InputError(
+            f"the masks of {len(boxes)} things would be {pixels / 1e6:.0f} megapixels, at most "
+            f"{most / 1e6:.0f} are made",
+            hint="send a smaller frame, or raise the contract's `threshold`",
+        )

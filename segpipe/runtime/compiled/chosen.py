@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from segpipe.runtime.compiled.masks import MaskKernels
 from segpipe.runtime.compiled.proof import are_numpys, are_opencvs
 
 SOURCE = Path(__file__).with_name("pixels.c")
+_ELF = struct.Struct("<5s27xQQ6xHHHH")
+"""Its magic number and class, and of the tables of segments and of sections: where they are, and sizes and counts."""
 LIBRARY = SOURCE.with_name("pixels.abi3.so")
 
 
@@ -33,6 +36,8 @@ def choose(path: Path, source: Path) -> Kernels:
     """Open a library and hold it to its source, to numpy and to OpenCV."""
     if not path.is_file():
         return _none("not built")
+    if not _is_whole(path.read_bytes()):
+        return _none("not usable: the library is cut off or none")
     try:
         library = ctypes.CDLL(str(path))
         library.segpipe_source.restype = ctypes.c_char_p
@@ -45,6 +50,15 @@ def choose(path: Path, source: Path) -> Kernels:
         return _none("their masks are not numpy's")
     frames = next((some for some in both if are_opencvs(some)), None)
     return Kernels(masks, frames, "masks and frames" if frames else "masks; OpenCV resizes frames in a way of its own")
+
+
+def _is_whole(library: bytes) -> bool:
+    """Whether what the header of a 64-bit ELF file says is there: to open one that is cut off can end the process."""
+    if len(library) < _ELF.size:
+        return False
+    magic, segments, sections, segment_size, segment_count, section_size, section_count = _ELF.unpack_from(library)
+    ends = segments + segment_size * segment_count, sections + section_size * section_count
+    return magic == b"\x7fELF\x02" and max(ends) <= len(library)
 
 
 def _none(detail: str) -> Kernels:
