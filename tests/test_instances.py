@@ -18,7 +18,7 @@ from segpipe.instances import Instances, crop_rle
 from segpipe.regions import compressed, run_lengths
 from segpipe.runtime.backends import onnxruntime
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
-from segpipe.runtime.pasting import LONGEST_SIDE, pasted_canvas
+from segpipe.runtime.pasting import LONGEST_SIDE, pasted_canvases
 from segpipe.runtime.request import OpenOptions, Outputs
 from segpipe.serving.answers import kinds_of
 from segpipe.tasks import task_of
@@ -449,7 +449,7 @@ def test_resized_masks_are_those_that_a_warp_samples(size: tuple[int, int], fit:
     for _ in range(30):
         left, right = np.sort(rng.uniform(0, size[1], 2))
         top, bottom = np.sort(rng.uniform(0, size[0], 2))
-        crop = pasted_canvas(logits, np.array([left, top, right, bottom]), placement)
+        (crop,) = pasted_canvases([logits], np.array([[left, top, right, bottom]], np.float32), placement)
         rows, columns = crop.region
         exact = _exact_on(logits, placement)[rows, columns]
         sure = np.abs(exact) > SAMPLING

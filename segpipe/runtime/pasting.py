@@ -25,7 +25,7 @@ LONGEST_SIDE = 32000
 _WORTH, _ALWAYS = 3, 4096
 """Resizing is worth it for so many times the pixels of a box, and so many more."""
 
-_Box = Sequence[float] | NDArray[Any]
+_Masks = Sequence[NDArray[Any]]
 
 
 def on_frame(boxes: NDArray[Any], placement: Placement) -> NDArray[np.float32]:
@@ -50,27 +50,32 @@ def require_side(placement: Placement) -> None:
         )
 
 
-def pasted_canvas(logits: NDArray[Any], box: _Box, placement: Placement) -> Crop:
-    """A mask hxw over the network's canvas, inside a box of the source frame: bilinear, half-pixel centres."""
-    grids = _grids(placement, logits.shape)
-    if grids is not None and (crop := _resized(logits, _touched(box, placement.source), grids)) is not None:
-        return crop
-    lines = []
+def pasted_canvases(masks: _Masks, boxes: NDArray[np.float32], placement: Placement) -> tuple[Crop, ...]:
+    """Masks hxw over the network's canvas, each inside its box of the source frame: bilinear, half-pixel centres."""
+    if not len(boxes):
+        return ()
+    grids, lines = _grids(placement, masks[0].shape), []
     for axis in (0, 1):  # height, width
-        cells = logits.shape[axis] / placement.canvas[axis]
+        cells = masks[0].shape[axis] / placement.canvas[axis]
         step = placement.resized[axis] / placement.source[axis] * cells
         lines.append((step, 0.5 * step + placement.offset[axis] * cells - 0.5))
-    return _sampled(logits, box, placement.source, (lines[0], lines[1]))
+    both, crops = (lines[0], lines[1]), []
+    for logits, touched in zip(masks, _touched(boxes, placement.source), strict=True):
+        crop = None if grids is None else _resized(logits, touched, grids)
+        crops.append(_sampled(logits, touched, placement.source, both) if crop is None else crop)
+    return tuple(crops)
 
 
-def pasted_box(logits: NDArray[Any], box: _Box, placement: Placement) -> Crop:
-    """A mask hxw over the box itself."""
-    lines = []
-    for axis in (0, 1):
-        start, length = float(box[1 - axis]), max(float(box[3 - axis] - box[1 - axis]), 1e-6)
-        step = logits.shape[axis] / length
-        lines.append((step, (0.5 - start) * step - 0.5))
-    return _sampled(logits, box, placement.source, (lines[0], lines[1]))
+def pasted_boxes(masks: _Masks, boxes: NDArray[np.float32], placement: Placement) -> tuple[Crop, ...]:
+    """Masks hxw, each over its box itself."""
+    crops = []
+    for logits, box, touched in zip(masks, boxes.tolist(), _touched(boxes, placement.source), strict=True):
+        lines = []
+        for axis in (0, 1):
+            step = logits.shape[axis] / max(box[3 - axis] - box[1 - axis], 1e-6)
+            lines.append((step, (0.5 - box[1 - axis]) * step - 0.5))
+        crops.append(_sampled(logits, touched, placement.source, (lines[0], lines[1])))
+    return tuple(crops)
 
 
 @dataclass(frozen=True)
@@ -111,10 +116,11 @@ _Pixels = tuple[int, int, int, int]
 """Left, top, right, bottom: the first, and the one after the last."""
 
 
-def _touched(box: _Box, size: tuple[int, int]) -> _Pixels:
-    """The pixels of the frame that a box touches."""
-    left, top = max(math.floor(box[0]), 0), max(math.floor(box[1]), 0)
-    return left, top, min(math.ceil(box[2]), size[1]), min(math.ceil(box[3]), size[0])
+def _touched(boxes: NDArray[np.float32], size: tuple[int, int]) -> list[_Pixels]:
+    """The pixels of the frame that each box touches."""
+    starts, ends = np.maximum(np.floor(boxes[:, :2]), 0), np.minimum(np.ceil(boxes[:, 2:]), size[::-1])
+    pixels: list[_Pixels] = np.hstack([starts, ends]).astype(np.int64).tolist()
+    return pixels
 
 
 def _resized(logits: NDArray[Any], touched: _Pixels, grids: tuple[_Grid, _Grid]) -> Crop | None:
@@ -135,9 +141,9 @@ _Line = tuple[float, float]
 """Of an axis: cells for each pixel, and the cell of pixel 0."""
 
 
-def _sampled(logits: NDArray[Any], box: _Box, size: tuple[int, int], lines: tuple[_Line, _Line]) -> Crop:
+def _sampled(logits: NDArray[Any], touched: _Pixels, size: tuple[int, int], lines: tuple[_Line, _Line]) -> Crop:
     """Where the scores are above 0, at the pixels that the box touches."""
-    left, top, right, bottom = _touched(box, size)
+    left, top, right, bottom = touched
     if left >= right or top >= bottom:
         return Crop(np.zeros((0, 0), np.bool_), min(left, size[1]), min(top, size[0]))
     (down, first_row), (across, first_column) = lines

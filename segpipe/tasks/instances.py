@@ -14,7 +14,7 @@ from segpipe.instances import Instances
 from segpipe.palette import Colours
 from segpipe.runtime.backends import Backend
 from segpipe.runtime.frames import Order
-from segpipe.runtime.pasting import on_frame, pasted_box, pasted_canvas, require_side
+from segpipe.runtime.pasting import on_frame, pasted_boxes, pasted_canvases, require_side
 from segpipe.runtime.request import Outputs
 from segpipe.runtime.tiling import Progress, Tiling
 from segpipe.tasks.instance_tiles import things_in_tiles
@@ -103,14 +103,14 @@ class InstanceTask:
         contract = self._contract
         if contract.masks == "none":
             return ()
-        masks, paste = tensors[contract.masks_name], pasted_canvas if contract.masks == "canvas" else pasted_box
+        masks, paste = tensors[contract.masks_name], pasted_canvases if contract.masks == "canvas" else pasted_boxes
         if masks.ndim != 3 or len(masks) != contract.top:
             raise BackendError(
                 f"the network's '{contract.masks_name}' is {masks.shape} for a frame, wanted {contract.top} masks",
                 hint="mend `top` or the tensors' names in the contract",
             )
         _require_room(boxes, placement)
-        return tuple(paste(masks[row], box, placement) for row, box in zip(kept, boxes.tolist(), strict=True))
+        return paste([masks[row] for row in kept], boxes, placement)
 
 
 def _require_room(boxes: NDArray[np.float32], placement: Placement) -> None:
