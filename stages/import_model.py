@@ -78,7 +78,16 @@ def run(path: Path, model: Path, contract: Path | None, preset: Chosen | None = 
         write_atomically(path / FILE_NAME, starter.encode())
         if described.data is None:
             _log.warning("import: no [data] in the contract: activations are not probed, and validate has no frames")
+    elif _classes_in(path / FILE_NAME) not in {None, described.contract.classes}:
+        _log.warning("import: %s is kept, and its classes are not the contract's: mend or delete it", path / FILE_NAME)
     return rundir.artifact(STAGE, FP32_GRAPH)
+
+
+def _classes_in(toml: Path) -> tuple[str, ...] | None:
+    """What a segpipe.toml that is kept says of its data's classes, if it does."""
+    data = _toml_of(toml).get("data")
+    classes = data.get("classes") if isinstance(data, dict) else None
+    return tuple(map(str, classes)) if isinstance(classes, list) else None
 
 
 def read_description(path: Path | None, preset: Chosen | None = None) -> Description:

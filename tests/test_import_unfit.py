@@ -11,7 +11,7 @@ from onnx import helper
 
 from segpipe.contract.schema import Contract
 from segpipe.errors import ContractError, InputError
-from stages.config.file import load_config
+from stages.config.file import FILE_NAME, load_config
 from stages.config.root import BuildConfig
 from stages.graphs.answers import remark_on
 from stages.graphs.foreign import prove_runs
@@ -231,6 +231,19 @@ def test_data_of_other_classes_is_refused_at_import(classes: list[str], words: s
         imported(tmp_path, plain(), data={"kind": "folder", "root": "data", "classes": classes})
 
     assert not (tmp_path / "run").exists()
+
+
+def test_a_settings_file_that_is_kept_beside_another_contract_is_told_of(tmp_path: Path) -> None:
+    toml = (
+        imported(tmp_path, plain(), data={"kind": "folder", "root": "data", "classes": list(CLASSES)}).path / FILE_NAME
+    )
+    again = ("import", tmp_path / "model.onnx", "--contract", tmp_path / "contract.toml", "-o", toml.parent)
+    _, _, same = call(*again)
+    toml.write_text(toml.read_text().replace(f'"{CLASSES[0]}"', '"other"'))
+    _, _, told = call(*again)
+
+    assert "is kept" not in same
+    assert f"{toml} is kept, and its classes are not the contract's: mend or delete it" in " ".join(told.split())
 
 
 def test_data_of_other_classes_written_later_is_refused_before_anything_is_judged(tmp_path: Path) -> None:

@@ -90,9 +90,8 @@ def predict(
         if isinstance(segmenter, InstanceSegmenter):
             if raw or live or geotiff:
                 what = "GeoTIFF" if geotiff else "raw and live streams"
-                raise InputError(
-                    f"{run} tells things one by one: not of {what} yet", hint="give images, videos or folders"
-                )
+                hint = "leave out --geotiff, use --tiled" if geotiff else "give images, videos or folders"
+                raise InputError(f"{run} tells things one by one: not of {what} yet", hint=hint)
         elif raw and size is not None:
             predict_raw(segmenter, sys.stdin.buffer, sys.stdout.buffer, size, job=job, tick=tick)
             return

@@ -128,7 +128,9 @@ def _predict_image(segmenter: AnySegmenter, path: Path, job: Job) -> Predicted:
         require_ours(_picture(job, folder, path), job.out)
     frame, mask, _ = segment(segmenter, path, content, job)
     if isinstance(mask, Instances) and mask.exceeded:
-        _log.warning("%s: each of the network's %d rows is a thing: there may be more", path, mask.contract.top)
+        _log.warning(
+            "%s: each of the network's %d rows is a thing: there may be more, see --tiled", path, mask.contract.top
+        )
     for folder in {OVERLAYS, COLOURS, THINGS}.difference(origins):
         if remove_stale(stale := _picture(job, folder, path), source, job.out):
             _log.info("%s: removed, it was made of another %s", stale, path.name)
