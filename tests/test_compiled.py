@@ -4,6 +4,7 @@
 skipped, which leaves nothing open: then numpy does everything, which is what all other tests hold.
 """
 
+import ast
 import hashlib
 import os
 import shutil
@@ -13,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,9 @@ from segpipe.runtime import preprocess as before
 from segpipe.runtime.compiled.chosen import LIBRARY, SOURCE, Kernels, choose, kernels
 from segpipe.runtime.compiled.frames import FrameKernels, Sampled
 from segpipe.runtime.compiled.masks import MaskKernels
-from segpipe.runtime.compiled.proof import MASKS, cases
+from segpipe.runtime.compiled.proof import FRAMES, MASKS, are_opencvs, cases
 from segpipe.runtime.geometry import axes
-from segpipe.runtime.sampling import is_exact, taps
+from segpipe.runtime.sampling import taps
 from tests.children import ROOT
 from tests.test_runtime_large_frames import KINDS, frame_of, kind_of
 
@@ -39,11 +41,19 @@ NUMPY = Kernels(None, None, "numpy alone")
 VALUES = ["random", "few", "strange", "close"]
 
 
+@cache
+def setups_options() -> list[str]:
+    """What setup.py compiles with, read there: to import it would build."""
+    tree = ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+    (options,) = (part.value for part in tree if isinstance(part, ast.keyword) and part.arg == "extra_compile_args")
+    return [*map(str, ast.literal_eval(options))]
+
+
 def build(source: Path, target: Path) -> Path:
     """As setup.py does it; the test is skipped where there is no compiler."""
     compiler = shutil.which("cc") or pytest.skip("no C compiler, and no library that was built: numpy does everything")
     made_from = hashlib.sha256(source.read_bytes()).hexdigest()
-    options = ["-std=c11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", f'-DPIXELS_SOURCE="{made_from}"']
+    options = [*setups_options(), "-shared", "-fPIC", f'-DPIXELS_SOURCE="{made_from}"']
     subprocess.run([compiler, *options, str(source), "-o", str(target)], check=True, capture_output=True)
     return target
 
@@ -62,6 +72,11 @@ def compiled(library: Path) -> Kernels:
 def masks(compiled: Kernels) -> MaskKernels:
     assert compiled.masks is not None, compiled.detail
     return compiled.masks
+
+
+@pytest.fixture(scope="module")
+def frames(compiled: Kernels) -> FrameKernels:
+    return compiled.frames or pytest.skip(compiled.detail)
 
 
 @contextmanager
@@ -169,24 +184,39 @@ def test_tensors_are_numpys(
     np.testing.assert_array_equal(found, expected)
 
 
-def test_frames_that_shrink_are_compiled_where_opencv_resizes_by_ipp(compiled: Kernels) -> None:
-    contract, done = kind_of(), list[bool]()
+class Watched(FrameKernels):
+    """Others, and what became of each frame."""
 
-    class Watched(FrameKernels):
-        def __init__(self, frames: FrameKernels) -> None:
-            self._frames = frames
+    def __init__(self, frames: FrameKernels) -> None:
+        self.frames, self.done = frames, list[bool]()
 
-        def fill(self, *arguments: Any) -> bool:
-            done.append(self._frames.fill(*arguments))
-            return done[-1]
+    def fill(self, *arguments: Any) -> bool:
+        self.done.append(self.frames.fill(*arguments))
+        return self.done[-1]
 
-    if compiled.frames is None:
-        assert not is_exact((80, 100), (32, 40), 3), compiled.detail
-        return
-    with by(Kernels(None, Watched(compiled.frames), "")):
+
+def test_frames_that_shrink_are_compiled_where_opencv_resizes_by_ipp(frames: FrameKernels) -> None:
+    contract, watched = kind_of(), Watched(frames)
+
+    with by(Kernels(None, watched, "")):
         before.preprocess(frame_of(contract, 80, 100), contract, contract.place(80, 100))
 
-    assert done == [True]
+    assert watched.done == [True]
+
+
+@pytest.mark.parametrize("wrong", FRAMES, ids=str)
+def test_frames_that_are_not_opencvs_in_one_number_of_one_size_are_not_used(
+    frames: FrameKernels, wrong: tuple[tuple[int, int], tuple[int, int], int]
+) -> None:
+    class Other(Watched):
+        def fill(self, planes: NDArray[Any], *arguments: Any) -> bool:
+            done = super().fill(planes, *arguments)
+            if planes.shape == (wrong[2], *wrong[1]):
+                planes[-1, -1, -1] = np.nextafter(planes[-1, -1, -1], np.float32(9))
+            return done
+
+    assert are_opencvs(Watched(frames))
+    assert not are_opencvs(Other(frames))
 
 
 def test_what_the_kernels_do_not_do_is_left_to_numpy(masks: MaskKernels) -> None:
@@ -218,23 +248,19 @@ def test_a_table_that_would_lead_out_of_the_mask_is_refused(masks: MaskKernels, 
     assert found is None
 
 
-def test_a_resize_that_would_read_outside_of_the_frame_reads_its_edge(compiled: Kernels) -> None:
-    if compiled.frames is None:
-        return
+def test_a_resize_that_would_read_outside_of_the_frame_reads_its_edge(frames: FrameKernels) -> None:
     frame = np.full((9, 10, 3), 7, np.uint8)
     contract = kind_of(mean=(0.0,) * 3, std=(1 / 255,) * 3, value_range=(0, 255))
     first = np.array([-(2**63), -5, 8, 9, 2**63 - 1])
     wild = Sampled(9, first, np.full(5, 0.5, np.float32)), Sampled(10, first, np.full(5, 0.5, np.float32))
     planes = np.zeros((3, 5, 5), np.float32)
 
-    assert compiled.frames.fill(planes, frame, *wild, before._channels(contract))
+    assert frames.fill(planes, frame, *wild, before._channels(contract))
     np.testing.assert_allclose(planes, 7)
 
 
-def test_frames_and_planes_that_do_not_fit_are_refused(compiled: Kernels) -> None:
-    if compiled.frames is None:
-        return
-    fill, channels = compiled.frames.fill, before._channels(kind_of())
+def test_frames_and_planes_that_do_not_fit_are_refused(frames: FrameKernels) -> None:
+    fill, channels = frames.fill, before._channels(kind_of())
     rows, columns = Sampled(16, *taps(16, 8)), Sampled(20, *taps(20, 10))
     frame, planes = np.zeros((16, 20, 3), np.uint8), np.zeros((3, 8, 10), np.float32)
     fixed = planes.copy()
@@ -299,6 +325,8 @@ def test_doctor_tells_which_of_both_ways_is_taken() -> None:
 
     assert row.present == (kernels().masks is not None)
     assert row.detail == kernels().detail
+    if LIBRARY.is_file() and shutil.which("cc"):
+        assert row.present, f"{row.detail}: make .venv/.installed"
     assert row.present or "compiler" in row.hint
 
 

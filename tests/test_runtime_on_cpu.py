@@ -23,6 +23,8 @@ from tests.test_runtime_labels import SIZE, contract_of, label_network
 
 SUMMATION = 1e-5
 """Relative L2 that another order of adding up may give in FP32."""
+NARROW = 2**-7
+"""The same in numbers of 8 bits: which kernel is taken, and so where they are rounded, may change with the shape."""
 NARROWED = [row for row in ROWS if row.file == FP32_GRAPH and row.precision != "fp32"]
 """Rows whose backend itself computes the FP32 graph in fewer bits; INT8 graphs run everywhere."""
 every_row = pytest.mark.parametrize("name", parameters(ROWS))
@@ -70,8 +72,9 @@ def test_a_network_that_gives_its_memory_back_answers_the_same(name: str) -> Non
         answers.append([part.scores for parts in given for part in parts])
         backend.close()
 
+    allowed = NARROW if ARTIFACTS[name] in NARROWED else 0
     for again, usual in zip(*answers, strict=True):
-        np.testing.assert_array_equal(again, usual)
+        assert np.linalg.norm(again - usual) <= allowed * np.linalg.norm(usual)
 
 
 def test_it_says_its_threads(backend: HostBackend) -> None:

@@ -12,9 +12,9 @@ from segpipe.runtime.compiled.masks import MaskKernels
 from segpipe.runtime.compiled.proof import are_numpys, are_opencvs
 
 SOURCE = Path(__file__).with_name("pixels.c")
+LIBRARY = SOURCE.with_name("pixels.abi3.so")
 _ELF = struct.Struct("<5s27xQQ6xHHHH")
 """Its magic number and class, and of the tables of segments and of sections: where they are, and sizes and counts."""
-LIBRARY = SOURCE.with_name("pixels.abi3.so")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a library computes what numpy and OpenCV compute: a few small masks and a frame, before it is used."""
+"""Whether a library computes what numpy and OpenCV compute: a few small masks and frames, before it is used."""
 
 import zlib
 from collections.abc import Iterator
@@ -23,6 +23,15 @@ _PLACEMENTS = [
     Placement((20, 21), (24, 32), (24, 32), (0, 0)),
 ]
 _SHAPES = [(3, 6, 8), (2, 5, 3), (7, 1, 9)]
+FRAMES = [
+    ((61, 83), (24, 32), 3),
+    ((32, 92), (16, 46), 3),  # exactly half
+    ((40, 67), (17, 39), 1),
+    ((90, 33), (9, 29), 4),
+    ((21, 50), (21, 11), 4),  # the same along one axis
+    ((11, 557), (9, 319), 3),
+]
+"""Sizes before and after, and channels: rows that vectors fill and rows that end within one."""
 
 
 def cases() -> Iterator[tuple[NDArray[np.float32], Axis, Axis]]:
@@ -47,13 +56,17 @@ def are_numpys(masks: MaskKernels) -> bool:
 
 
 def are_opencvs(frames: FrameKernels) -> bool:
-    """Whether a frame is resized as OpenCV does it here, which may change with its version and the processor."""
-    size, resized = (61, 83), (24, 32)
-    pixels = (np.arange(61 * 83 * 3) * 7919 % 256).astype(np.uint8).reshape(*size, 3)
-    channels = Channels(np.arange(3), np.full(3, 1 / 59, np.float32), np.full(3, -2, np.float32))
+    """Whether frames are resized as OpenCV does it here, which may change with its version and the processor."""
+    return all(_is_opencvs(frames, *case) for case in FRAMES)
+
+
+def _is_opencvs(frames: FrameKernels, size: tuple[int, int], resized: tuple[int, int], count: int) -> bool:
+    pixels = (np.arange(size[0] * size[1] * count) * 7919 % 256).astype(np.uint8).reshape(*size, count)
+    scale, shift = np.float32(1 / 59), np.float32(-2)
+    channels = Channels(np.arange(count), np.full(count, scale), np.full(count, shift))
     rows, columns = (Sampled(before, *taps(before, after)) for before, after in zip(size, resized, strict=True))
-    planes = np.zeros((3, *resized), np.float32)
-    if not (is_exact(size, resized, 3) and frames.fill(planes, pixels, rows, columns, channels)):
+    planes = np.zeros((count, *resized), np.float32)
+    if not (is_exact(size, resized, count) and frames.fill(planes, pixels, rows, columns, channels)):
         return False
-    expected: NDArray[Any] = cv2.resize(pixels.astype(np.float32), resized[::-1]).transpose(2, 0, 1)
-    return np.array_equal(planes, expected * channels.scale[0] + channels.shift[0])
+    expected: NDArray[Any] = cv2.resize(pixels.astype(np.float32), resized[::-1]).reshape(*resized, count)
+    return np.array_equal(planes, expected.transpose(2, 0, 1) * scale + shift)
