@@ -104,7 +104,7 @@ def planted(run: Path, config: Config) -> dict[str, list[str]]:
         return [task.segment(found.network, frame) for frame in frames]
 
     reference, table = answers(lambda network: None), {}
-    for name, change in _DEFECTS.items():
+    for name, change in DEFECTS.items():
         comparison = ThingsComparison()
         for number, (ours, theirs_) in enumerate(zip(reference, answers(change), strict=True)):
             comparison.add(ours, theirs_, split.name(number))
@@ -127,17 +127,19 @@ def _louder(path: str) -> Callable[[Any], object]:
 
 
 _FRAMES = 16
-_DEFECTS: dict[str, Callable[[Any], object]] = {
+DEFECTS: dict[str, Callable[[Any], object]] = {
     "nothing": lambda network: None,
     "an NMS threshold of 0.6": lambda network: setattr(network.decode.rows, "threshold", 0.6),
     "an NMS threshold of 0.6 of proposals": lambda network: setattr(network.decode.proposals, "threshold", 0.6),
     "boxes one pixel to the right and down": _shifted,
     "one step of suppression": lambda network: setattr(network.decode.rows, "steps", 1),
     "anchors' scores x 1.01": _louder("rpn.head.cls_logits"),
+    "anchors' moves x 1.01": _louder("rpn.head.bbox_pred"),
     "classes x 1.01": _louder("roi_heads.box_predictor.cls_score"),
     "boxes' moves x 1.01": _louder("roi_heads.box_predictor.bbox_pred"),
     "masks x 1.01": _louder("roi_heads.mask_predictor.mask_fcn_logits"),
 }
+"""What is done to a network; the tests plant them too."""
 
 
 def trained(config: Config, base: Path, seconds: float) -> dict[str, Tensor]:

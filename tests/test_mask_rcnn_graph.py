@@ -15,10 +15,9 @@ from segpipe.runtime.request import OpenOptions, Outputs
 from stages.graphs.halving import to_half
 from stages.graphs.islands import Island, of_modules
 from stages.graphs.rounding import rounded
-from stages.measuring.things import ThingsComparison
 from stages.tasks import offline_task_of
-from stages.validate.judging.things import FP32, HALF, ThingLimits, thing_checks
-from tests.tiny_mask_rcnn import CONTRACT, GRAPH, frames, network
+from tests.mask_rcnn_answers import SAME, answers, failed, made
+from tests.tiny_mask_rcnn import CONTRACT, GRAPH, frames, move
 
 DYNAMIC = {"NonZero", "NonMaxSuppression", "RoiAlign", "Loop", "If", "Compress", "Unique", "DeformConv", "Scan"}
 
@@ -38,21 +37,9 @@ def half() -> onnx.ModelProto:
     return to_half(full(), {island.node for island in islands()})
 
 
-def answers(model: onnx.ModelProto) -> list[Instances]:
+def of_graph(model: onnx.ModelProto) -> list[Instances]:
     backend = onnxruntime.open(model.SerializeToString(), CONTRACT, OpenOptions(threads=1))
     return backend.infer(list(frames()), Outputs(scores=True))
-
-
-@cache
-def reference() -> list[Instances]:
-    return [offline_task_of(CONTRACT).segment(network(3, 5, 4, CONTRACT.top), frame) for frame in frames()]
-
-
-def failed(found: list[Instances], limits: ThingLimits) -> list[str]:
-    comparison = ThingsComparison()
-    for ours, theirs in zip(reference(), found, strict=True):
-        comparison.add(ours, theirs, "frame")
-    return [check.line() for check in thing_checks(comparison, limits) if check.status == "failed"]
 
 
 def test_nothing_in_the_graph_has_a_shape_that_depends_on_the_frame() -> None:
@@ -61,11 +48,22 @@ def test_nothing_in_the_graph_has_a_shape_that_depends_on_the_frame() -> None:
     assert [side.dim_param for side in sides["boxes"]] == ["batch", "", ""]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_found_in_these_frames_is_decided_by_far_more_than_rounding(seed: int) -> None:
+    """Without that the next test would be another on each processor."""
+    other = made()
+    move(other, seed)
+    found = answers(other)
+
+    assert {"lost_things", "extra_things", "thing_scores"}.isdisjoint(failed(found))
+    assert [one.settled for one in found] == [True, True]
+
+
 def test_the_graph_answers_a_batch_as_the_network_answers_each_frame() -> None:
-    found = answers(full())
+    found = of_graph(full())
 
     assert sum(len(one.above(0.375)) for one in found) >= 20
-    assert failed(found, FP32) == []
+    assert failed(found, SAME) == {}
     assert [one.settled for one in found] == [True, True]
 
 
@@ -83,19 +81,17 @@ def test_the_fp16_graph_keeps_coordinates_and_the_choice_of_boxes_in_fp32_and_th
 
 def test_rounding_to_fp16_leaves_every_map_within_the_limit_of_the_gate() -> None:
     """Which boxes of random weights are left of a crowd is decided by less than that."""
-    lines = failed(answers(rounded(half())), HALF)
+    lines = failed(of_graph(rounded(half())))
 
-    assert [line for line in lines if line.startswith("map_")] == []
+    assert {name: line for name, line in lines.items() if name.startswith("map_")} == {}
 
 
 def test_the_committed_graph_is_small_enough_to_be_committed() -> None:
     assert GRAPH.stat().st_size < 500_000
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_masks_are_pasted_into_their_boxes(index: int) -> None:
-    ours, theirs = reference()[index], answers(full())[index]
-
-    for mine, other, box in zip(ours.crops, theirs.crops, ours.boxes, strict=True):
-        assert mine.mask.shape == (np.ceil(box[3]) - np.floor(box[1]), np.ceil(box[2]) - np.floor(box[0]))
-        assert mine.mask.shape == other.mask.shape
+def test_masks_are_pasted_into_their_boxes() -> None:
+    for found in of_graph(full()):
+        for crop, box in zip(found.crops, found.boxes, strict=True):
+            assert crop.mask.shape == (np.ceil(box[3]) - np.floor(box[1]), np.ceil(box[2]) - np.floor(box[0]))
+            assert (crop.left, crop.top) == (np.floor(box[0]), np.floor(box[1]))
