@@ -18,7 +18,7 @@ from stages.models.mask_rcnn.suppression import suppress
 from tests.tiny_mask_rcnn import SIZE, move, theirs
 
 SAME, SAME_PX = 1e-5, 1e-3  # scores, and boxes in pixels
-SURE_IOU = 5e-6  # from a threshold: a hundred times the rounding
+SURE_IOU = 1e-4  # from a threshold: a thousand times the rounding
 SAME_MASKS = 1e-4  # chances of pixels: boxes that are 4e-5 pixels apart, in maps of random weights
 
 
