@@ -9,8 +9,10 @@ import onnx
 import pytest
 import tomli_w
 
+from segpipe.artifacts import ON_CPU
 from segpipe.errors import ConfigError
 from segpipe.id_maps import classes_in
+from segpipe.instances import Instances
 from segpipe.media.images import read_image, write_image
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
@@ -286,6 +288,16 @@ def foreign(things: Path) -> bytes:
     return model.SerializeToString()
 
 
+def assert_same(found: Instances, expected: Instances) -> None:
+    """But for rounding: graphs that lack an output may be fused in another way."""
+    assert len(expected) > 0
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    for number in range(len(expected)):
+        assert (found.mask(number) != expected.mask(number)).mean() < 0.01
+
+
 def test_a_foreign_network_for_things_is_imported_and_judged_by_its_own_fp32(things: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(foreign(things))
     fields = json.loads(RunDirectory(things).artifact_bytes("export", "contract.json"))
@@ -306,9 +318,9 @@ def test_a_foreign_network_for_things_is_imported_and_judged_by_its_own_fp32(thi
     assert report.reference == "ONNX FP32"
     assert report.status == "passed"
     assert report.hops["fp16"].things is not None
-    with InstanceSegmenter.open(run) as theirs, InstanceSegmenter.open(things) as ours:
-        frame = np.full((48, 80, 3), 90, np.uint8)
-        assert theirs(frame).coco() == ours(frame).coco()
+    frame = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)  # no two scores are alike
+    with InstanceSegmenter.open(run, ON_CPU.name) as theirs, InstanceSegmenter.open(things, ON_CPU.name) as ours:
+        assert_same(theirs(frame), ours(frame))
 
 
 # predict
