@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from segpipe.artifacts import EXPORT, FP32_GRAPH, ON_CPU
 from segpipe.contract.schema import InstanceContract
 from segpipe.draw import contact_sheet
+from segpipe.media.images import write_image
 from segpipe.processor import CPU, processor
 from segpipe.rundir.directory import RunDirectory
 from segpipe.runtime.instance_segmenter import InstanceSegmenter
@@ -217,7 +218,7 @@ def draw(path: Path) -> None:
     ]
     sheet = contact_sheet(large, ["frame", "things", "panoptic"])  # type: ignore[arg-type]
     PICTURE.parent.mkdir(exist_ok=True)
-    cv2.imwrite(str(PICTURE), sheet[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    write_image(PICTURE, sheet)
 
 
 if __name__ == "__main__":

@@ -27,4 +27,4 @@ def test_nobody_else_counts_cores() -> None:
     files = [path for package in ("segpipe", "stages") for path in (ROOT / package).rglob("*.py")]
     counting = {path.name for path in files if "cpu_count" in path.read_text() or "getaffinity" in path.read_text()}
 
-    assert counting == {"cores.py", "machine.py"}
+    assert counting == {"cores.py", "others.py"}

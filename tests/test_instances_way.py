@@ -343,14 +343,12 @@ def test_predict_writes_id_map_overlay_and_cocos_json(found_in_all: Path, tmp_pa
     assert read_image(tmp_path / "out" / "colours" / "one.png").shape == (40, 60, 3)
 
 
-def test_predict_says_where_there_may_be_more_things_than_the_network_has_rows(
-    tmp_path: Path, image: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_predict_says_where_there_may_be_more_things_than_the_network_has_rows(tmp_path: Path, image: Path) -> None:
     run = make_things_run(tmp_path / "run", CONTRACT.model_copy(update={"threshold": 0.0}))
-    call("predict", run, image, "-o", tmp_path / "out")
+    _, _, err = call("predict", run, image, "-o", tmp_path / "out")
 
     assert json.loads((tmp_path / "out/things/one.json").read_text())["there_may_be_more"]
-    assert "each of the network's 4 rows is a thing" in caplog.text
+    assert "each of the network's 4 rows is a thing: there may be more, see --tiled" in " ".join(err.split())
 
 
 def test_predict_finds_things_in_tiles_and_tells_each_once(found_in_all: Path, tmp_path: Path, image: Path) -> None:
