@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from segpipe import testing
 from segpipe.rundir.directory import RunDirectory
+from segpipe.runtime.segmenter import Segmenter
 from stages.pipeline import Selection, run_stages
 from tests.tiny import tiny_config
 from tests.trained import trained_config
@@ -44,6 +45,13 @@ def pytest_runtest_setup() -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run made by hand, nothing trained. Shared by a module: copy it before writing."""
     return testing.make_run(tmp_path_factory.mktemp("tiny") / "run")
+
+
+@pytest.fixture(scope="module")
+def segmenter(run: Path) -> Iterator[Segmenter]:
+    """The run of the module, opened once."""
+    with Segmenter.open(run) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import tarfile
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -34,12 +33,6 @@ from tests.children import SEGPIPE, child, wait_until
 from tests.using import names_below
 
 pytest.importorskip("pyarrow")
-
-
-@pytest.fixture(scope="module")
-def segmenter(run: Path) -> Iterator[Segmenter]:
-    with Segmenter.open(run) as opened:
-        yield opened
 
 
 @pytest.fixture

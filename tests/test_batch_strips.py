@@ -1,7 +1,7 @@
 """One large image in strips: the mask is the one of a single process, whoever ends meanwhile and in whatever order."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a network with small tiles."""
     small = testing.CONTRACT.model_copy(update={"fit": "stretch", "network_size": TILE})
     return testing.make_run(tmp_path_factory.mktemp("tiles") / "run", small)
-
-
-@pytest.fixture(scope="module")
-def segmenter(run: Path) -> Iterator[Segmenter]:
-    with Segmenter.open(run) as opened:
-        yield opened
 
 
 @pytest.fixture

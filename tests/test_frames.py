@@ -3,7 +3,7 @@
 import io
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,6 @@ GREY = Contract(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return testing.make_run(tmp_path_factory.mktemp("frames") / "run")
-
-
-@pytest.fixture(scope="module")
-def segmenter(run: Path) -> Iterator[Segmenter]:
-    with Segmenter.open(run) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from tests.conftest import made_once
 from tests.serving import serving
 from tests.test_instances import CONTRACT
 from tests.things_run import make_things_run
-from tests.tiny import write_toml
+from tests.tiny import SHORTEST_BENCHMARK, write_toml
 from tests.using import make_video, names_below
 
 TOML = """
@@ -83,17 +83,8 @@ max_flips_boundary = 0.9
 max_iou_drop = 0.9
 max_large_margin_flips = 0.5
 rounding_factor = 1e9
-
-[benchmark]
-frames = 1
-rounds = 2
-seconds = 2
-threads = 1
-peers = ["eager", "onnxruntime"]
-batches = [1]
-callers = [1]
-throughput_seconds = 0.01
 """
+TOML += SHORTEST_BENCHMARK
 
 
 def config_with(folder: Path, *overrides: str) -> Config:

@@ -45,6 +45,18 @@ threads = 1
 {rest}"""
 
 
+SHORTEST_BENCHMARK = """
+[benchmark]
+frames = 1
+rounds = 2
+seconds = 2
+threads = 1
+peers = ["eager", "onnxruntime"]
+batches = [1]
+callers = [1]
+throughput_seconds = 0.01
+"""
+
 TOML = shapes_toml(
     Size(),
     """

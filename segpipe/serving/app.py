@@ -70,7 +70,7 @@ def build_app(service: Service, no_reload: str = "") -> App:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        if service.kinds is not KINDS:  # the page draws masks
+        if service.models.current is not None and service.kinds is not KINDS:  # the page draws masks
             return RedirectResponse("/docs")
         return Response(served_page(), media_type="text/html")
 

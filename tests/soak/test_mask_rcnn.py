@@ -17,6 +17,7 @@ from stages.results.gate import read_report
 from tests.calling import call
 from tests.test_mask_rcnn import SAME, SAME_MASKS, SAME_PX
 from tests.test_mask_rcnn_way import TOML, run_with
+from tests.tiny import SHORTEST_BENCHMARK
 from tests.tiny_mask_rcnn import CONTRACT, GRAPH, frames, traced
 
 pytestmark = pytest.mark.soak
@@ -28,20 +29,11 @@ reference_images = 1
 stress = false
 pictures = 1
 
-[benchmark]
-frames = 1
-rounds = 2
-seconds = 2
-threads = 1
-peers = ["eager", "onnxruntime"]
-batches = [1]
-callers = [1]
-throughput_seconds = 0.01
-
 [build]
 targets = ["tensorrt-rtx"]
 max_batch = 2
 """
+FEWER += SHORTEST_BENCHMARK
 
 
 @pytest.mark.parametrize(
